@@ -1,0 +1,46 @@
+# A fresh machine needs Python 3.11 or newer (with venv and pip) and make; the rest is installed in .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help demo test lint bench docs clean
+
+help:
+	@echo "make demo    run the example's users sync against a local Segment"
+	@echo "make test    all tests"
+	@echo "make lint    style and types"
+	@echo "make bench   how fast, and where the time goes"
+	@echo "make docs    write the generated pages of docs/ anew"
+
+demo: .venv/retl
+	$(BIN)/retl run syncs/users.yml --sandbox
+
+test: .venv/test
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+lint: .venv/lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/test
+	$(BIN)/python -m bench
+
+docs: .venv/retl
+	$(BIN)/python -m retl.schema > docs/sync-file.md
+
+clean:
+	rm -rf .venv state/*.duckdb* state/sandbox
+
+# Each stamp stands for what is installed in .venv; tests and linters come on top of retl itself.
+.venv/retl: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+.venv/test: .venv/retl
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[postgres,test]"
+	@touch $@
+
+.venv/lint: .venv/test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[lint]"
+	@touch $@
