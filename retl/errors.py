@@ -1,0 +1,122 @@
+"""What can go wrong, grouped by what to do next.
+
+    RetlError
+    ├── FilesError            exit 2   fix a file, a setting or a credential
+    │   ├── ConfigError                a sync, retl.yml or the command line
+    │   ├── ModelError                 the model's SQL or its columns
+    │   ├── StateError                 the state file is damaged, foreign or newer
+    │   └── DestinationError           write key refused, or not the one the state knows
+    ├── WorldError            exit 3   the outside failed; state is intact, run again
+    │   ├── WarehouseError             unreachable, or the read broke off
+    │   ├── SegmentError               unreachable, or it keeps refusing
+    │   └── DeadlineError              time is up
+    ├── GuardError            exit 4   a guard stopped the run before the first call
+    ├── LockedError           exit 5   another process holds the sync
+    └── Interrupted           exit 130/143   stopped by a signal; resumable
+
+Anything else that escapes is a bug and exits 70.
+"""
+
+
+class RetlError(Exception):
+    """Something went wrong.
+
+    Attributes:
+        message: what happened, in one sentence.
+        where: the file, line and key, or the address; None where there is no such place.
+        hint: what to do now; None where the message says it all.
+        code: a stable word for machines.
+        exit_code: the process's exit code.
+    """
+
+    code = "error"
+    exit_code = 70
+
+    def __init__(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.where = where
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.message}" if self.where else self.message
+
+
+class FilesError(RetlError):
+    """A file, a setting or a credential must be mended."""
+
+    code = "files"
+    exit_code = 2
+
+
+class ConfigError(FilesError):
+    """A sync file, retl.yml, the environment or the command line is wrong."""
+
+    code = "config"
+
+
+class ModelError(FilesError):
+    """The model's SQL fails, or its result lacks what the sync needs."""
+
+    code = "model"
+
+
+class StateError(FilesError):
+    """The state file is no state file, is damaged, or was written by a newer retl."""
+
+    code = "state"
+
+
+class DestinationError(FilesError):
+    """Segment refuses the write key, or the state belongs to another destination."""
+
+    code = "destination"
+
+
+class WorldError(RetlError):
+    """The outside world failed; state is intact and the same command can be run again."""
+
+    code = "world"
+    exit_code = 3
+
+
+class WarehouseError(WorldError):
+    """The warehouse cannot be reached, or a read broke off."""
+
+    code = "warehouse"
+
+
+class SegmentError(WorldError):
+    """Segment cannot be reached, or keeps refusing."""
+
+    code = "segment"
+
+
+class DeadlineError(WorldError):
+    """The time that the run was given is up."""
+
+    code = "deadline"
+
+
+class GuardError(RetlError):
+    """A guard stopped the run; nothing was sent and state is as it was."""
+
+    code = "guard"
+    exit_code = 4
+
+
+class LockedError(RetlError):
+    """Another process holds the sync's state."""
+
+    code = "locked"
+    exit_code = 5
+
+
+class Interrupted(RetlError):
+    """A signal stopped the run; what was under way is kept and goes on next time."""
+
+    code = "interrupted"
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__("stopped by a signal; run the same command again to go on")
+        self.exit_code = 128 + signal_number
