@@ -1,0 +1,184 @@
+"""Where a call's fields get their values, and the kinds of text that a user's file holds."""
+
+import difflib
+import math
+import re
+from enum import StrEnum
+from typing import Annotated, Literal, Self
+from zoneinfo import ZoneInfo, available_timezones
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from retl.rules import Frozen, refusal
+
+
+class Nulls(StrEnum):
+    """What a call says of a column that is null."""
+
+    CLEAR = "clear"  # null, where the last version sent had a value
+    SEND = "send"  # null
+    OMIT = "omit"  # nothing
+
+
+def _as_list(written: object) -> object:
+    if isinstance(written, str):
+        return (written,)
+    if isinstance(written, list | tuple):
+        return written
+    raise refusal("must be a column or a list of columns")
+
+
+def _distinct(columns: tuple[str, ...]) -> tuple[str, ...]:
+    if not columns:
+        raise refusal("must not be an empty list")
+    for column in columns:
+        if columns.count(column) > 1:
+            raise refusal(f"the column `{column}` stands here twice")
+    return columns
+
+
+def _whole(value: object) -> object:
+    if isinstance(value, bool):
+        raise refusal("must be a whole number")
+    return value
+
+
+def _ids(value: object) -> object:
+    if not isinstance(value, list):
+        return value
+    return [str(one) if type(one) is int else one for one in value]
+
+
+def _file_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+        raise refusal(f"`{name}` is no name: only letters, digits, `_`, `.` and `-` may stand in it")
+    return name
+
+
+def _model_name(name: str) -> str:
+    if "\\" in name or not all(part.strip(".") for part in name.split("/")):
+        raise refusal(f"`{name}` is no model; write the path below models/, without `.sql`")
+    return name
+
+
+def _web_address(address: str) -> str:
+    if not re.fullmatch(r"https?://[^/\s]\S*", address):
+        raise refusal("must be a URL that starts with http:// or https://")
+    return address
+
+
+def _zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        close = difflib.get_close_matches(name, available_timezones(), n=1, cutoff=0.75)
+        hint = f"; did you mean `{close[0]}`?" if close else "; write one such as `Europe/Berlin`"
+        raise refusal(f"`{name}` is no time zone{hint}") from None
+    return name
+
+
+Text = Annotated[str, Field(min_length=1)]
+Column = Annotated[str, Field(min_length=1)]
+Columns = Annotated[tuple[Column, ...], BeforeValidator(_as_list), AfterValidator(_distinct)]
+Name = Annotated[str, AfterValidator(_file_name)]
+ModelName = Annotated[Text, AfterValidator(_model_name)]
+WebAddress = Annotated[str, AfterValidator(_web_address)]
+Zone = Annotated[str, AfterValidator(_zone)]
+Count = Annotated[int, BeforeValidator(_whole), Field(ge=0)]
+Ids = Annotated[tuple[str, ...], BeforeValidator(_ids)]
+
+
+class Value(Frozen):
+    """Where one trait or property gets its value; a bare text is a column."""
+
+    column: Column | None = Field(default=None, description="Column whose value is sent.")
+    constant: object = Field(
+        default=None,
+        validation_alias="value",
+        description="Constant that is sent: any YAML value; instead of `column`.",
+    )
+    as_: Literal["json", "timestamp"] | None = Field(
+        default=None,
+        validation_alias="as",
+        description="`json`: the column's text holds JSON; `timestamp`: the column holds a moment.",
+    )
+    unit: Literal["s", "ms"] | None = Field(
+        default=None, description="With `as: timestamp`, for numbers: seconds or milliseconds since 1970."
+    )
+    nulls: Nulls | None = Field(
+        default=None, description="What is sent where the column is null; not written: as the sync says."
+    )
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether `value` is given, be it null."""
+        return "constant" in self.model_fields_set
+
+    @model_validator(mode="before")
+    @classmethod
+    def _column_in_short(cls, written: object) -> object:
+        if isinstance(written, str):
+            return {"column": written}
+        if isinstance(written, dict | Value):
+            return written
+        raise refusal("must be a column's name; for a constant, write {value: …}")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.is_constant and self.column is not None:
+            raise refusal("has both `column` and `value`; keep one")
+        if self.is_constant and (self.as_ or self.unit):
+            raise refusal("`as` and `unit` belong to a `column`, not to a `value`")
+        if self.is_constant and not _is_json(self.constant):
+            raise refusal("is no JSON value", "value")
+        if not self.is_constant and self.column is None:
+            raise refusal("has neither `column` nor `value`")
+        if self.unit and self.as_ != "timestamp":
+            raise refusal("`unit` goes with `as: timestamp` only", "unit")
+        return self
+
+
+def _is_json(value: object) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_json(one) for key, one in value.items())
+    if isinstance(value, list):
+        return all(map(_is_json, value))
+    return (
+        value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
+    )
+
+
+def _constants(value: dict[str, object]) -> dict[str, object]:
+    for name, constant in value.items():
+        if not _is_json(constant):
+            raise refusal("is no JSON value", name)
+    return value
+
+
+def _not_all(written: object) -> object:
+    if written == "all":
+        raise refusal("`all` is not supported in this version; write one `name: column` for each")
+    return written
+
+
+def _nested(fields: dict[str, Value]) -> dict[str, Value]:
+    for name in fields:
+        parts = name.split(".")
+        if not all(parts):
+            raise refusal("a name must not be empty, nor have an empty part between dots", name)
+        for length in range(1, len(parts)):
+            outer = ".".join(parts[:length])
+            if outer in fields:
+                raise refusal(f"`{outer}` is one value and cannot hold `{name}` as well", name)
+    return fields
+
+
+def _moment(value: Value) -> Value:
+    if value.is_constant or value.as_ == "json" or value.nulls:
+        raise refusal("a timestamp is a column, or {column, as: timestamp, unit}")
+    return value
+
+
+Fields = Annotated[dict[str, Value], BeforeValidator(_not_all), AfterValidator(_nested)]
+Constants = Annotated[dict[str, object], AfterValidator(_constants)]
+Timestamp = Annotated[Value, AfterValidator(_moment)]

@@ -1,0 +1,66 @@
+"""A model: one SELECT with a name."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from retl.errors import ModelError
+
+_PIECE = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|(?P<void>--[^\n]*|/\*.*?\*/|[\s;]+)|.""", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A query whose result is one row per thing.
+
+    Attributes:
+        name: as the sync names it; for SQL written in the sync itself, the sync's name.
+        sql: one SELECT, without a closing semicolon.
+        where: the file (and line of its first line, where it is not 1), for error messages.
+        first_line: the line of `where` on which `sql` starts; 1-based.
+    """
+
+    name: str
+    sql: str
+    where: str
+    first_line: int = 1
+
+
+def read_model(path: Path, name: str, shown: str) -> Model:
+    """Read a model from its file.
+
+    Args:
+        shown: the path as error messages show it.
+
+    Raises:
+        ModelError: the file cannot be read or holds no SQL.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ModelError(f"cannot be read: {error.strerror}", where=shown) from error
+    except UnicodeDecodeError as error:
+        raise ModelError("is not UTF-8 text", where=shown) from error
+    return make_model(name, text, shown)
+
+
+def make_model(name: str, text: str, shown: str, first_line: int = 1) -> Model:
+    """A model of SQL text, whose first line is the given one of the file.
+
+    Raises:
+        ModelError: the text holds no SQL.
+    """
+    where = shown if first_line == 1 else f"{shown}:{first_line}"
+    sql = _without_end(text)
+    if not sql:
+        raise ModelError("there is no SQL here", where=where, hint="write one SELECT")
+    return Model(name, sql, where, first_line)
+
+
+def _without_end(text: str) -> str:
+    """The SQL without closing semicolons, and without comments and blanks around and after them."""
+    end = 0
+    for piece in _PIECE.finditer(text):
+        if piece["void"] is None:
+            end = piece.end()
+    return text[:end]

@@ -1,0 +1,226 @@
+"""A project folder: where models, syncs, state and settings are."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dotenv import dotenv_values
+
+from retl.document import Document, interpolate, load
+from retl.errors import ConfigError
+from retl.model import Model, make_model, read_model
+from retl.rules import nearest
+from retl.settings import check_defaults
+from retl.sync import Sync, parse
+
+_SECRET = (("segment", "write_key"), ("warehouse",))
+"""Keys of the files whose variables are filled in when they are needed, so that checking needs no secret."""
+
+_ENDINGS = (".yml", ".yaml")
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project folder and its settings.
+
+    Attributes:
+        root: the folder; paths in files are relative to it.
+        env: the environment over the folder's .env.
+        defaults: retl.yml, checked; None where there is none.
+    """
+
+    root: Path
+    env: Mapping[str, str] = field(repr=False)
+    defaults: Document | None = None
+
+    def state_dir(self, override: Path | None = None) -> Path:
+        """The folder of the state files: the override, else RETL_STATE_DIR, else `state` in the project."""
+        if override is not None:
+            return override
+        return self.root / Path(self.env.get("RETL_STATE_DIR") or "state").expanduser()
+
+    def shown(self, path: Path) -> str:
+        """A path as error messages show it: relative to the project folder, where it is inside."""
+        return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
+
+
+def find_project(path: Path, environ: Mapping[str, str]) -> Project:
+    """The project that a sync file (or a folder) belongs to.
+
+    It is the nearest folder at or above it that holds `models/`; without one, the nearest that holds
+    `syncs/` or retl.yml; without that, the file's own folder.
+
+    Raises:
+        ConfigError: .env or retl.yml cannot be read, or retl.yml is wrong.
+    """
+    root = _root(path)
+    env = {**_dotenv(root), **environ}
+    settings = root / "retl.yml"
+    if not settings.is_file():
+        return Project(root, env)
+    defaults = load(settings, env, root=root, as_written=_SECRET)
+    check_defaults(defaults)
+    return Project(root, env, defaults)
+
+
+def find_syncs(arguments: Sequence[str], cwd: Path) -> list[Path]:
+    """The sync files that the arguments mean, each once, in their order.
+
+    An argument is a file, a folder (its *.yml and *.yaml, sorted), or a name (`users`: syncs/users.yml in
+    the project of `cwd`).
+
+    Raises:
+        ConfigError: an argument means no file, or a folder without sync files.
+    """
+    found: dict[Path, None] = {}
+    for argument in arguments:
+        path = _absolute(cwd / argument)
+        if path.is_file():
+            found[path] = None
+        elif path.is_dir():
+            inside = _sync_files(path)
+            if not inside:
+                raise ConfigError(
+                    f"there are no sync files in {argument}", hint="a sync file ends in .yml or .yaml"
+                )
+            found.update(dict.fromkeys(inside))
+        elif path.suffix in _ENDINGS:
+            near = [file.name for file in _sync_files(path.parent)]
+            raise ConfigError(f"there is no file {argument}{nearest(path.name, near)}")
+        else:
+            found[_named(argument, cwd)] = None
+    return list(found)
+
+
+def load_sync(path: Path, project: Project) -> Sync:
+    """Read a sync file.
+
+    Raises:
+        ConfigError: the file cannot be read, or is wrong.
+    """
+    document = load(_absolute(path), project.env, root=project.root, as_written=_SECRET)
+    return parse(document, project.defaults)
+
+
+def load_model(sync: Sync, project: Project) -> Model:
+    """Read the sync's model, from its file in `models/` or from the sync itself.
+
+    Raises:
+        ConfigError: there is no such file.
+        ModelError: the file cannot be read, or there is no SQL.
+    """
+    if sync.sql is not None:
+        return make_model(sync.name, sync.sql, sync.path, sync.sql_line)
+    assert sync.model is not None, "a sync has `model` or `sql`"
+    folder = project.root / "models"
+    if not folder.is_dir():
+        raise ConfigError(
+            f"there is no folder models/ in {project.root} or above",
+            where=sync.where("model"),
+            hint=f"create models/{sync.model}.sql, or write the query here as `sql`",
+        )
+    path = folder / f"{sync.model}.sql"
+    if not path.is_file():
+        known = sorted(file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.sql"))
+        raise ConfigError(
+            f"there is no {project.shown(path)}{nearest(sync.model, known)}", where=sync.where("model")
+        )
+    return read_model(path, sync.model, project.shown(path))
+
+
+def write_key(sync: Sync, project: Project) -> str:
+    """The write key of the sync's Segment source. Keep it out of messages, logs and state.
+
+    Raises:
+        ConfigError: its variable is not set, or it is empty.
+    """
+    where = sync.where("segment", "write_key")
+    return _filled(sync.segment.write_key.get_secret_value(), project, where, "the write key")
+
+
+def warehouse_url(sync: Sync, project: Project) -> str:
+    """The URL of the sync's warehouse, which may hold a password.
+
+    Raises:
+        ConfigError: its variable is not set, or it is empty.
+    """
+    return _filled(sync.warehouse, project, sync.where("warehouse"), "the warehouse's URL")
+
+
+def check_names(syncs: Sequence[Sync]) -> None:
+    """See that no two syncs have one name, which is the name of their state.
+
+    Raises:
+        ConfigError: two have; it says which.
+    """
+    first: dict[str, Sync] = {}
+    for sync in syncs:
+        other = first.setdefault(sync.name, sync)
+        if other is not sync:
+            raise ConfigError(
+                f"the name `{sync.name}` is that of {other.path} too",
+                where=sync.where("name"),
+                hint="give one of them another `name`; its state and message ids go by it",
+            )
+
+
+def _filled(text: str, project: Project, where: str, what: str) -> str:
+    value = interpolate(text, project.env, where).strip()
+    if not value:
+        raise ConfigError(f"{what} is empty", where=where, hint="set it in the environment or in .env")
+    return value
+
+
+def _absolute(path: Path) -> Path:
+    # Links are kept: a mounted sync file may be a link to a folder outside the project.
+    return Path(os.path.abspath(path))
+
+
+def _root(path: Path) -> Path:
+    start = _absolute(path)
+    folder = start if start.is_dir() else start.parent
+    around = [folder, *folder.parents]
+    for place in around:
+        if (place / "models").is_dir():
+            return place
+    for place in around:
+        if (place / "syncs").is_dir() or (place / "retl.yml").is_file():
+            return place
+    return folder
+
+
+def _dotenv(root: Path) -> dict[str, str]:
+    path = root / ".env"
+    if not path.is_file():
+        return {}
+    try:
+        # Values stay as they are written: a key or a password may well hold a `$`.
+        values = dotenv_values(path, interpolate=False)
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror}", where=".env") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError("is not UTF-8 text", where=".env") from error
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _sync_files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix in _ENDINGS and path.is_file() and path.name != "retl.yml" and path.name[0] != "."
+    )
+
+
+def _named(name: str, cwd: Path) -> Path:
+    folder = _root(cwd) / "syncs"
+    for ending in _ENDINGS:
+        path = folder / f"{name}{ending}"
+        if path.is_file():
+            return path
+    known = [path.stem for path in _sync_files(folder)]
+    raise ConfigError(
+        f"there is no sync `{name}`{nearest(name, known)}", hint="name a file, a folder, or a file in syncs/"
+    )

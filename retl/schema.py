@@ -1,0 +1,211 @@
+"""The sync file described for readers and for editors, from the models that check it."""
+
+import sys
+from enum import StrEnum
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from pydantic import SecretStr
+from pydantic_core import PydanticUndefined
+
+from retl.fields import (
+    Column,
+    Columns,
+    Constants,
+    Count,
+    Fields,
+    Ids,
+    ModelName,
+    Name,
+    Text,
+    Timestamp,
+    Value,
+    WebAddress,
+    Zone,
+)
+from retl.rules import Frozen, keys
+from retl.settings import Defaults, GuardLimit, Guards, SegmentSettings
+from retl.sync import KINDS, Audience, Group, Identify, RemovedTraits, Sync, Track, TrackCall
+
+_INTRODUCTION = """\
+# The sync file
+
+A sync is one YAML file, by custom in `syncs/`: which model to compare by which key, and which calls its
+changes become.
+
+```yaml
+# syncs/users.yml
+model: users                # models/users.sql
+primary_key: user_id
+identify:
+  user_id: user_id
+  traits:
+    email: email            # trait: column
+    address.city: city      # a dotted name builds a nested object
+    products: {column: products_json, as: json}
+    source: {value: warehouse}
+```
+
+```yaml
+# syncs/subscriptions.yml
+model: subscriptions
+primary_key: subscription_id
+track:
+  user_id: user_id
+  added: {event: Plan Started, timestamp: created_at}
+  changed: {event: Plan Changed, timestamp: updated_at, previous: true}
+  removed: Plan Ended
+  properties: {plan: plan, monthly_price: price}
+guards: {removed: 20%, added: 500000}
+```
+
+```yaml
+# syncs/vip.yml
+model: vip
+primary_key: user_id
+audience:
+  user_id: user_id
+  name: VIP customers
+  properties: {tier: tier}
+```
+
+```yaml
+# syncs/accounts.yml
+sql: |
+  select account_id, owner_id, plan
+  from accounts
+primary_key: account_id
+group:
+  group_id: account_id
+  user_id: owner_id
+  traits: {plan: plan}
+```
+
+`${NAME}` and `${NAME:-default}` inside a value come from the environment, or from `.env` in the project
+folder; `$${` stands for a plain `${`. The variables of `warehouse` and of `segment.write_key` are looked up
+when a command needs them, all others when the file is read.
+
+An unknown key is an error, as is a key that stands twice.
+"""
+
+_BLOCKS: tuple[tuple[str, str, type[Frozen]], ...] = (
+    (
+        "Top level",
+        "Exactly one of `track`, `audience`, `identify` and `group`; one of `model` and `sql`.",
+        Sync,
+    ),
+    ("`track`", "A call for each row that is new, changed or gone; at least one of the three.", Track),
+    ("`track.added`, `track.changed`, `track.removed`", "A bare text is the event's name.", TrackCall),
+    ("`audience`", "A call for each row that enters, and for each that leaves.", Audience),
+    ("`identify`", "A call with all traits for each row that is new or changed.", Identify),
+    ("`group`", "A call with all traits for each row that is new or changed.", Group),
+    ("`identify.removed`, `group.removed`", "A call for each row that is gone.", RemovedTraits),
+    (
+        "A value",
+        "Below `traits`, `properties` and `context`. A bare text is a column; `{value: …}` is a constant.",
+        Value,
+    ),
+    ("`guards`", "Limits, checked before the first call; `--force NAME` lets one pass once.", Guards),
+    ("`segment`", "The source that gets the calls.", SegmentSettings),
+    (
+        "retl.yml",
+        "Optional, in the project folder: defaults for all its syncs. A sync's own keys win, one by one.",
+        Defaults,
+    ),
+)
+
+_FORMS: tuple[tuple[object, str], ...] = (
+    (Column, "column"),
+    (Columns, "column or list of columns"),
+    (Fields, "mapping of names to values"),
+    (Constants, "mapping"),
+    (Timestamp, "column or `{column, as, unit}`"),
+    (TrackCall, "event name or block"),
+    (GuardLimit, "`500000`, `20%` or `off`"),
+    (Name, "letters, digits, `_`, `.`, `-`"),
+    (ModelName, "path"),
+    (WebAddress, "URL"),
+    (Zone, "time zone"),
+    (Text, "text"),
+    (SecretStr, "text"),
+    (Ids, "list of ids"),
+    (Count, "whole number"),
+    (int, "whole number"),
+    (bool, "`true` or `false`"),
+    (object, "anything"),
+)
+
+
+def sync_file_markdown() -> str:
+    """The page docs/sync-file.md: examples, and a table for each block."""
+    return _INTRODUCTION + "".join(_section(*block) for block in _BLOCKS)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a sync file, for editors; looser than retl's own check."""
+    schema = Sync.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "retl sync"
+    schema["required"].remove("name")
+    schema["oneOf"] = [{"required": [kind]} for kind in KINDS]
+    for key in ("primary_key", "compare"):
+        schema["properties"][key].setdefault("anyOf", [_array()]).append({"type": "string", "minLength": 1})
+        schema["properties"][key].pop("type", None)
+    definitions = schema["$defs"]
+    for short in ("Value", "TrackCall"):
+        definitions[short] = {"anyOf": [{"type": "string", "minLength": 1}, definitions[short]]}
+    definitions["Limit"] = {
+        "description": definitions["Limit"]["description"],
+        "anyOf": [
+            {"type": "integer", "minimum": 0},
+            {"type": "string", "pattern": r"^([0-9]+(\.[0-9]+)?%|[0-9]+|off)$"},
+            {"const": False},
+        ],
+    }
+    definitions["SegmentSettings"]["properties"]["write_key"]["default"] = "${SEGMENT_WRITE_KEY}"
+    return schema
+
+
+def _array() -> dict[str, object]:
+    return {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 1}
+
+
+def _section(title: str, sentence: str, model: type[Frozen]) -> str:
+    hints = get_type_hints(model, include_extras=True)
+    lines = ["", f"## {title}", "", sentence, "", "| key | value | default | meaning |", "|---|---|---|---|"]
+    for key, name in keys(model).items():
+        meaning = model.model_fields[name].description
+        lines.append(f"| `{key}` | {_form(hints[name])} | {_default(model, name)} | {meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+def _form(hint: object) -> str:
+    """How a value is written, in words."""
+    for known, words in _FORMS:
+        if hint is known:
+            return words
+    if isinstance(hint, type) and issubclass(hint, StrEnum):
+        return ", ".join(f"`{one}`" for one in hint)
+    if isinstance(hint, type) and issubclass(hint, Frozen):
+        return "block"
+    if get_origin(hint) is Literal:
+        return ", ".join(f"`{one}`" for one in get_args(hint))
+    (inner,) = (one for one in get_args(hint) if one is not type(None))
+    return _form(inner)
+
+
+def _default(model: type[Frozen], name: str) -> str:
+    """What counts where the key is not written."""
+    default = model.model_fields[name].default
+    if (model, name) == (Sync, "name"):
+        return "file name"
+    if default is PydanticUndefined:
+        return "**required**"
+    if isinstance(default, SecretStr):
+        return f"`{default.get_secret_value()}`"
+    if default is None or isinstance(default, dict | tuple | Frozen):
+        return ""
+    return f"`{str(default).lower() if isinstance(default, bool) else default}`"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(sync_file_markdown())

@@ -1,0 +1,103 @@
+"""Settings that retl.yml gives defaults for: guards, the Segment source, the warehouse, the time zone."""
+
+import re
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+
+from retl.document import Document
+from retl.fields import Count, Name, Text, WebAddress, Zone
+from retl.rules import Frozen, explain, refusal
+
+
+class Limit(Frozen):
+    """How much may change in one run: a count of rows, a percentage of the snapshot, or no limit."""
+
+    count: int | None = Field(default=None, ge=0, description="Rows.")
+    percent: float | None = Field(default=None, ge=0, description="Percentage of the rows of the snapshot.")
+    off: bool = Field(default=False, description="No limit.")
+
+    def __str__(self) -> str:
+        """As it is written in a file."""
+        if self.off:
+            return "off"
+        return str(self.count) if self.count is not None else f"{self.percent:g}%"
+
+
+def _limit(written: object) -> Limit:
+    """Read 500000, 20% or off.
+
+    Raises:
+        PydanticCustomError: it is none of them.
+    """
+    if isinstance(written, Limit):
+        return written
+    text = str(written).strip()
+    if written is False or text == "off":
+        return Limit(off=True)
+    if re.fullmatch(r"[0-9]+", text):
+        return Limit(count=int(text))
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?%", text):
+        return Limit(percent=float(text[:-1]))
+    raise refusal("must be a count such as 500000, a percentage such as 20%, or off")
+
+
+GuardLimit = Annotated[Limit, BeforeValidator(_limit)]
+
+
+class Guards(Frozen):
+    """What stops a run before the first call."""
+
+    removed: GuardLimit | None = Field(
+        default=None,
+        description="Most rows that may be gone: a count, a percentage of the snapshot, or `off`; not "
+        "written: 20%, where the snapshot has 100 rows or more.",
+    )
+    changed: GuardLimit | None = Field(
+        default=None, description="Most rows that may have changed; as `removed`, with 50%."
+    )
+    added: GuardLimit | None = Field(
+        default=None, description="Most rows that may be new; as `removed`, with 100%."
+    )
+    min_rows: Count = Field(default=1, description="Fewest rows that the model may yield.")
+
+
+class SegmentSettings(Frozen):
+    """The Segment source that gets the calls."""
+
+    later: ClassVar[frozenset[str]] = frozenset({"oauth"})
+
+    write_key: SecretStr = Field(
+        default=SecretStr("${SEGMENT_WRITE_KEY}"),
+        description="Write key of the source, as a variable: `${NAME}`.",
+    )
+    region: Literal["us", "eu"] = Field(default="us", description="Region of the workspace.")
+    endpoint: WebAddress | None = Field(default=None, description="URL to send to instead of the region's.")
+    name: Name | None = Field(default=None, description="Name of the source, where one sync feeds several.")
+    events_per_second: Count = Field(default=500, description="Most calls a second; 0: as fast as it goes.")
+    concurrency: int = Field(default=4, ge=1, le=64, description="Requests under way at once: 1 to 64.")
+    gzip: bool = Field(default=False, description="Compress the requests.")
+    ssl_cert: Text | None = Field(default=None, description="File of certificates to trust, as PEM.")
+
+
+class Defaults(Frozen):
+    """What retl.yml says for all syncs of the project; a sync's own keys win."""
+
+    later: ClassVar[frozenset[str]] = frozenset({"receivers", "notify", "keep"})
+
+    warehouse: Text | None = Field(default=None, repr=False, description="Default of `warehouse`.")
+    segment: SegmentSettings | None = Field(default=None, description="Defaults of the keys of `segment`.")
+    guards: Guards | None = Field(default=None, description="Defaults of the keys of `guards`.")
+    timezone: Zone | None = Field(default=None, description="Default of `timezone`.")
+
+
+def check_defaults(document: Document) -> None:
+    """Check retl.yml.
+
+    Raises:
+        ConfigError: all that is wrong with it, as in `parse`.
+    """
+    try:
+        Defaults.model_validate(document.data, by_alias=True, by_name=False)
+    except ValidationError as error:
+        raise explain(error, Defaults, document) from None

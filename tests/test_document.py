@@ -1,0 +1,220 @@
+"""Reading a user's YAML: values, lines, variables, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from retl.document import Document, Location, interpolate, load
+from retl.errors import ConfigError
+
+
+def read(folder: Path, text: str, **env: str) -> Document:
+    path = folder / "syncs" / "users.yml"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return load(path, env, root=folder)
+
+
+TEXT = """\
+# users
+model: users
+
+identify:
+  traits: {email: mail}
+  list:
+    - one
+    - two
+sql: |
+  select 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("location", "line"),
+    [
+        ((), 2),
+        (("model",), 2),
+        (("identify",), 4),
+        (("identify", "traits", "email"), 5),
+        (("identify", "list", 1), 8),
+        (("identify", "nothing", "here"), 4),
+        (("nothing",), 2),
+    ],
+)
+def test_line(tmp_path: Path, location: Location, line: int) -> None:
+    """Each key and item knows its line; what the file lacks has the line of what is around it."""
+    assert line == read(tmp_path, TEXT).line(location)
+
+
+@pytest.mark.parametrize(
+    ("location", "where"),
+    [
+        ((), "syncs/users.yml"),
+        (("identify", "traits"), "syncs/users.yml:5 identify.traits"),
+        (("identify", "name"), "syncs/users.yml:4 identify.name"),
+        (("identify", "list", 0), "syncs/users.yml:7 identify.list.0"),
+        (("primary_key",), "syncs/users.yml primary_key"),
+    ],
+)
+def test_where(tmp_path: Path, location: Location, where: str) -> None:
+    """A place is file, line and key; a top-level key that is not written has no line."""
+    assert where == read(tmp_path, TEXT).where(location)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"), [("a: x", 1), ("a:\n  'x'", 2), ("a: |\n  x", 2), ("b: 1\na: >-\n  x", 3)]
+)
+def test_text_line(tmp_path: Path, text: str, line: int) -> None:
+    """The text of a block starts on the line below its mark."""
+    assert line == read(tmp_path, text).text_line(("a",))
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ("1", 1),
+        ("1.5", 1.5),
+        ("true", True),
+        ("~", None),
+        ("off", "off"),
+        ("yes", "yes"),
+        ("20%", "20%"),
+        ("2024-01-31", "2024-01-31"),
+        ("2024-01-31T10:00:00Z", "2024-01-31T10:00:00Z"),
+        ("'1'", "1"),
+        ("[a, {b: 1}]", ["a", {"b": 1}]),
+        ("&x [1]\nb: *x", [1]),
+    ],
+)
+def test_values(tmp_path: Path, written: str, value: object) -> None:
+    """Values are read by the rules of YAML 1.2; moments stay the text they are."""
+    read_value = read(tmp_path, f"a: {written}").data["a"]
+
+    assert value == read_value
+    assert type(value) is type(read_value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1\nb: 2\na: 3", "syncs/users.yml:3 a: the key `a` stands here twice; first on line 1"),
+        (
+            "a:\n  b: 1\n  b: 2",
+            "syncs/users.yml:3 a.b: the key `b` stands here twice; first on line 2",
+        ),
+        ("a: b: c", "syncs/users.yml:1: is not valid YAML: mapping values are not allowed here"),
+        (
+            "a:\n\t- x",
+            "syncs/users.yml:2: is not valid YAML: found character '\\t' that cannot start any token",
+        ),
+        ("a: *x", "syncs/users.yml:1: is not valid YAML: found undefined alias 'x'"),
+        (
+            "a: \x01",
+            "syncs/users.yml: is not valid YAML: "
+            "unacceptable character #x0001: special characters are not allowed",
+        ),
+        ("", "syncs/users.yml: the file is empty"),
+        ("# nothing", "syncs/users.yml: the file is empty"),
+        ("- a", "syncs/users.yml:1: the file must be a mapping, lines of `key: value`"),
+        (
+            "a: 1\n---\nb: 2",
+            "syncs/users.yml:2: is not valid YAML: "
+            "expected a single document in the stream, but found another document",
+        ),
+        ("a: !!bool x", "syncs/users.yml:1 a: `x` is not what its tag says"),
+        ("a:\n  1: x", "syncs/users.yml:2 a: a key must be text; put `1` in quotes"),
+        ("[a]: 1", "syncs/users.yml:1: a key must be text, not a list or a mapping"),
+        ("a: &x {b: 1}\nc:\n  <<: *x", "syncs/users.yml:3 c: merge keys (`<<`) are not supported"),
+        ("a: &x\n  b: *x", "syncs/users.yml:2 a.b: the alias stands inside what it stands for"),
+        ("a: !secret x", "syncs/users.yml:1 a: the tag !secret is not supported"),
+        ("a: !!int x", "syncs/users.yml:1 a: `x` is not what its tag says"),
+        ("a:\n  b: ${NO_SUCH}", "syncs/users.yml:2 a.b: NO_SUCH is not set"),
+        ("a: [x, '${NO_SUCH}']", "syncs/users.yml:1 a.1: NO_SUCH is not set"),
+    ],
+)
+def test_refused(tmp_path: Path, text: str, message: str) -> None:
+    """What is no such file is refused with file, line and key."""
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, text)
+
+    assert message == str(caught.value)
+
+
+def test_no_file(tmp_path: Path) -> None:
+    """A file that is not there is an error that names it."""
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path / "users.yml", {}, root=tmp_path)
+
+    assert "users.yml: cannot be read: No such file or directory" == str(caught.value)
+
+
+def test_not_utf8(tmp_path: Path) -> None:
+    """A file in another encoding is an error that names it."""
+    path = tmp_path / "users.yml"
+    path.write_bytes(b"a: \xff")
+
+    with pytest.raises(ConfigError) as caught:
+        load(path, {}, root=tmp_path)
+
+    assert "users.yml: is not UTF-8 text" == str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "filled"),
+    [
+        ("${A}", "x"),
+        ("<${A}${A}>", "<xx>"),
+        ("${B:-y}", "y"),
+        ("${B:-}", ""),
+        ("${A:-y}", "x"),
+        ("${EMPTY}", ""),
+        ("${EMPTY:-y}", "y"),
+        ("$${A}", "${A}"),
+        ("$A $ {A} $$", "$A $ {A} $$"),
+        ("${NESTED}", "${A}"),
+    ],
+)
+def test_interpolate(text: str, filled: str) -> None:
+    """Variables are filled in once; a default counts where the variable is unset or empty."""
+    assert filled == interpolate(text, {"A": "x", "EMPTY": "", "NESTED": "${A}"}, "here")
+
+
+@pytest.mark.parametrize("text", ["${", "${}", "${a b}", "x ${1A}", "${A-b}"])
+def test_interpolate_broken(text: str) -> None:
+    """A `${` that opens no variable is an error, and how to write a plain one is said."""
+    with pytest.raises(ConfigError) as caught:
+        interpolate(text, {"A": "x"}, "here")
+
+    assert "here: `${` without a variable's name and `}`" == str(caught.value)
+    assert "write `$${` for a plain `${`" == caught.value.hint
+
+
+def test_unset_variable_hint(tmp_path: Path) -> None:
+    """Whoever lacks a variable is told where to set it."""
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, "a: ${NO_SUCH}")
+
+    assert "set it in the environment or in .env" == caught.value.hint
+
+
+def test_as_written(tmp_path: Path) -> None:
+    """Variables are left alone at the locations that are named, and nowhere else."""
+    path = tmp_path / "users.yml"
+    path.write_text("segment: {write_key: '${KEY}', name: '${NAME}'}\nwrite_key: ${NAME}", encoding="utf-8")
+
+    document = load(path, {"NAME": "x"}, root=tmp_path, as_written=[("segment", "write_key")])
+
+    assert {"segment": {"write_key": "${KEY}", "name": "x"}, "write_key": "x"} == document.data
+
+
+def test_no_values_in_repr(tmp_path: Path) -> None:
+    """A document's repr holds no value of the environment."""
+    assert "hunter2" not in repr(read(tmp_path, "a: ${PASSWORD}", PASSWORD="hunter2"))
+
+
+def test_outside_the_root(tmp_path: Path) -> None:
+    """A file outside the project is shown with its whole path."""
+    path = tmp_path / "users.yml"
+    path.write_text("a: 1", encoding="utf-8")
+
+    assert f"{path}:1 a" == load(path, {}, root=tmp_path / "project").where(("a",))
