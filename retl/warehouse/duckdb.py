@@ -1,0 +1,148 @@
+"""Models read from a DuckDB file, or through DuckDB from Parquet, CSV and JSON files."""
+
+import re
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import duckdb
+import pyarrow as pa
+from sqlalchemy.engine import URL
+
+from retl.errors import ModelError, WarehouseError
+from retl.model import Model
+from retl.warehouse.base import (
+    BATCH_ROWS,
+    Column,
+    at_line,
+    distinct,
+    line_in,
+    not_a_select,
+    one_statement,
+    sentence_in,
+    wanted,
+)
+
+# How messages begin that are not about the SQL; errors in the midst of a read arrive without their class.
+_WORLDS_FAULT = re.compile(
+    r"(IO|HTTP|Connection|Out of Memory|INTERNAL|FATAL|INTERRUPT) Error"
+    r"|An error occurred while trying to automatically install"
+)
+
+
+class DuckDBWarehouse:
+    """A DuckDB database, opened read-only.
+
+    Columns arrive in the Arrow types that lose nothing: JSON as `arrow.json`, UUID as `arrow.uuid`,
+    HUGEINT, TIMETZ and BIT as `arrow.opaque`, which DuckDB turns back into what they were.
+    """
+
+    def __init__(self, url: URL, root: Path) -> None:
+        """Open the file that the URL names; none is made.
+
+        Raises:
+            WarehouseError: there is no such file, or DuckDB cannot open it.
+        """
+        in_memory = url.database in (None, "", ":memory:")
+        path = root / (url.database or "")
+        self._shown = "duckdb://" if in_memory else f"duckdb:///{url.database}"
+        if not in_memory and not path.is_file():
+            raise WarehouseError(
+                f"there is no DuckDB file {path}",
+                where=self._shown,
+                hint="Three slashes begin a path relative to the project folder, four an absolute one.",
+            )
+        try:
+            self._connection = duckdb.connect(
+                ":memory:" if in_memory else path,
+                read_only=not in_memory,
+                config={key: str(value) for key, value in url.query.items()},
+            )
+        except duckdb.Error as error:
+            raise self._out_of_reach(error) from error
+        self._root = root
+
+    def columns(self, model: Model) -> tuple[Column, ...]:
+        """The columns of the model's result; see `Warehouse.columns`."""
+        sql = one_statement(model)
+        with self._cursor() as cursor:
+            try:
+                statements = cursor.extract_statements(sql)
+                kinds = [statement.type.name for statement in statements]
+                if kinds != ["SELECT"]:
+                    raise not_a_select(model, ", ".join(kinds))
+                described = cursor.execute(f"DESCRIBE {sql}").fetchall()
+            except duckdb.Error as error:
+                raise self._translated(model, error) from error
+        distinct(model, [name for name, *_ in described])
+        return tuple(Column(name, kind) for name, kind, *_ in described)
+
+    def read(
+        self, model: Model, columns: Collection[str] | None = None, batch_rows: int = BATCH_ROWS
+    ) -> Iterator[pa.RecordBatch]:
+        """The model's rows; see `Warehouse.read`."""
+        names = wanted(model, [column.name for column in self.columns(model)], columns)
+        sql = one_statement(model)
+        if columns is not None:
+            quoted = ", ".join('"' + name.replace('"', '""') + '"' for name in names)
+            sql = f"SELECT {quoted} FROM ({sql}\n)"
+        with self._cursor() as cursor:
+            try:
+                yield from _at_least_one(_arrow_reader(cursor, sql, batch_rows))
+            # Once the reader runs, Arrow passes on DuckDB's message in an OSError of its own.
+            except (duckdb.Error, OSError, pa.ArrowException) as error:
+                raise self._translated(model, error) from error
+
+    def close(self) -> None:
+        """Close the database."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _cursor(self) -> duckdb.DuckDBPyConnection:
+        """A connection of its own, since one with an unfinished read takes no other work."""
+        cursor = self._connection.cursor()
+        cursor.execute("SET arrow_lossless_conversion = true")
+        cursor.execute("SET TimeZone = 'UTC'")
+        cursor.execute("SET file_search_path = ?", [str(self._root)])
+        return cursor
+
+    def _translated(self, model: Model, error: Exception) -> ModelError | WarehouseError:
+        message = str(error)
+        where = at_line(model, line_in(message))
+        said = f"model {model.name}: {sentence_in(message)}"
+        if _WORLDS_FAULT.match(message):
+            return WarehouseError(said, where=where, hint=f"The warehouse is {self._shown}.")
+        return ModelError(said, where=where)
+
+    def _out_of_reach(self, error: Exception) -> WarehouseError:
+        return WarehouseError(
+            f"DuckDB cannot open its file: {error}",
+            where=self._shown,
+            hint="Is it a DuckDB file, and does no other process have it open for writing?",
+        )
+
+
+def _arrow_reader(cursor: duckdb.DuckDBPyConnection, sql: str, batch_rows: int) -> pa.RecordBatchReader:
+    if hasattr(duckdb.DuckDBPyRelation, "to_arrow_reader"):
+        return cursor.sql(sql).to_arrow_reader(batch_rows)
+    # DuckDB 1.4, whose relations write the SQL anew, so that its lines are lost.
+    return cursor.execute(sql).fetch_record_batch(batch_rows)  # type: ignore[attr-defined]
+
+
+def _at_least_one(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+    batch = None
+    for batch in reader:
+        yield batch
+    if batch is None:
+        yield pa.RecordBatch.from_pylist([], schema=reader.schema)

