@@ -4,6 +4,7 @@
     ├── FilesError            exit 2   fix a file, a setting or a credential
     │   ├── ConfigError                a sync, retl.yml or the command line
     │   ├── ModelError                 the model's SQL or its columns
+    │   │   └── MissingColumnError
     │   ├── StateError                 the state file is damaged, foreign or newer
     │   └── DestinationError           write key refused, or not the one the state knows
     ├── WorldError            exit 3   the outside failed; state is intact, run again
@@ -59,6 +60,14 @@ class ModelError(FilesError):
     """The model's SQL fails, or its result lacks what the sync needs."""
 
     code = "model"
+
+
+class MissingColumnError(ModelError):
+    """The model's result lacks a column that the sync names."""
+
+    def __init__(self, column: str, message: str, *, where: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message, where=where, hint=hint)
+        self.column = column
 
 
 class StateError(FilesError):

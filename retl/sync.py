@@ -1,13 +1,14 @@
 """A sync: which model is compared by which key, and which calls its changes become."""
 
 import re
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from pathlib import PurePath
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, model_validator
 
-from retl.document import Document
+from retl.document import Document, Location
 from retl.fields import (
     Column,
     Columns,
@@ -144,6 +145,29 @@ class Track(_Envelope):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _names_fit(self) -> Self:
+        for kind, call in (("added", self.added), ("changed", self.changed), ("removed", self.removed)):
+            own = (call and call.properties) or {}
+            _refuse_overlap(own, self.properties, kind, "properties")
+            if call and call.previous:
+                _refuse_reserved(own, ("previous", "changed"), kind, "properties")
+                _refuse_reserved(self.properties, ("previous", "changed"), "properties")
+        return self
+
+    @model_validator(mode="after")
+    def _farewell_has_its_own_id(self) -> Self:
+        column = self.removed and self.removed.message_id
+        others = (self, self.added, self.changed)
+        if column and any(call.message_id == column for call in others if call):
+            raise refusal(
+                f"`{column}` is the message id of an earlier call for the row, and Segment drops the second "
+                "call with an id; take another column, or none",
+                "removed",
+                "message_id",
+            )
+        return self
+
 
 class Audience(_Envelope):
     """Calls for who entered an audience and who left it."""
@@ -178,6 +202,28 @@ class Audience(_Envelope):
         if self.key is not None and self.style != "engage":
             raise refusal("`key` goes with `style: engage` only", "key")
         return self
+
+    @model_validator(mode="after")
+    def _names_are_free(self) -> Self:
+        key = (self.key or "").split(".")[0]
+        own = ("audience_key", key) if self.style == "engage" else ("segment_name",)
+        _refuse_reserved(self.properties, own, "properties")
+        return self
+
+
+def _refuse_reserved(fields: Fields, reserved: Sequence[str], *location: str) -> None:
+    for name in fields:
+        if name.split(".")[0] in reserved:
+            raise refusal(f"retl sends `{name.split('.')[0]}` itself; use another name", *location, name)
+
+
+def _refuse_overlap(fields: Fields, others: Fields, *location: str) -> None:
+    """Refuse names of which one, taken with the others, would be a value and hold another value as well."""
+    for name in fields:
+        for other in others:
+            outer, inner = sorted((name, other), key=len)
+            if inner.startswith(outer + "."):
+                raise refusal(f"`{outer}` is one value and cannot hold `{inner}` as well", *location, name)
 
 
 class RemovedTraits(Frozen):
@@ -291,6 +337,14 @@ class Sync(Frozen):
             return self._documents[0].where(location)
         return f"{self.path} {'.'.join(map(str, location))}".rstrip()
 
+    def where_used(self, column: str) -> str:
+        """The place where a column is first named, for an error message."""
+        for document in self._documents[:1]:
+            for key in ("primary_key", self.kind, "compare"):
+                for location in _naming(document.data.get(key), column, (key,)):
+                    return document.where(location)
+        return self.path
+
     @model_validator(mode="after")
     def _one_kind(self, info: ValidationInfo) -> Self:
         given = [kind for kind in KINDS if getattr(self, kind) is not None]
@@ -321,6 +375,22 @@ class Sync(Frozen):
                 f"`initial` is for track and audience; the first run of {self.kind} always sends", "initial"
             )
         return self
+
+
+_NO_COLUMN = {"value", "event", "name", "key", "style", "integrations", "as", "unit", "nulls"}
+"""Keys whose texts are no columns."""
+
+
+def _naming(written: object, column: str, location: Location) -> Iterator[Location]:
+    """The places at or below a key where a column is named."""
+    if written == column:
+        yield location
+    elif isinstance(written, dict):
+        for key, inner in written.items():
+            if key not in _NO_COLUMN:
+                yield from _naming(inner, column, (*location, key))
+    elif isinstance(written, list) and column in written:
+        yield location
 
 
 def parse(document: Document, defaults: Document | None = None) -> Sync:

@@ -305,6 +305,27 @@ BAD = [
         ":3 identify.user_id: must be text, not a number (put it in quotes if text is meant)",
     ),
     ("model: m\nprimary_key: id\naudience: {user_id: id}", ":3 audience.name: `name` is missing"),
+    (
+        AUDIENCE + "  properties: {segment_name: a}",
+        ":6 audience.properties.segment_name: retl sends `segment_name` itself; use another name",
+    ),
+    (
+        AUDIENCE + "  style: engage\n  properties: {vip_customers.since: a}",
+        ":7 audience.properties.vip_customers.since: retl sends `vip_customers` itself; use another name",
+    ),
+    (
+        track("  added: {event: A, properties: {a.b: c}}\n  properties: {a: c}"),
+        ":5 track.added.properties.a.b: `a` is one value and cannot hold `a.b` as well",
+    ),
+    (
+        track("  changed: {event: A, previous: true}\n  properties: {previous.plan: c}"),
+        ":6 track.properties.previous.plan: retl sends `previous` itself; use another name",
+    ),
+    (
+        track("  added: {event: A, message_id: m}\n  removed: {event: B, message_id: m}"),
+        ":6 track.removed.message_id: `m` is the message id of an earlier call for the row, and Segment "
+        "drops the second call with an id; take another column, or none",
+    ),
     # values
     (
         identify("  traits: {a: 5}"),

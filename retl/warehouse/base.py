@@ -10,7 +10,7 @@ from typing import Protocol, Self
 
 import pyarrow as pa
 
-from retl.errors import ModelError
+from retl.errors import MissingColumnError, ModelError
 from retl.model import Model
 
 BATCH_ROWS = 32_768
@@ -118,7 +118,7 @@ def wanted(model: Model, names: Sequence[str], columns: Collection[str] | None) 
     """The names that are wanted, in the result's order.
 
     Raises:
-        ModelError: the result lacks one of them.
+        MissingColumnError: the result lacks one of them.
     """
     if columns is None:
         return list(names)
@@ -126,10 +126,11 @@ def wanted(model: Model, names: Sequence[str], columns: Collection[str] | None) 
         if column not in names:
             folded = {name.casefold(): name for name in names}
             near = difflib.get_close_matches(column.casefold(), folded, n=1)
-            raise ModelError(
+            raise MissingColumnError(
+                column,
                 f"model {model.name} has no column `{column}`; it has: {', '.join(names)}",
                 where=model.where,
-                hint=f"Did you mean `{folded[near[0]]}`?" if near else None,
+                hint=f"did you mean `{folded[near[0]]}`?" if near else None,
             )
     return [name for name in names if name in columns]
 
