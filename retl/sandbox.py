@@ -2,10 +2,6 @@
 
 A real HTTP server that behaves by the documented rules of Segment's Tracking API. It answers 200 to calls
 that it then throws away and, unlike Segment, tells which and why. It fails when it is told to.
-
-The rules come from Segment's public pages "HTTP API Source", "Spec: Common Fields", "Delivery Overview" (its
-table of discards), "Handling Duplicate Data" and "Unify Product Limits". Where they are silent, the choice
-is marked as ours.
 """
 
 import base64
@@ -16,13 +12,12 @@ import re
 import socket
 import sys
 import threading
-import uuid
 import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from random import Random
@@ -31,104 +26,19 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from retl.errors import ConfigError
+from retl.faults import Answer, Faults
+from retl.ingestion import (
+    BATCH_LIMIT,
+    BODY_LIMIT,
+    CALL_LIMIT,
+    DUPLICATE_WINDOW,
+    ROUTES,
+    discard_code,
+    merged_call,
+    stamped,
+)
 
 HOST = "127.0.0.1"
-TYPES = ("identify", "track", "page", "screen", "group", "alias")
-ROUTES = ("/v1/batch", *(f"/v1/{type_}" for type_ in TYPES))
-
-BODY_LIMIT = 500_000  # bytes; Segment says "500 KB", that it means these, unpacked, is our choice
-CALL_LIMIT = 32_768  # bytes of compact UTF-8 JSON; Segment says "32 KB", that a 400 follows is our choice
-BATCH_LIMIT = 2_500  # calls; the rest is discarded under a 200 (HTTP API Source, "Errors")
-MESSAGE_ID_LIMIT = 100  # characters (Spec: Common Fields)
-GROUP_ID_LIMIT = 500  # characters (Unify Product Limits)
-DUPLICATE_WINDOW = timedelta(hours=24)  # the least that Segment promises (Handling Duplicate Data)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """How to answer one POST; the plain one leaves it to Segment's rules.
-
-    Attributes:
-        status: an HTTP status. Only with 200 and no `body` is the request judged and are its calls taken.
-        retry_after: the value of `Retry-After`: seconds, or a date as HTTP writes it.
-        body: in place of the usual JSON; what it claims to be is `content_type`.
-        location: where a redirect leads.
-        lost: take the calls, then close the connection without an answer.
-        refused: close the connection before reading the body.
-        hang: read the body, take nothing, answer nothing, until the client gives up or the sandbox closes.
-    """
-
-    status: int = 200
-    retry_after: int | str | None = None
-    body: str | None = None
-    content_type: str = "application/json"
-    location: str | None = None
-    lost: bool = False
-    refused: bool = False
-    hang: bool = False
-
-    @property
-    def takes_calls(self) -> bool:
-        """Whether the request is judged by Segment's rules."""
-        return self.status == 200 and self.body is None and not (self.refused or self.hang)
-
-    @property
-    def seen_status(self) -> int | None:
-        """The status that the client gets to see; None where the connection closes without one."""
-        return None if self.lost or self.refused or self.hang else self.status
-
-
-@dataclass(frozen=True)
-class Faults:
-    """What goes wrong by chance.
-
-    Attributes:
-        chances: probabilities, together at most 1, each with the answer that it brings.
-        latency: seconds that each POST waits before it is judged.
-    """
-
-    chances: tuple[tuple[float, Answer], ...] = ()
-    latency: float = 0.0
-
-    @classmethod
-    def parse(cls, text: str) -> "Faults":
-        """Read faults such as `429=0.05,500=0.02,hang=0.01,lost_answer=0.02,latency=30ms`.
-
-        A 429 by chance asks for one second by `Retry-After`.
-
-        Raises:
-            ConfigError: a part of the text is unknown, or the probabilities exceed 1.
-        """
-        faults = cls()
-        for part in filter(None, map(str.strip, text.split(","))):
-            if latency := re.fullmatch(r"latency=(\d*\.?\d+)(ms|s)", part):
-                faults = replace(faults, latency=float(latency[1]) / (1000 if latency[2] == "ms" else 1))
-                continue
-            chance = re.fullmatch(r"(hang|lost_answer|[45]\d\d)=(\d*\.?\d+)", part)
-            if chance is None:
-                hint = "write faults as 429=0.05,500=0.02,hang=0.01,lost_answer=0.02,latency=30ms"
-                raise ConfigError(f"{part!r} is not a fault", where="faults", hint=hint)
-            answer = _NAMED_ANSWERS[chance[1]] if chance[1] in _NAMED_ANSWERS else Answer(int(chance[1]))
-            faults = replace(faults, chances=(*faults.chances, (float(chance[2]), answer)))
-            if math.fsum(probability for probability, _ in faults.chances) > 1:
-                raise ConfigError(f"with {part!r} the probabilities exceed 1", where="faults")
-        return faults
-
-    def draw(self, random: Random) -> Answer:
-        """Draw the answer for one request."""
-        point = random.random()
-        for probability, answer in self.chances:
-            if point < probability:
-                return answer
-            point -= probability
-        return Answer()
-
-
-_NAMED_ANSWERS = {
-    "429": Answer(429, retry_after=1),
-    "hang": Answer(hang=True),
-    "lost_answer": Answer(lost=True),
-}
 
 
 @dataclass(frozen=True)
@@ -154,55 +64,6 @@ class Request:
     def parsed(self) -> Any:
         """The body as JSON; a ValueError where it is none."""
         return _strict_json(self.body)
-
-
-def discard_code(call: Any) -> str | None:
-    """Say why Segment throws a call away although it answers 200; None where it does not.
-
-    The codes are Segment's (Delivery Overview), except three of our own: `message_id_too_long` (Spec: Common
-    Fields), `group_id_not_string` for one that is missing from a group call, empty or no string, and
-    `group_id_too_long` (Unify Product Limits). That null counts as missing is our choice.
-    """
-    if not isinstance(call, dict):
-        return "bad_request"
-    return next((code for code, is_so in _DISCARDS if is_so(call)), None)
-
-
-def _is_text(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and value != "")
-
-
-def _is_object(value: Any) -> bool:
-    return value is None or isinstance(value, dict)
-
-
-def _group_ids(call: dict[str, Any]) -> list[Any]:
-    context = call.get("context")
-    return [call.get("groupId"), context.get("groupId") if isinstance(context, dict) else None]
-
-
-def _is_page(call: dict[str, Any]) -> bool:
-    return call["type"] in ("page", "screen")
-
-
-# In this order; a rule may rely on those before it.
-_DISCARDS: tuple[tuple[str, Callable[[dict[str, Any]], bool]], ...] = (
-    ("missing_type", lambda call: call.get("type") is None),
-    ("invalid_type", lambda call: call["type"] not in TYPES),
-    ("id_required", lambda call: call.get("userId") is None and call.get("anonymousId") is None),
-    ("id_not_string", lambda call: not (_is_text(call.get("userId")) and _is_text(call.get("anonymousId")))),
-    ("bad_request", lambda call: not isinstance(call.get("messageId"), str | None)),
-    ("message_id_too_long", lambda call: len(call.get("messageId") or "") > MESSAGE_ID_LIMIT),
-    ("event_not_defined", lambda call: call["type"] == "track" and call.get("event") in (None, "")),
-    ("event_not_string", lambda call: call["type"] == "track" and not isinstance(call["event"], str)),
-    ("properties_not_object", lambda call: not _is_object(call.get("properties"))),
-    ("traits_not_object", lambda call: not _is_object(call.get("traits"))),
-    ("name_not_string", lambda call: _is_page(call) and not _is_text(call.get("name"))),
-    ("category_not_string", lambda call: _is_page(call) and not _is_text(call.get("category"))),
-    ("group_id_not_string", lambda call: call["type"] == "group" and call.get("groupId") is None),
-    ("group_id_not_string", lambda call: not all(map(_is_text, _group_ids(call)))),
-    ("group_id_too_long", lambda call: any(len(id_ or "") > GROUP_ID_LIMIT for id_ in _group_ids(call))),
-)
 
 
 class Sandbox:
@@ -372,10 +233,10 @@ class Sandbox:
                     self._discard("project_not_found", call)
                 elif position >= BATCH_LIMIT:
                     self._discard("over_batch_count", call)
-                elif code := discard_code(merged := _merged(call, envelope)):
+                elif code := discard_code(merged := merged_call(call, envelope)):
                     self._discard(code, merged)
                 else:
-                    self._accept(_stamped(merged, envelope.get("sentAt"), arrival), arrival)
+                    self._accept(stamped(merged, envelope.get("sentAt"), arrival), arrival)
 
     def _discard(self, code: str, call: Any) -> None:
         self._discard_counts[code] += 1
@@ -456,45 +317,6 @@ def _write_key(headers: Mapping[str, str], envelope: dict[str, Any]) -> str | No
         with suppress(ValueError):
             key = base64.b64decode(credentials, validate=True).decode().partition(":")[0]
     return key if isinstance(key, str) and key else None
-
-
-def _merged(call: Any, envelope: dict[str, Any]) -> Any:
-    """Add what the batch says for all its calls; where both speak the call wins, which is our choice."""
-    if isinstance(call, dict):
-        for key in ("context", "integrations"):
-            shared, own = envelope.get(key), call.get(key)
-            if isinstance(shared, dict) and _is_object(own):
-                call = call | {key: shared | (own or {})}
-    return call
-
-
-def _stamped(call: dict[str, Any], sent_at: Any, arrival: datetime) -> dict[str, Any]:
-    """Add the fields that the server adds (Spec: Common Fields, "Timestamps")."""
-    original = _moment(call.get("timestamp")) or arrival
-    sent = _moment(sent_at) or arrival
-    timestamp = arrival
-    if "timestamp" in call:
-        with suppress(OverflowError):
-            timestamp = arrival - (sent - original)
-    sent_fields = {"originalTimestamp": call.get("timestamp"), "sentAt": sent_at}
-    return {
-        **call,
-        **{name: value for name, value in sent_fields.items() if value is not None},
-        "messageId": call.get("messageId") or str(uuid.uuid4()),
-        "receivedAt": _iso(arrival),
-        "timestamp": _iso(timestamp),
-    }
-
-
-def _moment(text: Any) -> datetime | None:
-    with suppress(TypeError, ValueError):
-        moment = datetime.fromisoformat(text)
-        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return None
-
-
-def _iso(moment: datetime) -> str:
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class _Server(ThreadingMixIn, TCPServer):
