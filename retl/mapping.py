@@ -1,0 +1,179 @@
+"""What a sync's mapping asks of a row: which columns are read, compared and remembered.
+
+A **field** is one trait or property of a call, known by its dotted name. Fields are what is compared:
+the state remembers which column each field came from, so that a renamed column, a new field and an
+edited mapping are told apart from changed rows.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from retl.errors import ConfigError
+from retl.sync import Audience, Fields, Group, Identify, Sync, Track, Value
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """The part of a sync that decides what counts as a change.
+
+    Attributes:
+        kind: "identify", "track", "audience" or "group".
+        primary_key: the key's columns.
+        ids: Segment's name of an id ("user_id", "anonymous_id", "group_id") to its column.
+        fields: dotted name of each trait and property that comes from a column, to that column.
+        json_fields: names of the fields whose text is JSON.
+        compared: what is compared, by name; ids, fields, or the columns that `compare` lists.
+        columns: all columns that a run reads, in a fixed order.
+        types: canonical type of each column, as far as known.
+    """
+
+    kind: str
+    primary_key: tuple[str, ...]
+    ids: dict[str, str]
+    fields: dict[str, str]
+    json_fields: tuple[str, ...]
+    compared: dict[str, str]
+    columns: tuple[str, ...]
+    types: dict[str, str]
+
+    def as_json(self) -> dict[str, Any]:
+        """As the state remembers it."""
+        return dict(self.__dict__)
+
+    @classmethod
+    def from_json(cls, memory: dict[str, Any]) -> "Mapping":
+        """From what the state remembers."""
+        lists = {name: tuple(memory[name]) for name in ("primary_key", "json_fields", "columns")}
+        return cls(**{**memory, **lists})
+
+
+def read_mapping(sync: Sync) -> Mapping:
+    """The mapping as a sync file has it, with no types yet."""
+    block = sync.block
+    named = {"user_id": block.user_id, "anonymous_id": block.anonymous_id}
+    if isinstance(block, Group):
+        named["group_id"] = block.group_id
+    ids = {name: column for name, column in named.items() if column is not None}
+    values = dict(_fields(block))
+    fields = {name: value.column for name, value in values.items() if value.column is not None}
+    compared = {**{f"id {name}": column for name, column in ids.items()}, **fields}
+    if sync.compare is not None:
+        compared = {f"column {column}": column for column in sync.compare}
+    columns = [*sync.primary_key, *ids.values(), *fields.values(), *compared.values(), *_uncompared(block)]
+    return Mapping(
+        kind=sync.kind,
+        primary_key=sync.primary_key,
+        ids=ids,
+        fields=fields,
+        json_fields=tuple(name for name, value in values.items() if value.as_ == "json"),
+        compared=compared,
+        columns=tuple(dict.fromkeys(columns)),
+        types={},
+    )
+
+
+def _fields(block: Track | Audience | Identify | Group) -> Iterator[tuple[str, Value]]:
+    """The fields that count: those of a removed row's own call are kept, but never compared."""
+    if not isinstance(block, Track):
+        yield from (block.properties if isinstance(block, Audience) else block.traits).items()
+        return
+    yield from block.properties.items()
+    for change, call in (("added", block.added), ("changed", block.changed)):
+        for name, value in ((call and call.properties) or {}).items():
+            yield f"{change} {name}", value
+
+
+def _uncompared(block: Track | Audience | Identify | Group) -> Iterator[str]:
+    """Columns that are sent but never compared: timestamps, message ids, context and farewells."""
+    calls = (block.added, block.changed, block.removed) if isinstance(block, Track) else ()
+    for call in (block, *filter(None, calls)):
+        if call.timestamp is not None:
+            yield from _columns({"timestamp": call.timestamp})
+        if call.message_id is not None:
+            yield call.message_id
+    yield from _columns(block.context)
+    if isinstance(block, Track):
+        yield from _columns((block.removed and block.removed.properties) or {})
+    elif not isinstance(block, Audience):
+        yield from _columns(block.removed.traits if block.removed else {})
+
+
+def _columns(fields: Fields) -> Iterator[str]:
+    yield from (value.column for value in fields.values() if value.column is not None)
+
+
+def refuse_other_identity(sync: Sync, new: Mapping, old: Mapping) -> None:
+    """Refuse a mapping under which the snapshot's rows would mean something else.
+
+    Raises:
+        ConfigError: the kind of call, the ids or the primary key are not those of the snapshot.
+    """
+    differences = (
+        ("the kind of call", sync.kind, old.kind, new.kind),
+        ("the primary key", "primary_key", ", ".join(old.primary_key), ", ".join(new.primary_key)),
+        ("the id mapping", sync.kind, _spelled(old.ids), _spelled(new.ids)),
+    )
+    for what, key, before, after in differences:
+        if before != after:
+            raise ConfigError(
+                f"{what} was `{before}` when the snapshot was taken and is `{after}` now",
+                where=sync.where(key),
+                hint=f"to start anew: retl reset {sync.name}; to keep the old state, "
+                "give the sync another `name`",
+            )
+
+
+def _spelled(ids: dict[str, str]) -> str:
+    return ", ".join(f"{name}: {column}" for name, column in ids.items())
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One thing compared between the snapshot's row and the model's.
+
+    Attributes:
+        name: of the id, the field or the column.
+        before: the snapshot's column; None where the snapshot cannot have it, so that NULL stands in.
+        after: the model's column.
+        is_id: whether it is sent as text whatever its type, so that 1 and '1' are equal.
+        is_json_text: whether text in it holds JSON.
+        is_json: whether it may hold JSON on either side, where key order and spaces do not count.
+    """
+
+    name: str
+    before: str | None
+    after: str
+    is_id: bool
+    is_json_text: bool
+    is_json: bool
+
+
+def comparisons(new: Mapping, old: Mapping | None, send_new_fields: bool) -> tuple[Comparison, ...]:
+    """What a diff compares, given the mapping with which the snapshot was built.
+
+    A field that the snapshot's mapping did not compare is compared with what it has of it, or with NULL,
+    if `send_new_fields`; otherwise it is learnt without a change.
+    """
+    found = []
+    for name, after in new.compared.items():
+        if old is None:
+            before: str | None = after
+        elif name in old.compared:
+            before = old.compared[name]
+        elif name in new.fields and send_new_fields:
+            before = old.fields.get(name)
+        elif _is_id(name) or after in old.compared.values():
+            before = after
+        else:
+            continue
+        is_json_text = name in new.json_fields
+        types = {new.types.get(after), old.types.get(before) if old and before else None}
+        found.append(
+            Comparison(name, before, after, _is_id(name), is_json_text, is_json_text or "JSON" in types)
+        )
+    return tuple(found)
+
+
+def _is_id(name: str) -> bool:
+    return name.startswith("id ")

@@ -1,0 +1,258 @@
+"""Values: one spelling for each type, used for comparing and for sending alike.
+
+A warehouse's types are first reduced to a few canonical ones, in which equal values are equal bits
+(an instant is UTC to the millisecond, a NaN is NULL, an array is its JSON text). Canonical values are
+what a snapshot holds. From them come the JSON that is sent and the plain text of keys and ids.
+
+Everything here is text: functions take an SQL expression and give an SQL expression for DuckDB.
+"""
+
+import json
+from dataclasses import dataclass
+
+import duckdb
+
+from retl import sql
+
+SAFE_INTEGER = 2**53 - 1
+"""The largest integer that every JSON reader keeps exactly (RFC 8259, section 6)."""
+
+INTEGERS = {"tinyint", "smallint", "integer", "bigint", "utinyint", "usmallint", "uinteger"}
+WIDE_INTEGERS = {"ubigint", "hugeint"}
+INSTANTS = {"timestamp", "timestamp_s", "timestamp_ms", "timestamp_ns"}
+PLAIN_TEXT = {"uuid", "enum", "time", "time with time zone", "time_ns", "interval", "bit"}
+NESTED = {"list", "array", "struct", "map"}
+
+
+@dataclass(frozen=True)
+class Canonical:
+    """A value in canonical form.
+
+    Attributes:
+        type: one of BOOLEAN, BIGINT, HUGEINT, DECIMAL(p,s), DOUBLE, VARCHAR, DATE, TIMESTAMP (UTC,
+            whole milliseconds) and JSON, as DuckDB spells it; or NULL where there are no values,
+            stored as VARCHAR.
+        expression: the SQL that yields it.
+    """
+
+    type: str
+    expression: str
+
+
+def canonical(source: duckdb.sqltypes.DuckDBPyType, expression: str, timezone: str) -> Canonical | None:
+    """Reduce a warehouse value to canonical form.
+
+    Args:
+        source: the DuckDB type of `expression`.
+        expression: SQL that yields the value as the warehouse gave it.
+        timezone: the IANA zone in which instants without a zone are read.
+
+    Returns:
+        None where the type has no canonical form.
+    """
+    kind = source.id
+    if str(source) == "JSON":
+        text = trimmed(f"{expression}::VARCHAR")
+        return Canonical("JSON", f"CASE WHEN {text} <> 'null' THEN {expression} END")
+    if str(source) == '"NULL"':
+        return Canonical("NULL", "NULL::VARCHAR")
+    if kind in {"boolean", "varchar"}:
+        return Canonical(kind.upper(), expression)
+    if kind == "date":
+        return Canonical("DATE", _finite(expression))
+    if kind in INTEGERS:
+        return Canonical("BIGINT", f"{expression}::BIGINT")
+    if kind in WIDE_INTEGERS:
+        return Canonical("HUGEINT", f"{expression}::HUGEINT")
+    if kind == "decimal":
+        precision, scale = decimal_shape(str(source))
+        if scale == 0:
+            wide = "BIGINT" if precision <= 18 else "HUGEINT"
+            return Canonical(wide, f"{expression}::{wide}")
+        return Canonical(f"DECIMAL({precision},{scale})", expression)
+    if kind in {"float", "double"}:
+        number = expression if kind == "double" else f"{expression}::VARCHAR::DOUBLE"
+        return Canonical("DOUBLE", f"CASE WHEN isfinite({expression}) THEN {number} END")
+    if kind == "timestamp with time zone":
+        return Canonical("TIMESTAMP", zoned_instant(expression))
+    if kind in INSTANTS:
+        return Canonical("TIMESTAMP", local_instant(f"{expression}::TIMESTAMP", timezone))
+    if kind in PLAIN_TEXT:
+        return Canonical("VARCHAR", f"{expression}::VARCHAR")
+    if kind == "blob":
+        return Canonical("VARCHAR", f"base64({expression})")
+    if kind == "uhugeint" or kind in NESTED:
+        nested = _nested(source, expression, timezone)
+        return None if nested is None else Canonical("JSON", f"({nested})::JSON")
+    return None
+
+
+def _nested(
+    source: duckdb.sqltypes.DuckDBPyType, expression: str, timezone: str, depth: int = 0
+) -> str | None:
+    """The JSON text of a value of any type, NULL where the value is NULL."""
+    kind = source.id
+    if kind == "uhugeint":
+        return _integer_text(f"{expression} <= {SAFE_INTEGER}", expression)
+    if kind not in NESTED:
+        inner = canonical(source, expression, timezone)
+        return None if inner is None else json_text(inner.type, inner.expression)
+    children = {
+        name: child for name, child in source.children if isinstance(child, duckdb.sqltypes.DuckDBPyType)
+    }
+    if kind == "struct":
+        fields = []
+        for key, child in children.items():
+            value = _nested(child, f"{expression}[{sql.text(key)}]", timezone, depth)
+            if value is None:
+                return None
+            fields.append(f"{sql.text(json_string(key) + ':')} || coalesce({value}, 'null')")
+        inside = f"concat_ws(',', {', '.join(fields)})"
+        return f"CASE WHEN {expression} IS NOT NULL THEN '{{' || {inside} || '}}' END"
+    item = f"item{depth}"
+    if kind == "map":
+        key_type, value_type = children["key"], children["value"]
+        key_value = canonical(key_type, f"{item}['key']", timezone)
+        value = _nested(value_type, f"{item}['value']", timezone, depth + 1)
+        if key_value is None or value is None:
+            return None
+        key_text = f"to_json({plain_text(key_value.type, key_value.expression)})::VARCHAR"
+        pair = f"{key_text} || ':' || coalesce({value}, 'null')"
+        pairs = f"list_transform(map_entries({expression}), lambda {item}: {pair})"
+        return f"CASE WHEN {expression} IS NOT NULL THEN '{{' || {_joined(pairs)} || '}}' END"
+    value = _nested(children["child"], item, timezone, depth + 1)
+    if value is None:
+        return None
+    items = f"list_transform({expression}, lambda {item}: coalesce({value}, 'null'))"
+    return f"CASE WHEN {expression} IS NOT NULL THEN '[' || {_joined(items)} || ']' END"
+
+
+def _joined(texts: str) -> str:
+    """A list of texts with commas between; of an empty one, DuckDB 1.4 would make NULL."""
+    return f"coalesce(array_to_string({texts}, ','), '')"
+
+
+def zoned_instant(expression: str) -> str:
+    """A TIMESTAMP WITH TIME ZONE as UTC in whole milliseconds; NULL for infinities."""
+    utc = f"({expression} AT TIME ZONE 'UTC')"
+    return f"date_trunc('millisecond', {_finite(utc)})"
+
+
+def local_instant(expression: str, timezone: str) -> str:
+    """A TIMESTAMP, read in a zone, as UTC in whole milliseconds; NULL for infinities.
+
+    An hour that the zone's clock skips is read as the later one, an hour that it repeats as the first.
+    DuckDB takes the second of the repeated hours, so the offset of the day before is tried as well.
+    """
+    finite = _finite(expression)
+    if timezone == "UTC":
+        return f"date_trunc('millisecond', {finite})"
+    zone = sql.text(timezone)
+    instant = f"(local AT TIME ZONE {zone})"
+    shift = f"(local - INTERVAL 24 HOURS - (({instant} - INTERVAL 24 HOURS) AT TIME ZONE {zone}))"
+    first = f"({instant} + {shift})"
+    chosen = f"CASE WHEN {first} AT TIME ZONE {zone} = local THEN {first} ELSE {instant} END"
+    return f"date_trunc('millisecond', {sql.let('local', finite, chosen)} AT TIME ZONE 'UTC')"
+
+
+def _finite(expression: str) -> str:
+    return f"(CASE WHEN isfinite({expression}) THEN {expression} END)"
+
+
+def json_text(kind: str, expression: str) -> str:
+    """The JSON text of a canonical value; NULL where the value is NULL.
+
+    Numbers keep their digits and lose trailing zeros, integers beyond `SAFE_INTEGER` are strings,
+    instants are ISO 8601 with milliseconds and `Z`, and JSON is passed through as it is.
+    """
+    if kind in {"BIGINT", "HUGEINT"}:
+        return _integer_text(f"{expression} BETWEEN -{SAFE_INTEGER} AND {SAFE_INTEGER}", expression)
+    if kind == "VARCHAR":
+        return f"to_json({expression})::VARCHAR"
+    if kind == "JSON":
+        return f"{expression}::VARCHAR"
+    if kind in {"DATE", "TIMESTAMP"}:
+        return f"'\"' || {plain_text(kind, expression)} || '\"'"
+    return plain_text(kind, expression)
+
+
+def _integer_text(is_safe: str, expression: str) -> str:
+    return f"CASE WHEN {is_safe} THEN {expression}::VARCHAR ELSE '\"' || {expression}::VARCHAR || '\"' END"
+
+
+def plain_text(kind: str, expression: str) -> str:
+    """The text of a canonical value without quotes, as keys and ids are spelled; NULL where it is NULL."""
+    if kind == "VARCHAR":
+        return expression
+    if kind.startswith("DECIMAL"):
+        precision, scale = decimal_shape(kind)
+        # DuckDB writes no zero before the point where the type has no room for one.
+        text = f"{expression}::VARCHAR"
+        text = f"replace({text}, '.', '0.')" if precision == scale else text
+        return f"rtrim(rtrim({text}, '0'), '.')"
+    if kind == "DOUBLE":
+        # Not a plain cast: DuckDB 2.0 may evaluate it for numbers that the condition keeps out.
+        digits = f"try_cast({expression} AS BIGINT)::VARCHAR"
+        whole = f"{expression} = trunc({expression}) AND abs({expression}) <= {SAFE_INTEGER}"
+        return f"CASE WHEN {whole} THEN {digits} ELSE {expression}::VARCHAR END"
+    if kind == "TIMESTAMP":
+        return f"strftime({expression}, '%Y-%m-%dT%H:%M:%S.%gZ')"
+    if kind == "JSON":
+        text = f"{expression}::VARCHAR"
+        return f"CASE WHEN {text} LIKE '\"%' THEN {expression} ->> '$' ELSE {text} END"
+    return f"{expression}::VARCHAR"
+
+
+def common_type(one: str, other: str) -> str:
+    """The canonical type in which values of both types keep their spelling; JSON holds them all."""
+    if one == other or other == "NULL":
+        return one
+    if one == "NULL":
+        return other
+    if {one, other} == {"BIGINT", "HUGEINT"}:
+        return "HUGEINT"
+    if one.startswith("DECIMAL") and other.startswith("DECIMAL"):
+        (digits, scale), (other_digits, other_scale) = decimal_shape(one), decimal_shape(other)
+        scale_both = max(scale, other_scale)
+        precision = max(digits - scale, other_digits - other_scale) + scale_both
+        if precision <= 38:
+            return f"DECIMAL({precision},{scale_both})"
+    return "JSON"
+
+
+def decimal_shape(kind: str) -> tuple[int, int]:
+    """Precision and scale of `DECIMAL(p,s)`."""
+    precision, scale = kind.removeprefix("DECIMAL(").removesuffix(")").split(",")
+    return int(precision), int(scale)
+
+
+def converted(kind: str, target: str, expression: str) -> str:
+    """A canonical value of one type as another's, with its spelling; NULL where that cannot be."""
+    if kind == target:
+        return expression
+    if kind == "NULL":
+        return f"NULL::{target}"
+    if target == "JSON":
+        return f"({json_text(kind, expression)})::JSON"
+    return f"try_cast({plain_text(kind, expression)} AS {target})"
+
+
+def json_string(text: str) -> str:
+    """A text as a JSON string, Unicode kept as it is."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def trimmed(text: str) -> str:
+    """A text without the blanks that JSON allows around a value."""
+    return f"trim({text}, E' \\t\\r\\n')"
+
+
+def valid_json(expression: str) -> str:
+    """True where a text is JSON to the letter of RFC 8259.
+
+    DuckDB's `json_valid` alone lets NaN, infinities and a comma before a closing bracket pass.
+    """
+    strings = sql.text(r'"(?:[^"\\]|\\.)*"')
+    slips = sql.text(r"(?i)nan|inf|,\s*[\]}]")
+    outside_strings = f"regexp_replace({expression}, {strings}, '\"\"', 'g')"
+    return f"(json_valid({expression}) AND NOT regexp_matches({outside_strings}, {slips}))"
