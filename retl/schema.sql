@@ -1,0 +1,80 @@
+-- The tables of a state file, whole. A change here raises state.SCHEMA_VERSION, and older files need a step.
+
+-- One row: what the file is, and where its sync stands.
+CREATE TABLE state.about (
+    schema_version   INTEGER NOT NULL,
+    sync             VARCHAR NOT NULL,
+    destination_id   VARCHAR NOT NULL,   -- random, made with the file; a part of each message id
+    destination_hash VARCHAR,            -- of write key and endpoint, noted by the first run that sends
+    generation       BIGINT NOT NULL,    -- diffs recorded so far; never starts again
+    first_pass       VARCHAR,            -- NULL until there is a snapshot, then 'silent' or 'sent'
+    mapping          JSON                -- the mapping that the snapshot was built with
+);
+
+-- The rows as they were when they were last turned into calls. The type of "row" follows the model.
+CREATE TABLE state.snapshot (
+    key VARCHAR NOT NULL,
+    row STRUCT("retl.empty" BOOLEAN)
+);
+
+-- Calls that Segment has not accepted yet, finished and in the order in which they leave.
+CREATE TABLE state.outbox (
+    seq        BIGINT NOT NULL,
+    lane       INTEGER NOT NULL,         -- the calls of one user share a lane
+    run_id     VARCHAR NOT NULL,
+    key        VARCHAR NOT NULL,
+    change     VARCHAR NOT NULL,
+    message_id VARCHAR NOT NULL,
+    body       VARCHAR NOT NULL,         -- the call as JSON
+    bytes      INTEGER NOT NULL          -- of the body, in UTF-8
+);
+
+-- How far each lane of the outbox has got: calls up to `delivered` were accepted; calls beyond it and up
+-- to `attempted` went out, and no answer is known.
+CREATE TABLE state.mark (
+    lane      INTEGER NOT NULL,
+    attempted BIGINT NOT NULL,
+    delivered BIGINT NOT NULL
+);
+
+-- What Segment answered, a row a batch.
+CREATE TABLE state.receipt (
+    run_id      VARCHAR NOT NULL,
+    lane        INTEGER NOT NULL,
+    first_seq   BIGINT NOT NULL,
+    last_seq    BIGINT NOT NULL,
+    calls       INTEGER NOT NULL,
+    bytes       BIGINT NOT NULL,
+    attempts    INTEGER NOT NULL,
+    status      INTEGER NOT NULL,        -- HTTP
+    answered_at TIMESTAMP NOT NULL       -- UTC
+);
+
+-- Rows that cannot be sent as they are; gone as soon as they are mended.
+CREATE TABLE state.rejected_row (
+    key        VARCHAR,                  -- NULL for rows without a key, which share one line
+    reason     VARCHAR NOT NULL,
+    rows       BIGINT NOT NULL,          -- in the last run
+    first_seen TIMESTAMP NOT NULL,       -- UTC
+    last_seen  TIMESTAMP NOT NULL,       -- UTC
+    times      BIGINT NOT NULL           -- runs that met it
+);
+
+-- Calls that were refused for good: by retl's own check (a removed row's) or by Segment.
+CREATE TABLE state.rejected_call (
+    run_id      VARCHAR NOT NULL,
+    key         VARCHAR NOT NULL,
+    change      VARCHAR NOT NULL,
+    message_id  VARCHAR,
+    body        VARCHAR,
+    reason      VARCHAR NOT NULL,
+    answer      VARCHAR,                 -- what Segment said
+    rejected_at TIMESTAMP NOT NULL       -- UTC
+);
+
+-- The record of each run.
+CREATE TABLE state.run (
+    run_id     VARCHAR NOT NULL,
+    started_at TIMESTAMP NOT NULL,       -- UTC
+    record     JSON NOT NULL             -- as `retl run --json` prints it
+);

@@ -1,0 +1,284 @@
+"""The state of a sync: one DuckDB file, one writer.
+
+Tables live in a database attached as `state`; whatever lasts no longer than a run is TEMP. Each table
+has one module that owns it; this one owns the file, the lock, transactions and `state.about`.
+"""
+
+import json
+import os
+import secrets
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import duckdb
+from filelock import FileLock, Timeout
+
+from retl import sql
+from retl.errors import LockedError, StateError
+
+SCHEMA_VERSION = 1
+STORAGE_VERSION = "v1.4.0"
+"""DuckDB's file format, kept readable by the oldest DuckDB that retl supports."""
+
+LOCK_PATIENCE_SECONDS = 1.0
+"""How long a run waits for a command that only looks (`status`, `rejected`) to let go."""
+
+
+@dataclass(frozen=True)
+class About:
+    """What a state file is, and where its sync stands.
+
+    Attributes:
+        sync: the name of the sync.
+        destination_id: random, made with the file; a part of each message id.
+        destination_hash: of write key and endpoint; None until a run has sent.
+        generation: diffs recorded so far; raised, never started again.
+        first_pass: None until there is a snapshot, then "silent" or "sent".
+        mapping: the mapping that the snapshot was built with; None until there is one.
+    """
+
+    sync: str
+    destination_id: str
+    destination_hash: str | None
+    generation: int
+    first_pass: str | None
+    mapping: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The process that holds a sync's state."""
+
+    pid: int
+    host: str
+    since: str
+
+    def __str__(self) -> str:
+        return f"pid {self.pid} on {self.host} since {self.since}"
+
+
+class State:
+    """An open state file.
+
+    Attributes:
+        db: the connection. Tables of the file are spelled `state.<table>`.
+        path: the file; None where the state is in memory.
+    """
+
+    def __init__(self, db: duckdb.DuckDBPyConnection, path: Path | None) -> None:
+        self.db = db
+        self.path = path
+
+    def __enter__(self) -> "State":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.db.close()
+
+    @property
+    def about(self) -> About:
+        """What the file says of itself now."""
+        row = self.db.execute(
+            "SELECT sync, destination_id, destination_hash, generation, first_pass, mapping FROM state.about"
+        ).fetchone()
+        assert row is not None
+        return replace(About(*row), mapping=json.loads(row[5]) if row[5] else None)
+
+    def note(self, about: About) -> None:
+        """Write what the file says of itself."""
+        self.db.execute(
+            """
+            UPDATE state.about
+            SET destination_hash = ?, generation = ?, first_pass = ?, mapping = ?
+            """,
+            [
+                about.destination_hash,
+                about.generation,
+                about.first_pass,
+                json.dumps(about.mapping) if about.mapping is not None else None,
+            ],
+        )
+
+    def rekey(self, destination_hash: str) -> None:
+        """Note that another write key or endpoint leads to the same Segment source."""
+        self.note(replace(self.about, destination_hash=destination_hash))
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """All or nothing, on the state's connection."""
+        return transaction(self.db)
+
+
+@contextmanager
+def transaction(db: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """All or nothing: commits at the end, rolls back when anything is raised."""
+    try:
+        db.execute("BEGIN TRANSACTION")
+        yield
+    except BaseException:
+        with suppress(duckdb.Error):
+            db.execute("ROLLBACK")
+        raise
+    db.execute("COMMIT")
+
+
+def open_state(path: Path, sync: str) -> State:
+    """Open a sync's state file; a missing one is made, readable by its owner alone.
+
+    Raises:
+        StateError: the file is no state file, or was written by a newer retl.
+        LockedError: another process has it open.
+    """
+    if not path.exists():
+        _make(path, sync)
+    state = State(_attach(path), path)
+    try:
+        _check(state, path, sync)
+    except BaseException:
+        state.db.close()
+        raise
+    return state
+
+
+def peek_state(path: Path, sync: str) -> State:
+    """The state as it is, for looking only: a missing file is played by an empty state in memory.
+
+    Raises:
+        StateError: as `open_state`.
+        LockedError: as `open_state`.
+    """
+    if path.exists():
+        return open_state(path, sync)
+    db = duckdb.connect(":memory:")
+    db.execute("ATTACH ':memory:' AS state")
+    db.execute("SET TimeZone = 'UTC'")
+    _create(db, sync)
+    return State(db, None)
+
+
+def _make(path: Path, sync: str) -> None:
+    """Make the file under another name first, so that a half-made one never stands in the way."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.new")
+    for leftover in (unfinished, unfinished.with_name(f"{unfinished.name}.wal")):
+        leftover.unlink(missing_ok=True)
+    with duckdb.connect(":memory:") as db:
+        db.execute(
+            f"ATTACH {sql.text(str(unfinished))} AS state (STORAGE_VERSION {sql.text(STORAGE_VERSION)})"
+        )
+        _create(db, sync)
+        db.execute("DETACH state")
+    unfinished.chmod(0o600)
+    unfinished.replace(path)
+
+
+def _create(db: duckdb.DuckDBPyConnection, sync: str) -> None:
+    schema = resources.files("retl").joinpath("schema.sql").read_text(encoding="utf-8")
+    with transaction(db):
+        db.execute(schema)
+        db.execute(
+            "INSERT INTO state.about VALUES (?, ?, ?, NULL, 0, NULL, NULL)",
+            [SCHEMA_VERSION, sync, secrets.token_hex(16)],
+        )
+
+
+def _attach(path: Path) -> duckdb.DuckDBPyConnection:
+    spill = path.with_name(f"{path.name}.tmp")
+    db = duckdb.connect(":memory:")
+    try:
+        db.execute(f"ATTACH {sql.text(str(path))} AS state")
+    except duckdb.Error as error:
+        db.close()
+        if "Could not set lock" in str(error) or "Unique file handle conflict" in str(error):
+            raise LockedError(
+                "another process has this state open",
+                where=str(path),
+                hint="wait for it; if it is not retl, close what you opened the file with",
+            ) from error
+        raise StateError(
+            f"this is no state file that retl can read ({_first_line(error)})",
+            where=str(path),
+            hint="restore it from a backup, or move it away: identify and group syncs then send every row "
+            "once, track and audience syncs take a silent baseline",
+        ) from error
+    # The file is ours alone from here on, so what a killed process spilled to disk can go.
+    shutil.rmtree(spill, ignore_errors=True)
+    db.execute(f"SET temp_directory = {sql.text(str(spill))}")
+    db.execute("SET TimeZone = 'UTC'")
+    return db
+
+
+def _check(state: State, path: Path, sync: str) -> None:
+    try:
+        row = state.db.execute("SELECT schema_version, sync FROM state.about").fetchone()
+    except (duckdb.CatalogException, duckdb.BinderException):
+        row = None
+    if row is None:
+        raise StateError(
+            "this DuckDB file was not made by retl",
+            where=str(path),
+            hint="move it away, or give another folder with --state-dir",
+        )
+    version, owner = row
+    if version > SCHEMA_VERSION:
+        raise StateError(
+            f"this state was written by a newer retl (schema {version}, this one knows {SCHEMA_VERSION})",
+            where=str(path),
+            hint="upgrade retl: pip install --upgrade retl",
+        )
+    if owner != sync:
+        raise StateError(
+            f"this state belongs to the sync `{owner}`, not to `{sync}`",
+            where=str(path),
+            hint="give each sync a name of its own",
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
+
+
+@contextmanager
+def hold(path: Path, now: datetime, patience: float = LOCK_PATIENCE_SECONDS) -> Iterator[None]:
+    """Hold a sync's state for this process alone.
+
+    Args:
+        path: the state file; the lock stands beside it and outlives no process.
+        now: the moment, for the message that another process gets.
+        patience: seconds to wait for the lock; -1 waits without end.
+
+    Raises:
+        LockedError: another process holds it; the message names that process.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = FileLock(f"{path}.lock", timeout=patience)
+    try:
+        lock.acquire(poll_interval=0.02)
+    except Timeout as error:
+        raise LockedError(
+            f"another run holds this sync ({holder(path) or 'a process that is just starting'})",
+            where=str(path),
+            hint="wait for it, or use --wait or --skip-if-running",
+        ) from error
+    me = Holder(os.getpid(), socket.gethostname(), now.strftime("%Y-%m-%d %H:%M:%S UTC"))
+    note = path.with_name(path.name + ".holder")
+    try:
+        note.write_text(json.dumps(me.__dict__), encoding="utf-8")
+        yield
+    finally:
+        note.unlink(missing_ok=True)
+        lock.release()
+
+
+def holder(path: Path) -> Holder | None:
+    """The process that says it holds the state, where one does."""
+    try:
+        return Holder(**json.loads(path.with_name(path.name + ".holder").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None

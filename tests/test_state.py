@@ -1,0 +1,286 @@
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import duckdb
+import pytest
+from delivery import IDENTIFY, NOON, FakeClock, Shop, Table, rows
+
+from retl.errors import LockedError, StateError
+from retl.sandbox import Sandbox
+from retl.state import STORAGE_VERSION, Holder, hold, holder, open_state, peek_state, transaction
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "users.duckdb"
+
+
+@contextmanager
+def another_process(code: str, path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Another process that has run the code, prints a line, and stays until it is killed."""
+    setup = "import sys, time\nfrom datetime import UTC, datetime\nfrom pathlib import Path\n"
+    setup += "from retl.state import hold, open_state\npath = Path(sys.argv[1])\n"
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"{setup}{code}\nprint('ready', flush=True)\ntime.sleep(600)", str(path)],
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    try:
+        assert b"ready\n" == process.stdout.readline()
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_a_new_file_knows_its_sync_and_has_an_id_of_its_own(tmp_path: Path) -> None:
+    """A state begins without memory, and its random id makes its message ids unlike all others."""
+    abouts = []
+    for name in ("one", "two"):
+        with open_state(tmp_path / f"{name}.duckdb", name) as state:
+            abouts.append(state.about)
+    assert ["one", "two"] == [about.sync for about in abouts]
+    assert 2 == len({about.destination_id for about in abouts})
+    assert all(len(about.destination_id) == 32 for about in abouts)
+    assert (0, None, None, None) == (
+        abouts[0].generation,
+        abouts[0].destination_hash,
+        abouts[0].first_pass,
+        abouts[0].mapping,
+    )
+
+
+def test_what_is_noted_is_there_again(path: Path) -> None:
+    """What the file says of itself outlives the process that wrote it."""
+    with open_state(path, "users") as state:
+        noted = replace(
+            state.about, destination_hash="h", generation=3, first_pass="sent", mapping={"kind": "identify"}
+        )
+        state.note(noted)
+        assert noted == state.about
+    with open_state(path, "users") as state:
+        assert noted == state.about
+
+
+def test_only_the_owner_can_read_a_state_file(path: Path) -> None:
+    """State holds personal data: the file and the folder made for it are for their owner alone."""
+    open_state(path, "users").db.close()
+    assert 0o600 == stat.S_IMODE(path.stat().st_mode)
+    assert 0o700 == stat.S_IMODE(path.parent.stat().st_mode)
+
+
+def test_the_oldest_supported_duckdb_can_read_the_file(path: Path) -> None:
+    """The file is in the storage format of that version, whatever DuckDB wrote it."""
+    with open_state(path, "users") as state:
+        ((tags,),) = rows(state, "SELECT tags FROM duckdb_databases() WHERE database_name = 'state'")
+    assert tags["storage_version"].startswith(STORAGE_VERSION)
+
+
+def test_a_half_made_file_does_not_stand_in_the_way(path: Path) -> None:
+    """A process that died while it made the file leaves nothing that its successor stumbles over."""
+    path.parent.mkdir()
+    for leftover in (f"{path.name}.new", f"{path.name}.new.wal"):
+        path.with_name(leftover).write_bytes(b"half of a file")
+    open_state(path, "users").db.close()
+    assert [path] == list(path.parent.iterdir())
+
+
+def test_spilled_data_of_a_killed_process_is_swept_away(path: Path) -> None:
+    """What DuckDB wrote beside the file and could not take away goes at the next opening."""
+    open_state(path, "users").db.close()
+    spill = path.with_name(f"{path.name}.tmp")
+    spill.mkdir()
+    (spill / "duckdb_temp_storage-0.tmp").write_bytes(b"rows")
+    open_state(path, "users").db.close()
+    assert not spill.exists()
+
+
+def test_looking_makes_no_file(path: Path) -> None:
+    """Who only looks at a state that is not there sees an empty one, and leaves no trace."""
+    with peek_state(path, "users") as state:
+        assert "users" == state.about.sync
+    assert not path.parent.exists()
+
+
+def test_looking_sees_what_is_there(path: Path) -> None:
+    """Who looks at a state that is there sees it as it is."""
+    with open_state(path, "users") as state:
+        known = state.about
+    with peek_state(path, "users") as state:
+        assert known == state.about
+
+
+@pytest.mark.parametrize("content", [b"id,name\n1,Ada\n", b"\0" * 100_000], ids=["text", "zeros"])
+def test_a_file_that_is_no_database_is_refused(path: Path, content: bytes) -> None:
+    """A file of another kind is left as it is, and the error says what it means to move it away."""
+    path.parent.mkdir()
+    path.write_bytes(content)
+    with pytest.raises(StateError) as caught:
+        open_state(path, "users")
+    assert content == path.read_bytes()
+    assert (str(path), 2) == (caught.value.where, caught.value.exit_code)
+    assert "move it away" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    "table",
+    ["CREATE TABLE users (id INTEGER)", "CREATE TABLE about (text VARCHAR)", "CHECKPOINT"],
+    ids=["other table", "other about", "no table"],
+)
+def test_a_database_of_somebody_else_is_refused(path: Path, table: str) -> None:
+    """A DuckDB file that retl did not make is not taken over."""
+    path.parent.mkdir()
+    with duckdb.connect(str(path)) as db:
+        db.execute(table)
+    with pytest.raises(StateError, match="not made by retl"):
+        open_state(path, "users")
+
+
+def test_a_newer_file_is_refused(path: Path) -> None:
+    """A state that a newer retl wrote is refused with the way out, not half understood."""
+    with open_state(path, "users") as state:
+        state.db.execute("UPDATE state.about SET schema_version = schema_version + 1")
+    with pytest.raises(StateError, match="newer retl") as caught:
+        open_state(path, "users")
+    assert "upgrade" in (caught.value.hint or "")
+
+
+def test_the_file_of_another_sync_is_refused(path: Path) -> None:
+    """A file that was renamed or copied over does not become another sync's memory."""
+    open_state(path, "users").db.close()
+    with pytest.raises(StateError, match="`users`, not to `orders`"):
+        open_state(path, "orders")
+
+
+def test_a_refused_file_can_be_opened_again(path: Path) -> None:
+    """An error on opening lets go of the file."""
+    open_state(path, "users").db.close()
+    for _ in range(2):
+        with pytest.raises(StateError):
+            open_state(path, "orders")
+    open_state(path, "users").db.close()
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, duckdb.Error])
+def test_a_transaction_is_all_or_nothing(path: Path, error: type[BaseException]) -> None:
+    """Whatever is raised inside takes back what was written inside, and the next one works."""
+    with open_state(path, "users") as state:
+        with pytest.raises(error), state.transaction():
+            state.db.execute("UPDATE state.about SET generation = 7")
+            raise error
+        assert 0 == state.about.generation
+        with state.transaction():
+            state.db.execute("UPDATE state.about SET generation = 8")
+        assert 8 == state.about.generation
+
+
+def test_a_failing_statement_takes_its_transaction_back(path: Path) -> None:
+    """After an error of DuckDB's own inside a transaction the connection is usable at once."""
+    with open_state(path, "users") as state:
+        with pytest.raises(duckdb.Error), transaction(state.db):
+            state.db.execute("UPDATE state.about SET generation = 7")
+            state.db.execute("SELECT * FROM state.nothing")
+        with transaction(state.db):
+            assert 0 == state.about.generation
+
+
+def test_the_holder_is_named_while_it_holds(path: Path) -> None:
+    """Whoever asks learns which process holds the state, since when, and nothing once it is free."""
+    assert holder(path) is None
+    with hold(path, NOON):
+        found = holder(path)
+        assert found is not None
+        assert (os.getpid(), "2026-03-01 12:00:00 UTC") == (found.pid, found.since)
+    assert holder(path) is None
+
+
+def test_a_second_process_is_told_who_holds_the_state(path: Path) -> None:
+    """While one process holds a sync, another gets exit code 5 and the name of the first."""
+    now = "datetime(2026, 3, 1, tzinfo=UTC)"
+    with another_process(f"held = hold(path, {now})\nheld.__enter__()", path) as other:
+        with pytest.raises(LockedError) as caught, hold(path, NOON, patience=0):
+            pass
+        assert 5 == caught.value.exit_code
+        assert f"pid {other.pid} on " in str(caught.value)
+        assert "since 2026-03-01 00:00:00 UTC" in str(caught.value)
+
+
+def test_a_killed_holder_blocks_nobody(path: Path) -> None:
+    """What a dead process left beside the state neither locks it nor is taken for a holder."""
+    with another_process("held = hold(path, datetime.now(UTC))\nheld.__enter__()", path) as other:
+        other.kill()
+        other.wait()
+    with hold(path, NOON, patience=0):
+        found = holder(path)
+        assert found is not None
+        assert os.getpid() == found.pid
+    assert holder(path) is None
+
+
+def test_two_holders_in_one_process_exclude_each_other(path: Path) -> None:
+    """The lock holds between the threads of one process, too."""
+    with hold(path, NOON), pytest.raises(LockedError), hold(path, NOON, patience=0):
+        pass
+    with hold(path, NOON, patience=0):
+        pass
+
+
+def test_an_error_while_holding_lets_go(path: Path) -> None:
+    """The lock outlives no error."""
+    with pytest.raises(ValueError, match="no"), hold(path, NOON):
+        raise ValueError("no")
+    with hold(path, NOON, patience=0):
+        pass
+
+
+@pytest.mark.parametrize("note", ["", "not JSON", "[]", '{"pid": 1}'])
+def test_an_unreadable_note_names_nobody(path: Path, note: str) -> None:
+    """A note that was cut off is as good as none."""
+    path.parent.mkdir()
+    path.with_name(f"{path.name}.holder").write_text(note)
+    assert holder(path) is None
+
+
+def test_a_holder_reads_as_a_sentence() -> None:
+    """The holder is spelled the way the error message needs it."""
+    assert "pid 7 on box since today" == str(Holder(7, "box", "today"))
+
+
+def test_a_file_that_another_program_has_open_is_locked_not_damaged(path: Path) -> None:
+    """DuckDB's own lock is told from a damaged file: wait, do not move the state away."""
+    open_state(path, "users").db.close()
+    with another_process("state = open_state(path, 'users')", path), pytest.raises(LockedError) as caught:
+        open_state(path, "users")
+    assert 5 == caught.value.exit_code
+    with open_state(path, "users"), pytest.raises(LockedError):
+        open_state(path, "users")
+
+
+def test_a_killed_writer_loses_only_what_it_had_not_committed(path: Path) -> None:
+    """What was committed before a kill is there, what was not is not, and the file opens at once."""
+    code = "state = open_state(path, 'users')\nstate.db.execute('UPDATE state.about SET generation = 5')\n"
+    code += "state.db.execute('BEGIN')\nstate.db.execute('UPDATE state.about SET generation = 6')"
+    with another_process(code, path):
+        pass
+    with open_state(path, "users") as state:
+        assert 5 == state.about.generation
+
+
+def test_the_file_does_not_grow_with_the_number_of_runs(tmp_path: Path) -> None:
+    """Later runs of the same size write over what earlier ones left."""
+    with Sandbox() as sandbox:
+        shop = Shop(tmp_path, sandbox.url, IDENTIFY, clock=FakeClock())
+        ids = [f"u{number}" for number in range(300)]
+        sizes = []
+        for number in range(24):
+            table = Table({"id": ids, "name": [f"n{(one + number) % 7}" for one in range(300)], "plan": ["x"] * 300})
+            assert 0 == shop.run(table).exit_code
+            sizes.append(shop.state_path.stat().st_size)
+    assert max(sizes[12:]) <= max(sizes[:12]) < 4_000_000
