@@ -1,0 +1,225 @@
+"""The snapshot: the rows of a model as they were when they were last turned into calls.
+
+A run first **stages** the model's rows in the TEMP table `stage` (key VARCHAR, row STRUCT), in canonical
+form and with their keys checked, and later **promotes** what it turned into calls.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import groupby
+
+import duckdb
+import pyarrow as pa
+
+from retl import sql
+from retl.errors import ModelError
+from retl.mapping import Mapping
+from retl.state import State
+from retl.sync import Sync
+from retl.value import Canonical, canonical, common_type, converted, plain_text
+
+NULL_KEY = "null_key"
+DUPLICATE_KEY = "duplicate_key"
+
+
+def stage(
+    db: duckdb.DuckDBPyConnection, sync: Sync, mapping: Mapping, batches: Iterable[pa.RecordBatch]
+) -> Mapping:
+    """Stage a model's rows, and note the keys at fault in the TEMP table `key_fault`.
+
+    Args:
+        db: the state's connection.
+        sync: for the timezone, and for saying where an error is.
+        mapping: tells which columns make the key and which make the row.
+        batches: the model's rows; their schema may change from one batch to the next.
+
+    Returns:
+        The mapping, with the canonical type of each column.
+
+    Raises:
+        ModelError: a column's type cannot be sent.
+    """
+    types: dict[str, str] = {}
+    stream = _Stream(batches)
+    for schema, group in groupby(stream, key=lambda batch: batch.schema):
+        columns = _canonical_columns(db, sync, mapping, schema)
+        if not types:
+            types = {column: value.type for column, value in columns.items()}
+            row_type = _struct_type(types, mapping)
+            db.execute(f"CREATE OR REPLACE TEMP TABLE stage (key VARCHAR, row {row_type})")
+        types = _widen(db, mapping, types, {column: value.type for column, value in columns.items()})
+        incoming = pa.RecordBatchReader.from_batches(schema, group)
+        db.register("incoming", incoming)
+        try:
+            key, row = _key(columns, mapping), _row(columns, mapping, types)
+            db.execute(f"INSERT INTO stage SELECT {key}, {row} FROM incoming")
+        except duckdb.Error:
+            if stream.error is not None:
+                raise stream.error from None
+            raise
+        finally:
+            db.unregister("incoming")
+    db.execute(_KEY_FAULTS)
+    return replace(mapping, types={column: _stored(kind) for column, kind in types.items()})
+
+
+class _Stream:
+    """Passes batches on, and keeps the error that DuckDB would turn into one of its own."""
+
+    def __init__(self, batches: Iterable[pa.RecordBatch]) -> None:
+        self._batches = batches
+        self.error: BaseException | None = None
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        try:
+            yield from self._batches
+        except BaseException as error:
+            self.error = error
+            raise
+
+
+_KEY_FAULTS = f"""
+CREATE OR REPLACE TEMP TABLE key_fault AS
+SELECT key, {sql.text(DUPLICATE_KEY)} AS reason, count(*) AS rows
+FROM stage
+WHERE key IS NOT NULL
+GROUP BY key
+HAVING count(*) > 1
+UNION ALL
+SELECT NULL, {sql.text(NULL_KEY)}, count(*)
+FROM stage
+WHERE key IS NULL
+HAVING count(*) > 0
+"""
+
+
+def _canonical_columns(
+    db: duckdb.DuckDBPyConnection, sync: Sync, mapping: Mapping, schema: pa.Schema
+) -> dict[str, Canonical]:
+    relation = db.from_arrow(pa.RecordBatchReader.from_batches(schema, []))
+    sources = dict(zip(relation.columns, relation.types, strict=True))
+    found = {}
+    for column in mapping.columns:
+        value = canonical(sources[column], sql.name(column), sync.timezone)
+        if value is None:
+            raise ModelError(
+                f"the column `{column}` has the type {sources[column]}, which has no JSON spelling",
+                where=sync.where_used(column),
+                hint="cast it in the model, or leave it out of the mapping",
+            )
+        found[column] = value
+    return found
+
+
+def _key(columns: dict[str, Canonical], mapping: Mapping) -> str:
+    """One column is spelled as it is, several as a JSON list of texts; NULL if any is NULL."""
+    texts = [plain_text(columns[column].type, columns[column].expression) for column in mapping.primary_key]
+    if len(texts) == 1:
+        return texts[0]
+    members = " || ',' || ".join(f"to_json({text})::VARCHAR" for text in texts)
+    return f"'[' || {members} || ']'"
+
+
+def _row(columns: dict[str, Canonical], mapping: Mapping, types: dict[str, str]) -> str:
+    members = [
+        f"{sql.name(column)} := {converted(columns[column].type, types[column], columns[column].expression)}"
+        for column in mapping.columns
+    ]
+    return f"struct_pack({', '.join(members)})"
+
+
+def _struct_type(types: dict[str, str], mapping: Mapping) -> str:
+    members = (f"{sql.name(column)} {_stored(types[column])}" for column in mapping.columns)
+    return f"STRUCT({', '.join(members)})"
+
+
+def _stored(kind: str) -> str:
+    """The type as which a canonical type is stored."""
+    return "VARCHAR" if kind == "NULL" else kind
+
+
+def _widen(
+    db: duckdb.DuckDBPyConnection, mapping: Mapping, types: dict[str, str], incoming: dict[str, str]
+) -> dict[str, str]:
+    """Make room in `stage` for values of other types, without changing how the staged ones are spelled."""
+    wider = {column: common_type(types[column], incoming[column]) for column in mapping.columns}
+    if wider != types:
+        members = [
+            f"{sql.name(column)} := {converted(types[column], wider[column], f'row[{sql.text(column)}]')}"
+            for column in mapping.columns
+        ]
+        row = f"struct_pack({', '.join(members)})"
+        db.execute(f"CREATE OR REPLACE TEMP TABLE stage AS SELECT key, {row} AS row FROM stage")
+    return wider
+
+
+def promote(db: duckdb.DuckDBPyConnection, new: Mapping, old: Mapping | None) -> None:
+    """Make the snapshot what the calls of this run say; to be run inside the run's transaction.
+
+    Rows in `rejected` keep their old version. Where the mapping is another than the snapshot's, the
+    snapshot is written anew: unchanged rows take what is compared from the model's row, and keep the
+    rest, which belongs to their last call.
+    """
+    if old is not None and old == new:
+        db.execute(_FORGET)
+        db.execute(_REMEMBER)
+        return
+    kept = [_kept(column, new, old) for column in new.columns]
+    learnt = [_learnt(column, new, old) for column in new.columns]
+    db.execute(_REBUILD.format(learnt=", ".join(learnt), kept=", ".join(kept)))
+
+
+_FORGET = """
+DELETE FROM state.snapshot
+WHERE key IN (
+    SELECT key FROM change
+    WHERE change = 'removed' OR (change = 'changed' AND key NOT IN (SELECT key FROM rejected))
+)
+"""
+
+_REMEMBER = """
+INSERT INTO state.snapshot
+SELECT key, after FROM change
+WHERE change IN ('added', 'changed') AND key NOT IN (SELECT key FROM rejected)
+"""
+
+_REBUILD = """
+CREATE OR REPLACE TABLE state.snapshot AS
+SELECT key, after AS row FROM change
+WHERE change IN ('added', 'changed') AND key NOT IN (SELECT key FROM rejected)
+UNION ALL
+SELECT old.key, struct_pack({learnt})
+FROM stage AS new
+JOIN state.snapshot AS old ON new.key = old.key
+WHERE old.key NOT IN (SELECT key FROM change) AND old.key NOT IN (SELECT key FROM rejected)
+UNION ALL
+SELECT old.key, struct_pack({kept})
+FROM state.snapshot AS old
+WHERE old.key IN (SELECT key FROM rejected)
+"""
+
+
+def _kept(column: str, new: Mapping, old: Mapping | None) -> str:
+    """A column of an old row in the shape of the new ones."""
+    source = old.types.get(column, "NULL") if old else "NULL"
+    return f"{sql.name(column)} := {converted(source, new.types[column], f'old.row[{sql.text(column)}]')}"
+
+
+def _learnt(column: str, new: Mapping, old: Mapping | None) -> str:
+    known = old is not None and column in old.types
+    if column in new.compared.values() or not known:
+        return f"{sql.name(column)} := new.row[{sql.text(column)}]"
+    return _kept(column, new, old)
+
+
+def row_count(db: duckdb.DuckDBPyConnection) -> int:
+    """How many rows the snapshot holds."""
+    row = db.execute("SELECT count(*) FROM state.snapshot").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def forget(state: State) -> None:
+    """Empty the snapshot, so that the next run is a first pass; to be run in a transaction."""
+    state.db.execute("DELETE FROM state.snapshot")
+    state.note(replace(state.about, first_pass=None, mapping=None, generation=state.about.generation + 1))
