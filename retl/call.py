@@ -1,0 +1,508 @@
+"""Calls: a change and a sync's mapping become a finished Segment call, in SQL.
+
+A sync has a few **templates**, each answering one kind of change with one call. All of them compile to
+one SELECT over the table `change`; it yields, for each call, its JSON text, its message id, its place in
+the order, and the reason if Segment would refuse or silently drop it.
+
+JSON is spliced from canonical values and never parsed and written again, which would cost digits.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import duckdb
+
+from retl import sql
+from retl.errors import ConfigError
+from retl.mapping import Mapping
+from retl.sync import Audience, Change, Fields, Group, Nulls, Sync, Track, TrackCall, Value
+from retl.value import (
+    json_string,
+    json_text,
+    local_instant,
+    plain_text,
+    trimmed,
+    valid_json,
+    zoned_instant,
+)
+from retl.version import __version__
+
+MAX_CALL_BYTES = 32 * 1024
+"""A call's size limit (Segment HTTP API docs, "Max request size"; the official clients' 32 << 10)."""
+
+MAX_MESSAGE_ID = 100
+"""A message id's length limit in characters (Segment Spec, common fields)."""
+
+MAX_GROUP_ID = 500
+"""A group id's length limit in characters (Segment Unify, product limits)."""
+
+BLOCKED_IDS = ("0", "-1", "null", "undefined", "anonymous", "nan", "00000000-0000-0000-0000-000000000000")
+"""Ids that come from a bad cast and would merge profiles (Segment Unify, identity resolution settings)."""
+
+RANK = {Change.REMOVED: 0, Change.ADDED: 1, Change.CHANGED: 2}
+"""The order of calls that one user gets at the same moment."""
+
+
+@dataclass(frozen=True)
+class Template:
+    """One kind of change, answered with one call.
+
+    Attributes:
+        change: the kind of change that it answers.
+        rank: the change as which the call is ordered and identified; a row that moves from one user
+            to another leaves as removed and comes as added.
+        type: Segment's type of call: identify, track or group.
+        image: the row that the values are taken from: "before" or "after".
+        event: the name of a track call.
+        fields: the traits or properties.
+        nulls: what a null field becomes where it does not say so itself.
+        timestamp: the column of the call's moment; None is the moment of detection.
+        message_id: the column of its message id; None makes one.
+        previous: whether the values before the change are sent as well.
+        if_moved: whether it is only for rows whose user is another than before.
+    """
+
+    change: Change
+    rank: Change
+    type: str
+    image: str
+    event: str | None
+    fields: Fields
+    nulls: Nulls
+    timestamp: Value | None = None
+    message_id: str | None = None
+    previous: bool = False
+    if_moved: bool = False
+
+
+def templates(sync: Sync) -> tuple[Template, ...]:
+    """The calls that a sync makes of changes."""
+    block = sync.block
+    if isinstance(block, Track):
+        return tuple(_track(sync, block))
+    if isinstance(block, Audience):
+        return tuple(_audience(sync, block))
+    kind = "group" if isinstance(block, Group) else "identify"
+    nulls = sync.nulls or Nulls.CLEAR
+    found = [
+        Template(change, change, kind, "after", None, block.traits, nulls, block.timestamp, block.message_id)
+        for change in (Change.ADDED, Change.CHANGED)
+    ]
+    if block.removed is not None:
+        found.append(
+            Template(Change.REMOVED, Change.REMOVED, kind, "before", None, block.removed.traits, nulls)
+        )
+    return tuple(found)
+
+
+def _track(sync: Sync, block: Track) -> Iterator[Template]:
+    by_change: dict[Change, TrackCall | None] = {
+        Change.ADDED: block.added,
+        Change.CHANGED: block.changed,
+        Change.REMOVED: block.removed,
+    }
+    for change, call in by_change.items():
+        if call is None:
+            continue
+        for_added = change is Change.ADDED
+        yield Template(
+            change=change,
+            rank=change,
+            type="track",
+            image="before" if change is Change.REMOVED else "after",
+            event=call.event,
+            fields={**block.properties, **(call.properties or {})},
+            nulls=sync.nulls or Nulls.OMIT,
+            timestamp=call.timestamp or (block.timestamp if for_added else None),
+            message_id=call.message_id or (block.message_id if for_added else None),
+            previous=call.previous,
+        )
+
+
+def _audience(sync: Sync, block: Audience) -> Iterator[Template]:
+    nulls = sync.nulls or Nulls.OMIT
+    noun = "Audience" if block.style == "engage" else "Segment"
+
+    def membership(entered: bool) -> Fields:
+        if block.style == "engage" and block.key is not None:
+            named = {"audience_key": _constant(block.key), block.key: _constant(entered)}
+        else:
+            named = {"segment_name": _constant(block.name)}
+        return {**named, **block.properties}
+
+    for change in (Change.REMOVED, Change.CHANGED):
+        yield Template(
+            change=change,
+            rank=Change.REMOVED,
+            type="track",
+            image="before",
+            event=f"{noun} Exited",
+            fields=membership(False),
+            nulls=nulls,
+            if_moved=change is Change.CHANGED,
+        )
+    for change in (Change.ADDED, Change.CHANGED):
+        yield Template(
+            change=change,
+            rank=Change.ADDED,
+            type="track",
+            image="after",
+            event=f"{noun} Entered",
+            fields=membership(True),
+            nulls=nulls,
+            timestamp=block.timestamp,
+            message_id=block.message_id,
+            if_moved=change is Change.CHANGED,
+        )
+
+
+def _constant(value: object) -> Value:
+    return Value.model_validate({"value": value})
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """All that a SELECT of calls depends on besides the changes themselves.
+
+    Attributes:
+        sync: the sync.
+        mapping: its mapping, with the types of the model's columns; the row "after".
+        memory: the mapping of the snapshot; the row "before". None on a first pass.
+        id_prefix: what tells this state, sync and generation from all others in the world.
+        detected_at: the moment at which the changes were found, UTC.
+        lanes: over how many lanes the users are spread.
+    """
+
+    sync: Sync
+    mapping: Mapping
+    memory: Mapping | None
+    id_prefix: str
+    detected_at: datetime
+    lanes: int = 1
+
+    def type_of(self, image: str, column: str) -> str | None:
+        """The canonical type of a column in one of the two rows; None where that row lacks it."""
+        mapping = self.mapping if image == "after" else self.memory
+        return mapping.types.get(column) if mapping else None
+
+    def column(self, image: str, column: str) -> str:
+        """SQL for a column of one of the two rows; NULL where that row lacks it."""
+        return "NULL" if self.type_of(image, column) is None else f"{image}[{sql.text(column)}]"
+
+    def remembered(self, change: Change, name: str) -> str | None:
+        """The column from which the snapshot's mapping took a field; None where it had no such field."""
+        fields = self.memory.fields if self.memory else {}
+        return fields.get(f"{change} {name}", fields.get(name))
+
+    def source(self, template: Template, name: str, value: Value) -> str:
+        """The column of a call's field; of a row that is gone, what the mapping said while it was there."""
+        column = value.column or ""
+        if template.image == "before" and self.type_of("before", column) is None:
+            return self.remembered(template.change, name) or column
+        return column
+
+
+def render_calls(db: duckdb.DuckDBPyConnection, rendering: Rendering, silent: bool) -> None:
+    """Turn the TEMP table `change` into the TEMP table `call`, in which a call without `reason` can be sent.
+
+    Args:
+        db: the state's connection.
+        rendering: all that the calls depend on.
+        silent: whether this is a silent baseline, which makes no calls.
+    """
+    db.execute(_CALL_TABLE)
+    answered = [
+        template
+        for template in templates(rendering.sync)
+        if not silent and (rendering.memory is not None or template.change is Change.ADDED)
+    ]
+    if answered:
+        selects = "\nUNION ALL\n".join(_render(rendering, template) for template in answered)
+        db.execute(f"INSERT INTO call\n{selects}")
+    if any(template.message_id for template in answered):
+        db.execute(_SHARED_MESSAGE_IDS)
+
+
+_CALL_TABLE = """
+CREATE OR REPLACE TEMP TABLE call (
+    change     VARCHAR,
+    key        VARCHAR,
+    rank       INTEGER,    -- the order among calls of one user and moment: 0 removed, 1 added, 2 changed
+    type       VARCHAR,
+    event      VARCHAR,
+    user_id    VARCHAR,    -- the user id, else the anonymous id
+    message_id VARCHAR,
+    moment     TIMESTAMP,  -- UTC
+    lane       INTEGER,
+    body       VARCHAR,
+    bytes      BIGINT,
+    reason     VARCHAR     -- why it cannot be sent
+)
+"""
+
+_SHARED_MESSAGE_IDS = """
+UPDATE call SET reason = 'duplicate_message_id'
+WHERE reason IS NULL
+    AND message_id IN (SELECT message_id FROM call GROUP BY message_id HAVING count(*) > 1)
+"""
+
+
+def _render(rendering: Rendering, template: Template) -> str:
+    ids = {name: _id(rendering, template.image, column) for name, column in rendering.mapping.ids.items()}
+    user, anonymous = ids.get("user_id", "NULL::VARCHAR"), ids.get("anonymous_id", "NULL::VARCHAR")
+    group = ids.get("group_id", "NULL::VARCHAR")
+    head = [sql.text(f'"type":"{template.type}"')]
+    head += [f"'\"userId\":' || to_json({user})::VARCHAR"] if "user_id" in ids else []
+    head += [f"'\"anonymousId\":' || to_json({anonymous})::VARCHAR"] if "anonymous_id" in ids else []
+    head += [f"'\"groupId\":' || to_json({group})::VARCHAR"] if template.type == "group" else []
+    if template.event is not None:
+        head.append(sql.text('"event":' + json_string(template.event)))
+    body_name = "properties" if template.type == "track" else "traits"
+    head.append(_member(body_name, _body(rendering, template)))
+    head.append(_member("context", _context(rendering, template)))
+    if rendering.sync.block.integrations:
+        head.append(sql.text('"integrations":' + json_string_of(rendering.sync.block.integrations)))
+
+    stamp = _timestamp(rendering, template)
+    own_id = "NULL::VARCHAR"
+    if template.message_id is not None:
+        own_id = f"nullif({_id(rendering, template.image, template.message_id)}, '')"
+    prefix = sql.text(f"{rendering.id_prefix}{template.change}:{template.rank}:")
+    hashed = f"{prefix} || strlen(key) || ':' || key || head || coalesce(stamp::VARCHAR, '')"
+    detected = f"make_timestamp_ms({int(rendering.detected_at.timestamp() * 1000)})"
+    members = sql.join_lines(head, indent=" " * 16)
+    return f"""\
+SELECT
+    change, key, {RANK[template.rank]} AS rank, {sql.text(template.type)} AS type,
+    {sql.text(template.event) if template.event else "NULL"} AS event,
+    user_id, message_id, moment, (hash(user_id) % {rendering.lanes})::INTEGER AS lane, body,
+    strlen(body) AS bytes,
+    CASE
+        WHEN fault IS NOT NULL THEN fault
+        WHEN length(message_id) > {MAX_MESSAGE_ID} THEN 'message_id_too_long'
+        WHEN strlen(body) > {MAX_CALL_BYTES} THEN 'too_large'
+    END AS reason
+FROM (
+    SELECT
+        *,
+        '{{' || head || ',"messageId":' || to_json(message_id)::VARCHAR
+            || ',"timestamp":"' || strftime(moment, '%Y-%m-%dT%H:%M:%S.%gZ') || '"}}' AS body
+    FROM (
+        SELECT
+            change, key, head, fault, user_id,
+            coalesce(stamp, {detected}) AS moment,
+            coalesce(own_id, 'retl-' || md5({hashed})) AS message_id
+        FROM (
+            SELECT
+                change, key,
+                coalesce({user}, {anonymous}) AS user_id,
+                {own_id} AS own_id,
+                {stamp} AS stamp,
+                {_fault(rendering, template, ids, own_id)} AS fault,
+                concat_ws(',',
+                {members}
+                ) AS head
+            FROM change
+            WHERE change = {sql.text(template.change)}{_moved(rendering) if template.if_moved else ""}
+        )
+    )
+)"""
+
+
+def _moved(rendering: Rendering) -> str:
+    ids = [column for name, column in rendering.mapping.ids.items() if name != "group_id"]
+    pairs = ((_id(rendering, "before", one), _id(rendering, "after", one)) for one in ids)
+    return f" AND ({' OR '.join(f'{before} IS DISTINCT FROM {after}' for before, after in pairs)})"
+
+
+def _id(rendering: Rendering, image: str, column: str) -> str:
+    kind = rendering.type_of(image, column)
+    return "NULL::VARCHAR" if kind is None else plain_text(kind, rendering.column(image, column))
+
+
+def _fault(rendering: Rendering, template: Template, ids: dict[str, str], own_id: str) -> str:
+    """The first reason for which a call cannot be sent."""
+    allowed = {one.lower() for one in rendering.sync.allow_ids}
+    # The empty id cannot be allowed: Segment drops it.
+    blocked = ["", *(one for one in BLOCKED_IDS if one not in allowed)]
+    among = f"IN ({', '.join(map(sql.text, blocked))})"
+    users = [one for name, one in ids.items() if name != "group_id"]
+    faults = [f"WHEN coalesce({', '.join(users)}) IS NULL THEN 'no_id'"]
+    if "group_id" in ids:
+        faults.append(f"WHEN coalesce({ids['group_id']}, '') = '' THEN 'no_group_id'")
+        faults.append(f"WHEN length({ids['group_id']}) > {MAX_GROUP_ID} THEN 'group_id_too_long'")
+    faults += [f"WHEN lower(trim({one})) {among} THEN 'blocked_id'" for one in ids.values()]
+    if template.timestamp is not None:
+        faults.append(_bad_moment(rendering, template, template.timestamp, template.timestamp.column or ""))
+    if template.message_id is not None and template.change is Change.CHANGED:
+        last = _id(rendering, "before", template.message_id)
+        faults.append(f"WHEN {own_id} = {last} THEN 'duplicate_message_id'")
+    context = {f"context {name}": value for name, value in rendering.sync.block.context.items()}
+    for name, value in {**template.fields, **context}.items():
+        column = rendering.source(template, name, value)
+        kind = rendering.type_of(template.image, column)
+        if value.as_ == "timestamp":
+            faults.append(_bad_moment(rendering, template, value, column))
+        elif kind == "JSON" or (kind is not None and value.as_ == "json"):
+            written = rendering.column(template.image, column)
+            faults.append(f"WHEN NOT {valid_json(_json_source(kind, written))} THEN 'bad_json'")
+    return f"CASE {' '.join(faults)} END"
+
+
+def _bad_moment(rendering: Rendering, template: Template, value: Value, column: str) -> str:
+    written = rendering.column(template.image, column)
+    moment = _moment(rendering, template.image, value, column)
+    return f"WHEN {written} IS NOT NULL AND {moment} IS NULL THEN 'bad_timestamp'"
+
+
+def _timestamp(rendering: Rendering, template: Template) -> str:
+    """The instant that a column gives, NULL where the moment of detection is to be taken."""
+    if template.timestamp is None:
+        return "NULL::TIMESTAMP"
+    column = template.timestamp.column or ""
+    moment = _moment(rendering, template.image, template.timestamp, column)
+    if template.change is not Change.CHANGED:
+        return moment
+    last = _moment(rendering, "before", template.timestamp, column)
+    return f"CASE WHEN {last} IS NULL OR {moment} > {last} THEN {moment} END"
+
+
+def _moment(rendering: Rendering, image: str, value: Value, column: str) -> str:
+    """A column as an instant in UTC; NULL where it cannot be read as one, or ISO 8601 cannot write it."""
+    kind = rendering.type_of(image, column)
+    if kind is None:
+        return "NULL::TIMESTAMP"
+    written = rendering.column(image, column)
+    zone = rendering.sync.timezone
+    if kind == "TIMESTAMP":
+        moment = written
+    elif kind == "DATE":
+        moment = local_instant(f"{written}::TIMESTAMP", zone)
+    elif kind in {"VARCHAR", "JSON"} and value.unit is None:
+        moment = sql.let("words", plain_text(kind, written), _parsed(zone))
+    elif kind == "BOOLEAN" or value.unit is None:
+        what = "booleans" if kind == "BOOLEAN" else "numbers"
+        raise ConfigError(
+            f"the column `{column}` holds {what}, which are no moments",
+            where=rendering.sync.where_used(column),
+            hint=f"for seconds or milliseconds since 1970 write {{column: {column}, as: timestamp, unit: s}} "
+            "or unit: ms; else cast it in the model",
+        )
+    else:
+        milliseconds = f"round(try_cast({plain_text(kind, written)} AS DOUBLE) * {UNIT[value.unit]})"
+        # A CASE alone would not do: DuckDB may compute its branches for numbers that are far too large.
+        bounded = "CASE WHEN abs(number) < 1e15 THEN number END"
+        moment = f"make_timestamp_ms(try_cast({sql.let('number', milliseconds, bounded)} AS BIGINT))"
+    in_range = f"moment BETWEEN {FIRST_MOMENT} AND {LAST_MOMENT}"
+    return sql.let("moment", moment, f"CASE WHEN {in_range} THEN moment END")
+
+
+UNIT = {"s": 1000, "ms": 1}
+"""Milliseconds in a unit."""
+
+FIRST_MOMENT, LAST_MOMENT = "TIMESTAMP '0001-01-01'", "TIMESTAMP '9999-12-31 23:59:59.999'"
+
+
+def _parsed(zone: str) -> str:
+    """The text `words` as an instant, NULL where it is none; a zone in it counts, else the sync's."""
+    names_zone = "regexp_matches(words, ':.*[0-9] ?([Zz]|UTC|[+-][0-9]{2}(:?[0-9]{2})?)$')"
+    zoned, local = "try_cast(words AS TIMESTAMPTZ)", "try_cast(words AS TIMESTAMP)"
+    return f"CASE WHEN {names_zone} THEN {zoned_instant(zoned)} ELSE {local_instant(local, zone)} END"
+
+
+def _body(rendering: Rendering, template: Template) -> str:
+    """The object of traits or properties."""
+    fields = {name: _field(rendering, template, name, value) for name, value in template.fields.items()}
+    if template.previous:
+        was, names = {}, []
+        for name, value in template.fields.items():
+            if value.column is None:
+                continue
+            known_as = rendering.remembered(template.change, name) or value.column
+            before = _json(rendering, "before", value, known_as)
+            differs = f"{before} IS DISTINCT FROM {_json(rendering, 'after', value, value.column)}"
+            was[name] = f"CASE WHEN {differs} THEN coalesce({before}, 'null') END"
+            names.append(f"CASE WHEN {differs} THEN {sql.text(json_string(name))} END")
+        fields["previous"] = _object(was)
+        fields["changed"] = f"'[' || concat_ws(',', {', '.join(names) or 'NULL'}) || ']'"
+    return _object(fields)
+
+
+def _context(rendering: Rendering, template: Template) -> str:
+    fields = {
+        name: _field(rendering, template, f"context {name}", value, Nulls.OMIT)
+        for name, value in rendering.sync.block.context.items()
+    }
+    if not any(name.split(".")[0] == "library" for name in fields):
+        fields["library"] = sql.text(json_string_of({"name": "retl", "version": __version__}))
+    return _object(fields)
+
+
+def _field(
+    rendering: Rendering, template: Template, name: str, value: Value, nulls: Nulls | None = None
+) -> str:
+    """The JSON text of one field, NULL where it is left out."""
+    if value.is_constant:
+        return sql.text(json_string_of(value.constant))
+    written = _json(rendering, template.image, value, rendering.source(template, name, value))
+    policy = value.nulls or nulls or template.nulls
+    if policy is Nulls.SEND:
+        return f"coalesce({written}, 'null')"
+    sent_from = rendering.remembered(template.change, name)
+    if policy is Nulls.CLEAR and template.image == "after" and sent_from is not None:
+        had = f"{rendering.column('before', sent_from)} IS NOT NULL"
+        return f"coalesce({written}, CASE WHEN {had} THEN 'null' END)"
+    return written
+
+
+def _json(rendering: Rendering, image: str, value: Value, column: str) -> str:
+    """The JSON text of a column's value in one of the rows; NULL where that row lacks the column."""
+    kind = rendering.type_of(image, column)
+    if kind is None:
+        return "NULL::VARCHAR"
+    if value.as_ == "timestamp":
+        return json_text("TIMESTAMP", _moment(rendering, image, value, column))
+    written = rendering.column(image, column)
+    return _json_source(kind, written) if value.as_ == "json" else json_text(kind, written)
+
+
+def _json_source(kind: str, written: str) -> str:
+    """The text of a column that holds JSON, be it of a JSON type or plain text."""
+    if kind in {"JSON", "VARCHAR"}:
+        return f"nullif({trimmed(f'{written}::VARCHAR')}, 'null')"
+    return json_text(kind, written)
+
+
+def _object(fields: dict[str, str]) -> str:
+    """A JSON object of fields whose dotted names build nested objects; NULL members are left out."""
+    tree: dict[str, Any] = {}
+    for name, text in fields.items():
+        *outer, last = name.split(".")
+        node = tree
+        for part in outer:
+            node = node.setdefault(part, {})
+        node[last] = text
+    return f"'{{' || {_members(tree)} || '}}'"
+
+
+def _members(tree: dict[str, Any]) -> str:
+    members = []
+    for name, node in tree.items():
+        if isinstance(node, dict):
+            inner = f"nullif({_members(node)}, '')"
+            members.append(_member(name, f"'{{' || {inner} || '}}'"))
+        else:
+            members.append(_member(name, node))
+    return f"concat_ws(',', {', '.join(members)})" if members else "''"
+
+
+def _member(name: str, text: str) -> str:
+    return f"{sql.text(json_string(name) + ':')} || ({text})"
+
+
+def json_string_of(constant: Any) -> str:
+    """A constant of a sync file as JSON text."""
+    return json.dumps(constant, ensure_ascii=False, separators=(",", ":"), allow_nan=False)

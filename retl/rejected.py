@@ -1,0 +1,170 @@
+"""What cannot be sent: rows with a fault, kept until they are mended, and calls refused for good."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import duckdb
+
+from retl.batch import Batch
+
+REASONS = {
+    "null_key": "a column of the primary key is null",
+    "duplicate_key": "several rows share the primary key",
+    "no_id": "user id and anonymous id are both null",
+    "blocked_id": "an id that comes from a bad cast and would merge profiles; see `allow_ids`",
+    "no_group_id": "the group id is null or empty",
+    "group_id_too_long": "the group id is longer than 500 characters",
+    "bad_timestamp": "a timestamp cannot be read",
+    "bad_json": "a text that should hold JSON does not",
+    "too_large": "the call is larger than 32,768 bytes",
+    "message_id_too_long": "the message id is longer than 100 characters",
+    "duplicate_message_id": "the message id was used before, or by another row",
+    "refused": "Segment answered 400 or 413 to this call alone",
+}
+"""Every reason code, with what it means."""
+
+
+def collect(db: duckdb.DuckDBPyConnection) -> None:
+    """Gather the rows of this run that cannot be sent in the TEMP table `rejected` (key, reason, rows).
+
+    A row is rejected as a whole: where one of its calls has a fault, none of them leaves.
+    """
+    db.execute(
+        """
+        CREATE OR REPLACE TEMP TABLE rejected AS
+        SELECT key, reason, rows FROM key_fault WHERE key IS NOT NULL
+        UNION ALL
+        SELECT key, min(reason), 1
+        FROM call
+        WHERE reason IS NOT NULL AND change <> 'removed' AND rank > 0
+        GROUP BY key
+        """
+    )
+
+
+@dataclass(frozen=True)
+class Tally:
+    """The rejected rows of a run, by reason and by the kind of change that they would have been."""
+
+    by_reason: dict[str, int]
+    by_change: dict[str, int]
+
+
+def tally(db: duckdb.DuckDBPyConnection) -> Tally:
+    """Count what `collect` gathered."""
+    by_reason = db.execute(
+        """
+        SELECT reason, sum(rows)::BIGINT
+        FROM (
+            SELECT reason, rows FROM rejected
+            UNION ALL
+            SELECT reason, rows FROM key_fault WHERE key IS NULL
+        )
+        GROUP BY reason
+        ORDER BY reason
+        """
+    ).fetchall()
+    by_change = db.execute(
+        "SELECT change, count(*) FROM change WHERE key IN (SELECT key FROM rejected) GROUP BY change"
+    ).fetchall()
+    return Tally(dict(by_reason), dict(by_change))
+
+
+def record(db: duckdb.DuckDBPyConnection, run_id: str, now: datetime) -> int:
+    """Keep this run's rejected rows, and the calls of rows that are gone; returns how many calls.
+
+    Rows that are mended are forgotten. To be run in the run's transaction.
+    """
+    db.execute(_ROWS, {"now": now.replace(tzinfo=None)})
+    db.execute("DELETE FROM state.rejected_row")
+    db.execute("INSERT INTO state.rejected_row SELECT * FROM rejected_row_now")
+    row = db.execute(_CALLS, {"run_id": run_id, "now": now.replace(tzinfo=None)}).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+_ROWS = """
+CREATE OR REPLACE TEMP TABLE rejected_row_now AS
+SELECT
+    new.key, new.reason, new.rows,
+    coalesce(old.first_seen, $now) AS first_seen,
+    $now AS last_seen,
+    coalesce(old.times, 0) + 1 AS times
+FROM (
+    SELECT key, reason, rows FROM rejected
+    UNION ALL
+    SELECT key, reason, rows FROM key_fault WHERE key IS NULL
+) AS new
+LEFT JOIN state.rejected_row AS old
+    ON new.key IS NOT DISTINCT FROM old.key
+"""
+
+_CALLS = """
+INSERT INTO state.rejected_call
+SELECT $run_id, key, change, message_id, body, reason, NULL, $now
+FROM call
+WHERE reason IS NOT NULL AND rank = 0 AND (change = 'removed' OR key NOT IN (SELECT key FROM rejected))
+"""
+
+
+def reject_call(db: duckdb.DuckDBPyConnection, batch: Batch, answer: str, now: datetime) -> None:
+    """Move the only call of a batch from the outbox to the rejected; to be run in a transaction."""
+    db.execute(
+        """
+        INSERT INTO state.rejected_call
+        SELECT run_id, key, change, message_id, body, 'refused', ?, ?
+        FROM state.outbox
+        WHERE lane = ? AND seq = ?
+        """,
+        [answer, now.replace(tzinfo=None), batch.lane, batch.first_seq],
+    )
+    db.execute("UPDATE state.mark SET delivered = ? WHERE lane = ?", [batch.last_seq, batch.lane])
+
+
+def rejected_rows(db: duckdb.DuckDBPyConnection, limit: int) -> list[dict[str, Any]]:
+    """The rows that cannot be sent, the newest first."""
+    return _dicts(
+        db.execute(
+            """
+            SELECT key, reason, rows, first_seen, last_seen, times
+            FROM state.rejected_row
+            ORDER BY first_seen DESC, key
+            LIMIT ?
+            """,
+            [limit],
+        )
+    )
+
+
+def rejected_calls(db: duckdb.DuckDBPyConnection, limit: int) -> list[dict[str, Any]]:
+    """The calls that were refused for good, the newest first."""
+    return _dicts(
+        db.execute(
+            """
+            SELECT key, change, reason, message_id, answer, rejected_at
+            FROM state.rejected_call
+            ORDER BY rejected_at DESC, key
+            LIMIT ?
+            """,
+            [limit],
+        )
+    )
+
+
+def counts(db: duckdb.DuckDBPyConnection) -> tuple[int, int]:
+    """Rejected rows and rejected calls that are kept."""
+    row = db.execute(
+        """
+        SELECT
+            (SELECT coalesce(sum(rows), 0) FROM state.rejected_row),
+            (SELECT count(*) FROM state.rejected_call)
+        """
+    ).fetchone()
+    assert row is not None
+    return int(row[0]), int(row[1])
+
+
+def _dicts(found: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
+    names = [column[0] for column in found.description or []]
+    return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
