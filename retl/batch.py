@@ -1,0 +1,80 @@
+"""Batches: calls that fit Segment's limits together."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+MAX_BATCH_CALLS = 2_500
+"""Calls in a batch; beyond it Segment answers 200 and drops them (Segment HTTP API docs, "Errors")."""
+
+ENVELOPE_BYTES = 256
+"""Room for `{"batch":[…],"sentAt":…,"writeKey":…}` around the calls."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Consecutive calls of one lane, ready to be posted.
+
+    Attributes:
+        lane: the lane.
+        seqs: place of each call in the outbox, ascending.
+        ends: where each call ends in `text`, ascending; a comma follows each but the last.
+        text: the calls' JSON in UTF-8, joined by commas.
+    """
+
+    lane: int
+    seqs: npt.NDArray[np.int64]
+    ends: npt.NDArray[np.int64]
+    text: memoryview
+
+    @property
+    def calls(self) -> int:
+        """How many calls it holds."""
+        return len(self.seqs)
+
+    @property
+    def last_seq(self) -> int:
+        """The place of its last call."""
+        return int(self.seqs[-1])
+
+    @property
+    def first_seq(self) -> int:
+        """The place of its first call."""
+        return int(self.seqs[0])
+
+    def part(self, start: int, stop: int) -> "Batch":
+        """Its calls from number `start` up to `stop`, without copying them."""
+        begin = int(self.ends[start - 1]) + 1 if start else 0
+        return Batch(
+            self.lane,
+            self.seqs[start:stop],
+            self.ends[start:stop] - begin,
+            self.text[begin : int(self.ends[stop - 1])],
+        )
+
+    def halves(self) -> tuple["Batch", "Batch"]:
+        """Two batches with half of the calls each; for two calls and more."""
+        middle = self.calls // 2
+        return self.part(0, middle), self.part(middle, self.calls)
+
+
+def cut(ends: npt.NDArray[np.int64], max_bytes: int, max_calls: int) -> Iterator[tuple[int, int]]:
+    """Cut consecutive calls into batches, each as full as the limits allow.
+
+    Args:
+        ends: where each call ends in the joined text, ascending, a comma between two calls.
+        max_bytes: of a batch's joined text; a single call that is longer is a batch of its own.
+        max_calls: of a batch.
+
+    Yields:
+        Number of the first call and of the one after the last.
+    """
+    start = 0
+    while start < len(ends):
+        begin = int(ends[start - 1]) + 1 if start else 0
+        fitting = int(np.searchsorted(ends, begin + max_bytes, side="right"))
+        stop = max(start + 1, min(fitting, start + max_calls))
+        yield start, stop
+        start = stop

@@ -1,0 +1,339 @@
+"""Delivery: the outbox, lane by lane, to Segment.
+
+Each lane is worked off by one thread, in order, batch after batch. An attempt is noted before it is made
+and its answer after, so that a process that dies in between leaves a trace. What an answer means is
+decided in `receipt`; here it is done.
+"""
+
+import random
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import duckdb
+import numpy as np
+
+from retl import outbox, rejected
+from retl.batch import Batch, cut
+from retl.clock import Clock
+from retl.errors import DeadlineError, DestinationError, Interrupted, RetlError, SegmentError
+from retl.receipt import Receipt, Verdict, judge
+from retl.segment import MAX_BATCH_BYTES, Segment
+from retl.state import State, transaction
+from retl.watch import Watch
+
+HOPELESS = 20
+"""So many calls refused one by one with none accepted: then it is not the calls."""
+
+GRACE_SECONDS = 8.0
+"""How long an interrupted delivery waits for the answers of batches in flight."""
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What became of the outbox.
+
+    Attributes:
+        delivered: calls that Segment accepted.
+        rejected: calls that it refused for good.
+        unsure: of the delivered ones, calls that had gone out before without an answer, also in an
+            earlier run, so that Segment may have got them twice.
+        batches: accepted.
+        bytes: of the accepted calls.
+        retries: attempts that were not the first.
+        error: what ended it before the outbox was empty; None where nothing did.
+    """
+
+    delivered: int = 0
+    rejected: int = 0
+    unsure: int = 0
+    batches: int = 0
+    bytes: int = 0
+    retries: int = 0
+    error: RetlError | None = None
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Under which terms calls are delivered.
+
+    Attributes:
+        run_id: the run, for the receipts.
+        deadline: on the monotonic clock; no wait goes beyond it.
+        limit: how many calls may leave; None is all.
+    """
+
+    run_id: str
+    deadline: float
+    limit: int | None = None
+
+    def after(self, delivery: Delivery) -> "Terms":
+        """The terms for the rest of a run, in which so much was delivered already."""
+        if self.limit is None:
+            return self
+        return replace(self, limit=max(0, self.limit - delivery.delivered))
+
+
+def deliver(state: State, segment: Segment, terms: Terms, clock: Clock, watch: Watch) -> Delivery:
+    """Deliver what is in the outbox.
+
+    Never raises for what Segment or the network does, nor for a signal: that is the result's `error`, and
+    all calls that were not accepted stay in the outbox.
+    """
+    with state.transaction():
+        outbox.settle(state.db)
+        outbox.start_marks(state.db)
+    lanes = outbox.lanes(state.db)
+    if not lanes:
+        return Delivery()
+    watch.delivering(sum(lane.calls for lane in lanes))
+    round_ = _Round(segment, terms, clock, watch, deque(lanes), terms.limit)
+    workers: list[_Worker] = []
+    try:
+        for _ in range(min(segment.connections, len(lanes))):
+            workers.append(_Worker(round_, state.db.cursor()))
+            threading.Thread(target=workers[-1].work, daemon=True).start()
+        for worker in workers:
+            worker.done.wait()
+    except Interrupted as interrupted:
+        round_.error = interrupted
+    finally:
+        round_.stop.set()
+        give_up_at = clock.monotonic() + GRACE_SECONDS
+        for worker in workers:
+            worker.done.wait(max(0.0, give_up_at - clock.monotonic()))
+        with round_.lock:
+            round_.closed = True
+    if round_.bug is not None:
+        raise round_.bug
+    with state.transaction():
+        outbox.settle(state.db)
+    return replace(round_.tally, error=round_.error)
+
+
+class _Closed(Exception):
+    """The round went on without this thread, whose answer came too late."""
+
+
+@dataclass
+class _Round:
+    """One pass over the outbox: what its threads share.
+
+    Attributes:
+        lanes: still to be taken up.
+        left: how many calls may still leave; None is all.
+        stop: set when no further batch may go out.
+        closed: whether the outbox is no longer to be touched.
+        paused_until: on the monotonic clock; before that, Segment wants no calls.
+        lock: for all that the threads write, here and in the outbox.
+    """
+
+    segment: Segment
+    terms: Terms
+    clock: Clock
+    watch: Watch
+    lanes: deque[outbox.Lane]
+    left: int | None
+    stop: threading.Event = field(default_factory=threading.Event)
+    closed: bool = False
+    paused_until: float = 0.0
+    tally: Delivery = field(default_factory=Delivery)
+    error: RetlError | None = None
+    bug: BaseException | None = None
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+    @contextmanager
+    def noting(self) -> Iterator[Delivery]:
+        """Alone with the outbox and the tally, which it gives.
+
+        Raises:
+            _Closed: the outbox is no longer to be touched.
+        """
+        with self.lock:
+            if self.closed:
+                raise _Closed
+            yield self.tally
+
+    def take_lane(self) -> outbox.Lane | None:
+        """The next lane; None where there is none, or the round is over."""
+        with self.lock:
+            return self.lanes.popleft() if self.lanes and not self.stop.is_set() else None
+
+    def allow(self, calls: int) -> int:
+        """Of so many calls, how many may still leave."""
+        with self.lock:
+            if self.left is None:
+                return calls
+            allowed = min(calls, self.left)
+            self.left -= allowed
+            return allowed
+
+    def end(self, error: RetlError) -> None:
+        """End the round; the first error is the one that counts."""
+        with self.lock:
+            self.error = self.error or error
+            self.stop.set()
+
+    def pause(self, seconds: float) -> None:
+        """Keep every lane from sending for a while."""
+        with self.lock:
+            self.paused_until = max(self.paused_until, self.clock.monotonic() + seconds)
+
+    @property
+    def pause_left(self) -> float:
+        """Seconds until calls may go out again."""
+        return max(0.0, self.paused_until - self.clock.monotonic())
+
+    def wait(self, seconds: float, error: RetlError) -> bool:
+        """Wait; False where the round is over, which it is at once, with that error, if time is too short."""
+        if self.clock.monotonic() + seconds > self.terms.deadline:
+            self.end(error)
+        return not self.clock.wait(seconds, self.stop)
+
+
+class _Worker:
+    """One thread's part of a round: it works off lane after lane.
+
+    Attributes:
+        round: what is shared.
+        db: a connection of its own.
+        done: set at the end of its work. To join a thread would not do: up to Python 3.12 a join that a
+            signal interrupts takes the thread for ended.
+        attempted: the place in the lane up to which calls went out without a known answer.
+    """
+
+    def __init__(self, round_: _Round, db: duckdb.DuckDBPyConnection) -> None:
+        self.round = round_
+        self.db = db
+        self.done = threading.Event()
+        self.attempted = 0
+
+    def work(self) -> None:
+        """Take lane after lane, until none is left or the round is over."""
+        try:
+            while (lane := self.round.take_lane()) is not None:
+                self.attempted = lane.attempted
+                for batch in self._batches(lane):
+                    if not self._deliver(batch):
+                        break
+        except _Closed:
+            pass
+        except BaseException as error:
+            self.round.bug = self.round.bug or error
+            self.round.stop.set()
+        finally:
+            self.done.set()
+
+    def _batches(self, lane: outbox.Lane) -> Iterator[Batch]:
+        for page in outbox.pages(self.db, lane.number):
+            for start, stop in cut(page.ends, MAX_BATCH_BYTES, self.round.segment.max_calls):
+                calls = self.round.allow(stop - start)
+                if calls:
+                    yield page.part(start, start + calls)
+                if calls < stop - start:
+                    return
+
+    def _deliver(self, batch: Batch) -> bool:
+        """Deliver a batch, however often it takes; False where the round is over."""
+        round_ = self.round
+        attempts = retry = 0
+        while self._wait_for_turn(batch):
+            self._note_attempted(batch, max(self.attempted, batch.last_seq))
+            answer = round_.segment.post(batch, round_.clock.now(), attempts)
+            attempts += 1
+            receipt = judge(answer, retry, round_.segment.patience, random.random())
+            if receipt.verdict is Verdict.DELIVERED:
+                self._note_delivered(batch, attempts, answer.status or 0)
+                return True
+            if answer.unsure:
+                self.attempted = max(self.attempted, batch.last_seq)
+            else:
+                self._note_attempted(batch, self.attempted)
+            if receipt.verdict is Verdict.SPLIT:
+                return self._split(batch, receipt)
+            if receipt.verdict is not Verdict.RETRY:
+                round_.end(self._final(receipt))
+                return False
+            retry += not receipt.directed
+            if not self._wait_for_retry(receipt):
+                return False
+        return False
+
+    def _wait_for_turn(self, batch: Batch) -> bool:
+        """Wait until no pause holds and the pace has a place; False where the round is over.
+
+        A place is booked only when the pause is over: else all lanes would leave at its end together.
+        """
+        round_, pace = self.round, self.round.segment.pace
+        late = DeadlineError("the time for this run is up", hint="run it again; nothing is lost")
+        while round_.wait(round_.pause_left, late) and round_.wait(pace.book(batch.calls), late):
+            if round_.pause_left == 0:
+                return True
+        return False
+
+    def _wait_for_retry(self, receipt: Receipt) -> bool:
+        """Wait before a retry, with all lanes where Segment asked for it; False where the round is over."""
+        with self.round.noting() as tally:
+            self.round.tally = replace(tally, retries=tally.retries + 1)
+        self.round.watch.waiting(receipt.reason, receipt.wait)
+        if receipt.directed:
+            self.round.pause(receipt.wait)
+        late = SegmentError(
+            f"Segment does not take the calls ({receipt.reason}), and the time for this run is up",
+            where=self.round.segment.to.endpoint,
+            hint="run it again; nothing is lost",
+        )
+        return self.round.wait(receipt.wait, late)
+
+    def _split(self, batch: Batch, receipt: Receipt) -> bool:
+        """Deliver a refused batch in halves; a call that is refused alone is rejected."""
+        if batch.calls > 1:
+            return all(self._deliver(half) for half in batch.halves())
+        with self.round.noting() as tally:
+            if tally.delivered == 0 and tally.rejected >= HOPELESS:
+                self.round.end(
+                    SegmentError(
+                        f"every call so far was refused ({receipt.reason})",
+                        where=self.round.segment.to.endpoint,
+                        hint="check the endpoint; the calls that are left stay pending",
+                    )
+                )
+                return False
+            with transaction(self.db):
+                rejected.reject_call(self.db, batch, receipt.reason, self.round.clock.now())
+            self.round.tally = replace(tally, rejected=tally.rejected + 1)
+        return True
+
+    def _note_attempted(self, batch: Batch, seq: int) -> None:
+        with self.round.noting():
+            outbox.note_attempted(self.db, batch.lane, seq)
+
+    def _note_delivered(self, batch: Batch, attempts: int, status: int) -> None:
+        with self.round.noting() as tally:
+            now = self.round.clock.now().replace(tzinfo=None)
+            with transaction(self.db):
+                outbox.note_delivered(self.db, batch, self.round.terms.run_id, attempts, status, now)
+            self.round.tally = replace(
+                tally,
+                delivered=tally.delivered + batch.calls,
+                unsure=tally.unsure + int(np.searchsorted(batch.seqs, self.attempted, side="right")),
+                batches=tally.batches + 1,
+                bytes=tally.bytes + len(batch.text),
+            )
+        self.round.watch.delivered(batch.calls)
+
+    def _final(self, receipt: Receipt) -> RetlError:
+        where = self.round.segment.to.endpoint
+        if receipt.verdict is Verdict.REFUSED:
+            return DestinationError(
+                f"Segment refuses the write key ({receipt.reason})",
+                where=where,
+                hint="check the write key and the region; the calls stay pending",
+            )
+        return SegmentError(
+            f"Segment does not take the calls ({receipt.reason})",
+            where=where,
+            hint="check the endpoint and the network, then run it again; nothing is lost",
+        )

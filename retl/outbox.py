@@ -1,0 +1,193 @@
+"""The outbox: calls that Segment has not accepted yet, durable and in order.
+
+A call enters it in the transaction that moves the snapshot, and is from then on only read. How far each
+lane got is noted as a mark; `settle` takes out what lies below it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from retl.batch import Batch
+
+PAGE_BYTES = 4_000_000
+"""How much of a lane is read from the outbox at a time, and one call more."""
+
+CALLS_WORTH_A_LANE = 2_000
+"""About two full batches."""
+
+
+@dataclass(frozen=True)
+class Lane:
+    """What a lane holds.
+
+    Attributes:
+        number: of the lane.
+        calls: how many.
+        attempted: the place up to which calls went out earlier without a known answer.
+    """
+
+    number: int
+    calls: int
+    attempted: int
+
+
+def lane_count(calls: int, connections: int) -> int:
+    """Over how many lanes to spread so many calls: few calls make few, and so full, batches."""
+    return max(1, min(connections, calls // CALLS_WORTH_A_LANE))
+
+
+def enqueue(db: duckdb.DuckDBPyConnection, run_id: str) -> int:
+    """Put the calls of the TEMP table `call` that can be sent into the outbox; returns how many.
+
+    Within a lane they stand by timestamp, then removed before added before changed, then key.
+    """
+    row = db.execute(_ENQUEUE, [run_id]).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+_ENQUEUE = """
+INSERT INTO state.outbox
+SELECT
+    (SELECT coalesce(max(seq), 0) FROM state.outbox)
+        + row_number() OVER (ORDER BY lane, moment, rank, key) AS seq,
+    lane, ? AS run_id, key, change, message_id, body, bytes
+FROM call
+WHERE reason IS NULL AND (change = 'removed' OR key NOT IN (SELECT key FROM rejected))
+ORDER BY seq
+"""
+
+
+def settle(db: duckdb.DuckDBPyConnection) -> None:
+    """Take out what was delivered; to be run in a transaction.
+
+    A mark stays where calls beyond it went out and their answer is not known.
+    """
+    db.execute(
+        """
+        DELETE FROM state.outbox
+        USING state.mark
+        WHERE outbox.lane = mark.lane AND outbox.seq <= mark.delivered
+        """
+    )
+    db.execute("DELETE FROM state.mark WHERE attempted <= delivered")
+
+
+def start_marks(db: duckdb.DuckDBPyConnection) -> None:
+    """See that each lane that holds calls has a mark; to be run in a transaction, after `settle`."""
+    db.execute(
+        """
+        INSERT INTO state.mark
+        SELECT lane, min(seq) - 1 AS attempted, min(seq) - 1 AS delivered
+        FROM state.outbox
+        WHERE lane NOT IN (SELECT lane FROM state.mark)
+        GROUP BY lane
+        """
+    )
+
+
+def lanes(db: duckdb.DuckDBPyConnection) -> tuple[Lane, ...]:
+    """The lanes that hold calls; to be asked after `start_marks`."""
+    rows = db.execute(
+        """
+        SELECT lane, count(*), any_value(attempted)
+        FROM state.outbox JOIN state.mark USING (lane)
+        GROUP BY lane
+        ORDER BY lane
+        """
+    ).fetchall()
+    return tuple(Lane(*row) for row in rows)
+
+
+def pending(db: duckdb.DuckDBPyConnection) -> int:
+    """How many calls wait."""
+    row = db.execute(
+        """
+        SELECT count(*)
+        FROM state.outbox LEFT JOIN state.mark USING (lane)
+        WHERE seq > coalesce(delivered, 0)
+        """
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def pages(db: duckdb.DuckDBPyConnection, lane: int) -> Iterator[Batch]:
+    """All calls of a lane in order, a few megabytes at a time, each page as one large batch."""
+    for first, last in db.execute(_PAGES, [lane]).fetchall():
+        yield _joined(lane, db.sql(_PAGE.format(lane=lane, first=first, last=last)).to_arrow_table())
+
+
+_PAGES = f"""
+SELECT min(seq), max(seq)
+FROM (
+    SELECT seq, sum(bytes) OVER (ORDER BY seq) // {PAGE_BYTES} AS page
+    FROM state.outbox
+    WHERE lane = ?
+)
+GROUP BY page
+ORDER BY page
+"""
+
+_PAGE = """
+SELECT seq, body || ',' AS text
+FROM state.outbox
+WHERE lane = {lane} AND seq BETWEEN {first} AND {last}
+ORDER BY seq
+"""
+
+
+def _joined(lane: int, calls: pa.Table) -> Batch:
+    """The calls as one batch, whose text is the very memory in which Arrow has them side by side."""
+    text = calls.column("text").combine_chunks()
+    _, offsets, characters = text.buffers()
+    starts = np.frombuffer(offsets, np.int32, count=len(text) + 1, offset=4 * text.offset).astype(np.int64)
+    first, last = int(starts[0]), int(starts[-1])
+    return Batch(
+        lane,
+        calls.column("seq").to_numpy(),
+        starts[1:] - first - 1,
+        memoryview(characters)[first : last - 1],
+    )
+
+
+def note_attempted(db: duckdb.DuckDBPyConnection, lane: int, seq: int) -> None:
+    """Note up to which place calls went out whose answer is not known."""
+    db.execute("UPDATE state.mark SET attempted = ? WHERE lane = ?", [seq, lane])
+
+
+def note_delivered(
+    db: duckdb.DuckDBPyConnection,
+    batch: Batch,
+    run_id: str,
+    attempts: int,
+    status: int,
+    answered_at: datetime,
+) -> None:
+    """Note that Segment accepted a batch; to be run in a transaction."""
+    db.execute("UPDATE state.mark SET delivered = ? WHERE lane = ?", [batch.last_seq, batch.lane])
+    db.execute(
+        "INSERT INTO state.receipt VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            run_id,
+            batch.lane,
+            batch.first_seq,
+            batch.last_seq,
+            batch.calls,
+            len(batch.text),
+            attempts,
+            status,
+            answered_at,
+        ],
+    )
+
+
+def discard_all(db: duckdb.DuckDBPyConnection) -> None:
+    """Drop every waiting call."""
+    db.execute("DELETE FROM state.outbox")
+    db.execute("DELETE FROM state.mark")

@@ -1,0 +1,245 @@
+"""Segment's Tracking API: a batch goes out, an answer comes back.
+
+The one module that imports the official client, for its limits and its reading of `Retry-After`; its
+queue and its `post` are not used (see the README for the reasons).
+"""
+
+import base64
+import gzip
+import hashlib
+import json
+import re
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import urllib3
+from segment.analytics.consumer import BATCH_SIZE_LIMIT
+from segment.analytics.request import parse_retry_after
+from segment.analytics.version import VERSION as CLIENT_VERSION
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    LocationValueError,
+    NewConnectionError,
+    ProxyError,
+    SSLError,
+)
+
+from retl.batch import ENVELOPE_BYTES, MAX_BATCH_CALLS, Batch
+from retl.errors import ConfigError, DestinationError
+from retl.pace import Pace
+from retl.receipt import Answer, Patience
+from retl.sync import SegmentSettings
+from retl.version import __version__
+
+MAX_BATCH_BYTES = BATCH_SIZE_LIMIT - ENVELOPE_BYTES
+"""Of the joined calls: the official client stops at 475,000 below Segment's 500 KB."""
+
+ENDPOINTS = {"us": "https://api.segment.io", "eu": "https://events.eu1.segmentapis.com"}
+"""Base of the Tracking API by region (Segment docs, "Regional Segment")."""
+
+SETTINGS_URL = "https://cdn.segment.com/v1/projects/{write_key}/settings"
+"""Answers 404 for an unknown write key; Segment's own destination asks it before it sends."""
+
+TIMEOUT = urllib3.Timeout(connect=5, read=15)
+"""Seconds; the official client's."""
+
+LONGEST_WAIT = 1_000_000
+"""Seconds that a `Retry-After` can ask for; more is beyond any run's deadline anyway."""
+
+
+@dataclass(frozen=True)
+class Destination:
+    """One Segment source and the way to it.
+
+    Attributes:
+        endpoint: base URL without `/v1`.
+        write_key: of the source.
+        settings_url: where to ask whether the key exists; None where that cannot be asked.
+        gzip: whether bodies are compressed.
+        ssl_cert: a file of certificates to trust instead of the system's.
+        known_as: by what the state knows it, where that is not the endpoint.
+    """
+
+    endpoint: str
+    write_key: str
+    settings_url: str | None = None
+    gzip: bool = False
+    ssl_cert: str | None = None
+    known_as: str | None = None
+
+    @property
+    def hash(self) -> str:
+        """By which the state notices a swapped write key or endpoint; the key cannot be read from it."""
+        return hashlib.sha256(f"{self.known_as or self.endpoint}\n{self.write_key}".encode()).hexdigest()
+
+    def __repr__(self) -> str:
+        """Without the write key."""
+        return f"Destination({self.endpoint})"
+
+
+def destination(settings: SegmentSettings, write_key: str) -> Destination:
+    """The destination that a sync's settings name.
+
+    Only Segment's own hosts are asked about the key; another endpoint cannot know.
+    """
+    if settings.endpoint is None:
+        url = SETTINGS_URL.format(write_key=quote(write_key, safe=""))
+        return Destination(ENDPOINTS[settings.region], write_key, url, settings.gzip, settings.ssl_cert)
+    endpoint = settings.endpoint.rstrip("/").removesuffix("/batch").removesuffix("/v1")
+    return Destination(endpoint, write_key, None, settings.gzip, settings.ssl_cert)
+
+
+class Segment:
+    """An open way to a destination, with kept-alive connections.
+
+    Attributes:
+        to: the destination.
+        pace: at which calls may leave.
+        patience: with which batches are tried again.
+        connections: how many batches may be under way at a time.
+    """
+
+    def __init__(self, to: Destination, pace: Pace, patience: Patience, connections: int) -> None:
+        self.to = to
+        self.pace = pace
+        self.patience = patience
+        self.connections = connections
+        self._pool = _pool(to, connections)
+        self._headers = {
+            "Content-Type": "application/json",
+            "User-Agent": f"retl/{__version__} analytics-python/{CLIENT_VERSION}",
+            "Authorization": f"Basic {base64.b64encode(f'{to.write_key}:'.encode()).decode()}",
+        }
+
+    def __enter__(self) -> "Segment":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.clear()
+
+    @property
+    def max_calls(self) -> int:
+        """Calls in a batch: Segment's limit, and no more than one second's allowance."""
+        return min(MAX_BATCH_CALLS, self.pace.calls_per_second or MAX_BATCH_CALLS)
+
+    def post(self, batch: Batch, sent_at: datetime, retry: int) -> Answer:
+        """Post a batch once.
+
+        `sentAt` is of this very attempt: Segment shifts each timestamp by the time between `sentAt`
+        and the arrival (Segment Spec, common fields, "Timestamps").
+        """
+        body = b"".join(
+            (
+                b'{"batch":[',
+                batch.text,
+                b'],"sentAt":"%s","writeKey":%s}'
+                % (iso(sent_at).encode(), json.dumps(self.to.write_key).encode()),
+            )
+        )
+        headers = dict(self._headers)
+        if retry:
+            headers["X-Retry-Count"] = str(retry)
+        if self.to.gzip:
+            body = gzip.compress(body, compresslevel=1)
+            headers["Content-Encoding"] = "gzip"
+        return self._request("POST", f"{self.to.endpoint}/v1/batch", headers, body)
+
+    def check_key(self) -> str | None:
+        """Ask Segment whether it knows the write key; where that cannot be told, returns why.
+
+        Raises:
+            DestinationError: Segment does not know it, and would answer 200 and drop every call.
+        """
+        if self.to.settings_url is None:
+            return None
+        answer = self._request("GET", self.to.settings_url, {"User-Agent": self._headers["User-Agent"]}, None)
+        if answer.status in {400, 404}:
+            raise DestinationError(
+                "Segment does not know this write key, and would drop every call without a word",
+                where=self.to.endpoint,
+                hint="copy the key from the source's Settings > API Keys into SEGMENT_WRITE_KEY",
+            )
+        if answer.status is None or answer.status >= 300:
+            reason = answer.error or f"HTTP {answer.status}"
+            return f"could not ask Segment whether the write key exists ({reason})"
+        return None
+
+    def _request(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Answer:
+        try:
+            response = self._pool.request(
+                method, url, headers=headers, body=body, retries=False, redirect=False, timeout=TIMEOUT
+            )
+        except HTTPError as error:
+            return Answer(None, error=self._without_key(_words(error)), unsure=not _never_left(error))
+        text = self._without_key(response.data[:4096].decode("utf-8", "replace"))
+        return Answer(response.status, text, _retry_after(response.headers))
+
+    def _without_key(self, text: str) -> str:
+        """A text from outside that may quote the request; what it says is shown and stored."""
+        return text.replace(self.to.write_key, "…") if self.to.write_key else text
+
+
+def _pool(to: Destination, connections: int) -> urllib3.PoolManager:
+    options: dict[str, Any] = {"num_pools": 4, "maxsize": connections, "ca_certs": to.ssl_cert}
+    address = urlsplit(to.endpoint)
+    if address.scheme not in {"http", "https"} or not address.hostname:
+        raise ConfigError(f"`{to.endpoint}` is no URL", where="segment.endpoint")
+    proxy = _proxy(address.scheme, address.hostname)
+    if proxy is None:
+        return urllib3.PoolManager(**options)
+    account = urlsplit(proxy)
+    if account.scheme not in {"http", "https"}:
+        raise ConfigError(
+            f"a proxy is set for {address.hostname} in the environment, of a kind that retl does not speak",
+            hint="use an http:// or https:// proxy, or list the host in NO_PROXY",
+        )
+    if account.username is not None:
+        login = f"{unquote(account.username)}:{unquote(account.password or '')}"
+        options["proxy_headers"] = urllib3.make_headers(proxy_basic_auth=login)
+    return urllib3.ProxyManager(proxy, **options)
+
+
+def _proxy(scheme: str, host: str) -> str | None:
+    """The URL of the proxy that the environment names for a host, as other programs read it."""
+    found = getproxies()
+    proxy = found.get(scheme) or found.get("all")
+    if not proxy or proxy_bypass(host):
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def _retry_after(headers: Mapping[str, str]) -> int | None:
+    """Seconds to wait, as the official client reads them, but without its cap of 300 seconds.
+
+    To ask again sooner than the server wants makes no call arrive earlier.
+    """
+    seconds: int | None = parse_retry_after(SimpleNamespace(headers=headers))
+    asked = headers.get("Retry-After", "").strip()
+    return min(int(asked), LONGEST_WAIT) if seconds and asked.isdecimal() else seconds
+
+
+def _never_left(error: HTTPError) -> bool:
+    """Whether a request failed before it went out, so that Segment cannot have seen it."""
+    return isinstance(error, (ConnectTimeoutError, NewConnectionError, ProxyError, LocationValueError)) or (
+        isinstance(error, SSLError) and isinstance(error.args[0], ssl.SSLCertVerificationError)
+    )
+
+
+def _words(error: BaseException) -> str:
+    """A network error in a few words, without the connection objects that urllib3 prints."""
+    if isinstance(error, HTTPError) and error.args and isinstance(error.args[-1], Exception):
+        head = error.args[0] if isinstance(error.args[0], str) else ""
+        return f"{head} {_words(error.args[-1])}".strip()
+    return re.sub(r"^(<.*?>|HTTPS?Connection(Pool)?\(.*?\)): ", "", str(error)) or type(error).__name__
+
+
+def iso(moment: datetime) -> str:
+    """A moment in UTC as Segment wants it: ISO 8601 with milliseconds and `Z`."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"

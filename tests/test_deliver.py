@@ -1,0 +1,563 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from delivery import NOON, FakeClock, fill, memory_state, numbers, rows, segment, send, waiting
+
+from retl import outbox
+from retl.deliver import HOPELESS
+from retl.errors import DeadlineError, DestinationError, Interrupted, SegmentError
+from retl.receipt import Patience
+from retl.faults import Answer
+from retl.sandbox import Sandbox
+from retl.state import State, open_state
+from retl.watch import Silent
+
+LOST = Answer(lost=True)
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def sandbox(clock: FakeClock) -> Iterator[Sandbox]:
+    with Sandbox(now=clock.now) as started:
+        yield started
+
+
+@pytest.fixture
+def state() -> Iterator[State]:
+    with memory_state() as opened:
+        yield opened
+
+
+def refusing(*bad: int) -> Sandbox:
+    return Sandbox(reject_if=lambda call: call["properties"]["n"] in bad)
+
+
+def seconds(call: dict[str, Any]) -> float:
+    return (datetime.fromisoformat(call["receivedAt"]) - NOON).total_seconds()
+
+
+def test_everything_arrives_and_the_outbox_is_empty(state: State, sandbox: Sandbox) -> None:
+    """Calls arrive in the order of the outbox, are counted, and leave nothing behind but receipts."""
+    fill(state, 30)
+    with segment(sandbox.url) as to:
+        delivery = send(state, to)
+    assert list(range(30)) == numbers(sandbox.accepted)
+    assert (30, 0, 0, 1, 0, None) == (
+        delivery.delivered,
+        delivery.rejected,
+        delivery.unsure,
+        delivery.batches,
+        delivery.retries,
+        delivery.error,
+    )
+    assert [] == waiting(state)
+    assert [] == rows(state, "FROM state.mark")
+    assert [("run-1", 0, 1, 30, 30, delivery.bytes, 1, 200)] == rows(
+        state, "SELECT * EXCLUDE answered_at FROM state.receipt"
+    )
+
+
+def test_an_empty_outbox_is_nothing_to_do(state: State, sandbox: Sandbox) -> None:
+    """Without calls nobody is spoken to."""
+    with segment(sandbox.url) as to:
+        assert 0 == send(state, to).delivered
+    assert [] == sandbox.requests
+
+
+def test_each_user_keeps_its_order_over_many_lanes(state: State, sandbox: Sandbox) -> None:
+    """Lanes overtake each other, the calls of one user never do."""
+    fill(state, 4_000, users=40, lanes=8)
+    with segment(sandbox.url, connections=4) as to:
+        delivery = send(state, to)
+    assert 4_000 == delivery.delivered
+    for user in range(40):
+        assert list(range(user, 4_000, 40)) == numbers(sandbox.accepted, f"u{user}")
+
+
+def test_more_lanes_than_connections_are_worked_off_in_turn(state: State, sandbox: Sandbox) -> None:
+    """What a run with many connections left over, a run with one delivers."""
+    fill(state, 60, users=6, lanes=6)
+    with segment(sandbox.url, connections=1) as to:
+        assert 60 == send(state, to).delivered
+    assert [] == waiting(state)
+
+
+def test_batches_keep_the_limits_however_large_the_calls(state: State, sandbox: Sandbox) -> None:
+    """Calls of 32 KB are read page by page and packed below Segment's limit, none lost."""
+    fill(state, 400, pad=32_000)
+    with segment(sandbox.url) as to:
+        assert 400 == send(state, to).delivered
+    assert list(range(400)) == numbers(sandbox.accepted)
+    assert all(400_000 < len(request.body) <= 475_000 for request in sandbox.requests[:8])
+
+
+def test_a_page_holds_a_few_megabytes_even_where_sizes_differ(state: State) -> None:
+    """Many small calls before large ones do not make a page of the large ones larger."""
+    fill(state, 20_000)
+    state.db.execute("UPDATE state.outbox SET body = body || repeat(' ', 30000) WHERE seq > 19000")
+    state.db.execute("UPDATE state.outbox SET bytes = strlen(body)")
+    pages = list(outbox.pages(state.db, 0))
+    assert list(range(1, 20_001)) == [seq for page in pages for seq in page.seqs]
+    assert all(len(page.text) <= outbox.PAGE_BYTES + 32_768 for page in pages)
+    assert len(pages) < 12
+
+
+def test_a_batch_is_no_larger_than_a_second(state: State, sandbox: Sandbox, clock: FakeClock) -> None:
+    """With a rate, batches hold a second's allowance at most and leave a second apart."""
+    fill(state, 50)
+    with segment(sandbox.url, clock, rate=20) as to:
+        send(state, to, clock)
+    assert [20, 20, 10] == [request.calls for request in sandbox.requests]
+    assert [0.0, 1.0, 2.0] == sorted({seconds(call) for call in sandbox.accepted})
+
+
+def test_throttling_pauses_every_lane(state: State, sandbox: Sandbox, clock: FakeClock) -> None:
+    """After a 429 with Retry-After no lane sends until that time has passed."""
+    fill(state, 80, users=4, lanes=4)
+    sandbox.script([Answer(429, retry_after=30)])
+    with segment(sandbox.url, clock, rate=10, connections=1) as to:
+        delivery = send(state, to, clock)
+    assert 80 == delivery.delivered
+    assert 30.0 <= min(seconds(call) for call in sandbox.accepted)
+    assert 1 == delivery.retries
+
+
+def test_throttling_is_heard_by_lanes_that_wait_already(
+    state: State, sandbox: Sandbox, clock: FakeClock
+) -> None:
+    """Lanes that had booked their place before a 429 book anew after the pause: no burst follows."""
+    fill(state, 80, users=4, lanes=4)
+    sandbox.script([Answer(429, retry_after=30)])
+    with segment(sandbox.url, clock, rate=10, connections=4) as to:
+        assert 80 == send(state, to, clock).delivered
+    arrivals = sorted(seconds(call) for call in sandbox.accepted)
+    assert 30 <= arrivals[0]
+    assert all(later - earlier >= 1 for earlier, later in zip(arrivals, arrivals[10:], strict=False))
+
+
+def test_waits_that_segment_asks_for_are_not_counted(
+    state: State, sandbox: Sandbox, clock: FakeClock
+) -> None:
+    """A server may put a batch off as often as it likes; only time ends that."""
+    fill(state, 5)
+    sandbox.script([Answer(429, retry_after=10)] * 40)
+    with segment(sandbox.url, clock, patience=Patience(retries=1)) as to:
+        delivery = send(state, to, clock)
+    assert (5, 40, None) == (delivery.delivered, delivery.retries, delivery.error)
+    assert 400.0 == clock.monotonic()
+
+
+def test_a_failing_server_is_waited_for(state: State, sandbox: Sandbox, clock: FakeClock) -> None:
+    """Waits before retries double, and the receipt tells how many attempts it took."""
+    fill(state, 5)
+    sandbox.script([Answer(500), Answer(503), Answer(429)])
+    with segment(sandbox.url, clock, patience=Patience(jitter=0.0)) as to:
+        delivery = send(state, to, clock)
+    assert (5, 3, 0) == (delivery.delivered, delivery.retries, delivery.unsure)
+    assert 0.5 + 1 + 2 == clock.monotonic()
+    assert [(4,)] == rows(state, "SELECT attempts FROM state.receipt")
+    assert [None, "1", "2", "3"] == [request.headers.get("x-retry-count") for request in sandbox.requests]
+
+
+@pytest.mark.parametrize("bad", [0, 7, 15])
+def test_a_refused_call_is_found_and_the_others_arrive_in_order(state: State, bad: int) -> None:
+    """A 400 halves the batch until the one bad call is alone; it is kept, and the rest goes on in order."""
+    fill(state, 16)
+    with refusing(bad) as sandbox, segment(sandbox.url) as to:
+        delivery = send(state, to)
+    assert [n for n in range(16) if n != bad] == numbers(sandbox.accepted)
+    assert (15, 1, 0, None) == (delivery.delivered, delivery.rejected, delivery.unsure, delivery.error)
+    ((key, reason, body, answer),) = rows(state, "SELECT key, reason, body, answer FROM state.rejected_call")
+    assert (f"k{bad}", "refused") == (key, reason)
+    assert f'"n":{bad},' in body
+    assert answer.startswith("400 ")
+    assert [] == waiting(state)
+
+
+def test_all_refused_calls_are_found(state: State) -> None:
+    """Several bad calls cost only themselves."""
+    bad = (0, 1, 8, 31, 32, 63)
+    fill(state, 64, users=2, lanes=2)
+    with refusing(*bad) as sandbox, segment(sandbox.url, connections=2) as to:
+        delivery = send(state, to)
+    assert (58, 6) == (delivery.delivered, delivery.rejected)
+    assert sorted(bad) == sorted(int(key[1:]) for (key,) in rows(state, "SELECT key FROM state.rejected_call"))
+
+
+def test_a_batch_that_is_too_large_for_something_in_between_is_split(
+    state: State, sandbox: Sandbox
+) -> None:
+    """A 413 halves the batch like a 400; the halves get through."""
+    fill(state, 8)
+    sandbox.script([Answer(413), Answer(200)] * 3 + [Answer(413)])
+    with segment(sandbox.url) as to:
+        delivery = send(state, to)
+    assert [8, 4, 4, 2, 2, 1, 1] == [request.calls for request in sandbox.requests]
+    assert (7, 1) == (delivery.delivered, delivery.rejected)
+    assert list(range(7)) == numbers(sandbox.accepted)
+
+
+def test_when_every_call_is_refused_it_is_not_the_calls(state: State, sandbox: Sandbox) -> None:
+    """After so many refusals without one success delivery stops, and leaves the rest pending."""
+    fill(state, 100)
+    sandbox.reject_if = lambda _: True
+    with segment(sandbox.url) as to:
+        delivery = send(state, to)
+    assert isinstance(delivery.error, SegmentError)
+    assert (0, HOPELESS) == (delivery.delivered, delivery.rejected)
+    assert list(range(HOPELESS, 100)) == waiting(state)
+
+
+@pytest.mark.parametrize(("status", "code"), [(401, 2), (403, 2), (404, 3), (302, 3), (501, 3), (422, 3)])
+def test_answers_that_no_retry_can_mend_stop_at_once(
+    state: State, sandbox: Sandbox, status: int, code: int
+) -> None:
+    """The first such answer ends delivery in every lane; all calls stay pending."""
+    fill(state, 40, users=4, lanes=4)
+    sandbox.script([Answer(status, retry_after=60)] * 4)
+    with segment(sandbox.url, connections=4) as to:
+        delivery = send(state, to)
+    assert delivery.error is not None
+    assert code == delivery.error.exit_code
+    assert isinstance(delivery.error, DestinationError if code == 2 else SegmentError)
+    assert len(sandbox.requests) <= 4
+    assert 40 == len(waiting(state))
+    with Sandbox() as mended, segment(mended.url, connections=4) as to:
+        again = send(state, to)
+    assert (40, 0) == (again.delivered, again.unsure)
+
+
+def test_an_unreachable_segment_leaves_everything_pending(
+    state: State, clock: FakeClock, sandbox: Sandbox
+) -> None:
+    """No connection after all retries: exit code 3, and the next delivery sends each call once."""
+    fill(state, 10)
+    with segment("http://127.0.0.1:1", clock) as to:
+        delivery = send(state, to, clock)
+    assert isinstance(delivery.error, SegmentError)
+    assert 3 == delivery.error.exit_code
+    assert (0, 0, 10) == (delivery.delivered, delivery.unsure, delivery.retries)
+    assert list(range(10)) == waiting(state)
+    with segment(sandbox.url) as to:
+        assert (10, 0) == (send(state, to).delivered, len(sandbox.duplicates))
+
+
+def test_a_lost_answer_is_asked_for_again_with_the_same_ids(state: State, sandbox: Sandbox) -> None:
+    """Calls whose answer got lost go again under their ids, so that Segment knows them, and are counted."""
+    fill(state, 10)
+    sandbox.script([LOST])
+    with segment(sandbox.url) as to:
+        delivery = send(state, to)
+    assert (10, 10, 1) == (delivery.delivered, delivery.unsure, delivery.retries)
+    assert [f"m{n}" for n in range(10)] == sandbox.duplicates
+    assert list(range(10)) == numbers(sandbox.accepted)
+
+
+def test_calls_are_unsure_when_they_go_out_again_not_before(
+    state: State, sandbox: Sandbox, clock: FakeClock
+) -> None:
+    """A lost answer in one run is counted by the run that sends the calls again, whatever fails between."""
+    fill(state, 30)
+    sandbox.script([Answer(200), LOST])
+    with segment(sandbox.url, clock, rate=10, patience=Patience(retries=0)) as to:
+        first = send(state, to, clock)
+    assert (10, 0) == (first.delivered, first.unsure)
+    with segment("http://127.0.0.1:1", clock, patience=Patience(retries=0)) as to:
+        second = send(state, to, clock)
+    assert (0, 0) == (second.delivered, second.unsure)
+    with segment(sandbox.url, clock) as to:
+        third = send(state, to, clock)
+    assert (20, 10) == (third.delivered, third.unsure)
+    assert [f"m{n}" for n in range(10, 20)] == sandbox.duplicates
+
+
+def test_an_answer_that_says_no_leaves_no_doubt(state: State, sandbox: Sandbox) -> None:
+    """Calls that Segment was heard to refuse or to put off are not unsure in the next run."""
+    fill(state, 10)
+    sandbox.script([Answer(500), Answer(503)])
+    with segment(sandbox.url, patience=Patience(base=0.001, retries=1)) as to:
+        assert send(state, to).error is not None
+    with segment(sandbox.url) as to:
+        assert (10, 0) == ((again := send(state, to)).delivered, again.unsure)
+
+
+def test_doubt_outlives_a_later_refusal(state: State, sandbox: Sandbox) -> None:
+    """A batch without an answer that is then put off, or split, may still have arrived the first time."""
+    fill(state, 8)
+    sandbox.script([LOST, Answer(503), Answer(413)])
+    with segment(sandbox.url) as to:
+        delivery = send(state, to)
+    assert (8, 8, 2) == (delivery.delivered, delivery.unsure, delivery.batches)
+    fill(state, 8)
+    sandbox.script([LOST, Answer(503)])
+    with segment(sandbox.url, patience=Patience(base=0.001, retries=1)) as to:
+        assert 0 == send(state, to).unsure
+    with segment(sandbox.url) as to:
+        assert 8 == send(state, to).unsure
+
+
+def test_half_of_a_split_batch_is_not_unsure_by_the_other(
+    state: State, sandbox: Sandbox, clock: FakeClock
+) -> None:
+    """When delivery stops between two halves, the half that did not go out alone is not counted later."""
+    fill(state, 8)
+    sandbox.script([Answer(400), Answer(200), Answer(401)])
+    with segment(sandbox.url) as to:
+        assert (4, 2) == ((first := send(state, to)).delivered, getattr(first.error, "exit_code", None))
+    assert [4, 5, 6, 7] == waiting(state)
+    with segment(sandbox.url) as to:
+        assert (4, 0) == ((second := send(state, to)).delivered, second.unsure)
+
+
+def test_a_deadline_ends_a_wait_at_once(state: State, sandbox: Sandbox, clock: FakeClock) -> None:
+    """A wait that would go beyond the deadline is not begun."""
+    fill(state, 10)
+    sandbox.script([Answer(429, retry_after=3_600)])
+    with segment(sandbox.url, clock) as to:
+        delivery = send(state, to, clock, seconds=600)
+    assert isinstance(delivery.error, SegmentError)
+    assert "time for this run is up" in str(delivery.error)
+    assert 0.0 == clock.monotonic()
+    assert 10 == len(waiting(state))
+
+
+def test_a_deadline_ends_a_slow_pace_in_time(state: State, sandbox: Sandbox, clock: FakeClock) -> None:
+    """What fits before the deadline is delivered, the rest stays pending."""
+    fill(state, 100)
+    with segment(sandbox.url, clock, rate=10) as to:
+        delivery = send(state, to, clock, seconds=4.5)
+    assert isinstance(delivery.error, DeadlineError)
+    assert (3, 50) == (delivery.error.exit_code, delivery.delivered)
+    assert list(range(50, 100)) == waiting(state)
+    assert clock.monotonic() <= 4.5
+
+
+@pytest.mark.parametrize("limit", [0, 1, 7, 25, 30, 31])
+def test_a_limit_lets_exactly_so_many_leave(state: State, sandbox: Sandbox, limit: int) -> None:
+    """`--limit` is a canary: so many calls leave and no more; the rest goes later, each call once."""
+    fill(state, 30, users=3, lanes=3)
+    with segment(sandbox.url, connections=3) as to:
+        canary = send(state, to, limit=limit)
+        assert (min(limit, 30), None) == (canary.delivered, canary.error)
+        assert 30 - min(limit, 30) == len(waiting(state))
+        rest = send(state, to)
+    assert (30 - min(limit, 30), 0) == (rest.delivered, rest.unsure)
+    assert 30 == len(sandbox.accepted)
+    for user in range(3):
+        assert list(range(user, 30, 3)) == numbers(sandbox.accepted, f"u{user}")
+
+
+def test_delivery_goes_on_where_it_stopped(state: State, sandbox: Sandbox, clock: FakeClock) -> None:
+    """After a stop in the middle the next delivery sends only what is left."""
+    fill(state, 30)
+    sandbox.script([Answer(200), Answer(401)])
+    with segment(sandbox.url, clock, rate=10) as to:
+        assert 10 == send(state, to, clock).delivered
+    assert list(range(10, 30)) == waiting(state)
+    with segment(sandbox.url, clock, rate=10) as to:
+        assert 20 == send(state, to, clock).delivered
+    assert list(range(30)) == numbers(sandbox.accepted)
+    assert [] == sandbox.duplicates
+
+
+def test_new_calls_after_old_ones_have_fresh_marks(state: State, sandbox: Sandbox) -> None:
+    """Places in the outbox begin again when it was empty; no old mark hides a new call."""
+    for total, (calls, lanes) in enumerate([(12, 4), (9, 1), (20, 5)], 1):
+        fill(state, calls, users=lanes, lanes=lanes)
+        assert list(range(calls)) == sorted(waiting(state))
+        with segment(sandbox.url, connections=2) as to:
+            assert calls == send(state, to).delivered
+        assert 0 == outbox.pending(state.db)
+        assert total == len(rows(state, "SELECT DISTINCT last_seq FROM state.receipt WHERE lane = 0"))
+
+
+def test_pending_is_right_before_delivered_calls_are_taken_out(state: State) -> None:
+    """Right after a crash, when only the marks tell, delivered calls do not count as pending."""
+    fill(state, 30, users=3, lanes=3)
+    outbox.start_marks(state.db)
+    (first, *_) = outbox.pages(state.db, 1)
+    outbox.note_attempted(state.db, 1, 16)
+    outbox.note_delivered(state.db, first.part(0, 4), "run-0", 1, 200, NOON.replace(tzinfo=None))
+    assert 26 == outbox.pending(state.db)
+    outbox.settle(state.db)
+    outbox.start_marks(state.db)
+    assert 26 == outbox.pending(state.db) == len(rows(state, "FROM state.outbox"))
+    assert [0, 16, 20] == [lane.attempted for lane in outbox.lanes(state.db)]
+
+
+def test_few_calls_share_a_lane() -> None:
+    """Lanes are as many as are worth it, at least one, and never more than connections."""
+    assert [1, 1, 1, 2, 4, 4] == [outbox.lane_count(n, 4) for n in (0, 1, 3_999, 4_000, 8_000, 10**7)]
+    assert 1 == outbox.lane_count(10**7, 1)
+
+
+class Told(Silent):
+    """Remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.arrived = 0
+        self.waits: list[tuple[str, float]] = []
+
+    def delivering(self, calls: int) -> None:
+        self.calls += calls
+
+    def delivered(self, calls: int) -> None:
+        self.arrived += calls
+
+    def waiting(self, reason: str, seconds: float) -> None:
+        self.waits.append((reason, seconds))
+
+
+def test_the_watch_is_told(state: State, sandbox: Sandbox, clock: FakeClock) -> None:
+    """Whoever watches learns how much is due, each success, and why a batch waits."""
+    fill(state, 30)
+    sandbox.script([Answer(503, retry_after=5, body="busy")])
+    told = Told()
+    with segment(sandbox.url, clock) as to:
+        send(state, to, clock, watch=told)
+    assert (30, 30, [("503 busy", 5.0)]) == (told.calls, told.arrived, told.waits)
+
+
+class Bug(Exception):
+    """Not one of ours."""
+
+
+class Failing(Silent):
+    """Raises an error when calls arrive for the n-th time."""
+
+    def __init__(self, error: BaseException, at: int = 1) -> None:
+        self.error = error
+        self.left = at
+
+    def delivered(self, calls: int) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise self.error
+
+
+def test_a_bug_in_a_thread_is_raised_and_the_outbox_stands(
+    state: State, sandbox: Sandbox, clock: FakeClock
+) -> None:
+    """An error that nobody expected is no silence: it comes out, and what was accepted stays noted."""
+    fill(state, 60, users=2, lanes=2)
+    with segment(sandbox.url, clock, rate=10, connections=2) as to, pytest.raises(Bug):
+        send(state, to, clock, watch=Failing(Bug(), at=3))
+    delivered = len(sandbox.accepted)
+    assert 30 <= delivered < 60
+    assert 60 - delivered == outbox.pending(state.db)
+    with segment(sandbox.url) as to:
+        again = send(state, to)
+    assert (60 - delivered, 0) == (again.delivered, again.unsure)
+    assert [] == sandbox.duplicates
+
+
+class Stopping(Silent):
+    """Sends this process a signal when calls arrive for the n-th time, from whatever thread."""
+
+    def __init__(self, at: int) -> None:
+        self.left = at
+
+    def delivered(self, calls: int) -> None:
+        self.left -= 1
+        if self.left == 0:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+
+@pytest.fixture
+def _signals() -> Iterator[None]:
+    def stop(number: int, _: object) -> None:
+        raise Interrupted(number)
+
+    before = signal.signal(signal.SIGUSR1, stop)
+    yield
+    signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.usefixtures("_signals")
+def test_a_signal_ends_delivery_in_good_order(state: State, sandbox: Sandbox) -> None:
+    """A signal is an end like another: counted, noted, and the next delivery sends only the rest."""
+    fill(state, 4_000, users=2, lanes=2, pad=500)
+    with segment(sandbox.url, connections=2) as to:
+        stopped = send(state, to, watch=Stopping(at=2))
+    assert isinstance(stopped.error, Interrupted)
+    assert len(sandbox.accepted) == stopped.delivered < 4_000
+    assert 4_000 - stopped.delivered == outbox.pending(state.db)
+    with segment(sandbox.url, connections=2) as to:
+        rest = send(state, to)
+    assert (4_000 - stopped.delivered, 0) == (rest.delivered, rest.unsure)
+    assert [] == sandbox.duplicates
+
+
+@pytest.mark.usefixtures("_signals")
+def test_a_signal_ends_a_long_wait(state: State, sandbox: Sandbox) -> None:
+    """Nobody has to sit out the hour that Segment asked for."""
+    fill(state, 10)
+    sandbox.script([Answer(429, retry_after=3_600)])
+
+    class Impatient(Silent):
+        def waiting(self, reason: str, seconds: float) -> None:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+    with segment(sandbox.url) as to:
+        stopped = send(state, to, seconds=7_200, watch=Impatient())
+    assert isinstance(stopped.error, Interrupted)
+    assert list(range(10)) == waiting(state)
+
+
+INTERRUPTED = """
+import signal, sys
+from pathlib import Path
+from delivery import fill, segment, send
+from retl.errors import Interrupted
+from retl.state import open_state
+from retl.watch import Silent
+
+def stop(number, _):
+    raise Interrupted(number)
+
+class Telling(Silent):
+    def delivered(self, calls):
+        print(calls, flush=True)
+
+signal.signal(signal.SIGTERM, stop)
+with open_state(Path(sys.argv[1]), "shop") as state:
+    fill(state, 1000)
+    with segment(sys.argv[2], rate=100) as to:
+        delivery = send(state, to, watch=Telling())
+sys.exit(delivery.error.exit_code)
+"""
+
+
+def test_sigterm_ends_a_process_with_the_answers_noted(tmp_path: Path, sandbox: Sandbox) -> None:
+    """A process that is told to end exits with 143, and its successor sends only what is left."""
+    path = tmp_path / "shop.duckdb"
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, str(path), sandbox.url],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert process.stdout is not None
+    assert b"100\n" == process.stdout.readline()
+    process.terminate()
+    process.stdout.read()
+    assert 143 == process.wait()
+    process.stdout.close()
+    arrived = len(sandbox.accepted)
+    with open_state(path, "shop") as state, segment(sandbox.url) as to:
+        assert 1_000 - arrived == outbox.pending(state.db)
+        assert (1_000 - arrived, 0) == ((rest := send(state, to)).delivered, rest.unsure)
+    assert list(range(1_000)) == numbers(sandbox.accepted)
+    assert [] == sandbox.duplicates
