@@ -1,0 +1,230 @@
+"""The story of a run.
+
+What lasts is handed in open: the state, the warehouse, the way to Segment. Each step is one call into
+the module that owns it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+
+from retl import diff, guard, outbox, rejected, signals, snapshot
+from retl.call import Rendering, render_calls
+from retl.clock import Clock
+from retl.deliver import Terms, deliver
+from retl.errors import (
+    ConfigError,
+    DeadlineError,
+    DestinationError,
+    MissingColumnError,
+    ModelError,
+)
+from retl.mapping import Mapping, comparisons, read_mapping, refuse_other_identity
+from retl.model import Model
+from retl.run import Run, begin_run, keep_run
+from retl.segment import Segment
+from retl.state import State
+from retl.sync import Sync
+from retl.warehouse import Warehouse
+from retl.watch import Watch
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says of a run.
+
+    Attributes:
+        backfill: whether the first pass of a track or audience sync is sent.
+        forced: names of the guards to let pass.
+        limit: how many calls may leave; None is all.
+        deadline_seconds: when to stop, counted from the start; as long as Segment's own clients try.
+    """
+
+    backfill: bool = False
+    forced: frozenset[str] = frozenset()
+    limit: int | None = None
+    deadline_seconds: float = 12 * 3600.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """One sync and what its run works with."""
+
+    sync: Sync
+    model: Model
+    state: State
+    warehouse: Warehouse
+    options: Options
+    clock: Clock
+    watch: Watch
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a model's rows became since the snapshot; the rows themselves are in the table `change`.
+
+    Attributes:
+        mapping: the sync's mapping, with the types of the model's columns.
+        memory: the mapping with which the snapshot was built; None on a first pass.
+        sends: whether the changes become calls; a first pass may be a silent baseline.
+        diff: the counts.
+        guards: what the guards say.
+    """
+
+    mapping: Mapping
+    memory: Mapping | None
+    sends: bool
+    diff: diff.Diff
+    guards: tuple[guard.Guard, ...]
+
+
+def run(job: Job, segment: Segment) -> Run:
+    """Send what changed in a model since the last run, and remember it.
+
+    Whatever goes wrong ends as the record's `error`; only a bug is raised.
+    """
+    sync, state, clock = job.sync, job.state, job.clock
+    began = clock.monotonic()
+    record = begin_run(sync.name, clock.now())
+    terms = Terms(record.run_id, began + job.options.deadline_seconds, job.options.limit)
+    try:
+        refuse_other_destination(job, segment)
+        left_over = deliver(state, segment, terms, clock, job.watch)
+        record = record.with_delivery(left_over)
+        if left_over.error is None and outbox.pending(state.db) == 0:
+            changes = find_changes(job, terms.deadline)
+            record = record.with_diff(changes.diff, changes.guards, baseline=not changes.sends)
+            guard.stop_if_tripped(sync, changes.diff, changes.guards)
+            render(job, changes, segment.connections)
+            rejected.collect(state.db)
+            with state.transaction():
+                enqueued = outbox.enqueue(state.db, record.run_id)
+                refused = rejected.record(state.db, record.run_id, clock.now())
+                snapshot.promote(state.db, changes.mapping, changes.memory)
+                remember(job, changes, segment)
+                record = record.with_calls(enqueued, refused, rejected.tally(state.db))
+                keep_run(state.db, record)
+            delivery = deliver(state, segment, terms.after(left_over), clock, job.watch)
+            record = record.with_delivery(delivery)
+    except Exception as error:
+        record = record.evolve(error=signals.told(error))
+    record = record.finished(
+        clock.monotonic() - began, outbox.pending(state.db), rejected_fails=sync.on_rejected == "fail"
+    )
+    with state.transaction():
+        keep_run(state.db, record)
+    return record
+
+
+def find_changes(job: Job, deadline: float) -> Changes:
+    """Read the model's rows and compare them with the snapshot; the state file stays as it is.
+
+    Raises:
+        ConfigError: the mapping is not one that can go on from the snapshot's.
+        ModelError: the SQL fails, or lacks a column that the sync needs.
+        WarehouseError: the warehouse cannot be reached, or the read broke off.
+        DeadlineError: the time is up.
+    """
+    sync, db, about = job.sync, job.state.db, job.state.about
+    memory = Mapping.from_json(about.mapping) if about.mapping else None
+    mapping = read_mapping(sync)
+    if memory is not None:
+        refuse_other_identity(sync, mapping, memory)
+    sends = will_send(job, about.first_pass)
+    batches = job.warehouse.read(job.model, mapping.columns)
+    mapping = snapshot.stage(db, sync, mapping, _watched(batches, job, deadline))
+    compared = comparisons(mapping, memory, send_new_fields=_sends_new_fields(sync))
+    found = diff.diff(db, mapping, memory, compared)
+    job.watch.diffed(found.added, found.changed, found.removed)
+    guards = guard.check(sync, found, memory is None, sends, job.options.forced)
+    return Changes(mapping, memory, sends, found, guards)
+
+
+def render(job: Job, changes: Changes, connections: int) -> None:
+    """Turn the changes into calls, in the table `call`; none in a silent baseline."""
+    about = job.state.about
+    found = changes.diff
+    rendering = Rendering(
+        sync=job.sync,
+        mapping=changes.mapping,
+        memory=changes.memory,
+        id_prefix=f"{about.destination_id}:{about.sync}:{about.generation + 1}:",
+        detected_at=job.clock.now(),
+        lanes=outbox.lane_count(found.added + found.changed + found.removed, connections),
+    )
+    render_calls(job.state.db, rendering, silent=not changes.sends)
+
+
+def remember(job: Job, changes: Changes, segment: Segment) -> None:
+    """Note where the sync stands now; to be run in the run's transaction."""
+    about = job.state.about
+    job.state.note(
+        replace(
+            about,
+            destination_hash=segment.to.hash,
+            generation=about.generation + 1,
+            first_pass=about.first_pass or ("sent" if changes.sends else "silent"),
+            mapping=changes.mapping.as_json(),
+        )
+    )
+
+
+def refuse_other_destination(job: Job, segment: Segment) -> None:
+    """See that the state belongs to this Segment source, and on a first run that the source exists.
+
+    Raises:
+        DestinationError: write key or endpoint are others than before, or Segment does not know the key.
+    """
+    known = job.state.about.destination_hash
+    if known is None:
+        doubt = segment.check_key()
+        if doubt is not None:
+            job.watch.notice(doubt)
+    elif known != segment.to.hash:
+        raise DestinationError(
+            "the write key or the endpoint is another than in the last run",
+            where=job.sync.where("segment", "write_key"),
+            hint=f"the same source with a new key: retl rekey {job.sync.path}; another source: give it a "
+            "name of its own with `segment: {name: …}`, and it gets its own state",
+        )
+
+
+def will_send(job: Job, first_pass: str | None) -> bool:
+    """Whether this run's changes become calls.
+
+    Raises:
+        ConfigError: a backfill is asked for where the first pass was a silent baseline.
+    """
+    sync = job.sync
+    first_is_sent = sync.kind in {"identify", "group"} or sync.initial == "send"
+    if not job.options.backfill:
+        return first_pass is not None or first_is_sent
+    if first_pass == "silent":
+        raise ConfigError(
+            "the first pass was a silent baseline, so there is no initial backfill left to send",
+            where=sync.path,
+            hint=f"to send every row as new: retl reset {sync.name}, then run with --initial-backfill",
+        )
+    if first_pass == "sent" or first_is_sent:
+        job.watch.notice("--initial-backfill changes nothing here: the first pass is sent anyway, or was")
+    return True
+
+
+def _sends_new_fields(sync: Sync) -> bool:
+    """Whether a field that is new in the mapping makes rows changed."""
+    default = "send" if sync.kind in {"identify", "group"} else "baseline"
+    return (sync.on_new_column or default) == "send"
+
+
+def _watched(batches: Iterator[pa.RecordBatch], job: Job, deadline: float) -> Iterator[pa.RecordBatch]:
+    try:
+        for batch in batches:
+            if job.clock.monotonic() > deadline:
+                raise DeadlineError(
+                    "the time for this run is up", hint="run it again with a later --deadline"
+                )
+            job.watch.rows_read(batch.num_rows)
+            yield batch
+    except MissingColumnError as error:
+        raise ModelError(error.message, where=job.sync.where_used(error.column), hint=error.hint) from error

@@ -1,0 +1,205 @@
+"""The record of a run: what it did, and how it ended."""
+
+import json
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+import duckdb
+
+from retl.deliver import Delivery
+from retl.diff import Diff
+from retl.errors import RetlError
+from retl.guard import Guard
+from retl.rejected import Tally
+
+KEPT_RUNS = 1_000
+"""So many runs and their receipts are kept."""
+
+
+class Status(StrEnum):
+    """How a run ended."""
+
+    SUCCEEDED = "succeeded"  # all is delivered, or there was nothing to do
+    PARTIAL = "partial"  # finished, but rows or calls were rejected
+    FAILED = "failed"  # files, the outside world, or a bug
+    GUARDED = "guarded"  # a guard stopped it
+    LOCKED = "locked"  # another process holds the sync
+    INTERRUPTED = "interrupted"  # a signal; the next run goes on
+
+
+_STATUS_BY_EXIT_CODE = {0: Status.SUCCEEDED, 1: Status.PARTIAL, 4: Status.GUARDED, 5: Status.LOCKED}
+
+
+@dataclass(frozen=True)
+class Calls:
+    """The calls of a run; None where the run did not get so far.
+
+    Attributes:
+        enqueued: put into the outbox by this run.
+        delivered: accepted by Segment in this run, also ones that an earlier run left over.
+        rejected: refused for good, by Segment or, for rows that are gone, by retl's own check.
+        pending: in the outbox when the run ended.
+        unsure: went out once without an answer, and then again.
+    """
+
+    enqueued: int | None = None
+    delivered: int | None = None
+    rejected: int | None = None
+    pending: int | None = None
+    unsure: int | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """The record of a run, as `retl run --json` prints it; counts are None where it did not get so far.
+
+    `rows_read = unchanged + added + changed + rejected_rows` holds in each.
+    """
+
+    sync: str
+    run_id: str
+    started_at: datetime
+    seconds: float = 0.0
+    baseline: bool = False
+    rows_read: int | None = None
+    unchanged: int | None = None
+    added: int | None = None
+    changed: int | None = None
+    removed: int | None = None
+    rejected_rows: int | None = None
+    rejected_by: dict[str, int] = field(default_factory=dict)
+    calls: Calls = field(default_factory=Calls)
+    batches: int | None = None
+    bytes: int | None = None
+    retries: int | None = None
+    guards: Sequence[Guard] = ()
+    error: RetlError | None = None
+    exit_code: int = 0
+
+    @property
+    def status(self) -> Status:
+        """How it ended."""
+        if self.exit_code >= 128:
+            return Status.INTERRUPTED
+        return _STATUS_BY_EXIT_CODE.get(self.exit_code, Status.FAILED)
+
+    @property
+    def rejected_anything(self) -> bool:
+        """Whether rows or calls could not be sent."""
+        return bool(self.rejected_rows or self.calls.rejected)
+
+    @property
+    def did_anything(self) -> bool:
+        """Whether it got so far as to read or to deliver."""
+        return self.rows_read is not None or bool(self.calls.delivered or self.calls.rejected)
+
+    def evolve(self, **changes: Any) -> "Run":
+        """The same run with something more known."""
+        return replace(self, **changes)
+
+    def with_diff(self, diff: Diff, guards: Sequence[Guard], baseline: bool) -> "Run":
+        """The run once its changes are known; rows with a key at fault are rejected ones."""
+        return self.evolve(
+            baseline=baseline,
+            rows_read=diff.rows_read,
+            unchanged=diff.unchanged,
+            added=diff.added,
+            changed=diff.changed,
+            removed=diff.removed,
+            rejected_rows=diff.key_rejected,
+            guards=guards,
+        )
+
+    def with_calls(self, enqueued: int, refused: int, tally: Tally) -> "Run":
+        """The run once its calls are in the outbox; a rejected row is neither added nor changed."""
+        assert self.added is not None and self.changed is not None
+        return self.evolve(
+            added=self.added - tally.by_change.get("added", 0),
+            changed=self.changed - tally.by_change.get("changed", 0),
+            rejected_rows=sum(tally.by_reason.values()),
+            rejected_by=tally.by_reason,
+            calls=replace(self.calls, enqueued=enqueued, rejected=(self.calls.rejected or 0) + refused),
+        )
+
+    def with_delivery(self, delivery: Delivery) -> "Run":
+        """The run after one more delivery."""
+        return self.evolve(
+            calls=replace(
+                self.calls,
+                delivered=(self.calls.delivered or 0) + delivery.delivered,
+                rejected=(self.calls.rejected or 0) + delivery.rejected,
+                unsure=(self.calls.unsure or 0) + delivery.unsure,
+            ),
+            batches=(self.batches or 0) + delivery.batches,
+            bytes=(self.bytes or 0) + delivery.bytes,
+            retries=(self.retries or 0) + delivery.retries,
+            error=self.error or delivery.error,
+        )
+
+    def finished(self, seconds: float, pending: int | None, rejected_fails: bool) -> "Run":
+        """The run at its end; `rejected_fails` says whether rejected rows and calls make it partial."""
+        code = self.error.exit_code if self.error else int(rejected_fails and self.rejected_anything)
+        return self.evolve(seconds=seconds, exit_code=code, calls=replace(self.calls, pending=pending))
+
+    def as_json(self) -> dict[str, Any]:
+        """The object that `--json` prints."""
+        error = self.error
+        return {
+            "sync": self.sync,
+            "run_id": self.run_id,
+            "status": self.status.value,
+            "exit_code": self.exit_code,
+            "started_at": self.started_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "seconds": round(self.seconds, 3),
+            "baseline": self.baseline,
+            "rows_read": self.rows_read,
+            "unchanged": self.unchanged,
+            "added": self.added,
+            "changed": self.changed,
+            "removed": self.removed,
+            "rejected_rows": self.rejected_rows,
+            "rejected_by": self.rejected_by,
+            "calls": dict(self.calls.__dict__),
+            "batches": self.batches,
+            "bytes": self.bytes,
+            "retries": self.retries,
+            "guards": [dict(guard.__dict__) for guard in self.guards],
+            "error": {"code": error.code, "message": str(error), "hint": error.hint} if error else None,
+        }
+
+
+def begin_run(sync: str, now: datetime) -> Run:
+    """A run that begins now; its id sorts by time."""
+    return Run(sync, f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}", now)
+
+
+def keep_run(db: duckdb.DuckDBPyConnection, run: Run) -> None:
+    """Keep a run's record, in place of what was kept of it before; the oldest ones make room.
+
+    To be run in a transaction.
+    """
+    db.execute("DELETE FROM state.run WHERE run_id = ?", [run.run_id])
+    db.execute(
+        "INSERT INTO state.run VALUES (?, ?, ?)",
+        [run.run_id, run.started_at.replace(tzinfo=None), json.dumps(run.as_json())],
+    )
+    db.execute(
+        """
+        DELETE FROM state.run
+        WHERE run_id NOT IN (SELECT run_id FROM state.run ORDER BY started_at DESC, run_id DESC LIMIT ?)
+        """,
+        [KEPT_RUNS],
+    )
+    db.execute("DELETE FROM state.receipt WHERE run_id NOT IN (SELECT run_id FROM state.run)")
+
+
+def last_runs(db: duckdb.DuckDBPyConnection, limit: int) -> list[dict[str, Any]]:
+    """The newest run records, newest first, as `--json` printed them."""
+    rows = db.execute(
+        "SELECT record FROM state.run ORDER BY started_at DESC, run_id DESC LIMIT ?", [limit]
+    ).fetchall()
+    return [json.loads(row[0]) for row in rows]

@@ -1,0 +1,47 @@
+"""What all tests share."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness import Bench, StillClock
+
+from retl.state import open_state
+from retl.warehouse import Warehouse, open_warehouse
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees the settings or the proxies of whoever runs it."""
+    for name in list(os.environ):
+        if name.startswith(("RETL_", "SEGMENT_")) or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def clock() -> StillClock:
+    """Noon of a day in March 2026, until a test moves it."""
+    return StillClock()
+
+
+@pytest.fixture(scope="session")
+def in_memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warehouse]:
+    """A DuckDB in memory, for models that bring their own rows."""
+    with open_warehouse("duckdb://", tmp_path_factory.mktemp("warehouse")) as warehouse:
+        yield warehouse
+
+
+@pytest.fixture(scope="session")
+def new_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A state file that no run has seen; copying it is quicker than making one."""
+    path = tmp_path_factory.mktemp("state") / "sync.duckdb"
+    open_state(path, "sync").db.close()
+    return path
+
+
+@pytest.fixture
+def bench(tmp_path: Path, in_memory: Warehouse, clock: StillClock, new_state: Path) -> Iterator[Bench]:
+    """A sync's whole world: its project folder, its state file, a local Segment."""
+    with Bench(tmp_path, in_memory, clock, new_state) as entered:
+        yield entered

@@ -1,0 +1,154 @@
+"""A sync's whole world on a bench: real files, a real DuckDB, a real HTTP server, and a clock that stands."""
+
+import json
+import shutil
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from retl import rejected, sql
+from retl.model import make_model
+from retl.pace import Pace
+from retl.pipeline import Job, Options, run
+from retl.project import find_project, load_sync
+from retl.receipt import Patience
+from retl.run import Run
+from retl.sandbox import Request, Sandbox
+from retl.segment import Destination, Segment
+from retl.state import State, open_state
+from retl.warehouse import Warehouse
+from retl.watch import Silent
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+Rows = str | Sequence[Mapping[str, Any]]
+"""A model's rows: one mapping each, or a SELECT where the database's types matter."""
+
+
+class StillClock:
+    """A clock that stands still until it is moved; whoever waits moves it."""
+
+    def __init__(self, start: datetime = NOON) -> None:
+        self._start = self._now = start
+
+    def now(self) -> datetime:
+        """The moment, in UTC."""
+        return self._now
+
+    def monotonic(self) -> float:
+        """Seconds since the clock was made."""
+        return (self._now - self._start).total_seconds()
+
+    def wait(self, seconds: float, stop: threading.Event) -> bool:
+        """Move on by so many seconds; True where `stop` is set."""
+        self.move(seconds)
+        return stop.is_set()
+
+    def move(self, seconds: float) -> None:
+        """Move on."""
+        self._now += timedelta(seconds=seconds)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run left behind.
+
+    Attributes:
+        run: its record.
+        calls: what Segment accepted of it, in order of arrival.
+        requests: the requests that it made.
+        rejected_rows: as state keeps them.
+        rejected_calls: those that it added to state.
+    """
+
+    run: Run
+    calls: list[dict[str, Any]]
+    requests: list[Request]
+    rejected_rows: list[dict[str, Any]]
+    rejected_calls: list[dict[str, Any]]
+
+
+class Bench:
+    """One sync, run again and again.
+
+    Attributes:
+        folder: the project folder.
+        clock: the clock of all its runs.
+        sandbox: the Segment that gets its calls.
+        state: its state file, open as long as the bench is entered.
+    """
+
+    state: State
+
+    def __init__(self, folder: Path, warehouse: Warehouse, clock: StillClock, state_file: Path) -> None:
+        """Put a sync on the bench; its state begins as a copy of `state_file`."""
+        self.folder = folder
+        self.clock = clock
+        self.sandbox = Sandbox(now=clock.now)
+        self._warehouse = warehouse
+        self._columns: list[str] = []
+        (folder / "models").mkdir()
+        shutil.copy(state_file, folder / "sync.duckdb")
+
+    def __enter__(self) -> "Bench":
+        self.sandbox.__enter__()
+        self.state = open_state(self.folder / "sync.duckdb", "sync")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.state.__exit__()
+        self.sandbox.__exit__()
+
+    def run(self, sync: Mapping[str, Any], rows: Rows, options: Options | None = None) -> Outcome:
+        """Run a sync, as its file would have it, over a model that yields such rows."""
+        path = self.folder / "sync.yml"
+        path.write_text(json.dumps({"model": "rows", **sync}), encoding="utf-8")
+        loaded = load_sync(path, find_project(path, {}))
+        model = make_model("rows", self._select(rows), "models/rows.sql")
+        seen_calls, seen_requests = len(self.sandbox.accepted), len(self.sandbox.requests)
+        to = Destination(self.sandbox.url, "a write key")
+        patience = Patience(base=0.001)
+        job = Job(loaded, model, self.state, self._warehouse, options or Options(), self.clock, Silent())
+        with Segment(to, Pace(0, self.clock), patience, connections=2) as segment:
+            known_calls = rejected.counts(self.state.db)[1]
+            record = run(job, segment)
+        rows = rejected.rejected_rows(self.state.db, 1_000)
+        calls = rejected.rejected_calls(self.state.db, 1_000)
+        return Outcome(
+            record,
+            self.sandbox.accepted[seen_calls:],
+            self.sandbox.requests[seen_requests:],
+            rows,
+            calls[: len(calls) - known_calls],
+        )
+
+    def _select(self, rows: Rows) -> str:
+        if isinstance(rows, str):
+            return rows
+        columns = list(dict.fromkeys(column for row in rows for column in row)) or self._columns
+        self._columns = columns
+        # A column without any value is text: what type DuckDB gives it depends on its version.
+        valued = {column for row in rows for column, value in row.items() if value is not None}
+        shown = ((sql.name(one), "" if one in valued else "NULL::VARCHAR AS ") for one in columns)
+        lines = (", ".join(_literal(row.get(one)) for one in columns) for row in rows or [{}])
+        given = f"(VALUES ({'), ('.join(lines)})) AS given({', '.join(map(sql.name, columns))})"
+        select = f"SELECT {', '.join(null + name for name, null in shown)} FROM {given}"
+        return select if rows else f"{select} WHERE false"
+
+
+def _literal(value: Any) -> str:
+    """A value of a YAML file as SQL: lists and mappings are JSON, decimal points make DOUBLE."""
+    if isinstance(value, bool | int | None):
+        return "NULL" if value is None else str(value)
+    if isinstance(value, float):
+        return f"'{value!r}'::DOUBLE"
+    if isinstance(value, datetime):
+        return f"TIMESTAMP '{value:%Y-%m-%d %H:%M:%S.%f}'"
+    if isinstance(value, date):
+        return f"DATE '{value}'"
+    if isinstance(value, list | dict):
+        return sql.text(json.dumps(value)) + "::JSON"
+    return sql.text(value)

@@ -1,0 +1,277 @@
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Collection, Iterator
+from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pytest
+from delivery import TRACK, FakeClock, Shop, Table, rows, segment
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule
+from test_properties import Picture, applied, pictures, table
+
+from retl.model import Model
+from retl.outbox import pending
+from retl.receipt import Patience
+from retl.faults import Answer
+from retl.sandbox import Sandbox
+from retl.state import State, open_state
+from retl.watch import Silent
+
+KEPT_TRYING = Patience(base=0.001, jitter=0.0, retries=1)
+
+ANSWERS = [Answer(), Answer(lost=True), Answer(500), Answer(429, retry_after=1), Answer(401), Answer(302)]
+
+
+class Killed(BaseException):
+    """The process is no more."""
+
+
+class Fuse:
+    """Burns down by one with each thing that a run does; at the end the process is killed.
+
+    Attributes:
+        left: steps until then; None never burns down.
+        on_kill: takes away what a dead process leaves: the files as they are at that moment.
+    """
+
+    def __init__(self, left: int | None, on_kill: Callable[[], None]) -> None:
+        self.left = left
+        self.on_kill = on_kill
+
+    def burn(self) -> None:
+        if self.left is None:
+            return
+        self.left -= 1
+        if self.left == 0:
+            self.on_kill()
+        if self.left <= 0:
+            raise Killed
+
+
+class BurningClock(FakeClock):
+    def __init__(self, fuse: Fuse) -> None:
+        super().__init__()
+        self.fuse = fuse
+
+    def now(self) -> datetime:
+        self.fuse.burn()
+        return super().now()
+
+    def wait(self, seconds: float, stop: threading.Event) -> bool:
+        self.fuse.burn()
+        return super().wait(seconds, stop)
+
+
+class BurningWatch(Silent):
+    def __init__(self, fuse: Fuse) -> None:
+        self.fuse = fuse
+
+    def delivering(self, calls: int) -> None:
+        self.fuse.burn()
+
+    def delivered(self, calls: int) -> None:
+        self.fuse.burn()
+
+    def waiting(self, reason: str, seconds: float) -> None:
+        self.fuse.burn()
+
+
+class BurningTable(Table):
+    def __init__(self, table: Table, fuse: Fuse) -> None:
+        self.table = table.table
+        self.fuse = fuse
+
+    def read(
+        self, model: Model, columns: Collection[str] | None = None, batch_rows: int = 2
+    ) -> Iterator[pa.RecordBatch]:
+        for batch in super().read(model, columns, batch_rows):
+            self.fuse.burn()
+            yield batch
+
+
+class BurningConnection:
+    """A DuckDB connection on which every statement, once done, may have been the last."""
+
+    def __init__(self, db: duckdb.DuckDBPyConnection, fuse: Fuse) -> None:
+        self.db = db
+        self.fuse = fuse
+
+    def execute(self, query: str, parameters: Any = None) -> duckdb.DuckDBPyConnection:
+        if self.fuse.left is not None and self.fuse.left <= 0:
+            raise Killed  # nothing is done after death, not even a rollback
+        done = self.db.execute(query, parameters)
+        self.fuse.burn()
+        return done
+
+    def cursor(self) -> "BurningConnection":
+        return BurningConnection(self.db.cursor(), self.fuse)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.db, name)
+
+
+class Killable:
+    """A sync whose runs can be killed at each step; what is then on disk is all that the next one finds."""
+
+    def __init__(self, folder: Path, sandbox: Sandbox) -> None:
+        self.shop = Shop(folder / "0", sandbox.url, TRACK, clock=FakeClock())
+        self.sandbox = sandbox
+
+    def run(self, picture: Picture, steps: int | None = None) -> int | None:
+        """A run; its exit code, or None where it was killed, and then how it was is forgotten."""
+        remains = self.shop.folder.with_name(str(int(self.shop.folder.name) + 1))
+
+        def bury() -> None:
+            shutil.copytree(self.shop.folder, remains)
+
+        fuse = Fuse(steps, bury)
+        shop = Shop(
+            self.shop.folder, self.shop.url, TRACK, BurningClock(fuse), BurningWatch(fuse)
+        )
+        with open_state(shop.state_path, "shop") as opened:
+            state = State(BurningConnection(opened.db, fuse), shop.state_path)  # type: ignore[arg-type]
+            with segment(shop.url, shop.clock, patience=KEPT_TRYING) as to:
+                try:
+                    return shop.run_with(state, BurningTable(table(picture), fuse), to).exit_code
+                except Killed:
+                    self.shop = Shop(remains, shop.url, TRACK, clock=FakeClock())
+                    return None
+
+    def check(self, picture: Picture) -> None:
+        """After a run that delivered everything: Segment knows the rows, by changes each told once."""
+        assert picture == applied(self.sandbox.accepted, {})
+        assert [] == self.sandbox.discarded
+        with open_state(self.shop.state_path, "shop") as state:
+            assert 0 == pending(state.db)
+            assert [] == rows(state, "FROM state.outbox") + rows(state, "FROM state.mark")
+            assert [] == rows(state, "FROM state.rejected_call")
+
+
+class Crashes(RuleBasedStateMachine):
+    """Rows change, runs are killed anywhere, answers get lost: in the end Segment knows what is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = TemporaryDirectory()
+        self.sandbox = Sandbox().__enter__()
+        self.killable = Killable(Path(self.folder.name), self.sandbox)
+        self.picture: Picture = {}
+
+    def teardown(self) -> None:
+        for _ in range(10):  # answers that were lined up may stop a few runs
+            if self.killable.run(self.picture) == 0:
+                break
+        self.killable.check(self.picture)
+        self.sandbox.__exit__()
+        self.folder.cleanup()
+
+    @rule(picture=pictures)
+    def rows_change(self, picture: Picture) -> None:
+        self.picture = picture
+
+    @rule(
+        steps=st.none() | st.integers(min_value=1, max_value=90),
+        answers=st.lists(st.sampled_from(ANSWERS), max_size=4),
+    )
+    def run(self, steps: int | None, answers: list[Answer]) -> None:
+        self.sandbox.script(answers)
+        if self.killable.run(self.picture, steps) == 0:
+            self.killable.check(self.picture)
+
+
+Crashes.TestCase.settings = settings(max_examples=12, stateful_step_count=8, deadline=None)
+TestCrashes = Crashes.TestCase
+
+FIRST: Picture = {"k1": ("u1", "a"), "k2": ("u2", "b"), "k3": ("u1", None)}
+SECOND: Picture = {"k1": ("u1", "c"), "k3": ("u2", None), "k4": ("u3", "d")}
+
+
+@pytest.mark.parametrize("steps", range(4, 64, 12))
+def test_a_killed_run_is_made_up_for(tmp_path: Path, steps: int) -> None:
+    """Wherever a run is killed, the next one sends what is missing under the ids that were meant for it."""
+    with Sandbox() as sandbox:
+        killable = Killable(tmp_path, sandbox)
+        assert 0 == killable.run(FIRST)
+        killable.run(SECOND, steps)
+        assert 0 == killable.run(SECOND)
+        killable.check(SECOND)
+
+
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+from delivery import Shop, TRACK
+from retl.watch import Silent
+from test_properties import table
+
+class Fatal(Silent):
+    def __init__(self, at):
+        self.left = at
+
+    def delivering(self, calls):
+        self.step()
+
+    def delivered(self, calls):
+        self.step()
+
+    def step(self):
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+folder, url, at = sys.argv[1:]
+rows = table({f"k{n}": ("u1", "x" * 30_000) for n in range(60)})
+print("begins", flush=True)
+Shop(Path(folder), url, TRACK, watch=Fatal(int(at))).run(rows)
+"""
+
+
+@pytest.mark.parametrize(
+    ("dies_at", "answers", "arrived", "unsure"),
+    [(1, [], 0, 0), (3, [], 30, 0), (0, [Answer(), Answer(hang=True)], 15, 15)],
+    ids=["before the first batch", "after two batches", "while it waits for an answer"],
+)
+def test_a_process_that_is_killed_loses_nothing(
+    tmp_path: Path, dies_at: int, answers: list[Answer], arrived: int, unsure: int
+) -> None:
+    """After a real `kill -9` the next process delivers the rest, each call under its id, in order."""
+    with Sandbox() as sandbox:
+        sandbox.script(answers)
+        process = subprocess.Popen(
+            [sys.executable, "-c", CHILD, str(tmp_path), sandbox.url, str(dies_at)],
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        assert process.stdout is not None
+        assert b"begins\n" == process.stdout.readline()
+        if dies_at == 0:
+            until(lambda: len(sandbox.requests) == 2)
+            process.kill()
+        assert -9 == process.wait()
+        process.stdout.close()
+        assert arrived == len(sandbox.accepted)
+        shop = Shop(tmp_path, sandbox.url, TRACK)
+        with open_state(shop.state_path, "shop") as state:
+            assert 60 - arrived == pending(state.db)
+        everything = table({f"k{n}": ("u1", "x" * 30_000) for n in range(60)})
+        record = shop.run(everything)
+        assert (0, 60 - arrived, unsure) == (record.exit_code, record.calls.delivered, record.calls.unsure)
+        assert 60 == record.unchanged
+        keys = [call["properties"]["id"] for call in sandbox.accepted]
+        assert sorted(f"k{n}" for n in range(60)) == keys
+        assert [] == sandbox.duplicates
+
+
+def until(happened: Callable[[], bool]) -> None:
+    """Come back when something has happened in another process."""
+    while not happened():
+        os.sched_yield()
