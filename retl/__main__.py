@@ -1,0 +1,5 @@
+"""`python -m retl` is `retl`."""
+
+from retl.cli import main
+
+main()

@@ -1,0 +1,424 @@
+"""The command line: reads arguments, opens what is needed, calls one function, prints, and exits."""
+
+import json
+import os
+import re
+import sys
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from retl import outbox, progress, rejected, report, signals, snapshot
+from retl.clock import SystemClock
+from retl.errors import ConfigError, GuardError, Interrupted, LockedError, RetlError
+from retl.faults import Faults
+from retl.guard import NAMES as GUARDS
+from retl.mapping import read_mapping
+from retl.pace import Pace
+from retl.pipeline import Job, Options, run
+from retl.preview import preview
+from retl.run import Run, begin_run, last_runs
+from retl.sandbox import Sandbox
+from retl.schema import json_schema
+from retl.session import Session, find_sessions
+from retl.state import holder
+from retl.version import __version__
+from retl.watch import Silent
+
+INTERRUPTED = 128
+"""Above it, an exit code is that of a signal."""
+
+SYNCS = click.argument("syncs", nargs=-1, required=True, metavar="SYNC...")
+ONE_SYNC = click.argument("sync", metavar="SYNC")
+STATE_DIR = click.option(
+    "--state-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the state files; default: RETL_STATE_DIR, else state/ in the project.",
+)
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a sync and line.")
+REHEARSAL = click.option(
+    "--sandbox", "rehearsal", is_flag=True, help="Of rehearsals, which have a state of their own."
+)
+BACKFILL = click.option(
+    "--initial-backfill", "backfill", is_flag=True, help="Send the first pass of a track or audience sync."
+)
+
+
+def _seconds(_context: click.Context, _option: click.Parameter, written: str) -> float:
+    """Read `90`, `45s`, `30m` or `12h`."""
+    match = re.fullmatch(r"(\d+)([smh]?)", written)
+    if match is None:
+        raise click.BadParameter(f"{written!r} is no duration; write 45s, 30m or 12h")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="retl")
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    help="Of the log on stderr. [default: text]",
+)
+def cli(log_format: str) -> None:
+    """Send what changed in a SQL model to Twilio Segment, and remember what was sent."""
+    level = os.environ.get("RETL_LOG_LEVEL", "info").lower()
+    if level not in {"debug", "info", "warning", "error"}:
+        raise ConfigError(f"RETL_LOG_LEVEL is `{level}`", hint="it is one of debug, info, warning and error")
+    progress.set_up_logs(level, as_json=log_format == "json")
+
+
+@cli.command("run")
+@SYNCS
+@BACKFILL
+@click.option(
+    "--force", "forced", multiple=True, type=click.Choice(GUARDS), help="Let this guard pass, once."
+)
+@click.option(
+    "--limit", type=click.IntRange(min=1), help="Let so many calls leave now; the rest stays pending."
+)
+@click.option(
+    "--sandbox", "rehearsal", is_flag=True, help="Rehearse against a local Segment, with a state of its own."
+)
+@click.option(
+    "--expect-state", is_flag=True, envvar="RETL_EXPECT_STATE", help="Stop where the state file is missing."
+)
+@click.option("--wait", is_flag=True, help="Wait for another run of the sync to end.")
+@click.option(
+    "--skip-if-running", is_flag=True, help="Do nothing where another run of the sync is under way."
+)
+@click.option(
+    "--deadline", callback=_seconds, default="12h", help="Stop after this long: 45s, 30m, 12h. [default: 12h]"
+)
+@AS_JSON
+@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+@STATE_DIR
+def run_command(syncs: Sequence[str], **flags: Any) -> int:
+    r"""Send what changed since the last run, and remember it.
+
+    SYNC is a file, a folder of files, or a name. Several run one after another; one that fails does not
+    stop the next.
+
+    \b
+    Example:
+      retl run syncs/users.yml --sandbox
+    """
+    sessions = find_sessions(syncs, flags["state_dir"], flags["rehearsal"])
+    codes = []
+    paces: dict[str, Pace] = {}
+    with _sandbox_if(flags["rehearsal"]) as sandbox:
+        for session in sessions:
+            record = _run_one(session, sandbox, paces, flags)
+            if record is None:
+                continue
+            codes.append(record.exit_code)
+            if flags["as_json"]:
+                click.echo(report.as_json_line(record.as_json()))
+            elif not flags["quiet"] and record.did_anything:
+                report.console().print(report.run_report(record))
+            if record.error is not None:
+                report.console(stderr=True).print(report.error_report(record.error))
+            if isinstance(record.error, Interrupted):
+                break
+        if sandbox is not None and not flags["as_json"] and not flags["quiet"]:
+            report.console().print(report.sandbox_report(sandbox.summary()))
+    return max(codes, default=0)
+
+
+def _run_one(
+    session: Session, sandbox: Sandbox | None, paces: dict[str, Pace], flags: dict[str, Any]
+) -> Run | None:
+    """Run a sync; None where another run is under way and that is fine."""
+    clock = SystemClock()
+    name = session.sync.name
+    began = begin_run(name, clock.now())
+    watch = progress.watch_for(name, flags["quiet"], report.console(stderr=True))
+    options = Options(
+        backfill=flags["backfill"],
+        forced=frozenset(flags["forced"]),
+        limit=flags["limit"],
+        deadline_seconds=flags["deadline"],
+    )
+    patience = {"patience": flags["deadline"]} if flags["wait"] else {}
+    try:
+        if flags["expect_state"] and not session.state_path.exists():
+            raise GuardError(
+                "the state file is missing",
+                where=str(session.state_path),
+                hint="restore it, or run once without --expect-state to start anew",
+            )
+        model = session.model
+        with (
+            session.open_segment(sandbox, paces, clock) as segment,
+            session.hold(clock, **patience),
+            session.open_warehouse() as warehouse,
+            session.open_state() as state,
+        ):
+            return run(Job(session.sync, model, state, warehouse, options, clock, watch), segment)
+    except LockedError as error:
+        if flags["skip_if_running"]:
+            watch.notice(f"skipped: {error.message}")
+            return None
+        return began.evolve(error=error).finished(0.0, None, rejected_fails=True)
+    except RetlError as error:
+        return began.evolve(error=error).finished(0.0, None, rejected_fails=True)
+    finally:
+        watch.close()
+
+
+@cli.command("plan")
+@SYNCS
+@BACKFILL
+@click.option("--sandbox", "rehearsal", is_flag=True, help="Plan the next rehearsal.")
+@click.option(
+    "--samples", type=click.IntRange(min=0), default=2, help="Calls to show of each kind. [default: 2]"
+)
+@AS_JSON
+@STATE_DIR
+def plan_command(
+    syncs: Sequence[str], backfill: bool, rehearsal: bool, samples: int, as_json: bool, state_dir: Path | None
+) -> int:
+    """Show what a run would send; nothing is sent, and nothing changes."""
+    clock = SystemClock()
+    stopped = []
+    for session in find_sessions(syncs, state_dir, rehearsal):
+        options = Options(backfill=backfill)
+        with session.open_warehouse() as warehouse, session.peeked_state(clock) as state:
+            job = Job(session.sync, session.model, state, warehouse, options, clock, Silent())
+            plan = preview(job, outbox.pending(state.db), samples)
+        stopped += [guard for guard in plan.guards if guard.tripped]
+        if as_json:
+            click.echo(report.as_json_line(plan.as_json()))
+        else:
+            console = report.console()
+            console.print(report.plan_report(plan, console.width))
+    return GuardError.exit_code if stopped else 0
+
+
+@cli.command("check")
+@SYNCS
+@click.option(
+    "--connect", is_flag=True, help="Also ask the model for its columns, and Segment about the write key."
+)
+def check_command(syncs: Sequence[str], connect: bool) -> int:
+    """Check sync files, their models and their settings."""
+    console = report.console()
+    for session in find_sessions(syncs, None, rehearsal=False):
+        model = session.model
+        mapping = read_mapping(session.sync)
+        console.print(f"[bold]{session.sync.path}[/]: {session.sync.kind} from {model.where}", end="")
+        if connect:
+            with session.open_warehouse() as warehouse:
+                for _ in warehouse.read(model, mapping.columns, batch_rows=1):
+                    break
+                columns = warehouse.columns(model)
+            with session.open_segment(None, {}, SystemClock()) as segment:
+                doubt = segment.check_key()
+            console.print(f", {len(columns)} columns", end="")
+            if doubt:
+                console.print(f"; [yellow]{doubt}[/]", end="")
+        console.print(", fine")
+    return 0
+
+
+@cli.command("status")
+@click.argument("syncs", nargs=-1, metavar="[SYNC...]")
+@AS_JSON
+@REHEARSAL
+@STATE_DIR
+def status_command(syncs: Sequence[str], as_json: bool, rehearsal: bool, state_dir: Path | None) -> int:
+    """Show each sync's last run, and what is pending and rejected; without SYNC, of all in syncs/."""
+    rows = [_status(session) for session in find_sessions(syncs or ("syncs",), state_dir, rehearsal)]
+    if as_json:
+        for row in rows:
+            click.echo(report.as_json_line(row))
+    else:
+        report.console().print(report.status_report(rows))
+    return 0
+
+
+def _status(session: Session) -> dict[str, Any]:
+    name = session.sync.name
+    nothing = {"rows": None, "delivered": None, "pending": None, "rejected": None, "exit_code": None}
+    if not session.state_path.exists():
+        return {"sync": name, "status": "never", "last_run": None, **nothing}
+    try:
+        with session.peeked_state(SystemClock()) as state:
+            runs = last_runs(state.db, 1)
+            waiting = outbox.pending(state.db)
+            refused = sum(rejected.counts(state.db))
+            rows = snapshot.row_count(state.db)
+    except LockedError:
+        by = holder(session.state_path)
+        return {"sync": name, "status": "running", "last_run": by.since if by else None, **nothing}
+    last = runs[0] if runs else None
+    return {
+        "sync": name,
+        "status": last["status"] if last else "never",
+        "last_run": last["started_at"] if last else None,
+        "rows": rows,
+        "delivered": last["calls"]["delivered"] if last else None,
+        "pending": waiting,
+        "rejected": refused,
+        "exit_code": last["exit_code"] if last else None,
+    }
+
+
+@cli.command("rejected")
+@ONE_SYNC
+@click.option("--limit", type=click.IntRange(min=1), default=50, help="Rows and calls to show. [default: 50]")
+@AS_JSON
+@REHEARSAL
+@STATE_DIR
+def rejected_command(sync: str, limit: int, as_json: bool, rehearsal: bool, state_dir: Path | None) -> int:
+    """Show the rows and calls that could not be sent, and why."""
+    for session in find_sessions([sync], state_dir, rehearsal):
+        with session.peeked_state(SystemClock()) as state:
+            rows = rejected.rejected_rows(state.db, limit)
+            calls = rejected.rejected_calls(state.db, limit)
+        if as_json:
+            click.echo(report.as_json_line({"sync": session.sync.name, "rows": rows, "calls": calls}))
+        else:
+            report.console().print(report.rejected_report(rows, calls))
+    return 0
+
+
+@cli.command("reset")
+@ONE_SYNC
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@REHEARSAL
+@STATE_DIR
+def reset_command(sync: str, yes: bool, rehearsal: bool, state_dir: Path | None) -> int:
+    """Forget what was sent: the next run is a first pass.
+
+    Calls that are pending are delivered all the same. Message ids never repeat.
+    """
+    for session in find_sessions([sync], state_dir, rehearsal):
+        name = session.sync.name
+        if not session.state_path.exists():
+            click.echo(f"{name}: there is no state to forget")
+            continue
+        with session.hold(SystemClock()), session.open_state() as state:
+            rows = snapshot.row_count(state.db)
+            if not yes:
+                click.confirm(f"{name}: forget {report.count(rows, 'row')} and start anew?", abort=True)
+            with state.transaction():
+                snapshot.forget(state)
+        click.echo(f"{name}: {report.count(rows, 'row')} forgotten; the next run is a first pass")
+    return 0
+
+
+@cli.command("rekey")
+@ONE_SYNC
+@STATE_DIR
+def rekey_command(sync: str, state_dir: Path | None) -> int:
+    """Say that a new write key or endpoint is the same Segment source: state and pending calls go on."""
+    clock = SystemClock()
+    for session in find_sessions([sync], state_dir, rehearsal=False):
+        if not session.state_path.exists():
+            raise ConfigError(
+                "there is no state yet, so there is nothing to rekey", where=str(session.state_path)
+            )
+        with (
+            session.open_segment(None, {}, clock) as segment,
+            session.hold(clock),
+            session.open_state() as state,
+        ):
+            doubt = segment.check_key()
+            with state.transaction():
+                state.rekey(segment.to.hash)
+        if doubt:
+            click.echo(f"{session.sync.name}: {doubt}", err=True)
+        click.echo(f"{session.sync.name}: the state goes on with this write key and endpoint")
+    return 0
+
+
+@cli.command("sandbox")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8765, help="0 takes a free one. [default: 8765]"
+)
+@click.option(
+    "--faults", default="", help="Such as 429=0.05,500=0.02,hang=0.01,lost_answer=0.02,latency=30ms."
+)
+def sandbox_command(port: int, faults: str) -> int:
+    """Run a local Segment until it is interrupted; what it took is listed as JSON at its address."""
+    with Sandbox(port, faults=Faults.parse(faults)) as sandbox:
+        click.echo(f"a local Segment listens on {sandbox.url}; its calls: {sandbox.url}/calls.json")
+        click.echo("in the sync: segment: {endpoint: " + sandbox.url + ", write_key: sandbox}")
+        try:
+            threading.Event().wait()
+        except Interrupted:
+            report.console().print(report.sandbox_report(sandbox.summary()))
+    return 0
+
+
+@cli.command("schema")
+def schema_command() -> int:
+    """Print the JSON Schema of the sync file, for editors."""
+    click.echo(json.dumps(json_schema(), indent=2))
+    return 0
+
+
+@contextmanager
+def _sandbox_if(rehearsal: bool) -> Iterator[Sandbox | None]:
+    if not rehearsal:
+        yield None
+        return
+    with Sandbox() as sandbox:
+        yield sandbox
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    os.umask(0o077)  # state and plans hold personal data
+    signals.listen()
+    code = execute()
+    if code > INTERRUPTED:
+        # All is closed. What DuckDB leaves of an interrupted query complains at length while Python ends.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def execute(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code.
+
+    Args:
+        arguments: without the program's name; None takes those of the process.
+    """
+    try:
+        code = cli.main(arguments, prog_name="retl", standalone_mode=False)
+    except RetlError as error:
+        return _fail(error)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        click.echo("nothing was done", err=True)
+        return 1
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except Exception as error:
+        with suppress(Exception):
+            return _fail(signals.told(error))
+        traceback.print_exc()
+        moment = datetime.now(UTC)
+        click.echo(
+            f"this is a bug in retl {__version__} ({moment:%Y-%m-%d %H:%M} UTC); the state file is intact",
+            err=True,
+        )
+        return 70
+    return code if isinstance(code, int) else 0
+
+
+def _fail(error: RetlError) -> int:
+    report.console(stderr=True).print(report.error_report(error))
+    return error.exit_code

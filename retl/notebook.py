@@ -1,0 +1,31 @@
+"""retl in a notebook or a program."""
+
+from pathlib import Path
+
+from retl import outbox
+from retl.clock import SystemClock
+from retl.pipeline import Job, Options
+from retl.preview import Plan, preview
+from retl.session import find_sessions
+from retl.watch import Silent
+
+
+def plan(sync: str | Path, *, backfill: bool = False, sandbox: bool = False) -> Plan:
+    """What a run of a sync would send now; nothing is sent, and nothing changes.
+
+    Args:
+        sync: a sync file, or the name of one in the project of the working folder.
+        backfill: whether the first pass of a track or audience sync is sent.
+        sandbox: whether to plan the next rehearsal, `retl run --sandbox`.
+
+    Returns:
+        The plan; its `to_pandas()` has one line for each call.
+
+    Raises:
+        RetlError: whatever would stop the run before its guards.
+    """
+    clock = SystemClock()
+    (session,) = find_sessions([str(sync)], None, sandbox)
+    with session.open_warehouse() as warehouse, session.peeked_state(clock) as state:
+        job = Job(session.sync, session.model, state, warehouse, Options(backfill), clock, Silent())
+        return preview(job, outbox.pending(state.db), with_calls=True)

@@ -1,0 +1,191 @@
+"""A plan: what a run would send, without sending and without changing anything."""
+
+import json
+import math
+from collections.abc import Mapping as Named
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import pyarrow as pa
+
+from retl import rejected
+from retl.batch import MAX_BATCH_CALLS
+from retl.diff import Diff
+from retl.guard import Guard
+from retl.pipeline import Job, find_changes, render
+from retl.segment import MAX_BATCH_BYTES
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One call of a plan, to look at.
+
+    Attributes:
+        change: "added", "changed" or "removed".
+        key: of the row.
+        call: the call, without what only a run gives it (message id, moment of detection).
+    """
+
+    change: str
+    key: str
+    call: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do now.
+
+    Attributes:
+        sync: name of the sync.
+        first_pass: whether there is no snapshot yet.
+        sends: whether changes become calls; a first pass may be a silent baseline.
+        diff: how many rows changed, and how.
+        guards: what the guards say.
+        rejected_by: rows that would be rejected, by reason.
+        calls: number of calls by change and name; the name of an identify or group call is its type.
+        bytes: of all calls.
+        calls_per_second: the rate at which they would leave; 0 is without limit.
+        pending: calls that an earlier run left over; they go first.
+        samples: a few calls of each kind.
+    """
+
+    sync: str
+    first_pass: bool
+    sends: bool
+    diff: Diff
+    guards: tuple[Guard, ...]
+    rejected_by: Named[str, int]
+    calls: Named[tuple[str, str], int]
+    bytes: int
+    calls_per_second: int
+    pending: int
+    samples: tuple[Sample, ...]
+    _table: pa.Table
+
+    @property
+    def total_calls(self) -> int:
+        """All calls, each of which Segment bills as one API call."""
+        return sum(self.calls.values())
+
+    @property
+    def requests(self) -> int:
+        """About how many HTTP requests it takes."""
+        per_batch = min(MAX_BATCH_CALLS, self.calls_per_second or MAX_BATCH_CALLS)
+        by_bytes: int = math.ceil(self.bytes / MAX_BATCH_BYTES)
+        return max(math.ceil(self.total_calls / per_batch), by_bytes)
+
+    @property
+    def seconds(self) -> float:
+        """About how long delivery takes at the given rate; 0 where there is no limit."""
+        return self.total_calls / self.calls_per_second if self.calls_per_second else 0.0
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """One line for each call: change, key, type, event, user_id, timestamp, reason, call.
+
+        `timestamp` is UTC; `call` is the JSON text; a call with a `reason` would be rejected.
+        """
+        frame: pandas.DataFrame = self._table.to_pandas()
+        return frame
+
+    def as_json(self) -> dict[str, Any]:
+        """The object that `retl plan --json` prints."""
+        return {
+            "sync": self.sync,
+            "first_pass": self.first_pass,
+            "sends": self.sends,
+            "rows_read": self.diff.rows_read,
+            "unchanged": self.diff.unchanged,
+            "added": self.diff.added,
+            "changed": self.diff.changed,
+            "removed": self.diff.removed,
+            "rejected_by": dict(self.rejected_by),
+            "changed_by": dict(self.diff.by_column),
+            "calls": [
+                {"change": change, "name": name, "calls": count}
+                for (change, name), count in self.calls.items()
+            ],
+            "total_calls": self.total_calls,
+            "bytes": self.bytes,
+            "requests": self.requests,
+            "seconds": round(self.seconds, 1),
+            "pending": self.pending,
+            "guards": [dict(guard.__dict__) for guard in self.guards],
+            "samples": [dict(sample.__dict__) for sample in self.samples],
+        }
+
+
+def preview(job: Job, pending: int, samples: int = 2, with_calls: bool = False) -> Plan:
+    """Find out what a run would do.
+
+    Args:
+        job: what the run would work with; its state file stays as it is.
+        pending: calls that an earlier run left over.
+        samples: how many calls of each kind of change to show.
+        with_calls: whether the plan holds every call, for `to_pandas`.
+
+    Raises:
+        RetlError: whatever would stop the run before its guards.
+    """
+    db = job.state.db
+    changes = find_changes(job, job.clock.monotonic() + job.options.deadline_seconds)
+    render(job, changes, connections=1)
+    rejected.collect(db)
+    tally = rejected.tally(db)
+    size = db.execute(f"SELECT coalesce(sum(bytes), 0) FROM call WHERE {_LEAVES}").fetchone()
+    names = db.execute(
+        f"""
+        SELECT change, coalesce(event, type) AS name, count(*)
+        FROM call
+        WHERE {_LEAVES}
+        GROUP BY ALL
+        ORDER BY min(rank), name
+        """
+    ).fetchall()
+    assert size is not None
+    return Plan(
+        sync=job.sync.name,
+        first_pass=changes.memory is None,
+        sends=changes.sends,
+        diff=changes.diff,
+        guards=changes.guards,
+        rejected_by=tally.by_reason,
+        calls={(change, name): count for change, name, count in names},
+        bytes=int(size[0]),
+        calls_per_second=job.sync.segment.events_per_second,
+        pending=pending,
+        samples=_samples(db, samples),
+        _table=db.sql(_TABLE if with_calls else f"{_TABLE} LIMIT 0").to_arrow_table(),
+    )
+
+
+_LEAVES = "reason IS NULL AND (change = 'removed' OR key NOT IN (SELECT key FROM rejected))"
+
+_TABLE = """
+SELECT change, key, type, event, user_id, moment AS timestamp, reason, body AS call
+FROM call
+ORDER BY moment, rank, key
+"""
+
+
+def _samples(db: duckdb.DuckDBPyConnection, each: int) -> tuple[Sample, ...]:
+    rows = db.execute(
+        f"""
+        SELECT call.change, call.key, body
+        FROM call
+        WHERE {_LEAVES}
+        QUALIFY row_number() OVER (PARTITION BY change ORDER BY key, rank) <= ?
+        ORDER BY change, key, rank
+        """,
+        [each],
+    ).fetchall()
+    return tuple(Sample(change, key, _lasting(json.loads(body))) for change, key, body in rows)
+
+
+def _lasting(call: dict[str, Any]) -> dict[str, Any]:
+    context = {name: value for name, value in call.get("context", {}).items() if name != "library"}
+    kept = {name: value for name, value in call.items() if name not in {"messageId", "context"}}
+    return {**kept, "context": context} if context else kept

@@ -1,0 +1,186 @@
+"""What a person, or a log, sees of a run while it is under way; all of it on stderr."""
+
+import json
+import logging
+import sys
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+from rich.progress import TimeRemainingColumn as TimeLeft
+
+from retl.watch import Silent, Watch
+
+log = logging.getLogger("retl")
+
+LINE_EVERY_SECONDS = 10.0
+"""How often a log gets a line of progress."""
+
+
+def watch_for(sync: str, quiet: bool, console: Console) -> Watch:
+    """Bars for a terminal, lines for a pipe or a log, nothing where quiet is asked for."""
+    if quiet:
+        return Silent()
+    if console.is_terminal and log.getEffectiveLevel() <= logging.INFO and not _json_logs():
+        return Bars(sync, console)
+    return Lines(sync)
+
+
+class Lines:
+    """A line of log at each turn of a run."""
+
+    def __init__(self, sync: str) -> None:
+        self._sync = sync
+        self._read = self._delivered = self._total = 0
+        self._said_at = time.monotonic()
+
+    def _say(self, action: str, sentence: str, **numbers: Any) -> None:
+        log.info(
+            "%s: %s",
+            self._sync,
+            sentence,
+            extra={"fields": {"action": action, "sync": self._sync, **numbers}},
+        )
+
+    def _now_and_then(self, action: str, sentence: str, **numbers: Any) -> None:
+        if time.monotonic() - self._said_at >= LINE_EVERY_SECONDS:
+            self._said_at = time.monotonic()
+            self._say(action, sentence, **numbers)
+
+    def rows_read(self, rows: int) -> None:
+        """So many more rows came from the warehouse."""
+        self._read += rows
+        self._now_and_then("rows_read", f"{self._read:,} rows read", rows=self._read)
+
+    def diffed(self, added: int, changed: int, removed: int) -> None:
+        """The diff is known."""
+        sentence = f"{added:,} added, {changed:,} changed, {removed:,} removed"
+        self._say("diffed", sentence, added=added, changed=changed, removed=removed)
+
+    def delivering(self, calls: int) -> None:
+        """So many calls are about to be delivered."""
+        self._delivered, self._total = 0, calls
+        self._say("delivering", f"{calls:,} calls to deliver", calls=calls)
+
+    def delivered(self, calls: int) -> None:
+        """Segment accepted so many more calls."""
+        self._delivered += calls
+        sentence = f"{self._delivered:,} of {self._total:,} calls delivered"
+        self._now_and_then("delivered", sentence, delivered=self._delivered)
+
+    def waiting(self, reason: str, seconds: float) -> None:
+        """A batch waits before it is tried again."""
+        log.warning(
+            "%s: Segment answered %s; again in %.1f s",
+            self._sync,
+            reason,
+            seconds,
+            extra={"fields": {"action": "waiting", "sync": self._sync, "reason": reason, "seconds": seconds}},
+        )
+
+    def notice(self, sentence: str) -> None:
+        """Something the user should know."""
+        log.warning(
+            "%s: %s", self._sync, sentence, extra={"fields": {"action": "notice", "sync": self._sync}}
+        )
+
+    def close(self) -> None:
+        """The run is over; its result speaks for itself."""
+
+
+class Bars:
+    """Progress bars in a terminal; they leave no trace."""
+
+    def __init__(self, sync: str, console: Console) -> None:
+        self._sync = sync
+        self._console = console
+        self._bars = Progress(
+            SpinnerColumn(),
+            TextColumn("[bold]{task.fields[sync]}[/] {task.description}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.fields[so_far]}"),
+            TimeLeft(),
+            console=console,
+            transient=True,
+        )
+        self._task: TaskID | None = None
+
+    def _show(self, what: str, total: int | None) -> TaskID:
+        if self._task is not None:
+            self._bars.remove_task(self._task)
+        self._bars.start()
+        self._task = self._bars.add_task(what, total=total, sync=self._sync, so_far="")
+        return self._task
+
+    def _advance(self, task: TaskID, by: int, unit: str) -> None:
+        self._bars.advance(task, by)
+        (bar,) = self._bars.tasks
+        total = f" of {bar.total:,.0f}" if bar.total else ""
+        speed = f", {bar.speed:,.0f} a second" if bar.speed else ""
+        self._bars.update(task, so_far=f"{bar.completed:,.0f}{total} {unit}{speed}")
+
+    def rows_read(self, rows: int) -> None:
+        """So many more rows came from the warehouse."""
+        task = self._task if self._task is not None else self._show("reading rows", None)
+        self._advance(task, rows, "rows")
+
+    def diffed(self, added: int, changed: int, removed: int) -> None:
+        """The diff is known: the bar for reading goes."""
+        self._bars.stop()
+        if self._task is not None:
+            self._bars.remove_task(self._task)
+            self._task = None
+
+    def delivering(self, calls: int) -> None:
+        """So many calls are about to be delivered."""
+        self._show("delivering calls", calls)
+
+    def delivered(self, calls: int) -> None:
+        """Segment accepted so many more calls."""
+        if self._task is not None:
+            self._advance(self._task, calls, "calls")
+            if self._bars.finished:
+                self._bars.stop()
+
+    def waiting(self, reason: str, seconds: float) -> None:
+        """A batch waits before it is tried again."""
+        self._console.print(
+            f"[yellow]{self._sync}: Segment answered {reason}; again in {seconds:.1f} s[/]", highlight=False
+        )
+
+    def notice(self, sentence: str) -> None:
+        """Something the user should know."""
+        self._console.print(f"[yellow]{self._sync}: {sentence}[/]", highlight=False)
+
+    def close(self) -> None:
+        """Take the bars away."""
+        self._bars.stop()
+
+
+class JsonLines(logging.Formatter):
+    """A log line as one JSON object."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as JSON."""
+        moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
+        line = {"time": moment, "level": record.levelname.lower(), "message": record.getMessage()}
+        return json.dumps({**line, **getattr(record, "fields", {})}, ensure_ascii=False)
+
+
+def set_up_logs(level: str, as_json: bool) -> None:
+    """Send retl's own log to stderr.
+
+    Args:
+        level: debug, info, warning or error.
+        as_json: whether each line is a JSON object.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines() if as_json else logging.Formatter("%(message)s"))
+    log.handlers[:] = [handler]
+    log.propagate = False
+    log.setLevel(level.upper())
+
+
+def _json_logs() -> bool:
+    return any(isinstance(handler.formatter, JsonLines) for handler in log.handlers)

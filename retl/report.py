@@ -1,0 +1,223 @@
+"""What commands print: results for people, JSON for machines."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from retl.errors import RetlError
+from retl.preview import Plan
+from retl.rejected import REASONS
+from retl.run import Run, Status
+
+SIGNS = {"added": ("+", "green"), "changed": ("~", "yellow"), "removed": ("-", "red")}
+
+
+def count(number: int, noun: str) -> str:
+    """A number and its noun: `1 call`, `2,000 calls`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: `0.4 s`, `3 min 20 s`, `2 h 5 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def as_json_line(value: dict[str, Any]) -> str:
+    """One object on one line."""
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def run_report(run: Run) -> RenderableType:
+    """A run in a line or a few."""
+    lines = [_run_line(run)]
+    if run.rejected_by:
+        reasons = ", ".join(f"{reason} {rows:,}" for reason, rows in run.rejected_by.items())
+        lines.append(Text(f"  {count(run.rejected_rows or 0, 'row')} rejected: {reasons}", "yellow"))
+    if run.calls.rejected:
+        lines.append(Text(f"  {count(run.calls.rejected, 'call')} rejected", "yellow"))
+    if run.rejected_anything:
+        lines.append(Text(f"  see: retl rejected {run.sync}", "dim"))
+    if run.calls.unsure:
+        lines.append(
+            Text(f"  {count(run.calls.unsure, 'call')} went out twice, under the same message id", "yellow")
+        )
+    if run.calls.pending and run.status is not Status.SUCCEEDED:
+        lines.append(
+            Text(f"  {count(run.calls.pending, 'call')} pending; the next run delivers them first", "yellow")
+        )
+    return Group(*lines)
+
+
+def _run_line(run: Run) -> Text:
+    line = Text.assemble((run.sync, "bold"), ": ")
+    if run.rows_read is None:
+        delivered = run.calls.delivered or 0
+        line.append(
+            f"{count(delivered, 'call')} of an earlier run delivered" if delivered else "nothing was read"
+        )
+        return line
+    line.append(f"{count(run.rows_read, 'row')} read, ")
+    parts = [(run.added, "added"), (run.changed, "changed"), (run.removed, "removed")]
+    changes = [(number, kind) for number, kind in parts if number]
+    for place, (number, kind) in enumerate(changes):
+        line.append(", " if place else "")
+        line.append(f"{number:,} {kind}", SIGNS[kind][1])
+    if not changes:
+        line.append("no changes")
+    if run.baseline and run.error is None:
+        line.append(" as a silent baseline, nothing sent")
+    elif run.calls.delivered:
+        line.append(f" → {count(run.calls.delivered, 'call')} delivered")
+    elif run.error is None:
+        line.append(", nothing sent")
+    if run.calls.pending and run.error is None:
+        line.append(f", {run.calls.pending:,} held back")
+    line.append(f" ({duration(run.seconds)})", "dim")
+    return line
+
+
+def error_report(error: RetlError) -> RenderableType:
+    """An error: what, where, and what to do now."""
+    lines = [Text.assemble(("error", "bold red"), f": {error}")]
+    if error.hint:
+        lines.append(Text(f"  → {error.hint}"))
+    return Group(*lines)
+
+
+def plan_report(plan: Plan, width: int) -> RenderableType:
+    """A plan: what changes, which calls that makes, what they cost, and whether the guards let it pass."""
+    lines: list[RenderableType] = [
+        Text.assemble((plan.sync, "bold"), f": {count(plan.diff.rows_read, 'row')} read")
+    ]
+    if plan.pending:
+        lines.append(Text(f"  {count(plan.pending, 'call')} of an earlier run go first", "yellow"))
+    lines.append(_changes_table(plan))
+    if plan.diff.by_column:
+        lines.append(Text("  differing in: " + _by_column(plan.diff.by_column), "dim"))
+    for reason, rows in plan.rejected_by.items():
+        lines.append(Text(f"  {count(rows, 'row')} rejected: {REASONS[reason]} ({reason})", "yellow"))
+    lines += [_sample_line(sample.change, sample.call, width) for sample in plan.samples]
+    lines += [
+        Text(f"  guard {guard.name} stops this: {guard.value:,} rows, the limit is {guard.limit}", "red")
+        for guard in plan.guards
+        if guard.tripped and not guard.forced
+    ]
+    lines.append(Text("  " + _cost(plan)))
+    return Group(*lines)
+
+
+def _changes_table(plan: Plan) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1))
+    for change in ("added", "changed", "removed"):
+        sign, color = SIGNS[change]
+        rows: int = getattr(plan.diff, change)
+        calls = {name: calls for (kind, name), calls in plan.calls.items() if kind == change}
+        if not plan.sends and rows:
+            outcome = "a silent baseline: remembered, not sent"
+        else:
+            outcome = ", ".join(f"{calls:,} {name}" for name, calls in calls.items()) or "no call"
+        if rows:
+            table.add_row(
+                "", Text(sign, color), Text(f"{rows:,}", color, justify="right"), change, f"→ {outcome}"
+            )
+    if not table.row_count:
+        table.add_row("", "no changes")
+    return table
+
+
+def _by_column(by_column: dict[str, int], most: int = 6) -> str:
+    ranked = sorted(by_column.items(), key=lambda item: -item[1])
+    named = ", ".join(f"{name} {rows:,}" for name, rows in ranked[:most])
+    return named if len(ranked) <= most else f"{named}, and {len(ranked) - most} more"
+
+
+def _sample_line(change: str, call: dict[str, Any], width: int) -> Text:
+    sign, color = SIGNS[change]
+    shown = {name: value for name, value in call.items() if name not in {"timestamp"}}
+    text = json.dumps(shown, ensure_ascii=False)
+    line = Text.assemble("  ", (sign, color), f" {text}", no_wrap=True)
+    line.truncate(width, overflow="ellipsis")
+    return line
+
+
+def _cost(plan: Plan) -> str:
+    if not plan.total_calls:
+        return "nothing would be sent"
+    cost = f"{count(plan.total_calls, 'API call')} in {count(plan.requests, 'request')}"
+    if not plan.calls_per_second:
+        return f"{cost}, as fast as it goes"
+    time = "under a second" if plan.seconds < 1 else duration(plan.seconds)
+    return f"{cost}, {time} at {plan.calls_per_second:,} calls/s"
+
+
+def status_report(rows: Sequence[dict[str, Any]]) -> RenderableType:
+    """The syncs, a line each: last run, what waits, what is rejected."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2), header_style="dim")
+    for title in ("sync", "last run", "status", "rows", "sent", "pending", "rejected"):
+        table.add_column(
+            title, justify="right" if title in {"rows", "sent", "pending", "rejected"} else "left"
+        )
+    colors = {"succeeded": "green", "running": "cyan", "partial": "yellow", "never": "dim"}
+    for row in rows:
+        table.add_row(
+            Text(row["sync"], "bold"),
+            (row["last_run"] or "")[:16].replace("T", " "),
+            Text(row["status"], colors.get(row["status"], "red")),
+            *(
+                "" if row[name] is None else f"{row[name]:,}"
+                for name in ("rows", "delivered", "pending", "rejected")
+            ),
+        )
+    return table
+
+
+def rejected_report(rows: Sequence[dict[str, Any]], calls: Sequence[dict[str, Any]]) -> RenderableType:
+    """Rejected rows and calls, and what their reasons mean."""
+    if not rows and not calls:
+        return Text("nothing is rejected")
+    parts: list[RenderableType] = []
+    if rows:
+        table = Table(box=None, pad_edge=False, padding=(0, 2), header_style="dim")
+        for title in ("row", "reason", "since", "runs"):
+            table.add_column(title, justify="right" if title == "runs" else "left")
+        for row in rows:
+            key = "(no key)" if row["key"] is None else row["key"]
+            several = f" ({row['rows']:,} rows)" if row["rows"] > 1 else ""
+            table.add_row(
+                f"{key}{several}", row["reason"], f"{row['first_seen']:%Y-%m-%d %H:%M}", f"{row['times']:,}"
+            )
+        parts.append(table)
+    if calls:
+        table = Table(box=None, pad_edge=False, padding=(0, 2), header_style="dim")
+        for title in ("call for", "change", "reason", "at", "answer"):
+            table.add_column(title)
+        for call in calls:
+            moment = f"{call['rejected_at']:%Y-%m-%d %H:%M}"
+            table.add_row(call["key"], call["change"], call["reason"], moment, call["answer"] or "")
+        parts.append(table)
+    for reason in sorted({one["reason"] for one in (*rows, *calls)}):
+        parts.append(Text(f"{reason}: {REASONS[reason]}", "dim"))
+    return Group(*parts)
+
+
+def sandbox_report(summary: dict[str, Any]) -> Text:
+    """What the sandbox made of a rehearsal."""
+    discarded = sum(summary["discarded"].values())
+    line = Text.assemble(("sandbox", "bold"), f": {count(summary['accepted'], 'call')} accepted")
+    line.append(f", {discarded:,} discarded", "red" if discarded else "")
+    line.append(f", {count(summary['duplicates'], 'duplicate')}")
+    return line
+
+
+def console(stderr: bool = False) -> Console:
+    """A console that leaves the text of a pipe as it is."""
+    return Console(stderr=stderr, highlight=False, soft_wrap=True, emoji=False, markup=True)

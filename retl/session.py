@@ -1,0 +1,141 @@
+"""What a command works with, found in the project's files and opened."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, chdir, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from retl.clock import Clock
+from retl.model import Model
+from retl.pace import Pace
+from retl.project import (
+    Project,
+    check_names,
+    find_project,
+    find_syncs,
+    load_model,
+    load_sync,
+    warehouse_url,
+    write_key,
+)
+from retl.receipt import Patience
+from retl.sandbox import Sandbox
+from retl.segment import Destination, Segment, destination
+from retl.state import LOCK_PATIENCE_SECONDS, State, hold, open_state, peek_state
+from retl.sync import Sync
+from retl.warehouse import Warehouse, open_warehouse
+
+SANDBOX_KEY = "sandbox"
+"""The write key for rehearsals."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """One sync, as a command finds it.
+
+    Attributes:
+        project: its project folder.
+        sync: the sync.
+        rehearsal: whether it goes to the sandbox, with a state of its own.
+        state_dir: the folder of the state files.
+    """
+
+    project: Project
+    sync: Sync
+    rehearsal: bool
+    state_dir: Path
+
+    @property
+    def state_path(self) -> Path:
+        """The sync's state file: `state/<sync>[.<segment.name>].duckdb`."""
+        folder = self.state_dir / "sandbox" if self.rehearsal else self.state_dir
+        source = f".{self.sync.segment.name}" if self.sync.segment.name and not self.rehearsal else ""
+        return folder / f"{self.sync.name}{source}.duckdb"
+
+    @property
+    def model(self) -> Model:
+        """The sync's model."""
+        return load_model(self.sync, self.project)
+
+    def hold(self, clock: Clock, patience: float = LOCK_PATIENCE_SECONDS) -> AbstractContextManager[None]:
+        """Keep other processes from the state.
+
+        Raises:
+            LockedError: another process holds it after `patience` seconds; -1 waits without end.
+        """
+        return hold(self.state_path, clock.now(), patience)
+
+    def open_state(self) -> State:
+        """The state, made where there is none; to be held before.
+
+        Raises:
+            StateError: the file is no state that this retl can read.
+        """
+        return open_state(self.state_path, self.sync.name)
+
+    @contextmanager
+    def peeked_state(self, clock: Clock) -> Iterator[State]:
+        """The state, locked and for looking only; nothing is made where there is none.
+
+        Raises:
+            LockedError: another process holds it.
+            StateError: the file is no state that this retl can read.
+        """
+        if not self.state_path.exists():
+            with peek_state(self.state_path, self.sync.name) as state:
+                yield state
+            return
+        with self.hold(clock), peek_state(self.state_path, self.sync.name) as state:
+            yield state
+
+    @contextmanager
+    def open_warehouse(self) -> Iterator[Warehouse]:
+        """The sync's warehouse, with the project as working folder.
+
+        DuckDB looks for a model's files in the working folder first, wherever else it may look.
+
+        Raises:
+            ConfigError: no URL, or one that cannot be used.
+            WarehouseError: it cannot be reached.
+        """
+        url, root = warehouse_url(self.sync, self.project), self.project.root
+        with chdir(root), open_warehouse(url, root) as warehouse:
+            yield warehouse
+
+    def destination(self, sandbox: Sandbox | None) -> Destination:
+        """Where the calls go: the sandbox, else what the sync says.
+
+        Raises:
+            ConfigError: there is no write key.
+        """
+        if sandbox is not None:
+            return Destination(sandbox.url, SANDBOX_KEY, known_as="sandbox")
+        return destination(self.sync.segment, write_key(self.sync, self.project))
+
+    def open_segment(self, sandbox: Sandbox | None, paces: dict[str, Pace], clock: Clock) -> Segment:
+        """The way to Segment; syncs with one destination share one pace, and the sandbox takes any."""
+        to = self.destination(sandbox)
+        settings = self.sync.segment
+        pace = paces.setdefault(to.hash, Pace(0 if sandbox else settings.events_per_second, clock))
+        return Segment(to, pace, Patience(), settings.concurrency)
+
+
+def find_sessions(arguments: Sequence[str], state_dir: Path | None, rehearsal: bool) -> list[Session]:
+    """The syncs that the arguments of a command mean.
+
+    Args:
+        arguments: files, folders and names.
+        state_dir: the folder of state files, where the command line gives one.
+        rehearsal: whether the calls go to the sandbox.
+
+    Raises:
+        ConfigError: an argument means nothing, or a file is wrong.
+    """
+    found = []
+    for path in find_syncs(arguments, Path.cwd()):
+        project = find_project(path, os.environ)
+        sync = load_sync(path, project)
+        found.append(Session(project, sync, rehearsal, project.state_dir(state_dir).absolute()))
+    check_names([session.sync for session in found])
+    return found

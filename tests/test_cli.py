@@ -1,0 +1,583 @@
+"""What users type, and what they get: output, exit codes, and a state that errors leave alone."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from retl.cli import execute
+from retl.faults import Answer
+from retl.sandbox import Sandbox
+from retl.state import hold
+
+ROOT = Path(__file__).parent.parent
+USERS = "user_id,email,city,seen_at\nu1,a@x.com,Berlin,2026-01-01\nu2,b@x.com,Paris,2026-01-02\n"
+SYNC = """\
+model: users
+primary_key: user_id
+identify:
+  user_id: user_id
+  traits:
+    email: email
+    city: city
+"""
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    """A local Segment."""
+    with Sandbox(unknown_keys={"unknown"}) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def project(tmp_path: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with a users sync that goes to the sandbox; the working folder of the test."""
+    for folder in ("models", "syncs", "data"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "models/users.sql").write_text("SELECT *\nFROM read_csv('data/users.csv')\n")
+    (tmp_path / "data/users.csv").write_text(USERS)
+    (tmp_path / "syncs/users.yml").write_text(SYNC)
+    settings = {"endpoint": sandbox.url, "events_per_second": 0}
+    (tmp_path / "retl.yml").write_text(f'warehouse: "duckdb://"\nsegment: {json.dumps(settings)}\n')
+    (tmp_path / ".env").write_text("SEGMENT_WRITE_KEY=key\n")
+    for name in (
+        "SEGMENT_WRITE_KEY",
+        "RETL_WAREHOUSE_URL",
+        "RETL_STATE_DIR",
+        "RETL_EXPECT_STATE",
+        "RETL_LOG_LEVEL",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def retl(project: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs a command in the project; gives exit code, stdout and stderr."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = execute(arguments)
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return run
+
+
+Retl = Callable[..., tuple[int, str, str]]
+
+
+def record(retl: Retl, *arguments: str) -> dict[str, Any]:
+    """The JSON object of a run of the users sync."""
+    code, out, _ = retl("run", "users", "--json", *arguments)
+    found: dict[str, Any] = json.loads(out)
+    assert found["exit_code"] == code
+    return found
+
+
+def contents(path: Path) -> dict[str, Any]:
+    """What a state file holds, without the records of runs."""
+    with duckdb.connect(":memory:") as db:
+        db.execute(f"ATTACH '{path}' AS state (READ_ONLY)")
+        tables = ("about", "snapshot", "outbox", "mark", "rejected_row", "rejected_call")
+        return {
+            table: db.sql(f"SELECT * FROM state.{table} ORDER BY ALL").to_arrow_table().to_pylist()
+            for table in tables
+        }
+
+
+def write(path: Path, old: str, new: str) -> None:
+    """Change a file as a user would."""
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+BAD_FILES: list[tuple[str, str, str, str, int, str]] = [
+    (
+        "an unknown key",
+        "syncs/users.yml",
+        "traits:",
+        "tarits:",
+        2,
+        "error: syncs/users.yml:5 identify.tarits: unknown key `tarits`; did you mean `traits`?\n",
+    ),
+    (
+        "a missing model",
+        "syncs/users.yml",
+        "model: users",
+        "model: user",
+        2,
+        "error: syncs/users.yml:1 model: there is no models/user.sql; did you mean `users`?\n",
+    ),
+    (
+        "an unset variable",
+        "retl.yml",
+        '"duckdb://"',
+        '"${WAREHOUSE}"',
+        2,
+        "error: retl.yml:1 warehouse: WAREHOUSE is not set\n  → set it in the environment or in .env\n",
+    ),
+    (
+        "no id",
+        "syncs/users.yml",
+        "  user_id: user_id\n",
+        "",
+        2,
+        "error: syncs/users.yml:3 identify: needs a `user_id` or an `anonymous_id`, so that Segment knows whom "
+        "it is about\n",
+    ),
+    (
+        "two kinds in one file",
+        "syncs/users.yml",
+        "identify:",
+        "track: {user_id: user_id, added: Signed Up}\nidentify:",
+        2,
+        "error: syncs/users.yml:4 identify: two kinds in one file: track (line 3) and identify (line 4); keep "
+        "one and put the other in a file of its own\n",
+    ),
+    (
+        "a mapped column that the model lacks",
+        "syncs/users.yml",
+        "email: email",
+        "email: emial",
+        2,
+        "error: syncs/users.yml:6 identify.traits.email: model users has no column `emial`; it has: user_id, "
+        "email, city, seen_at\n  → did you mean `email`?\n",
+    ),
+    (
+        "a key column that the model lacks",
+        "models/users.sql",
+        "SELECT *",
+        "SELECT email, city",
+        2,
+        "error: syncs/users.yml:2 primary_key: model users has no column `user_id`; it has: email, city\n",
+    ),
+    (
+        "an SQL error",
+        "models/users.sql",
+        "'data/users.csv'",
+        "'data/users.csv') WHERE plan = (1",
+        2,
+        'error: models/users.sql:2: model users: Binder Error: Referenced column "plan" not found',
+    ),
+    (
+        "an unreachable warehouse",
+        "retl.yml",
+        "duckdb://",
+        "duckdb:///data/shop.duckdb",
+        3,
+        "error: duckdb:///data/shop.duckdb: ",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "code", "message"),
+    [pytest.param(*case[1:], id=case[0].replace(" ", "-")) for case in BAD_FILES],
+)
+def test_a_bad_file_is_one_clear_error_and_leaves_state_alone(
+    retl: Retl, project: Path, sandbox: Sandbox, file: str, old: str, new: str, code: int, message: str
+) -> None:
+    """What is wrong in a file is said with its place and what to do, and changes and sends nothing."""
+    assert retl("run", "users")[0] == 0
+    before, sent = contents(project / "state/users.duckdb"), len(sandbox.accepted)
+    write(project / file, old, new)
+
+    exit_code, out, err = retl("run", "users")
+
+    assert (code, "") == (exit_code, out)
+    assert message in err
+    assert before == contents(project / "state/users.duckdb")
+    assert sent == len(sandbox.accepted)
+
+
+def test_duplicate_and_null_keys_are_rejected_rows(retl: Retl, project: Path) -> None:
+    """Rows without a key, and all rows that share one, are rejected with exit code 1; the others go on."""
+    (project / "data/users.csv").write_text(USERS + "u2,c@x.com,Rome,2026-01-03\n,d@x.com,Oslo,2026-01-04\n")
+
+    run = record(retl)
+
+    assert (1, "partial") == (run["exit_code"], run["status"])
+    assert {"duplicate_key": 2, "null_key": 1} == run["rejected_by"]
+    assert (4, 1, 3) == (run["rows_read"], run["added"], run["rejected_rows"])
+    code, out, _ = retl("rejected", "users")
+    assert code == 0
+    assert "several rows share the primary key" in out
+
+
+def test_a_row_without_an_id_is_rejected(retl: Retl, project: Path) -> None:
+    """A row whose ids are null is rejected as no_id."""
+    write(project / "syncs/users.yml", "user_id: user_id", "user_id: city")
+    (project / "data/users.csv").write_text(USERS + "u3,c@x.com,,2026-01-03\n")
+
+    assert {"no_id": 1} == record(retl)["rejected_by"]
+
+
+def test_the_same_again_sends_nothing(retl: Retl, sandbox: Sandbox) -> None:
+    """A second run over the same rows says so, and sends nothing."""
+    assert retl("run", "users")[1].startswith("users: 2 rows read, 2 added → 2 calls delivered (")
+
+    code, out, _ = retl("run", "users")
+
+    assert code == 0
+    assert out.startswith("users: 2 rows read, no changes, nothing sent (")
+    assert len(sandbox.accepted) == 2
+
+
+def test_json_has_every_key_of_its_contract(retl: Retl) -> None:
+    """`--json` prints one object with the documented keys, and nothing else on stdout."""
+    run = record(retl)
+
+    assert [
+        *(
+            "sync",
+            "run_id",
+            "status",
+            "exit_code",
+            "started_at",
+            "seconds",
+            "baseline",
+            "rows_read",
+            "unchanged",
+        ),
+        *(
+            "added",
+            "changed",
+            "removed",
+            "rejected_rows",
+            "rejected_by",
+            "calls",
+            "batches",
+            "bytes",
+            "retries",
+        ),
+        *("guards", "error"),
+    ] == list(run)
+    assert {"enqueued": 2, "delivered": 2, "rejected": 0, "pending": 0, "unsure": 0} == run["calls"]
+    assert {"name", "limit", "value", "tripped", "forced"} == set(run["guards"][0])
+
+
+def test_json_of_a_failed_run_has_nulls_and_the_error(retl: Retl, project: Path) -> None:
+    """Where a run did not get so far, its counts are null and its error has code, message and hint."""
+    write(project / "models/users.sql", "SELECT *", "SELECT nope")
+
+    run = record(retl)
+
+    assert ("failed", None, None) == (run["status"], run["rows_read"], run["calls"]["enqueued"])
+    assert run["error"]["code"] == "model"
+    assert run["error"]["message"].startswith("models/users.sql:1: model users: ")
+
+
+def test_an_empty_result_over_a_full_snapshot_stops(retl: Retl, project: Path, sandbox: Sandbox) -> None:
+    """A model that suddenly gives no rows stops with exit code 4, and says both ways to let it pass."""
+    retl("run", "users")
+    before = contents(project / "state/users.duckdb")
+    (project / "data/users.csv").write_text("user_id,email,city,seen_at\n")
+
+    code, _, err = retl("run", "users")
+
+    assert code == 4
+    assert "the model gave 0 rows, and at least 1 are expected" in err
+    assert "--force min_rows" in err
+    assert "guards: {min_rows: 0}" in err
+    assert before == contents(project / "state/users.duckdb")
+    assert record(retl, "--force", "min_rows")["removed"] == 2
+
+
+def test_an_unreachable_segment_leaves_the_calls_pending(retl: Retl, project: Path) -> None:
+    """Where Segment cannot be reached the run ends with exit code 3, and the next one delivers."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        closed_port = taken.getsockname()[1]
+    settings = (project / "retl.yml").read_text()
+    write(
+        project / "retl.yml",
+        settings.split('"endpoint": "')[1].split('"')[0],
+        f"http://127.0.0.1:{closed_port}",
+    )
+
+    run = record(retl, "--deadline", "1s")
+
+    assert (3, 2, 0) == (run["exit_code"], run["calls"]["pending"], run["calls"]["delivered"])
+    assert run["error"]["code"] == "segment"
+    assert "run it again" in run["error"]["hint"]
+    again = record(retl, "--deadline", "1s")
+    assert (3, None) == (again["exit_code"], again["rows_read"]), (
+        "what is left over is delivered before reading"
+    )
+
+
+def test_left_over_calls_go_first(retl: Retl, sandbox: Sandbox) -> None:
+    """Calls that a run could not deliver leave with the next one, under the same message ids."""
+    sandbox.script([Answer(status=401)])
+    refused = record(retl)
+    assert (2, 2) == (refused["exit_code"], refused["calls"]["pending"])
+    ids = [call["messageId"] for call in sandbox.requests[-1].parsed["batch"]]
+
+    run = record(retl)
+
+    assert (0, 2, 0) == (run["exit_code"], run["calls"]["delivered"], run["calls"]["enqueued"])
+    assert ids == [call["messageId"] for call in sandbox.accepted]
+
+
+def test_a_state_held_by_another_run_is_left_alone(retl: Retl, project: Path, sandbox: Sandbox) -> None:
+    """The second run of a sync exits with 5 and names the first; --skip-if-running makes that a 0."""
+    with hold(project / "state/users.duckdb", datetime.now(UTC)):
+        code, _, err = retl("run", "users")
+        skipped, out, _ = retl("run", "users", "--skip-if-running")
+
+    assert code == 5
+    assert f"pid {os.getpid()} on {socket.gethostname()}" in err
+    assert (0, "") == (skipped, out)
+    assert sandbox.accepted == []
+
+
+@pytest.mark.parametrize("text", ["", "not a database"])
+def test_a_state_file_that_is_none_is_refused(retl: Retl, project: Path, text: str) -> None:
+    """A file in the state's place that retl did not make is refused with exit code 2, and left as it is."""
+    (project / "state").mkdir()
+    (project / "state/users.duckdb").write_text(text)
+
+    code, _, err = retl("run", "users")
+
+    assert code == 2
+    assert "users.duckdb: this" in err
+    assert text == (project / "state/users.duckdb").read_text()
+
+
+def test_a_missing_state_can_be_refused(retl: Retl, project: Path) -> None:
+    """With --expect-state a missing state file stops the run with exit code 4, and none is made."""
+    assert record(retl, "--expect-state")["exit_code"] == 4
+    assert not (project / "state/users.duckdb").exists()
+
+
+def test_a_swapped_write_key_is_refused_until_rekey(retl: Retl, project: Path, sandbox: Sandbox) -> None:
+    """Another write key stops the run with exit code 2 until rekey says that it is the same source."""
+    retl("run", "users")
+    (project / ".env").write_text("SEGMENT_WRITE_KEY=another\n")
+
+    code, _, err = retl("run", "users")
+    assert code == 2
+    assert "retl rekey" in err
+    assert "another" not in err.replace("another than in the last run", "").replace("another source", "")
+
+    assert retl("rekey", "users")[0] == 0
+    assert record(retl)["unchanged"] == 2
+    assert len(sandbox.accepted) == 2
+
+
+def test_reset_makes_the_next_run_a_first_pass_with_new_ids(retl: Retl, sandbox: Sandbox) -> None:
+    """After a reset every row is sent again, under message ids that Segment does not know."""
+    retl("run", "users")
+    assert "2 rows forgotten" in retl("reset", "users", "--yes")[1]
+
+    assert record(retl)["added"] == 2
+    assert len({call["messageId"] for call in sandbox.accepted}) == 4
+    assert sandbox.duplicates == []
+
+
+def test_reset_asks_first(retl: Retl, project: Path) -> None:
+    """Without --yes and without an answer, nothing is forgotten."""
+    retl("run", "users")
+
+    process = start(project, "reset", "users")
+    _, err = process.communicate(timeout=60)
+
+    assert process.returncode == 1
+    assert "nothing was done" in err
+    assert record(retl)["unchanged"] == 2
+
+
+def test_plan_changes_nothing(retl: Retl, project: Path, sandbox: Sandbox) -> None:
+    """A plan makes no state, sends nothing, and does not change a state that is there."""
+    assert retl("plan", "users")[0] == 0
+    assert not (project / "state").exists()
+    retl("run", "users")
+    before, sent = (project / "state/users.duckdb").read_bytes(), len(sandbox.accepted)
+    write(project / "data/users.csv", "Paris", "Rome")
+
+    code, out, _ = retl("plan", "users", "--json")
+
+    plan = json.loads(out)
+    assert (0, 1, {"city": 1}) == (code, plan["changed"], plan["changed_by"])
+    assert [{"change": "changed", "name": "identify", "calls": 1}] == plan["calls"]
+    assert before == (project / "state/users.duckdb").read_bytes()
+    assert sent == len(sandbox.accepted)
+
+
+def test_a_plan_with_a_tripped_guard_exits_as_the_run_would(retl: Retl, project: Path) -> None:
+    """A plan shows the guard that would stop the run, and exits with 4."""
+    retl("run", "users")
+    (project / "data/users.csv").write_text("user_id,email,city,seen_at\n")
+
+    code, out, _ = retl("plan", "users")
+
+    assert code == 4
+    assert "guard min_rows stops this" in out
+
+
+def test_limit_lets_a_canary_out(retl: Retl, sandbox: Sandbox) -> None:
+    """With --limit so many calls leave now, and the rest with the next run."""
+    run = record(retl, "--limit", "1")
+    assert (0, 1, 1) == (run["exit_code"], run["calls"]["delivered"], run["calls"]["pending"])
+    assert len(sandbox.accepted) == 1
+
+    assert record(retl)["calls"]["pending"] == 0
+    assert len(sandbox.accepted) == 2
+
+
+def test_several_syncs_run_one_after_another(retl: Retl, project: Path, sandbox: Sandbox) -> None:
+    """A sync that fails does not stop the next, and the highest exit code wins."""
+    (project / "syncs/a_broken.yml").write_text(SYNC.replace("model: users", "sql: SELECT nope"))
+
+    code, out, err = retl("run", "syncs", "--json")
+
+    assert code == 2
+    assert [("a_broken", 2), ("users", 0)] == [
+        (run["sync"], run["exit_code"]) for run in map(json.loads, out.splitlines())
+    ]
+    assert len(sandbox.accepted) == 2
+    assert "nope" in err
+
+
+def test_status_shows_what_is(retl: Retl, project: Path, sandbox: Sandbox) -> None:
+    """Status tells a sync that never ran, one that ran, one with pending calls, and one under way."""
+    assert json.loads(retl("status", "--json")[1])["status"] == "never"
+    sandbox.script([Answer(status=401)])
+    retl("run", "users")
+    failed = json.loads(retl("status", "users", "--json")[1])
+    assert ("failed", 2) == (failed["status"], failed["pending"])
+    retl("run", "users")
+    done = json.loads(retl("status", "users", "--json")[1])
+    assert ("succeeded", 0, 2) == (done["status"], done["pending"], done["rows"])
+    with hold(project / "state/users.duckdb", datetime.now(UTC)):
+        assert json.loads(retl("status", "users", "--json")[1])["status"] == "running"
+    assert "succeeded" in retl("status")[1]
+
+
+def test_check_and_schema(retl: Retl) -> None:
+    """Check says that a sync is fine, with --connect after asking the warehouse; schema is JSON Schema."""
+    assert "syncs/users.yml: identify from models/users.sql, fine" in retl("check", "syncs")[1]
+    assert "4 columns, fine" in retl("check", "users", "--connect")[1]
+    assert "identify" in json.loads(retl("schema")[1])["properties"]
+
+
+def test_the_write_key_is_never_shown(retl: Retl, project: Path, sandbox: Sandbox) -> None:
+    """Neither output nor state holds the write key, whatever goes wrong."""
+    (project / ".env").write_text("SEGMENT_WRITE_KEY=s3cr3t\n")
+    sandbox.script([Answer(status=401, body="who is s3cr3t?")])
+    printed = "".join(map(str, retl("run", "users", "--json")))
+    printed += "".join(map(str, retl("run", "users")))
+
+    assert b"s3cr3t" not in (project / "state/users.duckdb").read_bytes()
+    assert "s3cr3t" not in printed
+
+
+def test_paths_start_from_the_project_folder(
+    retl: Retl, project: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model reads its project's files, though the working folder has files of the same names."""
+    elsewhere = project / "elsewhere"
+    (elsewhere / "data").mkdir(parents=True)
+    (elsewhere / "data/users.csv").write_text(USERS.replace("u1", "wrong"))
+    monkeypatch.chdir(elsewhere)
+
+    assert retl("run", "../syncs/users.yml")[0] == 0
+    assert ["u1", "u2"] == [call["userId"] for call in sandbox.accepted]
+    assert elsewhere == Path.cwd()
+    assert (project / "state/users.duckdb").exists()
+
+
+def test_a_rehearsal_has_a_state_of_its_own(retl: Retl, project: Path, sandbox: Sandbox) -> None:
+    """--sandbox sends nothing to the real destination and leaves its state alone."""
+    (project / ".env").unlink()
+
+    code, out, _ = retl("run", "users", "--sandbox")
+
+    assert code == 0
+    assert "sandbox: 2 calls accepted, 0 discarded, 0 duplicates" in out
+    assert sandbox.requests == []
+    assert [project / "state/sandbox/users.duckdb"] == list(project.rglob("*.duckdb"))
+
+
+def start(project: Path, *arguments: str) -> subprocess.Popen[str]:
+    """The retl program, in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "retl", *arguments],
+        cwd=project,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUTF8": "1"},
+    )
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_stops_a_run_in_good_order(
+    project: Path, sandbox: Sandbox, retl: Retl, number: signal.Signals, code: int
+) -> None:
+    """A signal ends a waiting run with its exit code; the next run goes on with the same message ids."""
+    sandbox.script([Answer(status=503, retry_after=300)])
+    with start(project, "run", "users", "--json") as process:
+        assert process.stderr is not None
+        while "again in" not in (line := process.stderr.readline()):
+            assert line, "the run ended by itself"
+        process.send_signal(number)
+        out, _ = process.communicate(timeout=20)
+
+    run = json.loads(out)
+    assert (code, "interrupted", 2) == (process.returncode, run["status"], run["calls"]["pending"])
+    ids = {call["messageId"] for call in sandbox.requests[-1].parsed["batch"]}
+    assert record(retl)["calls"]["delivered"] == 2
+    assert ids == {call["messageId"] for call in sandbox.accepted}
+
+
+def test_the_sandbox_command_serves_until_it_is_interrupted(project: Path) -> None:
+    """`retl sandbox` says its address, takes calls, and sums up when it is stopped."""
+    with start(project, "sandbox", "--port", "0") as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().split(" listens on ")[1].split(";")[0]
+        (project / "retl.yml").write_text(f'warehouse: "duckdb://"\nsegment: {{endpoint: "{url}"}}\n')
+        assert execute(["run", "users"]) == 0
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+
+    assert (0, "") == (process.returncode, err)
+    assert "sandbox: 2 calls accepted" in out
+
+
+def test_files_are_for_the_owner_alone(project: Path) -> None:
+    """What a run leaves behind can be read by its owner only."""
+    process = start(project, "run", "users")
+    process.communicate(timeout=60)
+
+    assert process.returncode == 0
+    for path in (project / "state", *(project / "state").iterdir()):
+        assert path.stat().st_mode & 0o077 == 0, path
+
+
+def test_the_example_runs_with_every_kind(project: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """All syncs of the example project can be sent, and Segment discards none of their calls."""
+    folder = tmp_path_factory.mktemp("example")
+    for name in ("models", "syncs", "data"):
+        shutil.copytree(ROOT / name, folder / name)
+    shutil.copy(ROOT / "retl.yml", folder)
+    process = start(folder, "run", "syncs", "--sandbox", "--initial-backfill")
+    out, err = process.communicate(timeout=60)
+
+    assert process.returncode == 0, err
+    assert "sandbox: 13 calls accepted, 0 discarded, 0 duplicates" in out

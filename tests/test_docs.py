@@ -1,0 +1,103 @@
+"""The docs say what the program does."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from retl.cli import cli
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+EXAMPLE = ("models", "syncs", "data", "retl.yml")
+
+
+def block(language: str, number: int = 0) -> str:
+    """A fenced block of the README, by its language and its place among those."""
+    found: list[str] = re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    return found[number]
+
+
+def without_times(text: str) -> str:
+    """Text in which every duration is the same."""
+    return re.sub(r"\(\d+\.\d s\)", "(0.0 s)", text)
+
+
+@pytest.fixture
+def example(tmp_path: Path) -> Path:
+    """A copy of the example project."""
+    for name in EXAMPLE:
+        source = ROOT / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
+    return tmp_path
+
+
+def test_the_session_on_the_first_screen_prints_what_it_says(example: Path) -> None:
+    """Each command of the README's first session prints, in the example project, exactly what follows it."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {"PATH": path, "HOME": str(example), "LANG": "C.UTF-8", "PYTHONUTF8": "1"}
+    printed = ""
+    for line in block("console").splitlines():
+        if line.startswith("$ "):
+            done = subprocess.run(
+                ["bash", "-c", line[2:]],
+                cwd=example,
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr
+            printed += f"{line}\n{done.stdout}"
+
+    assert without_times(block("console")) == without_times(printed)
+
+
+@pytest.mark.parametrize(("language", "path"), [("sql", "models/users.sql"), ("yaml", "syncs/users.yml")])
+def test_the_files_on_the_first_screen_are_those_of_the_example(language: str, path: str) -> None:
+    """The model and the sync that the README shows are the example's, to the letter."""
+    title, text = block(language).split("\n", 1)
+
+    assert title.endswith(f" {path}")
+    assert (ROOT / path).read_text(encoding="utf-8") == text
+
+
+@pytest.mark.parametrize("name", sorted(cli.commands))
+def test_every_command_is_in_the_readme(name: str) -> None:
+    """The README's table of commands names each command."""
+    assert re.search(rf"^\| `retl {name}\b", README, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("name", sorted(cli.commands))
+def test_every_command_and_option_has_help(name: str) -> None:
+    """Each command says what it does, and so does each of its options."""
+    command = cli.commands[name]
+
+    assert command.help
+    for parameter in command.params:
+        assert not isinstance(parameter, click.Option) or parameter.help, parameter.name
+
+
+def test_every_dependency_has_its_reason() -> None:
+    """The README gives a reason for each dependency of pyproject.toml, and for no other."""
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    listed = re.search(r"^dependencies = \[\n(.*?)^\]", project, re.MULTILINE | re.DOTALL)
+    assert listed is not None
+    required = set(re.findall(r'"([a-z0-9.-]+)', listed[1]))
+    reasons = set(
+        re.findall(r"^\| `([a-z0-9.-]+)` \| ", README.split("## What it stands on")[1], re.MULTILINE)
+    )
+
+    assert required == reasons
+
+
+def test_links_of_the_docs_lead_somewhere() -> None:
+    """Each relative link in README and docs names a file that is there."""
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
