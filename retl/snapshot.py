@@ -16,7 +16,7 @@ from retl.errors import ModelError
 from retl.mapping import Mapping
 from retl.state import State
 from retl.sync import Sync
-from retl.value import Canonical, canonical, common_type, converted, plain_text
+from retl.value import NOTHING, Canonical, canonical, common_type, converted, plain_text
 
 NULL_KEY = "null_key"
 DUPLICATE_KEY = "duplicate_key"
@@ -100,7 +100,9 @@ def _canonical_columns(
     sources = dict(zip(relation.columns, relation.types, strict=True))
     found = {}
     for column in mapping.columns:
-        value = canonical(sources[column], sql.name(column), sync.timezone)
+        # DuckDB 1.4 takes a column of Arrow's type null for one of integers.
+        is_null = pa.types.is_null(schema.field(column).type)
+        value = NOTHING if is_null else canonical(sources[column], sql.name(column), sync.timezone)
         if value is None:
             raise ModelError(
                 f"the column `{column}` has the type {sources[column]}, which has no JSON spelling",

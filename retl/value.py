@@ -39,6 +39,10 @@ class Canonical:
     expression: str
 
 
+NOTHING = Canonical("NULL", "NULL::VARCHAR")
+"""Of a column without values."""
+
+
 def canonical(source: duckdb.sqltypes.DuckDBPyType, expression: str, timezone: str) -> Canonical | None:
     """Reduce a warehouse value to canonical form.
 
@@ -55,7 +59,7 @@ def canonical(source: duckdb.sqltypes.DuckDBPyType, expression: str, timezone: s
         text = trimmed(f"{expression}::VARCHAR")
         return Canonical("JSON", f"CASE WHEN {text} <> 'null' THEN {expression} END")
     if str(source) == '"NULL"':
-        return Canonical("NULL", "NULL::VARCHAR")
+        return NOTHING
     if kind in {"boolean", "varchar"}:
         return Canonical(kind.upper(), expression)
     if kind == "date":

@@ -40,6 +40,7 @@ def staged(bench: Bench) -> list[tuple[Any, ...]]:
         ([1], [1.5], "JSON", ["1", "1.5"]),
         ([None], [7], "BIGINT", [None, "7"]),
         ([7], [None], "BIGINT", ["7", None]),
+        ([None], ["x"], "VARCHAR", [None, "x"]),
         ([None], [None], "VARCHAR", [None, None]),
         ([True], [b"\x00"], "JSON", ["true", '"AA=="']),
         ([[1]], ["x"], "JSON", ["[1]", '"x"']),

@@ -1,0 +1,74 @@
+"""Spelling: what a value becomes as JSON and as text, for any value of its type."""
+
+import json
+from decimal import Decimal
+from typing import Any
+
+import duckdb
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from retl.value import SAFE_INTEGER, canonical, json_text, plain_text, valid_json
+
+quick = settings(max_examples=100, deadline=None)
+
+
+def spelled(value: Any, kind: str) -> tuple[str, str]:
+    """JSON and plain text of a value that comes from a warehouse as the given type."""
+    source = duckdb.sqltype(kind)
+    found = canonical(source, f"$1::{kind}", "UTC")
+    assert found is not None
+    texts = (json_text(found.type, found.expression), plain_text(found.type, found.expression))
+    row = duckdb.execute(f"SELECT {', '.join(texts)}", [value]).fetchone()
+    assert row is not None
+    return row
+
+
+@quick
+@given(st.integers(-(2**127), 2**127 - 1))
+def test_integers(number: int) -> None:
+    """An integer keeps its digits; as JSON it is a number only where every reader keeps it."""
+    as_json, as_text = spelled(str(number), "HUGEINT")
+    assert (number if abs(number) <= SAFE_INTEGER else str(number)) == json.loads(as_json)
+    assert str(number) == as_text
+
+
+@quick
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_floats(number: float) -> None:
+    """A float is read back as the same float, and has no point where it is whole."""
+    as_json, as_text = spelled(number, "DOUBLE")
+    assert number == json.loads(as_json)
+    assert as_json == as_text
+    if number.is_integer() and abs(number) <= SAFE_INTEGER:
+        assert str(int(number)) == as_text
+
+
+@quick
+@given(st.data(), st.integers(1, 38))
+def test_decimals(data: st.DataObject, precision: int) -> None:
+    """A decimal is read back with the same digits, and ends in no zero after the point."""
+    scale = data.draw(st.integers(0, precision), "scale")
+    unscaled = data.draw(st.integers(-(10**precision) + 1, 10**precision - 1), "digits")
+    number = Decimal(f"{unscaled}e-{scale}")
+    as_json, as_text = spelled(format(number, "f"), f"DECIMAL({precision}, {scale})")
+    assert number == Decimal(as_text)
+    assert not ("." in as_text and as_text.endswith(("0", ".")))
+    assert number == Decimal(json.loads(as_json, parse_float=Decimal))
+
+
+@quick
+@given(st.text(st.characters(codec="utf-8")))
+def test_texts(text: str) -> None:
+    """Any text is read back from its JSON."""
+    as_json, as_text = spelled(text, "VARCHAR")
+    assert text == json.loads(as_json)
+    assert text == as_text
+
+
+@quick
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists, max_leaves=8))
+def test_json_is_valid(document: Any) -> None:
+    """Whatever is JSON is taken for JSON, whatever words stand in its texts."""
+    for text in (json.dumps(document), json.dumps({"NaN,]": document}, ensure_ascii=False, indent=1)):
+        assert (True,) == duckdb.execute(f"SELECT {valid_json('$1')}", [text]).fetchone()
