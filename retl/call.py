@@ -8,7 +8,6 @@ JSON is spliced from canonical values and never parsed and written again, which 
 """
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -18,7 +17,8 @@ import duckdb
 from retl import sql
 from retl.errors import ConfigError
 from retl.mapping import Mapping
-from retl.sync import Audience, Change, Fields, Group, Nulls, Sync, Track, TrackCall, Value
+from retl.sync import Change, Nulls, Sync, Value
+from retl.template import RANK, Template, templates
 from retl.value import (
     json_string,
     json_text,
@@ -41,126 +41,6 @@ MAX_GROUP_ID = 500
 
 BLOCKED_IDS = ("0", "-1", "null", "undefined", "anonymous", "nan", "00000000-0000-0000-0000-000000000000")
 """Ids that come from a bad cast and would merge profiles (Segment Unify, identity resolution settings)."""
-
-RANK = {Change.REMOVED: 0, Change.ADDED: 1, Change.CHANGED: 2}
-"""The order of calls that one user gets at the same moment."""
-
-
-@dataclass(frozen=True)
-class Template:
-    """One kind of change, answered with one call.
-
-    Attributes:
-        change: the kind of change that it answers.
-        rank: the change as which the call is ordered and identified; a row that moves from one user
-            to another leaves as removed and comes as added.
-        type: Segment's type of call: identify, track or group.
-        image: the row that the values are taken from: "before" or "after".
-        event: the name of a track call.
-        fields: the traits or properties.
-        nulls: what a null field becomes where it does not say so itself.
-        timestamp: the column of the call's moment; None is the moment of detection.
-        message_id: the column of its message id; None makes one.
-        previous: whether the values before the change are sent as well.
-        if_moved: whether it is only for rows whose user is another than before.
-    """
-
-    change: Change
-    rank: Change
-    type: str
-    image: str
-    event: str | None
-    fields: Fields
-    nulls: Nulls
-    timestamp: Value | None = None
-    message_id: str | None = None
-    previous: bool = False
-    if_moved: bool = False
-
-
-def templates(sync: Sync) -> tuple[Template, ...]:
-    """The calls that a sync makes of changes."""
-    block = sync.block
-    if isinstance(block, Track):
-        return tuple(_track(sync, block))
-    if isinstance(block, Audience):
-        return tuple(_audience(sync, block))
-    kind = "group" if isinstance(block, Group) else "identify"
-    nulls = sync.nulls or Nulls.CLEAR
-    found = [
-        Template(change, change, kind, "after", None, block.traits, nulls, block.timestamp, block.message_id)
-        for change in (Change.ADDED, Change.CHANGED)
-    ]
-    if block.removed is not None:
-        found.append(
-            Template(Change.REMOVED, Change.REMOVED, kind, "before", None, block.removed.traits, nulls)
-        )
-    return tuple(found)
-
-
-def _track(sync: Sync, block: Track) -> Iterator[Template]:
-    by_change: dict[Change, TrackCall | None] = {
-        Change.ADDED: block.added,
-        Change.CHANGED: block.changed,
-        Change.REMOVED: block.removed,
-    }
-    for change, call in by_change.items():
-        if call is None:
-            continue
-        for_added = change is Change.ADDED
-        yield Template(
-            change=change,
-            rank=change,
-            type="track",
-            image="before" if change is Change.REMOVED else "after",
-            event=call.event,
-            fields={**block.properties, **(call.properties or {})},
-            nulls=sync.nulls or Nulls.OMIT,
-            timestamp=call.timestamp or (block.timestamp if for_added else None),
-            message_id=call.message_id or (block.message_id if for_added else None),
-            previous=call.previous,
-        )
-
-
-def _audience(sync: Sync, block: Audience) -> Iterator[Template]:
-    nulls = sync.nulls or Nulls.OMIT
-    noun = "Audience" if block.style == "engage" else "Segment"
-
-    def membership(entered: bool) -> Fields:
-        if block.style == "engage" and block.key is not None:
-            named = {"audience_key": _constant(block.key), block.key: _constant(entered)}
-        else:
-            named = {"segment_name": _constant(block.name)}
-        return {**named, **block.properties}
-
-    for change in (Change.REMOVED, Change.CHANGED):
-        yield Template(
-            change=change,
-            rank=Change.REMOVED,
-            type="track",
-            image="before",
-            event=f"{noun} Exited",
-            fields=membership(False),
-            nulls=nulls,
-            if_moved=change is Change.CHANGED,
-        )
-    for change in (Change.ADDED, Change.CHANGED):
-        yield Template(
-            change=change,
-            rank=Change.ADDED,
-            type="track",
-            image="after",
-            event=f"{noun} Entered",
-            fields=membership(True),
-            nulls=nulls,
-            timestamp=block.timestamp,
-            message_id=block.message_id,
-            if_moved=change is Change.CHANGED,
-        )
-
-
-def _constant(value: object) -> Value:
-    return Value.model_validate({"value": value})
 
 
 @dataclass(frozen=True)
