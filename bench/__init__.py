@@ -1,0 +1,1 @@
+"""The bench: how fast `retl run` is on this machine, and where the time goes."""
