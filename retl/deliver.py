@@ -70,10 +70,10 @@ class Terms:
     limit: int | None = None
 
     def after(self, delivery: Delivery) -> "Terms":
-        """The terms for the rest of a run, in which so much was delivered already."""
+        """The terms for the rest of a run, in which so many calls left already."""
         if self.limit is None:
             return self
-        return replace(self, limit=max(0, self.limit - delivery.delivered))
+        return replace(self, limit=max(0, self.limit - delivery.delivered - delivery.rejected))
 
 
 def deliver(state: State, segment: Segment, terms: Terms, clock: Clock, watch: Watch) -> Delivery:

@@ -35,23 +35,31 @@ class FakeClock:
 
     Everybody are the threads that asked what time it is and are still alive; not the main one, which only
     waits for the others, nor DuckDB's own.
+
+    Attributes:
+        seconds: that have passed.
+        threads: so many must have asked before time passes at all.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int = 0) -> None:
         self.seconds = 0.0
+        self.threads = threads
         self._changed = threading.Condition()
         self._threads: set[threading.Thread] = set()
         self._targets: dict[threading.Thread, float] = {}
 
     def now(self) -> datetime:
+        """Noon at first."""
         return NOON + timedelta(seconds=self.seconds)
 
     def monotonic(self) -> float:
+        """Zero at first."""
         with self._changed:
             self._threads.add(threading.current_thread())
         return self.seconds
 
     def wait(self, seconds: float, stop: threading.Event) -> bool:
+        """Wait for the others to wait, too."""
         me = threading.current_thread()
         with self._changed:
             self._targets[me] = target = self.seconds + seconds
@@ -65,11 +73,13 @@ class FakeClock:
         return stop.is_set()
 
     def pass_to(self, seconds: float) -> None:
+        """Let time pass up to a moment, if that is to come."""
         self.seconds = max(self.seconds, seconds)
 
     def _all_wait(self) -> bool:
-        others = self._threads - self._targets.keys()
-        return not any(type(thread) is threading.Thread and thread.is_alive() for thread in others)
+        working = [thread for thread in self._threads if type(thread) is threading.Thread]
+        busy = [thread for thread in working if thread.is_alive() and thread not in self._targets]
+        return not busy and len(working) >= self.threads
 
 
 def memory_state(sync: str = "shop") -> State:
@@ -83,7 +93,8 @@ def fill(state: State, calls: int, *, users: int = 1, lanes: int = 1, pad: int =
         f"""
         INSERT INTO state.outbox
         SELECT
-            row_number() OVER (ORDER BY lane, n), lane, 'run-0', 'k' || n, 'added', 'm' || n, body, strlen(body)
+            row_number() OVER (ORDER BY lane, n), lane, 'run-0', 'k' || n, 'added', 'm' || n,
+            body, strlen(body)
         FROM (
             SELECT
                 n, n % {users} % {lanes} AS lane,
@@ -147,18 +158,18 @@ class Table:
         self.table = pa.table({name: list(values) for name, values in columns.items()})
 
     def columns(self, model: Model) -> tuple[Column, ...]:
+        """The columns as they were handed in."""
         return tuple(Column(column.name, str(column.type)) for column in self.table.schema)
 
     def read(
         self, model: Model, columns: Collection[str] | None = None, batch_rows: int = 1_000
     ) -> Iterator[pa.RecordBatch]:
+        """The rows as they were handed in."""
         picked = self.table.select(self.table.column_names if columns is None else list(columns))
-        yield from picked.to_batches(batch_rows) or [
-            pa.RecordBatch.from_pylist([], schema=picked.schema)
-        ]
+        yield from picked.to_batches(batch_rows) or [pa.RecordBatch.from_pylist([], schema=picked.schema)]
 
     def close(self) -> None:
-        pass
+        """Nothing."""
 
     def __enter__(self) -> "Table":
         return self
@@ -218,6 +229,7 @@ class Shop:
 
     @property
     def state_path(self) -> Path:
+        """The state file."""
         return self.folder / "shop.duckdb"
 
     def run(

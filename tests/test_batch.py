@@ -11,12 +11,14 @@ limits = st.integers(min_value=1, max_value=120)
 
 
 def joined(calls: Sequence[bytes], first_seq: int = 1) -> Batch:
+    """A batch of the calls."""
     lengths = np.array([len(call) + 1 for call in calls], dtype=np.int64)
     seqs = np.arange(first_seq, first_seq + len(calls), dtype=np.int64)
     return Batch(3, seqs, np.cumsum(lengths) - 1, memoryview(b",".join(calls)))
 
 
 def split_up(batch: Batch) -> list[bytes]:
+    """The calls of a batch, found by its ends."""
     starts = [0, *(int(end) + 1 for end in batch.ends[:-1])]
     return [bytes(batch.text[start:end]) for start, end in zip(starts, batch.ends, strict=True)]
 

@@ -27,27 +27,31 @@ pictures = st.dictionaries(
     st.sampled_from(KEYS), st.tuples(st.sampled_from(OWNERS), st.sampled_from(VALUES)), max_size=4
 )
 histories = st.lists(pictures, min_size=1, max_size=3)
-quickly = settings(max_examples=10, deadline=None)
+quickly = settings(max_examples=8, deadline=None)
 
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
+    """Give one local Segment to all tests."""
     with Sandbox() as started:
         yield started
 
 
 @pytest.fixture(scope="module")
 def shop(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """Give one sync to all tests."""
     return Shop(tmp_path_factory.mktemp("shop"), sandbox.url, TRACK, clock=FakeClock())
 
 
 @pytest.fixture(scope="module")
 def to(sandbox: Sandbox) -> Iterator[Segment]:
+    """Give one way to the local Segment to all tests."""
     with segment(sandbox.url, connections=2) as opened:
         yield opened
 
 
 def table(picture: Mapping[str, tuple[str, str | None]]) -> Table:
+    """A warehouse with the rows of a picture."""
     return Table(
         {
             "id": list(picture),
@@ -58,6 +62,7 @@ def table(picture: Mapping[str, tuple[str, str | None]]) -> Table:
 
 
 def snapshot(state: State) -> Picture:
+    """The rows that the state remembers."""
     found = rows(state, "SELECT key, row['owner'], row['value'] FROM state.snapshot")
     return {key: (owner, value) for key, owner, value in found}
 
@@ -106,7 +111,7 @@ def test_calls_turn_each_picture_into_the_next(
 
 
 @given(there=pictures, back=pictures)
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=4, deadline=None)
 def test_no_message_id_comes_twice(
     shop: Shop, to: Segment, sandbox: Sandbox, there: Picture, back: Picture
 ) -> None:
@@ -150,7 +155,7 @@ def test_every_row_is_accounted_for(
 
 
 @given(first=pictures, second=pictures)
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=4, deadline=None)
 def test_a_run_repeated_from_an_older_state_sends_the_same_ids(
     shop: Shop, to: Segment, sandbox: Sandbox, first: Picture, second: Picture
 ) -> None:
@@ -172,9 +177,9 @@ def test_a_run_repeated_from_an_older_state_sends_the_same_ids(
     assert sorted(call["messageId"] for call in sent) == sorted(sandbox.duplicates[seen:])
 
 
-ORDERED = TRACK.replace(
-    "added: {event: Added}", "added: {event: Added, timestamp: at}"
-).replace("changed: {event: Changed}", "changed: {event: Changed, timestamp: at}")
+ORDERED = TRACK.replace("added: {event: Added}", "added: {event: Added, timestamp: at}").replace(
+    "changed: {event: Changed}", "changed: {event: Changed, timestamp: at}"
+)
 
 RANK = {"Removed": 0, "Added": 1, "Changed": 2}
 

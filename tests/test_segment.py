@@ -15,8 +15,8 @@ from segment.analytics import Client
 
 from retl.batch import Batch
 from retl.errors import ConfigError, DestinationError
-from retl.pace import Pace
 from retl.faults import Answer
+from retl.pace import Pace
 from retl.sandbox import Request, Sandbox
 from retl.segment import LONGEST_WAIT, Destination, Segment, destination, iso
 from retl.settings import SegmentSettings
@@ -34,17 +34,20 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def sandbox() -> Iterator[Sandbox]:
+    """Give a local Segment."""
     with Sandbox() as started:
         yield started
 
 
 def batch(*calls: bytes) -> Batch:
+    """A batch of the calls."""
     lengths = np.array([len(call) + 1 for call in calls], dtype=np.int64)
     seqs = np.arange(1, len(calls) + 1, dtype=np.int64)
     return Batch(0, seqs, np.cumsum(lengths) - 1, memoryview(b",".join(calls)))
 
 
 def post(sandbox: Sandbox, *calls: bytes, retry: int = 0, key: str = KEY) -> Request:
+    """Post a batch and give the request that arrived."""
     with segment(sandbox.url, key=key) as to:
         answer = to.post(batch(*calls or (CALL,)), NOON, retry)
     assert 200 == answer.status
@@ -52,6 +55,7 @@ def post(sandbox: Sandbox, *calls: bytes, retry: int = 0, key: str = KEY) -> Req
 
 
 def closed_port() -> int:
+    """A port on which nobody listens."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
     return port
@@ -155,9 +159,7 @@ def test_proxy_of_the_environment_is_used(
     assert "basic " + base64.b64encode(b"me:p@ss").decode().lower() in head.lower()
 
 
-def test_no_proxy_of_the_environment_is_obeyed(
-    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_proxy_of_the_environment_is_obeyed(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """A host that NO_PROXY lists is spoken to directly."""
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{closed_port()}")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -222,6 +224,7 @@ def test_an_endpoint_must_be_a_url() -> None:
 
 
 def asking(sandbox: Sandbox, key: str, url: str | None = None) -> Segment:
+    """A way to a sandbox that can be asked about the key."""
     settings_url = f"{url or sandbox.url}/v1/projects/{key}/settings"
     return Segment(Destination(sandbox.url, key, settings_url), Pace(0, NOWHEN), HURRIED, 1)
 
@@ -234,9 +237,9 @@ def test_a_known_key_raises_no_doubt() -> None:
 
 def test_an_unknown_key_is_an_error_without_the_key() -> None:
     """Segment would answer 200 and drop every call, so the run must not begin."""
-    with Sandbox(unknown_keys=["bad-key"]) as sandbox, asking(sandbox, "bad-key") as to:
-        with pytest.raises(DestinationError) as caught:
-            to.check_key()
+    unknowing = Sandbox(unknown_keys=["bad-key"])
+    with unknowing, asking(unknowing, "bad-key") as to, pytest.raises(DestinationError) as caught:
+        to.check_key()
     assert 2 == caught.value.exit_code
     assert "bad-key" not in f"{caught.value} {caught.value.hint}"
 
@@ -313,8 +316,8 @@ def test_the_key_is_in_no_text(sandbox: Sandbox) -> None:
         (10**30, LONGEST_WAIT),
         (-5, 0),
         ("soon", None),
-        (format_datetime(datetime(2020, 1, 1, tzinfo=timezone.utc)), None),
-        (format_datetime(datetime(2100, 1, 1, tzinfo=timezone.utc)), 300),
+        (format_datetime(datetime(2020, 1, 1, tzinfo=UTC)), None),
+        (format_datetime(datetime(2100, 1, 1, tzinfo=UTC)), 300),
     ],
 )
 def test_retry_after_is_read(sandbox: Sandbox, written: int | str | None, seconds: int | None) -> None:
@@ -402,6 +405,7 @@ PEOPLE = [
 
 
 def meaning(call: dict[str, Any]) -> dict[str, Any]:
+    """What a call says, whoever sent it and when."""
     found = {name: call[name] for name in MEANING if name in call}
     return {**found, "instant": datetime.fromisoformat(call["originalTimestamp"])}
 
@@ -465,6 +469,7 @@ NOWHEN = _Nowhen()
 
 
 def ok() -> bytes:
+    """Segment's usual answer."""
     return b"HTTP/1.1 200 OK\r\nContent-Length: 17\r\n\r\n" + b'{"success": true}'
 
 
