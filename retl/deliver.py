@@ -25,7 +25,7 @@ from retl.state import State, transaction
 from retl.watch import Watch
 
 HOPELESS = 20
-"""So many calls refused one by one with none accepted: then it is not the calls."""
+"""So many calls refused one by one with none accepted in between: then it is not the calls."""
 
 GRACE_SECONDS = 8.0
 """How long an interrupted delivery waits for the answers of batches in flight."""
@@ -108,6 +108,13 @@ def deliver(state: State, segment: Segment, terms: Terms, clock: Clock, watch: W
             round_.closed = True
     if round_.bug is not None:
         raise round_.bug
+    if round_.suspects and round_.error is None:
+        if outbox.accepts(state.db):
+            with state.transaction():
+                refused = round_.reject_suspects(state.db)
+            round_.tally = replace(round_.tally, rejected=round_.tally.rejected + refused)
+        else:
+            round_.error = round_.hopeless()
     with state.transaction():
         outbox.settle(state.db)
     return replace(round_.tally, error=round_.error)
@@ -126,6 +133,7 @@ class _Round:
         left: how many calls may still leave; None is all.
         stop: set when no further batch may go out.
         closed: whether the outbox is no longer to be touched.
+        suspects: calls that were refused alone. Only when Segment has accepted others are they to blame.
         paused_until: on the monotonic clock; before that, Segment wants no calls.
         lock: for all that the threads write, here and in the outbox.
     """
@@ -138,6 +146,7 @@ class _Round:
     left: int | None
     stop: threading.Event = field(default_factory=threading.Event)
     closed: bool = False
+    suspects: list[tuple[Batch, str]] = field(default_factory=list)
     paused_until: float = 0.0
     tally: Delivery = field(default_factory=Delivery)
     error: RetlError | None = None
@@ -175,6 +184,21 @@ class _Round:
         with self.lock:
             self.error = self.error or error
             self.stop.set()
+
+    def reject_suspects(self, db: duckdb.DuckDBPyConnection) -> int:
+        """Reject the calls that were refused alone; returns how many. To be run in a transaction."""
+        for batch, reason in self.suspects:
+            rejected.reject_call(db, batch, reason, self.clock.now())
+        return len(self.suspects)
+
+    def hopeless(self) -> SegmentError:
+        """The error where calls are refused and none is accepted: then it is not the calls."""
+        reason = self.suspects[-1][1]
+        return SegmentError(
+            f"{len(self.suspects)} calls were refused one by one and none was accepted since ({reason})",
+            where=self.segment.to.endpoint,
+            hint="check the endpoint; the calls stay pending, and go out with the next run",
+        )
 
     def pause(self, seconds: float) -> None:
         """Keep every lane from sending for a while."""
@@ -288,23 +312,15 @@ class _Worker:
         return self.round.wait(receipt.wait, late)
 
     def _split(self, batch: Batch, receipt: Receipt) -> bool:
-        """Deliver a refused batch in halves; a call that is refused alone is rejected."""
+        """Deliver a refused batch in halves; a call that is refused alone is held as a suspect."""
         if batch.calls > 1:
             return all(self._deliver(half) for half in batch.halves())
-        with self.round.noting() as tally:
-            if tally.delivered == 0 and tally.rejected >= HOPELESS:
-                self.round.end(
-                    SegmentError(
-                        f"every call so far was refused ({receipt.reason})",
-                        where=self.round.segment.to.endpoint,
-                        hint="check the endpoint; the calls that are left stay pending",
-                    )
-                )
-                return False
-            with transaction(self.db):
-                rejected.reject_call(self.db, batch, receipt.reason, self.round.clock.now())
-            self.round.tally = replace(tally, rejected=tally.rejected + 1)
-        return True
+        with self.round.noting():
+            self.round.suspects.append((batch, receipt.reason))
+            if len(self.round.suspects) < HOPELESS:
+                return True
+        self.round.end(self.round.hopeless())
+        return False
 
     def _note_attempted(self, batch: Batch, seq: int) -> None:
         with self.round.noting():
@@ -314,9 +330,12 @@ class _Worker:
         with self.round.noting() as tally:
             now = self.round.clock.now().replace(tzinfo=None)
             with transaction(self.db):
+                suspects = self.round.reject_suspects(self.db)
                 outbox.note_delivered(self.db, batch, self.round.terms.run_id, attempts, status, now)
+            self.round.suspects.clear()
             self.round.tally = replace(
                 tally,
+                rejected=tally.rejected + suspects,
                 delivered=tally.delivered + batch.calls,
                 unsure=tally.unsure + int(np.searchsorted(batch.seqs, self.attempted, side="right")),
                 batches=tally.batches + 1,

@@ -118,7 +118,7 @@ def _is_success(body: str) -> bool:
     try:
         said = json.loads(text or "{}")
     except ValueError:
-        return True
+        return not text.startswith("{")
     return not (isinstance(said, dict) and said.get("success") is False)
 
 

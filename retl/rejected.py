@@ -28,6 +28,8 @@ REASONS = {
 def collect(db: duckdb.DuckDBPyConnection) -> None:
     """Gather the rows of this run that cannot be sent in the TEMP table `rejected` (key, reason, rows).
 
+    The calls that can be sent are then the TEMP view `leaving`.
+
     A row is rejected as a whole: where one of its calls has a fault, none of them leaves.
     """
     db.execute(
@@ -41,6 +43,14 @@ def collect(db: duckdb.DuckDBPyConnection) -> None:
         GROUP BY key
         """
     )
+    db.execute(_LEAVING)
+
+
+_LEAVING = """
+CREATE OR REPLACE TEMP VIEW leaving AS
+SELECT * FROM call
+WHERE reason IS NULL AND (change = 'removed' OR key NOT IN (SELECT key FROM rejected))
+"""
 
 
 @dataclass(frozen=True)
@@ -119,7 +129,10 @@ def reject_call(db: duckdb.DuckDBPyConnection, batch: Batch, answer: str, now: d
         """,
         [answer, now.replace(tzinfo=None), batch.lane, batch.first_seq],
     )
-    db.execute("UPDATE state.mark SET delivered = ? WHERE lane = ?", [batch.last_seq, batch.lane])
+    db.execute(
+        "UPDATE state.mark SET delivered = greatest(delivered, ?) WHERE lane = ?",
+        [batch.last_seq, batch.lane],
+    )
 
 
 def rejected_rows(db: duckdb.DuckDBPyConnection, limit: int) -> list[dict[str, Any]]:

@@ -89,11 +89,11 @@ def destination(settings: SegmentSettings, write_key: str) -> Destination:
 
     Only Segment's own hosts are asked about the key; another endpoint cannot know.
     """
-    if settings.endpoint is None:
-        url = SETTINGS_URL.format(write_key=quote(write_key, safe=""))
-        return Destination(ENDPOINTS[settings.region], write_key, url, settings.gzip, settings.ssl_cert)
-    endpoint = settings.endpoint.rstrip("/").removesuffix("/batch").removesuffix("/v1")
-    return Destination(endpoint, write_key, None, settings.gzip, settings.ssl_cert)
+    endpoint = settings.endpoint or ENDPOINTS[settings.region]
+    endpoint = endpoint.rstrip("/").removesuffix("/batch").removesuffix("/v1")
+    segments_own = urlsplit(endpoint).hostname in {urlsplit(one).hostname for one in ENDPOINTS.values()}
+    settings_url = SETTINGS_URL.format(write_key=quote(write_key, safe="")) if segments_own else None
+    return Destination(endpoint, write_key, settings_url, settings.gzip, settings.ssl_cert)
 
 
 class Segment:
@@ -178,12 +178,17 @@ class Segment:
             )
         except HTTPError as error:
             return Answer(None, error=self._without_key(_words(error)), unsure=not _never_left(error))
-        text = self._without_key(response.data[:4096].decode("utf-8", "replace"))
+        text = self._without_key(response.data.decode("utf-8", "replace"))
         return Answer(response.status, text, _retry_after(response.headers))
 
     def _without_key(self, text: str) -> str:
         """A text from outside that may quote the request; what it says is shown and stored."""
-        return text.replace(self.to.write_key, "…") if self.to.write_key else text
+        if not self.to.write_key:
+            return text
+        basic = self._headers["Authorization"].removeprefix("Basic ")
+        for secret in (self.to.write_key, basic, basic.rstrip("="), quote(self.to.write_key, safe="")):
+            text = text.replace(secret, "…")
+        return text
 
 
 def _pool(to: Destination, connections: int) -> urllib3.PoolManager:

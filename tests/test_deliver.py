@@ -203,14 +203,45 @@ def test_a_batch_that_is_too_large_for_something_in_between_is_split(state: Stat
 
 
 def test_when_every_call_is_refused_it_is_not_the_calls(state: State, sandbox: Sandbox) -> None:
-    """After so many refusals without one success delivery stops, and leaves the rest pending."""
+    """After so many refusals without a success in between delivery stops, and leaves all calls pending."""
     fill(state, 100)
     sandbox.reject_if = lambda _: True
     with segment(sandbox.url) as to:
         delivery = send(state, to)
     assert isinstance(delivery.error, SegmentError)
-    assert (0, HOPELESS) == (delivery.delivered, delivery.rejected)
-    assert list(range(HOPELESS, 100)) == waiting(state)
+    assert f"{HOPELESS} calls were refused one by one" in str(delivery.error)
+    assert (0, 0) == (delivery.delivered, delivery.rejected)
+    assert list(range(100)) == waiting(state)
+
+
+def test_an_outage_of_refusals_in_the_middle_costs_no_call(state: State, sandbox: Sandbox) -> None:
+    """Where Segment accepts calls and then refuses all, the refused ones stay pending and arrive later."""
+    fill(state, 600)
+    sandbox.reject_if = lambda call: call["properties"]["n"] >= 100
+    with segment(sandbox.url) as to:
+        first = send(state, to)
+    assert (100, 0) == (first.delivered, first.rejected)
+    assert list(range(100, 600)) == waiting(state)
+    sandbox.reject_if = None
+    with segment(sandbox.url) as to:
+        assert 500 == send(state, to).delivered
+    assert list(range(600)) == numbers(sandbox.accepted)
+
+
+def test_a_lone_refused_call_is_held_until_segment_is_known(state: State, sandbox: Sandbox) -> None:
+    """A single refused call is rejected only at a destination that has accepted others."""
+    sandbox.reject_if = lambda call: call["properties"]["n"] == 0
+    fill(state, 1)
+    with segment(sandbox.url) as to:
+        held = send(state, to)
+        assert (0, [0]) == (held.rejected, waiting(state))
+        assert isinstance(held.error, SegmentError)
+        state.db.execute("DELETE FROM state.outbox")
+        fill(state, 2)
+        assert (1, 1) == ((known := send(state, to)).delivered, known.rejected)
+        fill(state, 1)
+        alone = send(state, to)
+    assert (1, None, []) == (alone.rejected, alone.error, waiting(state))
 
 
 @pytest.mark.parametrize(("status", "code"), [(401, 2), (403, 2), (404, 3), (302, 3), (501, 3), (422, 3)])

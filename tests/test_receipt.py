@@ -13,13 +13,13 @@ DELIVERED = [
     Answer(200, "OK"),
     Answer(202, "{}"),
     Answer(204),
-    Answer(200, '{"success": true', retry_after=5),
 ]
 
 TRIED_AGAIN = [
     Answer(200, "<html>Sign in to the hotel's network</html>"),
     Answer(200, "\ufeff \n<!DOCTYPE html>"),
     Answer(200, '{"success": false, "message": "no"}'),
+    Answer(200, '{"message": "a long answer that was cut off'),
     Answer(408),
     Answer(410),
     Answer(429),
