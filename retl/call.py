@@ -75,7 +75,7 @@ class Rendering:
     def remembered(self, change: Change, name: str) -> str | None:
         """The column from which the snapshot's mapping took a field; None where it had no such field."""
         fields = self.memory.fields if self.memory else {}
-        return fields.get(f"{change} {name}", fields.get(name))
+        return fields.get(f".{change} {name}", fields.get(name))
 
     def source(self, template: Template, name: str, value: Value) -> str:
         """The column of a call's field; of a row that is gone, what the mapping said while it was there."""
@@ -115,7 +115,8 @@ CREATE OR REPLACE TEMP TABLE call (
     event      VARCHAR,
     user_id    VARCHAR,    -- the user id, else the anonymous id
     message_id VARCHAR,
-    moment     TIMESTAMP,  -- UTC
+    moment     TIMESTAMP,  -- UTC; as it is sent
+    place      TIMESTAMP,  -- by which it is ordered
     lane       INTEGER,
     body       VARCHAR,
     bytes      BIGINT,
@@ -153,12 +154,14 @@ def _render(rendering: Rendering, template: Template) -> str:
     prefix = sql.text(f"{rendering.id_prefix}{template.change}:{template.rank}:")
     hashed = f"{prefix} || strlen(key) || ':' || key || head || coalesce(stamp::VARCHAR, '')"
     detected = f"make_timestamp_ms({int(rendering.detected_at.timestamp() * 1000)})"
+    # Who leaves an audience and comes to it again in one run is in it afterwards, whatever the timestamps.
+    place = detected if rendering.sync.kind == "audience" else "moment"
     members = sql.join_lines(head, indent=" " * 16)
     return f"""\
 SELECT
     change, key, {RANK[template.rank]} AS rank, {sql.text(template.type)} AS type,
     {sql.text(template.event) if template.event else "NULL"} AS event,
-    user_id, message_id, moment, (hash(user_id) % {rendering.lanes})::INTEGER AS lane, body,
+    user_id, message_id, moment, {place} AS place, (hash(lane_of) % {rendering.lanes})::INTEGER AS lane, body,
     strlen(body) AS bytes,
     CASE
         WHEN fault IS NOT NULL THEN fault
@@ -172,13 +175,14 @@ FROM (
             || ',"timestamp":"' || strftime(moment, '%Y-%m-%dT%H:%M:%S.%gZ') || '"}}' AS body
     FROM (
         SELECT
-            change, key, head, fault, user_id,
+            change, key, head, fault, user_id, lane_of,
             coalesce(stamp, {detected}) AS moment,
             coalesce(own_id, 'retl-' || md5({hashed})) AS message_id
         FROM (
             SELECT
                 change, key,
                 coalesce({user}, {anonymous}) AS user_id,
+                {_user(rendering, template.latest_image)} AS lane_of,
                 {own_id} AS own_id,
                 {stamp} AS stamp,
                 {_fault(rendering, template, ids, own_id)} AS fault,
@@ -190,6 +194,12 @@ FROM (
         )
     )
 )"""
+
+
+def _user(rendering: Rendering, image: str) -> str:
+    """The user id of a row, else its anonymous id."""
+    ids = [column for name, column in rendering.mapping.ids.items() if name != "group_id"]
+    return f"coalesce({', '.join(_id(rendering, image, one) for one in ids)})"
 
 
 def _moved(rendering: Rendering) -> str:
@@ -216,7 +226,8 @@ def _fault(rendering: Rendering, template: Template, ids: dict[str, str], own_id
         faults.append(f"WHEN length({ids['group_id']}) > {MAX_GROUP_ID} THEN 'group_id_too_long'")
     faults += [f"WHEN lower(trim({one})) {among} THEN 'blocked_id'" for one in ids.values()]
     if template.timestamp is not None:
-        faults.append(_bad_moment(rendering, template, template.timestamp, template.timestamp.column or ""))
+        column = template.timestamp.column or ""
+        faults.append(_bad_moment(rendering, template.latest_image, template.timestamp, column))
     if template.message_id is not None and template.change is Change.CHANGED:
         last = _id(rendering, "before", template.message_id)
         faults.append(f"WHEN {own_id} = {last} THEN 'duplicate_message_id'")
@@ -225,16 +236,16 @@ def _fault(rendering: Rendering, template: Template, ids: dict[str, str], own_id
         column = rendering.source(template, name, value)
         kind = rendering.type_of(template.image, column)
         if value.as_ == "timestamp":
-            faults.append(_bad_moment(rendering, template, value, column))
+            faults.append(_bad_moment(rendering, template.image, value, column))
         elif kind == "JSON" or (kind is not None and value.as_ == "json"):
             written = rendering.column(template.image, column)
             faults.append(f"WHEN NOT {valid_json(_json_source(kind, written))} THEN 'bad_json'")
     return f"CASE {' '.join(faults)} END"
 
 
-def _bad_moment(rendering: Rendering, template: Template, value: Value, column: str) -> str:
-    written = rendering.column(template.image, column)
-    moment = _moment(rendering, template.image, value, column)
+def _bad_moment(rendering: Rendering, image: str, value: Value, column: str) -> str:
+    written = rendering.column(image, column)
+    moment = _moment(rendering, image, value, column)
     return f"WHEN {written} IS NOT NULL AND {moment} IS NULL THEN 'bad_timestamp'"
 
 
@@ -243,7 +254,7 @@ def _timestamp(rendering: Rendering, template: Template) -> str:
     if template.timestamp is None:
         return "NULL::TIMESTAMP"
     column = template.timestamp.column or ""
-    moment = _moment(rendering, template.image, template.timestamp, column)
+    moment = _moment(rendering, template.latest_image, template.timestamp, column)
     if template.change is not Change.CHANGED:
         return moment
     last = _moment(rendering, "before", template.timestamp, column)
@@ -262,7 +273,7 @@ def _moment(rendering: Rendering, image: str, value: Value, column: str) -> str:
     elif kind == "DATE":
         moment = local_instant(f"{written}::TIMESTAMP", zone)
     elif kind in {"VARCHAR", "JSON"} and value.unit is None:
-        moment = sql.let("words", plain_text(kind, written), _parsed(zone))
+        moment = sql.let("words", trimmed(plain_text(kind, written)), _parsed(zone))
     elif kind == "BOOLEAN" or value.unit is None:
         what = "booleans" if kind == "BOOLEAN" else "numbers"
         raise ConfigError(
@@ -288,9 +299,14 @@ FIRST_MOMENT, LAST_MOMENT = "TIMESTAMP '0001-01-01'", "TIMESTAMP '9999-12-31 23:
 
 def _parsed(zone: str) -> str:
     """The text `words` as an instant, NULL where it is none; a zone in it counts, else the sync's."""
-    names_zone = "regexp_matches(words, ':.*[0-9] ?([Zz]|UTC|[+-][0-9]{2}(:?[0-9]{2})?)$')"
+    clock = "[0-9]{1,2}:[0-9]{2}(:[0-9]{2}([.][0-9]+)?)?"
+    names_zone = f"regexp_matches(words, '(?i){clock} ?(z|utc|gmt|[+-][0-9]{{2}}(:?[0-9]{{2}})?)$')"
+    names_none = f"regexp_matches(words, '^[0-9]{{4}}-[0-9]{{1,2}}-[0-9]{{1,2}}([T ]{clock})?$')"
     zoned, local = "try_cast(words AS TIMESTAMPTZ)", "try_cast(words AS TIMESTAMP)"
-    return f"CASE WHEN {names_zone} THEN {zoned_instant(zoned)} ELSE {local_instant(local, zone)} END"
+    return (
+        f"CASE WHEN {names_zone} THEN {zoned_instant(zoned)} "
+        f"WHEN {names_none} THEN {local_instant(local, zone)} END"
+    )
 
 
 def _body(rendering: Rendering, template: Template) -> str:

@@ -42,10 +42,13 @@ def lane_count(calls: int, connections: int) -> int:
 
 
 def enqueue(db: duckdb.DuckDBPyConnection, run_id: str) -> int:
-    """Put the calls of the TEMP table `call` that can be sent into the outbox; returns how many.
+    """Put the calls of the TEMP view `leaving` into the outbox; returns how many.
 
-    Within a lane they stand by timestamp, then removed before added before changed, then key.
+    Within a lane they stand by timestamp (in an audience sync all by the moment of detection), then
+    removed before added before changed, then key.
     """
+    # Places start anew in an empty outbox, where no mark may be left to take a new call for a delivered one.
+    db.execute("DELETE FROM state.mark WHERE NOT EXISTS (SELECT * FROM state.outbox)")
     row = db.execute(_ENQUEUE, [run_id]).fetchone()
     assert row is not None
     return int(row[0])
@@ -55,10 +58,9 @@ _ENQUEUE = """
 INSERT INTO state.outbox
 SELECT
     (SELECT coalesce(max(seq), 0) FROM state.outbox)
-        + row_number() OVER (ORDER BY lane, moment, rank, key) AS seq,
+        + row_number() OVER (ORDER BY lane, place, rank, key) AS seq,
     lane, ? AS run_id, key, change, message_id, body, bytes
-FROM call
-WHERE reason IS NULL AND (change = 'removed' OR key NOT IN (SELECT key FROM rejected))
+FROM leaving
 ORDER BY seq
 """
 
@@ -150,7 +152,7 @@ def _joined(lane: int, calls: pa.Table) -> Batch:
     first, last = int(starts[0]), int(starts[-1])
     return Batch(
         lane,
-        calls.column("seq").to_numpy(),
+        calls.column("seq").combine_chunks().to_numpy(),
         starts[1:] - first - 1,
         memoryview(characters)[first : last - 1],
     )
@@ -187,7 +189,6 @@ def note_delivered(
     )
 
 
-def discard_all(db: duckdb.DuckDBPyConnection) -> None:
-    """Drop every waiting call."""
-    db.execute("DELETE FROM state.outbox")
-    db.execute("DELETE FROM state.mark")
+def accepts(db: duckdb.DuckDBPyConnection) -> bool:
+    """Whether Segment ever accepted a batch from this outbox."""
+    return db.execute("SELECT count(*) FROM state.receipt").fetchone() != (0,)

@@ -22,7 +22,8 @@ class Template:
         event: the name of a track call.
         fields: the traits or properties.
         nulls: what a null field becomes where it does not say so itself.
-        timestamp: the column of the call's moment; None is the moment of detection.
+        timestamp: the column of the call's moment, of the row after the change if there is one; None is
+            the moment of detection.
         message_id: the column of its message id; None makes one.
         previous: whether the values before the change are sent as well.
         if_moved: whether it is only for rows whose user is another than before.
@@ -39,6 +40,11 @@ class Template:
     message_id: str | None = None
     previous: bool = False
     if_moved: bool = False
+
+    @property
+    def latest_image(self) -> str:
+        """The newest row there is: that before the change only where the row is gone."""
+        return "before" if self.change is Change.REMOVED else "after"
 
 
 def templates(sync: Sync) -> tuple[Template, ...]:
@@ -105,6 +111,7 @@ def _audience(sync: Sync, block: Audience) -> Iterator[Template]:
             event=f"{noun} Exited",
             fields=membership(False),
             nulls=nulls,
+            timestamp=block.timestamp if change is Change.CHANGED else None,
             if_moved=change is Change.CHANGED,
         )
     for change in (Change.ADDED, Change.CHANGED):
