@@ -5,12 +5,13 @@ row `before` and `after`.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import duckdb
 
 from retl import sql
 from retl.mapping import Comparison, Mapping
+from retl.rejected import Tally
 from retl.value import json_text, plain_text, valid_json
 
 
@@ -24,7 +25,7 @@ class Diff:
         added: rows whose key is new.
         changed: rows that differ in what is compared.
         removed: keys of the snapshot that the model no longer has.
-        key_rejected: rows whose key is null or shared with others.
+        rejected: rows that cannot be sent: after a diff those whose key is null or shared with others.
         by_column: for each thing compared, how many of the changed rows differ in it.
     """
 
@@ -33,18 +34,27 @@ class Diff:
     added: int
     changed: int
     removed: int
-    key_rejected: int
+    rejected: int
     by_column: dict[str, int]
 
     @property
     def rows_matched(self) -> int:
         """Rows with a key of their own."""
-        return self.rows_read - self.key_rejected
+        return self.rows_read - self.rejected
 
     @property
     def unchanged(self) -> int:
         """Rows that are as they were."""
         return self.rows_matched - self.added - self.changed
+
+    def without(self, tally: Tally) -> "Diff":
+        """The diff once it is known which rows cannot be sent: they are neither added nor changed."""
+        return replace(
+            self,
+            added=self.added - tally.by_change.get("added", 0),
+            changed=self.changed - tally.by_change.get("changed", 0),
+            rejected=sum(tally.by_reason.values()),
+        )
 
 
 def diff(
@@ -186,5 +196,5 @@ def _count(
         """
     ).fetchone()
     assert row is not None and totals is not None
-    by_column = {one.name: count for one, count in zip(compared, row[3:], strict=True) if count}
+    by_column = {one.name.lstrip("."): count for one, count in zip(compared, row[3:], strict=True) if count}
     return Diff(int(totals[0]), int(totals[1]), row[0], row[1], row[2], int(totals[2]), by_column)

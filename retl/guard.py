@@ -100,7 +100,7 @@ def stop_if_tripped(sync: Sync, diff: Diff, guards: Iterable[Guard]) -> None:
 
 def _sentence(guard: Guard, diff: Diff) -> str:
     if guard.name == "min_rows":
-        usable = " with a key of their own" if diff.key_rejected else ""
+        usable = " with a key of their own" if diff.rejected else ""
         return f"the model gave {guard.value:,} rows{usable}, and at least {guard.limit} are expected"
     share = f" ({guard.value / diff.rows_before:.1%})" if diff.rows_before else ""
     whole = {

@@ -23,7 +23,8 @@ class Mapping:
         ids: Segment's name of an id ("user_id", "anonymous_id", "group_id") to its column.
         fields: dotted name of each trait and property that comes from a column, to that column.
         json_fields: names of the fields whose text is JSON.
-        compared: what is compared, by name; ids, fields, or the columns that `compare` lists.
+        compared: what is compared, by name: ids, fields, or the columns that `compare` lists. Names that
+            are no fields of the call itself begin with a dot, as no field can.
         columns: all columns that a run reads, in a fixed order.
         types: canonical type of each column, as far as known.
     """
@@ -47,6 +48,14 @@ class Mapping:
         lists = {name: tuple(memory[name]) for name in ("primary_key", "json_fields", "columns")}
         return cls(**{**memory, **lists})
 
+    def source_of(self, column: str, old: "Mapping") -> str | None:
+        """The column of the old mapping that fed what a column feeds now; None where nothing did."""
+        for feeds, fed in ((self.compared, old.compared), (self.fields, old.fields)):
+            for name, one in feeds.items():
+                if one == column and fed.get(name) in old.types:
+                    return fed[name]
+        return column if column in old.types else None
+
 
 def read_mapping(sync: Sync) -> Mapping:
     """The mapping as a sync file has it, with no types yet."""
@@ -57,9 +66,9 @@ def read_mapping(sync: Sync) -> Mapping:
     ids = {name: column for name, column in named.items() if column is not None}
     values = dict(_fields(block))
     fields = {name: value.column for name, value in values.items() if value.column is not None}
-    compared = {**{f"id {name}": column for name, column in ids.items()}, **fields}
+    compared = {**{f".id {name}": column for name, column in ids.items()}, **fields}
     if sync.compare is not None:
-        compared = {f"column {column}": column for column in sync.compare}
+        compared = {f".column {column}": column for column in sync.compare}
     columns = [*sync.primary_key, *ids.values(), *fields.values(), *compared.values(), *_uncompared(block)]
     return Mapping(
         kind=sync.kind,
@@ -81,7 +90,7 @@ def _fields(block: Track | Audience | Identify | Group) -> Iterator[tuple[str, V
     yield from block.properties.items()
     for change, call in (("added", block.added), ("changed", block.changed)):
         for name, value in ((call and call.properties) or {}).items():
-            yield f"{change} {name}", value
+            yield f".{change} {name}", value
 
 
 def _uncompared(block: Track | Audience | Identify | Group) -> Iterator[str]:
@@ -163,7 +172,7 @@ def comparisons(new: Mapping, old: Mapping | None, send_new_fields: bool) -> tup
             before = old.compared[name]
         elif name in new.fields and send_new_fields:
             before = old.fields.get(name)
-        elif _is_id(name) or after in old.compared.values():
+        elif (send_new_fields and after in old.columns) or _is_id(name) or after in old.compared.values():
             before = after
         else:
             continue
@@ -176,4 +185,4 @@ def comparisons(new: Mapping, old: Mapping | None, send_new_fields: bool) -> tup
 
 
 def _is_id(name: str) -> bool:
-    return name.startswith("id ")
+    return name.startswith(".id ")

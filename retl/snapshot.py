@@ -155,20 +155,45 @@ def _widen(
     return wider
 
 
-def promote(db: duckdb.DuckDBPyConnection, new: Mapping, old: Mapping | None) -> None:
+def promote(db: duckdb.DuckDBPyConnection, new: Mapping, old: Mapping | None) -> Mapping:
     """Make the snapshot what the calls of this run say; to be run inside the run's transaction.
 
     Rows in `rejected` keep their old version. Where the mapping is another than the snapshot's, the
     snapshot is written anew: unchanged rows take what is compared from the model's row, and keep the
     rest, which belongs to their last call.
+
+    Returns:
+        The mapping with which the snapshot is now built: types may be wider than the model's, so that
+        no old value is changed.
     """
     if old is not None and old == new:
         db.execute(_FORGET)
         db.execute(_REMEMBER)
-        return
-    kept = [_kept(column, new, old) for column in new.columns]
-    learnt = [_learnt(column, new, old) for column in new.columns]
-    db.execute(_REBUILD.format(learnt=", ".join(learnt), kept=", ".join(kept)))
+        return new
+    shape = new if old is None else _with_room(db, new, old)
+    after = [_value(column, new.types[column], shape, "after", column) for column in new.columns]
+    kept = [_kept(column, shape, old) for column in new.columns]
+    learnt = [
+        _value(column, new.types[column], shape, "new.row", column)
+        if old is None or column in new.compared.values() or column not in old.types
+        else _kept(column, shape, old)
+        for column in new.columns
+    ]
+    db.execute(_REBUILD.format(after=", ".join(after), learnt=", ".join(learnt), kept=", ".join(kept)))
+    return shape
+
+
+def _with_room(db: duckdb.DuckDBPyConnection, new: Mapping, old: Mapping) -> Mapping:
+    """The mapping with types that also hold the values which rows keep from the old snapshot."""
+    kept = db.execute(
+        "SELECT count(*) FROM state.snapshot WHERE key IN (SELECT key FROM rejected)"
+    ).fetchone()
+    types = dict(new.types)
+    for column in new.columns:
+        source = new.source_of(column, old)
+        if source is not None and (kept != (0,) or column not in new.compared.values()):
+            types[column] = common_type(new.types[column], old.types[source])
+    return replace(new, types=types)
 
 
 _FORGET = """
@@ -187,7 +212,7 @@ WHERE change IN ('added', 'changed') AND key NOT IN (SELECT key FROM rejected)
 
 _REBUILD = """
 CREATE OR REPLACE TABLE state.snapshot AS
-SELECT key, after AS row FROM change
+SELECT key, struct_pack({after}) AS row FROM change
 WHERE change IN ('added', 'changed') AND key NOT IN (SELECT key FROM rejected)
 UNION ALL
 SELECT old.key, struct_pack({learnt})
@@ -201,17 +226,16 @@ WHERE old.key IN (SELECT key FROM rejected)
 """
 
 
-def _kept(column: str, new: Mapping, old: Mapping | None) -> str:
-    """A column of an old row in the shape of the new ones."""
-    source = old.types.get(column, "NULL") if old else "NULL"
-    return f"{sql.name(column)} := {converted(source, new.types[column], f'old.row[{sql.text(column)}]')}"
+def _kept(column: str, shape: Mapping, old: Mapping | None) -> str:
+    """A column of an old row: what fed the same field then."""
+    source = shape.source_of(column, old) if old else None
+    kind = old.types[source] if old and source else "NULL"
+    return _value(column, kind, shape, "old.row", source or column)
 
 
-def _learnt(column: str, new: Mapping, old: Mapping | None) -> str:
-    known = old is not None and column in old.types
-    if column in new.compared.values() or not known:
-        return f"{sql.name(column)} := new.row[{sql.text(column)}]"
-    return _kept(column, new, old)
+def _value(column: str, kind: str, shape: Mapping, row: str, source: str) -> str:
+    """A member of a snapshot's row, taken from a column of another row."""
+    return f"{sql.name(column)} := {converted(kind, shape.types[column], f'{row}[{sql.text(source)}]')}"
 
 
 def row_count(db: duckdb.DuckDBPyConnection) -> int:
