@@ -10,6 +10,7 @@
     ├── WorldError            exit 3   the outside failed; state is intact, run again
     │   ├── WarehouseError             unreachable, or the read broke off
     │   ├── SegmentError               unreachable, or it keeps refusing
+    │   ├── RoomError                  no disk or memory for the state
     │   └── DeadlineError              time is up
     ├── GuardError            exit 4   a guard stopped the run before the first call
     ├── LockedError           exit 5   another process holds the sync
@@ -65,7 +66,9 @@ class ModelError(FilesError):
 class MissingColumnError(ModelError):
     """The model's result lacks a column that the sync names."""
 
-    def __init__(self, column: str, message: str, *, where: str | None = None, hint: str | None = None) -> None:
+    def __init__(
+        self, column: str, message: str, *, where: str | None = None, hint: str | None = None
+    ) -> None:
         super().__init__(message, where=where, hint=hint)
         self.column = column
 
@@ -99,6 +102,12 @@ class SegmentError(WorldError):
     """Segment cannot be reached, or keeps refusing."""
 
     code = "segment"
+
+
+class RoomError(WorldError):
+    """The disk or the memory for the state is full, or cannot be written."""
+
+    code = "room"
 
 
 class DeadlineError(WorldError):

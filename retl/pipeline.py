@@ -7,6 +7,7 @@ the module that owns it.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import duckdb
 import pyarrow as pa
 
 from retl import diff, guard, outbox, rejected, signals, snapshot
@@ -24,7 +25,7 @@ from retl.mapping import Mapping, comparisons, read_mapping, refuse_other_identi
 from retl.model import Model
 from retl.run import Run, begin_run, keep_run
 from retl.segment import Segment
-from retl.state import State
+from retl.state import State, out_of_room
 from retl.sync import Sync
 from retl.warehouse import Warehouse
 from retl.watch import Watch
@@ -98,22 +99,33 @@ def run(job: Job, segment: Segment) -> Run:
             guard.stop_if_tripped(sync, changes.diff, changes.guards)
             render(job, changes, segment.connections)
             rejected.collect(state.db)
+            tally = rejected.tally(state.db)
+            record = record.with_diff(changes.diff.without(tally), changes.guards, baseline=not changes.sends)
             with state.transaction():
                 enqueued = outbox.enqueue(state.db, record.run_id)
                 refused = rejected.record(state.db, record.run_id, clock.now())
-                snapshot.promote(state.db, changes.mapping, changes.memory)
-                remember(job, changes, segment)
-                record = record.with_calls(enqueued, refused, rejected.tally(state.db))
-                keep_run(state.db, record)
+                mapping = snapshot.promote(state.db, changes.mapping, changes.memory)
+                remember(job, mapping, changes.sends, segment)
+                keep_run(state.db, record.with_calls(enqueued, refused, tally))
+            record = record.with_calls(enqueued, refused, tally)
             delivery = deliver(state, segment, terms.after(left_over), clock, job.watch)
             record = record.with_delivery(delivery)
     except Exception as error:
-        record = record.evolve(error=signals.told(error))
-    record = record.finished(
-        clock.monotonic() - began, outbox.pending(state.db), rejected_fails=sync.on_rejected == "fail"
-    )
-    with state.transaction():
-        keep_run(state.db, record)
+        record = record.evolve(error=out_of_room(error) or signals.told(error))
+    return finish(job, record, clock.monotonic() - began)
+
+
+def finish(job: Job, record: Run, seconds: float) -> Run:
+    """Keep the record of a run at its end; it is given back even where there is no room for it."""
+    db = job.state.db
+    try:
+        waiting = outbox.pending(db)
+        record = record.finished(seconds, waiting, rejected_fails=job.sync.on_rejected == "fail")
+        with job.state.transaction():
+            keep_run(db, record)
+    except duckdb.Error as error:
+        record = record.evolve(error=record.error or out_of_room(error) or signals.told(error))
+        record = record.finished(seconds, None, rejected_fails=True)
     return record
 
 
@@ -132,7 +144,7 @@ def find_changes(job: Job, deadline: float) -> Changes:
     if memory is not None:
         refuse_other_identity(sync, mapping, memory)
     sends = will_send(job, about.first_pass)
-    batches = job.warehouse.read(job.model, mapping.columns)
+    batches = read_columns(sync, job.model, job.warehouse)
     mapping = snapshot.stage(db, sync, mapping, _watched(batches, job, deadline))
     compared = comparisons(mapping, memory, send_new_fields=_sends_new_fields(sync))
     found = diff.diff(db, mapping, memory, compared)
@@ -156,7 +168,7 @@ def render(job: Job, changes: Changes, connections: int) -> None:
     render_calls(job.state.db, rendering, silent=not changes.sends)
 
 
-def remember(job: Job, changes: Changes, segment: Segment) -> None:
+def remember(job: Job, mapping: Mapping, sends: bool, segment: Segment) -> None:
     """Note where the sync stands now; to be run in the run's transaction."""
     about = job.state.about
     job.state.note(
@@ -164,8 +176,8 @@ def remember(job: Job, changes: Changes, segment: Segment) -> None:
             about,
             destination_hash=segment.to.hash,
             generation=about.generation + 1,
-            first_pass=about.first_pass or ("sent" if changes.sends else "silent"),
-            mapping=changes.mapping.as_json(),
+            first_pass=about.first_pass or ("sent" if sends else "silent"),
+            mapping=mapping.as_json(),
         )
     )
 
@@ -217,14 +229,22 @@ def _sends_new_fields(sync: Sync) -> bool:
     return (sync.on_new_column or default) == "send"
 
 
-def _watched(batches: Iterator[pa.RecordBatch], job: Job, deadline: float) -> Iterator[pa.RecordBatch]:
+def read_columns(sync: Sync, model: Model, warehouse: Warehouse) -> Iterator[pa.RecordBatch]:
+    """Read the columns of a model that a sync needs.
+
+    Raises:
+        ModelError: the SQL fails, or its result lacks a column; it says where the sync names it.
+        WarehouseError: the warehouse cannot be reached, or the read broke off.
+    """
     try:
-        for batch in batches:
-            if job.clock.monotonic() > deadline:
-                raise DeadlineError(
-                    "the time for this run is up", hint="run it again with a later --deadline"
-                )
-            job.watch.rows_read(batch.num_rows)
-            yield batch
+        yield from warehouse.read(model, read_mapping(sync).columns)
     except MissingColumnError as error:
-        raise ModelError(error.message, where=job.sync.where_used(error.column), hint=error.hint) from error
+        raise ModelError(error.message, where=sync.where_used(error.column), hint=error.hint) from error
+
+
+def _watched(batches: Iterator[pa.RecordBatch], job: Job, deadline: float) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        if job.clock.monotonic() > deadline:
+            raise DeadlineError("the time for this run is up", hint="run it again with a later --deadline")
+        job.watch.rows_read(batch.num_rows)
+        yield batch

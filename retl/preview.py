@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping as Named
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -64,7 +64,7 @@ class Plan:
     calls_per_second: int
     pending: int
     samples: tuple[Sample, ...]
-    _table: pa.Table
+    _table: pa.Table = field(repr=False)
 
     @property
     def total_calls(self) -> int:
@@ -102,6 +102,7 @@ class Plan:
             "added": self.diff.added,
             "changed": self.diff.changed,
             "removed": self.diff.removed,
+            "rejected_rows": self.diff.rejected,
             "rejected_by": dict(self.rejected_by),
             "changed_by": dict(self.diff.by_column),
             "calls": [
@@ -135,12 +136,11 @@ def preview(job: Job, pending: int, samples: int = 2, with_calls: bool = False) 
     render(job, changes, connections=1)
     rejected.collect(db)
     tally = rejected.tally(db)
-    size = db.execute(f"SELECT coalesce(sum(bytes), 0) FROM call WHERE {_LEAVES}").fetchone()
+    size = db.execute("SELECT coalesce(sum(bytes), 0) FROM leaving").fetchone()
     names = db.execute(
-        f"""
+        """
         SELECT change, coalesce(event, type) AS name, count(*)
-        FROM call
-        WHERE {_LEAVES}
+        FROM leaving
         GROUP BY ALL
         ORDER BY min(rank), name
         """
@@ -150,7 +150,7 @@ def preview(job: Job, pending: int, samples: int = 2, with_calls: bool = False) 
         sync=job.sync.name,
         first_pass=changes.memory is None,
         sends=changes.sends,
-        diff=changes.diff,
+        diff=changes.diff.without(tally),
         guards=changes.guards,
         rejected_by=tally.by_reason,
         calls={(change, name): count for change, name, count in names},
@@ -162,8 +162,6 @@ def preview(job: Job, pending: int, samples: int = 2, with_calls: bool = False) 
     )
 
 
-_LEAVES = "reason IS NULL AND (change = 'removed' OR key NOT IN (SELECT key FROM rejected))"
-
 _TABLE = """
 SELECT change, key, type, event, user_id, moment AS timestamp, reason, body AS call
 FROM call
@@ -173,10 +171,9 @@ ORDER BY moment, rank, key
 
 def _samples(db: duckdb.DuckDBPyConnection, each: int) -> tuple[Sample, ...]:
     rows = db.execute(
-        f"""
-        SELECT call.change, call.key, body
-        FROM call
-        WHERE {_LEAVES}
+        """
+        SELECT change, key, body
+        FROM leaving
         QUALIFY row_number() OVER (PARTITION BY change ORDER BY key, rank) <= ?
         ORDER BY change, key, rank
         """,

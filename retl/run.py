@@ -28,7 +28,7 @@ class Status(StrEnum):
     FAILED = "failed"  # files, the outside world, or a bug
     GUARDED = "guarded"  # a guard stopped it
     LOCKED = "locked"  # another process holds the sync
-    INTERRUPTED = "interrupted"  # a signal; the next run goes on
+    INTERRUPTED = "interrupted"  # a signal, or a sudden end; the next run goes on
 
 
 _STATUS_BY_EXIT_CODE = {0: Status.SUCCEEDED, 1: Status.PARTIAL, 4: Status.GUARDED, 5: Status.LOCKED}
@@ -78,12 +78,12 @@ class Run:
     retries: int | None = None
     guards: Sequence[Guard] = ()
     error: RetlError | None = None
-    exit_code: int = 0
+    exit_code: int | None = None
 
     @property
     def status(self) -> Status:
-        """How it ended."""
-        if self.exit_code >= 128:
+        """How it ended; a run without an end was cut off."""
+        if self.exit_code is None or self.exit_code >= 128:
             return Status.INTERRUPTED
         return _STATUS_BY_EXIT_CODE.get(self.exit_code, Status.FAILED)
 
@@ -110,17 +110,13 @@ class Run:
             added=diff.added,
             changed=diff.changed,
             removed=diff.removed,
-            rejected_rows=diff.key_rejected,
+            rejected_rows=diff.rejected,
             guards=guards,
         )
 
     def with_calls(self, enqueued: int, refused: int, tally: Tally) -> "Run":
-        """The run once its calls are in the outbox; a rejected row is neither added nor changed."""
-        assert self.added is not None and self.changed is not None
+        """The run once its calls are in the outbox."""
         return self.evolve(
-            added=self.added - tally.by_change.get("added", 0),
-            changed=self.changed - tally.by_change.get("changed", 0),
-            rejected_rows=sum(tally.by_reason.values()),
             rejected_by=tally.by_reason,
             calls=replace(self.calls, enqueued=enqueued, rejected=(self.calls.rejected or 0) + refused),
         )
@@ -139,6 +135,10 @@ class Run:
             retries=(self.retries or 0) + delivery.retries,
             error=self.error or delivery.error,
         )
+
+    def failed(self, error: RetlError) -> "Run":
+        """The run that ended before it began."""
+        return self.evolve(error=error).finished(0.0, None, rejected_fails=True)
 
     def finished(self, seconds: float, pending: int | None, rejected_fails: bool) -> "Run":
         """The run at its end; `rejected_fails` says whether rejected rows and calls make it partial."""

@@ -21,7 +21,7 @@ import duckdb
 from filelock import FileLock, Timeout
 
 from retl import sql
-from retl.errors import LockedError, StateError
+from retl.errors import LockedError, RoomError, StateError
 
 SCHEMA_VERSION = 1
 STORAGE_VERSION = "v1.4.0"
@@ -128,6 +128,17 @@ def transaction(db: duckdb.DuckDBPyConnection) -> Iterator[None]:
     db.execute("COMMIT")
 
 
+def out_of_room(error: Exception) -> RoomError | None:
+    """What to report where DuckDB ran out of disk or memory, or could not write; None for other errors."""
+    cannot_write = isinstance(error, duckdb.TransactionException) and "write" in str(error).lower()
+    if not cannot_write and not isinstance(error, duckdb.IOException | duckdb.OutOfMemoryException):
+        return None
+    return RoomError(
+        f"the state cannot be written ({_first_line(error)})",
+        hint="make room on its disk, then run it again; nothing is lost",
+    )
+
+
 def open_state(path: Path, sync: str) -> State:
     """Open a sync's state file; a missing one is made, readable by its owner alone.
 
@@ -200,6 +211,12 @@ def _attach(path: Path) -> duckdb.DuckDBPyConnection:
                 "another process has this state open",
                 where=str(path),
                 hint="wait for it; if it is not retl, close what you opened the file with",
+            ) from error
+        if "WAL" in str(error):
+            raise StateError(
+                f"a log beside the state belongs to another state file ({_first_line(error)})",
+                where=f"{path}.wal",
+                hint="if you restored the state from a backup, remove this log; else move both away",
             ) from error
         raise StateError(
             f"this is no state file that retl can read ({_first_line(error)})",
