@@ -8,6 +8,7 @@ import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,20 +20,17 @@ from retl.clock import SystemClock
 from retl.errors import ConfigError, GuardError, Interrupted, LockedError, RetlError
 from retl.faults import Faults
 from retl.guard import NAMES as GUARDS
-from retl.mapping import read_mapping
 from retl.pace import Pace
-from retl.pipeline import Job, Options, run
+from retl.pipeline import Job, Options, read_columns, run
 from retl.preview import preview
+from retl.project import check_names, find_project, find_syncs
 from retl.run import Run, begin_run, last_runs
 from retl.sandbox import Sandbox
 from retl.schema import json_schema
-from retl.session import Session, find_sessions
+from retl.session import Session, find_sessions, load_session
 from retl.state import holder
 from retl.version import __version__
 from retl.watch import Silent
-
-INTERRUPTED = 128
-"""Above it, an exit code is that of a signal."""
 
 SYNCS = click.argument("syncs", nargs=-1, required=True, metavar="SYNC...")
 ONE_SYNC = click.argument("sync", metavar="SYNC")
@@ -100,45 +98,38 @@ def cli(log_format: str) -> None:
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @STATE_DIR
 def run_command(syncs: Sequence[str], **flags: Any) -> int:
-    r"""Send what changed since the last run, and remember it.
+    """Send what changed since the last run, and remember it.
 
     SYNC is a file, a folder of files, or a name. Several run one after another; one that fails does not
     stop the next.
 
-    \b
-    Example:
-      retl run syncs/users.yml --sandbox
+    Example: retl run syncs/users.yml --sandbox
     """
-    sessions = find_sessions(syncs, flags["state_dir"], flags["rehearsal"])
-    codes = []
+    told = Told(flags["as_json"], flags["quiet"], flags["rehearsal"], flags["state_dir"])
+    codes: list[int] = []
     paces: dict[str, Pace] = {}
+    names: dict[str, Path] = {}
     with _sandbox_if(flags["rehearsal"]) as sandbox:
-        for session in sessions:
-            record = _run_one(session, sandbox, paces, flags)
+        for path in find_syncs(syncs, Path.cwd()):
+            record = _run_one(path, names, sandbox, paces, flags)
             if record is None:
                 continue
-            codes.append(record.exit_code)
-            if flags["as_json"]:
-                click.echo(report.as_json_line(record.as_json()))
-            elif not flags["quiet"] and record.did_anything:
-                report.console().print(report.run_report(record))
-            if record.error is not None:
-                report.console(stderr=True).print(report.error_report(record.error))
+            codes.append(record.exit_code or 0)
+            told.run(record)
             if isinstance(record.error, Interrupted):
                 break
-        if sandbox is not None and not flags["as_json"] and not flags["quiet"]:
-            report.console().print(report.sandbox_report(sandbox.summary()))
+        if sandbox is not None and sandbox.requests:
+            told.sandbox(sandbox)
     return max(codes, default=0)
 
 
 def _run_one(
-    session: Session, sandbox: Sandbox | None, paces: dict[str, Pace], flags: dict[str, Any]
+    path: Path, names: dict[str, Path], sandbox: Sandbox | None, paces: dict[str, Pace], flags: dict[str, Any]
 ) -> Run | None:
     """Run a sync; None where another run is under way and that is fine."""
     clock = SystemClock()
-    name = session.sync.name
-    began = begin_run(name, clock.now())
-    watch = progress.watch_for(name, flags["quiet"], report.console(stderr=True))
+    began = begin_run(path.stem, clock.now())
+    watch = progress.watch_for(path.stem, flags["quiet"], report.console(stderr=True))
     options = Options(
         backfill=flags["backfill"],
         forced=frozenset(flags["forced"]),
@@ -147,6 +138,10 @@ def _run_one(
     )
     patience = {"patience": flags["deadline"]} if flags["wait"] else {}
     try:
+        session = load_session(path, flags["state_dir"], flags["rehearsal"])
+        began = began.evolve(sync=session.sync.name)
+        if names.setdefault(session.sync.name, path) != path:
+            check_names([load_session(names[session.sync.name], None, False).sync, session.sync])
         if flags["expect_state"] and not session.state_path.exists():
             raise GuardError(
                 "the state file is missing",
@@ -157,19 +152,53 @@ def _run_one(
         with (
             session.open_segment(sandbox, paces, clock) as segment,
             session.hold(clock, **patience),
-            session.open_warehouse() as warehouse,
             session.open_state() as state,
         ):
-            return run(Job(session.sync, model, state, warehouse, options, clock, watch), segment)
+            job = Job(session.sync, model, state, session.warehouse, options, clock, watch)
+            return run(job, segment)
     except LockedError as error:
         if flags["skip_if_running"]:
             watch.notice(f"skipped: {error.message}")
             return None
-        return began.evolve(error=error).finished(0.0, None, rejected_fails=True)
+        return began.failed(error)
     except RetlError as error:
-        return began.evolve(error=error).finished(0.0, None, rejected_fails=True)
+        return began.failed(error)
     finally:
         watch.close()
+
+
+@dataclass(frozen=True)
+class Told:
+    """How results are told: as JSON or to people, and with which flags a command in a hint goes on."""
+
+    as_json: bool = False
+    quiet: bool = False
+    rehearsal: bool = False
+    state_dir: Path | None = None
+
+    def run(self, record: Run) -> None:
+        """Print a run, and what went wrong."""
+        if self.as_json:
+            click.echo(report.as_json_line(record.as_json()))
+        elif not self.quiet and record.did_anything:
+            report.console().print(report.run_report(record, self.flags))
+        if record.error is not None:
+            self.error(record.error)
+
+    def sandbox(self, sandbox: Sandbox) -> None:
+        """Print what the sandbox made of a rehearsal."""
+        if not self.as_json and not self.quiet:
+            report.console().print(report.sandbox_report(sandbox.summary()))
+
+    def error(self, error: RetlError) -> None:
+        """Print an error."""
+        report.console(stderr=True).print(report.error_report(error, self.flags))
+
+    @property
+    def flags(self) -> str:
+        """What a command must repeat to mean the same state."""
+        folder = f" --state-dir {self.state_dir}" if self.state_dir else ""
+        return (" --sandbox" if self.rehearsal else "") + folder
 
 
 @cli.command("plan")
@@ -186,45 +215,62 @@ def plan_command(
 ) -> int:
     """Show what a run would send; nothing is sent, and nothing changes."""
     clock = SystemClock()
-    stopped = []
-    for session in find_sessions(syncs, state_dir, rehearsal):
-        options = Options(backfill=backfill)
-        with session.open_warehouse() as warehouse, session.peeked_state(clock) as state:
-            job = Job(session.sync, session.model, state, warehouse, options, clock, Silent())
-            plan = preview(job, outbox.pending(state.db), samples)
-        stopped += [guard for guard in plan.guards if guard.tripped]
+    codes = [0]
+    told = Told(as_json, False, rehearsal, state_dir)
+    for path in find_syncs(syncs, Path.cwd()):
+        try:
+            session = load_session(path, state_dir, rehearsal)
+            with session.peeked_state(clock) as state:
+                job = Job(
+                    session.sync, session.model, state, session.warehouse, Options(backfill), clock, Silent()
+                )
+                plan = preview(job, outbox.pending(state.db), samples)
+        except RetlError as error:
+            told.error(error)
+            codes.append(error.exit_code)
+            continue
+        codes += [GuardError.exit_code for guard in plan.guards if guard.tripped]
         if as_json:
             click.echo(report.as_json_line(plan.as_json()))
         else:
             console = report.console()
-            console.print(report.plan_report(plan, console.width))
-    return GuardError.exit_code if stopped else 0
+            width = console.width if console.is_terminal or "COLUMNS" in os.environ else None
+            console.print(report.plan_report(plan, width))
+    return max(codes)
 
 
 @cli.command("check")
-@SYNCS
+@click.argument("syncs", nargs=-1, metavar="[SYNC...]")
 @click.option(
     "--connect", is_flag=True, help="Also ask the model for its columns, and Segment about the write key."
 )
 def check_command(syncs: Sequence[str], connect: bool) -> int:
-    """Check sync files, their models and their settings."""
-    console = report.console()
-    for session in find_sessions(syncs, None, rehearsal=False):
-        model = session.model
-        mapping = read_mapping(session.sync)
-        console.print(f"[bold]{session.sync.path}[/]: {session.sync.kind} from {model.where}", end="")
-        if connect:
-            with session.open_warehouse() as warehouse:
-                for _ in warehouse.read(model, mapping.columns, batch_rows=1):
-                    break
-                columns = warehouse.columns(model)
-            with session.open_segment(None, {}, SystemClock()) as segment:
-                doubt = segment.check_key()
-            console.print(f", {len(columns)} columns", end="")
-            if doubt:
-                console.print(f"; [yellow]{doubt}[/]", end="")
-        console.print(", fine")
-    return 0
+    """Check sync files, their models and their settings; without SYNC, all in syncs/."""
+    codes = [0]
+    sessions = []
+    for path in _paths(syncs):
+        try:
+            session = load_session(path, None, rehearsal=False)
+            sessions.append(session)
+            line = f"{session.sync.path}: {session.sync.kind} from {session.model.where}"
+            line += _check_connections(session) if connect else ""
+        except RetlError as error:
+            Told().error(error)
+            codes.append(error.exit_code)
+        else:
+            click.echo(f"{line}, fine")
+    check_names([session.sync for session in sessions])
+    return max(codes)
+
+
+def _check_connections(session: Session) -> str:
+    columns = 0
+    for batch in read_columns(session.sync, session.model, session.warehouse):
+        columns = batch.num_columns
+        break
+    with session.open_segment(None, {}, SystemClock()) as segment:
+        doubt = segment.check_key()
+    return f", {columns} columns" + (f", but {doubt}" if doubt else "")
 
 
 @cli.command("status")
@@ -234,13 +280,26 @@ def check_command(syncs: Sequence[str], connect: bool) -> int:
 @STATE_DIR
 def status_command(syncs: Sequence[str], as_json: bool, rehearsal: bool, state_dir: Path | None) -> int:
     """Show each sync's last run, and what is pending and rejected; without SYNC, of all in syncs/."""
-    rows = [_status(session) for session in find_sessions(syncs or ("syncs",), state_dir, rehearsal)]
+    rows = []
+    codes = [0]
+    for path in _paths(syncs):
+        try:
+            rows.append(_status(load_session(path, state_dir, rehearsal)))
+        except RetlError as error:
+            Told().error(error)
+            codes.append(error.exit_code)
     if as_json:
         for row in rows:
             click.echo(report.as_json_line(row))
     else:
         report.console().print(report.status_report(rows))
-    return 0
+    return max(codes)
+
+
+def _paths(syncs: Sequence[str]) -> list[Path]:
+    """The files that arguments mean; without arguments, all of the project around the working folder."""
+    here = Path.cwd()
+    return find_syncs(syncs or (str(find_project(here, os.environ).root / "syncs"),), here)
 
 
 def _status(session: Session) -> dict[str, Any]:
@@ -379,8 +438,8 @@ def main() -> None:
     os.umask(0o077)  # state and plans hold personal data
     signals.listen()
     code = execute()
-    if code > INTERRUPTED:
-        # All is closed. What DuckDB leaves of an interrupted query complains at length while Python ends.
+    if code > 1:
+        # All is closed. What DuckDB leaves of a query that was cut off complains at length while Python ends.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -401,8 +460,8 @@ def execute(arguments: Sequence[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except click.Abort:
-        click.echo("nothing was done", err=True)
-        return 1
+        click.echo("nothing was done; answer with y, or give --yes", err=True)
+        return 2
     except BrokenPipeError:
         sys.stderr.close()
         return 1
@@ -420,5 +479,5 @@ def execute(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(error: RetlError) -> int:
-    report.console(stderr=True).print(report.error_report(error))
+    Told().error(error)
     return error.exit_code

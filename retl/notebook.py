@@ -26,6 +26,6 @@ def plan(sync: str | Path, *, backfill: bool = False, sandbox: bool = False) -> 
     """
     clock = SystemClock()
     (session,) = find_sessions([str(sync)], None, sandbox)
-    with session.open_warehouse() as warehouse, session.peeked_state(clock) as state:
-        job = Job(session.sync, session.model, state, warehouse, Options(backfill), clock, Silent())
+    with session.peeked_state(clock) as state:
+        job = Job(session.sync, session.model, state, session.warehouse, Options(backfill), clock, Silent())
         return preview(job, outbox.pending(state.db), with_calls=True)

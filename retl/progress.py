@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.progress import TimeRemainingColumn as TimeLeft
+from rich.text import Text
 
 from retl.watch import Silent, Watch
 
@@ -35,8 +36,9 @@ class Lines:
         self._read = self._delivered = self._total = 0
         self._said_at = time.monotonic()
 
-    def _say(self, action: str, sentence: str, **numbers: Any) -> None:
-        log.info(
+    def _say(self, level: int, action: str, sentence: str, **numbers: Any) -> None:
+        log.log(
+            level,
             "%s: %s",
             self._sync,
             sentence,
@@ -46,7 +48,7 @@ class Lines:
     def _now_and_then(self, action: str, sentence: str, **numbers: Any) -> None:
         if time.monotonic() - self._said_at >= LINE_EVERY_SECONDS:
             self._said_at = time.monotonic()
-            self._say(action, sentence, **numbers)
+            self._say(logging.INFO, action, sentence, **numbers)
 
     def rows_read(self, rows: int) -> None:
         """So many more rows came from the warehouse."""
@@ -56,12 +58,12 @@ class Lines:
     def diffed(self, added: int, changed: int, removed: int) -> None:
         """The diff is known."""
         sentence = f"{added:,} added, {changed:,} changed, {removed:,} removed"
-        self._say("diffed", sentence, added=added, changed=changed, removed=removed)
+        self._say(logging.DEBUG, "diffed", sentence, added=added, changed=changed, removed=removed)
 
     def delivering(self, calls: int) -> None:
         """So many calls are about to be delivered."""
         self._delivered, self._total = 0, calls
-        self._say("delivering", f"{calls:,} calls to deliver", calls=calls)
+        self._say(logging.DEBUG, "delivering", f"{calls:,} calls to deliver", calls=calls)
 
     def delivered(self, calls: int) -> None:
         """Segment accepted so many more calls."""
@@ -72,7 +74,7 @@ class Lines:
     def waiting(self, reason: str, seconds: float) -> None:
         """A batch waits before it is tried again."""
         log.warning(
-            "%s: Segment answered %s; again in %.1f s",
+            "%s: %s; again in %.1f s",
             self._sync,
             reason,
             seconds,
@@ -145,13 +147,11 @@ class Bars:
 
     def waiting(self, reason: str, seconds: float) -> None:
         """A batch waits before it is tried again."""
-        self._console.print(
-            f"[yellow]{self._sync}: Segment answered {reason}; again in {seconds:.1f} s[/]", highlight=False
-        )
+        self._console.print(Text(f"{self._sync}: {reason}; again in {seconds:.1f} s", "yellow"))
 
     def notice(self, sentence: str) -> None:
         """Something the user should know."""
-        self._console.print(f"[yellow]{self._sync}: {sentence}[/]", highlight=False)
+        self._console.print(Text(f"{self._sync}: {sentence}", "yellow"))
 
     def close(self) -> None:
         """Take the bars away."""

@@ -1,6 +1,7 @@
 """What commands print: results for people, JSON for machines."""
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,21 +37,21 @@ def as_json_line(value: dict[str, Any]) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def run_report(run: Run) -> RenderableType:
-    """A run in a line or a few."""
+def run_report(run: Run, flags: str = "") -> RenderableType:
+    """A run in a line or a few; `flags` are repeated where a command is named."""
     lines = [_run_line(run)]
     if run.rejected_by:
         reasons = ", ".join(f"{reason} {rows:,}" for reason, rows in run.rejected_by.items())
         lines.append(Text(f"  {count(run.rejected_rows or 0, 'row')} rejected: {reasons}", "yellow"))
     if run.calls.rejected:
         lines.append(Text(f"  {count(run.calls.rejected, 'call')} rejected", "yellow"))
-    if run.rejected_anything:
-        lines.append(Text(f"  see: retl rejected {run.sync}", "dim"))
+    if run.rejected_anything and run.status is not Status.GUARDED:
+        lines.append(Text(f"  see: retl rejected {run.sync}{flags}", "dim"))
     if run.calls.unsure:
         lines.append(
             Text(f"  {count(run.calls.unsure, 'call')} went out twice, under the same message id", "yellow")
         )
-    if run.calls.pending and run.status is not Status.SUCCEEDED:
+    if run.calls.pending and (run.error is not None or run.rows_read is None):
         lines.append(
             Text(f"  {count(run.calls.pending, 'call')} pending; the next run delivers them first", "yellow")
         )
@@ -85,15 +86,19 @@ def _run_line(run: Run) -> Text:
     return line
 
 
-def error_report(error: RetlError) -> RenderableType:
-    """An error: what, where, and what to do now."""
+_COMMAND = re.compile(r"\bretl (run|plan|reset|rekey|rejected) [\w./-]+")
+
+
+def error_report(error: RetlError, flags: str = "") -> RenderableType:
+    """An error: what, where, and what to do now; `flags` are repeated where a command is named."""
     lines = [Text.assemble(("error", "bold red"), f": {error}")]
     if error.hint:
-        lines.append(Text(f"  → {error.hint}"))
+        hint = _COMMAND.sub(lambda command: command[0] + flags, error.hint)
+        lines.append(Text(f"  → {hint}"))
     return Group(*lines)
 
 
-def plan_report(plan: Plan, width: int) -> RenderableType:
+def plan_report(plan: Plan, width: int | None) -> RenderableType:
     """A plan: what changes, which calls that makes, what they cost, and whether the guards let it pass."""
     lines: list[RenderableType] = [
         Text.assemble((plan.sync, "bold"), f": {count(plan.diff.rows_read, 'row')} read")
@@ -140,12 +145,13 @@ def _by_column(by_column: dict[str, int], most: int = 6) -> str:
     return named if len(ranked) <= most else f"{named}, and {len(ranked) - most} more"
 
 
-def _sample_line(change: str, call: dict[str, Any], width: int) -> Text:
+def _sample_line(change: str, call: dict[str, Any], width: int | None) -> Text:
     sign, color = SIGNS[change]
     shown = {name: value for name, value in call.items() if name not in {"timestamp"}}
     text = json.dumps(shown, ensure_ascii=False)
     line = Text.assemble("  ", (sign, color), f" {text}", no_wrap=True)
-    line.truncate(width, overflow="ellipsis")
+    if width is not None:
+        line.truncate(width, overflow="ellipsis")
     return line
 
 
@@ -162,7 +168,7 @@ def _cost(plan: Plan) -> str:
 def status_report(rows: Sequence[dict[str, Any]]) -> RenderableType:
     """The syncs, a line each: last run, what waits, what is rejected."""
     table = Table(box=None, pad_edge=False, padding=(0, 2), header_style="dim")
-    for title in ("sync", "last run", "status", "rows", "sent", "pending", "rejected"):
+    for title in ("sync", "last run (UTC)", "status", "rows", "sent", "pending", "rejected"):
         table.add_column(
             title, justify="right" if title in {"rows", "sent", "pending", "rejected"} else "left"
         )
@@ -219,5 +225,5 @@ def sandbox_report(summary: dict[str, Any]) -> Text:
 
 
 def console(stderr: bool = False) -> Console:
-    """A console that leaves the text of a pipe as it is."""
-    return Console(stderr=stderr, highlight=False, soft_wrap=True, emoji=False, markup=True)
+    """A console that prints text as it is: no word of the data is taken for a colour or a picture."""
+    return Console(stderr=stderr, highlight=False, soft_wrap=True, emoji=False, markup=False)

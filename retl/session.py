@@ -1,10 +1,13 @@
 """What a command works with, found in the project's files and opened."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, chdir, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
+
+import pyarrow as pa
 
 from retl.clock import Clock
 from retl.model import Model
@@ -24,7 +27,7 @@ from retl.sandbox import Sandbox
 from retl.segment import Destination, Segment, destination
 from retl.state import LOCK_PATIENCE_SECONDS, State, hold, open_state, peek_state
 from retl.sync import Sync
-from retl.warehouse import Warehouse, open_warehouse
+from retl.warehouse import BATCH_ROWS, Column, Warehouse, open_warehouse
 
 SANDBOX_KEY = "sandbox"
 """The write key for rehearsals."""
@@ -89,6 +92,11 @@ class Session:
         with self.hold(clock), peek_state(self.state_path, self.sync.name) as state:
             yield state
 
+    @property
+    def warehouse(self) -> Warehouse:
+        """The sync's warehouse, opened only when it is read."""
+        return _OpenedToRead(self)
+
     @contextmanager
     def open_warehouse(self) -> Iterator[Warehouse]:
         """The sync's warehouse, with the project as working folder.
@@ -111,7 +119,8 @@ class Session:
         """
         if sandbox is not None:
             return Destination(sandbox.url, SANDBOX_KEY, known_as="sandbox")
-        return destination(self.sync.segment, write_key(self.sync, self.project))
+        to = destination(self.sync.segment, write_key(self.sync, self.project))
+        return replace(to, ssl_cert=str(self.project.root / to.ssl_cert)) if to.ssl_cert else to
 
     def open_segment(self, sandbox: Sandbox | None, paces: dict[str, Pace], clock: Clock) -> Segment:
         """The way to Segment; syncs with one destination share one pace, and the sandbox takes any."""
@@ -132,10 +141,46 @@ def find_sessions(arguments: Sequence[str], state_dir: Path | None, rehearsal: b
     Raises:
         ConfigError: an argument means nothing, or a file is wrong.
     """
-    found = []
-    for path in find_syncs(arguments, Path.cwd()):
-        project = find_project(path, os.environ)
-        sync = load_sync(path, project)
-        found.append(Session(project, sync, rehearsal, project.state_dir(state_dir).absolute()))
-    check_names([session.sync for session in found])
-    return found
+    paths = find_syncs(arguments, Path.cwd())
+    sessions = [load_session(path, state_dir, rehearsal) for path in paths]
+    check_names([session.sync for session in sessions])
+    return sessions
+
+
+def load_session(path: Path, state_dir: Path | None, rehearsal: bool) -> Session:
+    """One sync file as a session; the arguments are those of `find_sessions`.
+
+    Raises:
+        ConfigError: the file is wrong.
+    """
+    project = find_project(path, os.environ)
+    sync = load_sync(path, project)
+    return Session(project, sync, rehearsal, project.state_dir(state_dir).absolute())
+
+
+class _OpenedToRead:
+    """A warehouse that is opened when it is read, so that calls can be delivered while it is out of reach."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def columns(self, model: Model) -> tuple[Column, ...]:
+        """The columns of a model."""
+        with self._session.open_warehouse() as warehouse:
+            return warehouse.columns(model)
+
+    def read(
+        self, model: Model, columns: Collection[str] | None = None, batch_rows: int = BATCH_ROWS
+    ) -> Iterator[pa.RecordBatch]:
+        """The rows of a model."""
+        with self._session.open_warehouse() as warehouse:
+            yield from warehouse.read(model, columns, batch_rows)
+
+    def close(self) -> None:
+        """Nothing is left open."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
