@@ -11,8 +11,9 @@ help:
 	@echo "make bench   how fast, and where the time goes"
 	@echo "make docs    write the generated pages of docs/ anew"
 
+# Its state goes to a folder of its own, so that the demo starts from nothing each time.
 demo: .venv/retl
-	$(BIN)/retl run syncs/users.yml --sandbox
+	RETL_STATE_DIR=$$(mktemp -d) $(BIN)/retl run syncs/users.yml --sandbox
 
 test: .venv/test
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal

@@ -40,7 +40,7 @@ def example(tmp_path: Path) -> Path:
 def test_the_session_on_the_first_screen_prints_what_it_says(example: Path) -> None:
     """Each command of the README's first session prints, in the example project, exactly what follows it."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {"PATH": path, "HOME": str(example), "LANG": "C.UTF-8", "PYTHONUTF8": "1"}
+    environment = {"PATH": path, "HOME": str(example), "COLUMNS": "80", "LANG": "C.UTF-8", "PYTHONUTF8": "1"}
     printed = ""
     for line in block("console").splitlines():
         if line.startswith("$ "):

@@ -9,6 +9,7 @@ from retl.errors import ConfigError
 
 
 def read(folder: Path, text: str, **env: str) -> Document:
+    """A document of a text."""
     path = folder / "syncs" / "users.yml"
     path.parent.mkdir(exist_ok=True)
     path.write_text(text, encoding="utf-8")

@@ -32,12 +32,14 @@ def root(tmp_path: Path) -> Path:
 
 
 def write(path: Path, text: str) -> Path:
+    """Write a file and the folders above it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     return path
 
 
 def load(path: Path, environ: Mapping[str, str] | None = None) -> tuple[Sync, Project]:
+    """A sync and its project."""
     project = find_project(path, environ or {})
     return load_sync(path, project), project
 

@@ -37,6 +37,7 @@ audience:
 
 
 def read(folder: Path, text: str, defaults: str | None = None) -> Sync:
+    """The sync of a text."""
     path = folder / "syncs" / "users.yml"
     path.parent.mkdir(exist_ok=True)
     path.write_text(text, encoding="utf-8")
@@ -208,10 +209,12 @@ def test_changes_are_text() -> None:
 
 
 def identify(lines: str) -> str:
+    """An identify sync with more lines."""
     return IDENTIFY + lines
 
 
 def track(lines: str) -> str:
+    """A track sync with more lines."""
     return TRACK + lines
 
 
