@@ -25,7 +25,7 @@ CREATE TABLE state.outbox (
     key        VARCHAR NOT NULL,
     change     VARCHAR NOT NULL,
     message_id VARCHAR NOT NULL,
-    body       VARCHAR NOT NULL,         -- the call as JSON
+    body       VARCHAR NOT NULL USING COMPRESSION zstd,  -- the call as JSON
     bytes      INTEGER NOT NULL          -- of the body, in UTF-8
 );
 
