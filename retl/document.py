@@ -170,7 +170,14 @@ class _Reader:
             raise self.error(_line(node), location, "merge keys (`<<`) are not supported")
         if node.tag not in _TEXT:
             raise self.error(_line(node), location, f"a key must be text; put `{node.value}` in quotes")
-        return str(node.value)
+        return self.text(node, location)
+
+    def text(self, node: Node, location: Location) -> str:
+        """A node's text; a character that is escaped as two halves, as JSON does it, is made whole."""
+        try:
+            return str(node.value).encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            raise self.error(_line(node), location, "half of a character stands here alone") from None
 
     def sequence(self, node: Node, location: Location, around: tuple[Node, ...]) -> list[object]:
         result: list[object] = []
@@ -190,7 +197,7 @@ class _Reader:
             raise self.error(_line(node), location, f"the tag {node.tag} is not supported")
         block = isinstance(node, ScalarNode) and node.style in ("|", ">")
         self.text_lines[location] = _line(node) + (1 if block else 0)
-        text = str(node.value)
+        text = self.text(node, location)
         if location in self.as_written:
             return text
         return interpolate(text, self.env, self.place(_line(node), location))

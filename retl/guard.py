@@ -90,6 +90,12 @@ def stop_if_tripped(sync: Sync, diff: Diff, guards: Iterable[Guard]) -> None:
     if not tripped:
         return
     force = " ".join(f"--force {guard.name}" for guard in tripped)
+    if diff.rejected and tripped[0].name == "min_rows":
+        raise GuardError(
+            f"{_sentence(tripped[0], diff)}; nothing was sent",
+            where=sync.where("primary_key"),
+            hint="name columns that tell rows apart, or mend the keys in the model",
+        )
     raise GuardError(
         "; ".join(_sentence(guard, diff) for guard in tripped) + "; nothing was sent",
         where=sync.where("guards", tripped[0].name),
@@ -100,8 +106,10 @@ def stop_if_tripped(sync: Sync, diff: Diff, guards: Iterable[Guard]) -> None:
 
 def _sentence(guard: Guard, diff: Diff) -> str:
     if guard.name == "min_rows":
-        usable = " with a key of their own" if diff.rejected else ""
-        return f"the model gave {guard.value:,} rows{usable}, and at least {guard.limit} are expected"
+        rows = f"{diff.rows_read:,} rows"
+        if diff.rejected:
+            rows += f", of which {diff.rejected:,} have a key that is null or shared with others"
+        return f"the model gave {rows}, and at least {guard.limit} are expected"
     share = f" ({guard.value / diff.rows_before:.1%})" if diff.rows_before else ""
     whole = {
         "added": f"rows are new beside {diff.rows_before:,} known ones",

@@ -115,7 +115,8 @@ def _canonical_columns(
 
 def _key(columns: dict[str, Canonical], mapping: Mapping) -> str:
     """One column is spelled as it is, several as a JSON list of texts; NULL if any is NULL."""
-    texts = [plain_text(columns[column].type, columns[column].expression) for column in mapping.primary_key]
+    values = [columns[column] for column in mapping.primary_key]
+    texts = [value.exact or plain_text(value.type, value.expression) for value in values]
     if len(texts) == 1:
         return texts[0]
     members = " || ',' || ".join(f"to_json({text})::VARCHAR" for text in texts)

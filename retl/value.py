@@ -33,10 +33,12 @@ class Canonical:
             whole milliseconds) and JSON, as DuckDB spells it; or NULL where there are no values,
             stored as VARCHAR.
         expression: the SQL that yields it.
+        exact: the SQL that yields its text in full precision, for keys; None where the value has it.
     """
 
     type: str
     expression: str
+    exact: str | None = None
 
 
 NOTHING = Canonical("NULL", "NULL::VARCHAR")
@@ -78,9 +80,12 @@ def canonical(source: duckdb.sqltypes.DuckDBPyType, expression: str, timezone: s
         number = expression if kind == "double" else f"{expression}::VARCHAR::DOUBLE"
         return Canonical("DOUBLE", f"CASE WHEN isfinite({expression}) THEN {number} END")
     if kind == "timestamp with time zone":
-        return Canonical("TIMESTAMP", zoned_instant(expression))
+        exact = f"strftime({expression} AT TIME ZONE 'UTC', '%Y-%m-%dT%H:%M:%S.%fZ')"
+        return Canonical("TIMESTAMP", zoned_instant(expression), exact)
     if kind in INSTANTS:
-        return Canonical("TIMESTAMP", local_instant(f"{expression}::TIMESTAMP", timezone))
+        zone = "Z" if timezone == "UTC" else ""
+        exact = f"strftime({expression}::TIMESTAMP, '%Y-%m-%dT%H:%M:%S.%f{zone}')"
+        return Canonical("TIMESTAMP", local_instant(f"{expression}::TIMESTAMP", timezone), exact)
     if kind in PLAIN_TEXT:
         return Canonical("VARCHAR", f"{expression}::VARCHAR")
     if kind == "blob":

@@ -218,6 +218,19 @@ def test_duplicate_and_null_keys_are_rejected_rows(retl: Retl, project: Path) ->
     assert "several rows share the primary key" in out
 
 
+def test_keys_that_tell_no_rows_apart_are_named_as_the_cause(retl: Retl, project: Path) -> None:
+    """Where no row has a key of its own, the error points at the primary key and offers no --force."""
+    write(project / "models/users.sql", "SELECT *", "SELECT 1 AS user_id, email, city")
+
+    code, _, err = retl("run", "users")
+
+    assert code == 4
+    assert err.startswith(
+        "error: syncs/users.yml:2 primary_key: the model gave 2 rows, of which 2 have a key"
+    )
+    assert "--force" not in err
+
+
 def test_a_row_without_an_id_is_rejected(retl: Retl, project: Path) -> None:
     """A row whose ids are null is rejected as no_id."""
     write(project / "syncs/users.yml", "user_id: user_id", "user_id: city")

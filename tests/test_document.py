@@ -219,3 +219,15 @@ def test_outside_the_root(tmp_path: Path) -> None:
     path.write_text("a: 1", encoding="utf-8")
 
     assert f"{path}:1 a" == load(path, {}, root=tmp_path / "project").where(("a",))
+
+
+def test_an_escaped_emoji_is_one_character(tmp_path: Path) -> None:
+    """A character that is escaped as two halves, as JSON does it, is read as one."""
+    assert {"event": "\U0001f600"} == read(tmp_path, 'event: "\\ud83d\\ude00"').data
+
+
+def test_half_a_character_is_refused(tmp_path: Path) -> None:
+    """Half of such a character alone is no text."""
+    with pytest.raises(ConfigError, match="half of a character") as caught:
+        read(tmp_path, 'event: "\\ud83d"')
+    assert ":1 event" in str(caught.value)

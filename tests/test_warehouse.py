@@ -471,7 +471,8 @@ def test_read_that_breaks_off(postgres_url: str) -> None:
     ("url", "hint"),
     [
         ("snowflake://u:hush@account/db", "pip install snowflake-sqlalchemy"),
-        ("nonsense://u:hush@host/db", "pip install nonsense"),
+        ("nonsense://u:hush@host/db", "install the SQLAlchemy dialect"),
+        ("postgress://u:hush@host/db", "did you mean `postgresql`?"),
         ("oracle+oracledb://u:hush@host/db", "pip install oracledb"),
         ("u:hush@host", "Write dialect://"),
         ("postgresql://u:hu/sh@host:hush/db", "Write dialect://"),

@@ -1,5 +1,6 @@
 """Models read from Postgres, SQLite, and whatever else SQLAlchemy has a dialect for."""
 
+import difflib
 import re
 import sqlite3
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -149,11 +150,23 @@ class SQLAlchemyWarehouse:
                 case _:
                     engine = sqlalchemy.create_engine(self._url)
         except NoSuchModuleError:
-            raise self._not_installed(self._url.get_backend_name()) from None
+            dialect = self._url.get_backend_name()
+            if dialect not in _PACKAGES:
+                raise self._unknown(dialect) from None
+            raise self._not_installed(dialect) from None
         except ImportError as error:
             raise self._not_installed(error.name or self._url.drivername) from None
         sqlalchemy.event.listen(engine, "connect", _prepare(engine.dialect.name))
         return engine
+
+    def _unknown(self, dialect: str) -> ConfigError:
+        known = ["duckdb", "postgresql", "sqlite", "mysql", "mariadb", "mssql", "oracle", *_PACKAGES]
+        near = difflib.get_close_matches(dialect, known, n=1)
+        return ConfigError(
+            f"no kind of database called `{dialect}` is known here",
+            where=self._shown,
+            hint=f"did you mean `{near[0]}`?" if near else "install the SQLAlchemy dialect for it",
+        )
 
     def _not_installed(self, what: str) -> ConfigError:
         return ConfigError(
