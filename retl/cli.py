@@ -8,7 +8,6 @@ import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -105,7 +104,7 @@ def run_command(syncs: Sequence[str], **flags: Any) -> int:
 
     Example: retl run syncs/users.yml --sandbox
     """
-    told = Told(flags["as_json"], flags["quiet"], flags["rehearsal"], flags["state_dir"])
+    printer = report.Printer(flags["as_json"], flags["quiet"], flags["rehearsal"], flags["state_dir"])
     codes: list[int] = []
     paces: dict[str, Pace] = {}
     names: dict[str, Path] = {}
@@ -115,11 +114,11 @@ def run_command(syncs: Sequence[str], **flags: Any) -> int:
             if record is None:
                 continue
             codes.append(record.exit_code or 0)
-            told.run(record)
+            printer.run(record)
             if isinstance(record.error, Interrupted):
                 break
         if sandbox is not None and sandbox.requests:
-            told.sandbox(sandbox)
+            printer.sandbox(sandbox.summary())
     return max(codes, default=0)
 
 
@@ -167,40 +166,6 @@ def _run_one(
         watch.close()
 
 
-@dataclass(frozen=True)
-class Told:
-    """How results are told: as JSON or to people, and with which flags a command in a hint goes on."""
-
-    as_json: bool = False
-    quiet: bool = False
-    rehearsal: bool = False
-    state_dir: Path | None = None
-
-    def run(self, record: Run) -> None:
-        """Print a run, and what went wrong."""
-        if self.as_json:
-            click.echo(report.as_json_line(record.as_json()))
-        elif not self.quiet and record.did_anything:
-            report.console().print(report.run_report(record, self.flags))
-        if record.error is not None:
-            self.error(record.error)
-
-    def sandbox(self, sandbox: Sandbox) -> None:
-        """Print what the sandbox made of a rehearsal."""
-        if not self.as_json and not self.quiet:
-            report.console().print(report.sandbox_report(sandbox.summary()))
-
-    def error(self, error: RetlError) -> None:
-        """Print an error."""
-        report.console(stderr=True).print(report.error_report(error, self.flags))
-
-    @property
-    def flags(self) -> str:
-        """What a command must repeat to mean the same state."""
-        folder = f" --state-dir {self.state_dir}" if self.state_dir else ""
-        return (" --sandbox" if self.rehearsal else "") + folder
-
-
 @cli.command("plan")
 @SYNCS
 @BACKFILL
@@ -216,7 +181,7 @@ def plan_command(
     """Show what a run would send; nothing is sent, and nothing changes."""
     clock = SystemClock()
     codes = [0]
-    told = Told(as_json, False, rehearsal, state_dir)
+    printer = report.Printer(as_json, False, rehearsal, state_dir)
     for path in find_syncs(syncs, Path.cwd()):
         try:
             session = load_session(path, state_dir, rehearsal)
@@ -226,7 +191,7 @@ def plan_command(
                 )
                 plan = preview(job, outbox.pending(state.db), samples)
         except RetlError as error:
-            told.error(error)
+            printer.error(error)
             codes.append(error.exit_code)
             continue
         codes += [GuardError.exit_code for guard in plan.guards if guard.tripped]
@@ -255,7 +220,7 @@ def check_command(syncs: Sequence[str], connect: bool) -> int:
             line = f"{session.sync.path}: {session.sync.kind} from {session.model.where}"
             line += _check_connections(session) if connect else ""
         except RetlError as error:
-            Told().error(error)
+            report.Printer().error(error)
             codes.append(error.exit_code)
         else:
             click.echo(f"{line}, fine")
@@ -286,7 +251,7 @@ def status_command(syncs: Sequence[str], as_json: bool, rehearsal: bool, state_d
         try:
             rows.append(_status(load_session(path, state_dir, rehearsal)))
         except RetlError as error:
-            Told().error(error)
+            report.Printer().error(error)
             codes.append(error.exit_code)
     if as_json:
         for row in rows:
@@ -479,5 +444,5 @@ def execute(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(error: RetlError) -> int:
-    Told().error(error)
+    report.Printer().error(error)
     return error.exit_code

@@ -3,6 +3,8 @@
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -227,3 +229,44 @@ def sandbox_report(summary: dict[str, Any]) -> Text:
 def console(stderr: bool = False) -> Console:
     """A console that prints text as it is: no word of the data is taken for a colour or a picture."""
     return Console(stderr=stderr, highlight=False, soft_wrap=True, emoji=False, markup=False)
+
+
+@dataclass(frozen=True)
+class Printer:
+    """Prints what a command found.
+
+    Attributes:
+        as_json: whether as JSON; else for people.
+        quiet: whether nothing but errors.
+        rehearsal: whether it was about the sandbox.
+        state_dir: the folder of state files, where the command line gave one.
+    """
+
+    as_json: bool = False
+    quiet: bool = False
+    rehearsal: bool = False
+    state_dir: Path | None = None
+
+    def run(self, record: Run) -> None:
+        """Print a run, and what went wrong."""
+        if self.as_json:
+            print(as_json_line(record.as_json()))
+        elif not self.quiet and record.did_anything:
+            console().print(run_report(record, self.flags))
+        if record.error is not None:
+            self.error(record.error)
+
+    def sandbox(self, summary: dict[str, Any]) -> None:
+        """Print what the sandbox made of a rehearsal."""
+        if not self.as_json and not self.quiet:
+            console().print(sandbox_report(summary))
+
+    def error(self, error: RetlError) -> None:
+        """Print an error."""
+        console(stderr=True).print(error_report(error, self.flags))
+
+    @property
+    def flags(self) -> str:
+        """What a command must repeat to mean the same state."""
+        folder = f" --state-dir {self.state_dir}" if self.state_dir else ""
+        return (" --sandbox" if self.rehearsal else "") + folder
