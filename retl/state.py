@@ -274,7 +274,7 @@ def hold(path: Path, now: datetime, patience: float = LOCK_PATIENCE_SECONDS) -> 
         LockedError: another process holds it; the message names that process.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = FileLock(f"{path}.lock", timeout=patience)
+    lock = FileLock(f"{path}.lock", timeout=patience, mode=0o600)
     try:
         lock.acquire(poll_interval=0.02)
     except Timeout as error:

@@ -9,10 +9,12 @@ Everything here is text: functions take an SQL expression and give an SQL expres
 
 import json
 from dataclasses import dataclass
-
-import duckdb
+from typing import TYPE_CHECKING
 
 from retl import sql
+
+if TYPE_CHECKING:
+    from duckdb.sqltypes import DuckDBPyType  # in DuckDB 1.4.0 it is elsewhere
 
 SAFE_INTEGER = 2**53 - 1
 """The largest integer that every JSON reader keeps exactly (RFC 8259, section 6)."""
@@ -45,7 +47,7 @@ NOTHING = Canonical("NULL", "NULL::VARCHAR")
 """Of a column without values."""
 
 
-def canonical(source: duckdb.sqltypes.DuckDBPyType, expression: str, timezone: str) -> Canonical | None:
+def canonical(source: "DuckDBPyType", expression: str, timezone: str) -> Canonical | None:
     """Reduce a warehouse value to canonical form.
 
     Args:
@@ -96,9 +98,7 @@ def canonical(source: duckdb.sqltypes.DuckDBPyType, expression: str, timezone: s
     return None
 
 
-def _nested(
-    source: duckdb.sqltypes.DuckDBPyType, expression: str, timezone: str, depth: int = 0
-) -> str | None:
+def _nested(source: "DuckDBPyType", expression: str, timezone: str, depth: int = 0) -> str | None:
     """The JSON text of a value of any type, NULL where the value is NULL."""
     kind = source.id
     if kind == "uhugeint":
@@ -106,9 +106,7 @@ def _nested(
     if kind not in NESTED:
         inner = canonical(source, expression, timezone)
         return None if inner is None else json_text(inner.type, inner.expression)
-    children = {
-        name: child for name, child in source.children if isinstance(child, duckdb.sqltypes.DuckDBPyType)
-    }
+    children = {name: child for name, child in source.children if not isinstance(child, int | list)}
     if kind == "struct":
         fields = []
         for key, child in children.items():

@@ -76,7 +76,7 @@ class Case:
 
 def cases() -> list[Any]:
     """All cases, named by their file and what must hold."""
-    yaml, found = YAML(typ="safe"), []
+    yaml, found = YAML(typ="safe", pure=True), []
     for path in sorted(FOLDER.glob("*.yml")):
         theme = yaml.load(path)
         for written in theme["cases"]:
