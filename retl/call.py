@@ -36,6 +36,9 @@ MAX_CALL_BYTES = 32 * 1024
 MAX_MESSAGE_ID = 100
 """A message id's length limit in characters (Segment Spec, common fields)."""
 
+LIBRARY = f'{{"name":"retl","version":"{__version__}"}}'
+"""`context.library` of every call, as JSON."""
+
 MAX_GROUP_ID = 500
 """A group id's length limit in characters (Segment Unify, product limits)."""
 
@@ -333,7 +336,7 @@ def _context(rendering: Rendering, template: Template) -> str:
         for name, value in rendering.sync.block.context.items()
     }
     if not any(name.split(".")[0] == "library" for name in fields):
-        fields["library"] = sql.text(json_string_of({"name": "retl", "version": __version__}))
+        fields["library"] = sql.text(LIBRARY)
     return _object(fields)
 
 

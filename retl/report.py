@@ -147,11 +147,9 @@ def _by_column(by_column: dict[str, int], most: int = 6) -> str:
     return named if len(ranked) <= most else f"{named}, and {len(ranked) - most} more"
 
 
-def _sample_line(change: str, call: dict[str, Any], width: int | None) -> Text:
+def _sample_line(change: str, call: str, width: int | None) -> Text:
     sign, color = SIGNS[change]
-    shown = {name: value for name, value in call.items() if name not in {"timestamp"}}
-    text = json.dumps(shown, ensure_ascii=False)
-    line = Text.assemble("  ", (sign, color), f" {text}", no_wrap=True)
+    line = Text.assemble("  ", (sign, color), f" {call}", no_wrap=True)
     if width is not None:
         line.truncate(width, overflow="ellipsis")
     return line

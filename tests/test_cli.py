@@ -52,6 +52,7 @@ def project(tmp_path: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -
     (tmp_path / "retl.yml").write_text(f'warehouse: "duckdb://"\nsegment: {json.dumps(settings)}\n')
     (tmp_path / ".env").write_text("SEGMENT_WRITE_KEY=key\n")
     for name in (
+        "COLUMNS",
         "SEGMENT_WRITE_KEY",
         "RETL_WAREHOUSE_URL",
         "RETL_STATE_DIR",
@@ -429,6 +430,19 @@ def test_plan_changes_nothing(retl: Retl, project: Path, sandbox: Sandbox) -> No
     assert [{"change": "changed", "name": "identify", "calls": 1}] == plan["calls"]
     assert before == (project / "state/users.duckdb").read_bytes()
     assert sent == len(sandbox.accepted)
+
+
+def test_a_plan_shows_calls_digit_for_digit(retl: Retl, project: Path) -> None:
+    """A sample is the text that would be sent, with every digit of a JSON column."""
+    write(
+        project / "models/users.sql",
+        "SELECT *",
+        "SELECT user_id, city, '{\"n\": 12345678901234567890.10}'::JSON AS email",
+    )
+
+    out = retl("plan", "users", "--samples", "1")[1]
+
+    assert '"traits":{"email":{"n": 12345678901234567890.10},"city":"Berlin"},"timestamp":' in out
 
 
 def test_a_plan_with_a_tripped_guard_exits_as_the_run_would(retl: Retl, project: Path) -> None:
