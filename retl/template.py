@@ -102,29 +102,23 @@ def _audience(sync: Sync, block: Audience) -> Iterator[Template]:
             named = {"segment_name": _constant(block.name)}
         return {**named, **block.properties}
 
-    for change in (Change.REMOVED, Change.CHANGED):
+    # A row that moves to another user leaves at the moment at which it comes.
+    for change, leaves in (
+        (Change.REMOVED, True),
+        (Change.CHANGED, True),
+        (Change.ADDED, False),
+        (Change.CHANGED, False),
+    ):
         yield Template(
             change=change,
-            rank=Change.REMOVED,
+            rank=Change.REMOVED if leaves else Change.ADDED,
             type="track",
-            image="before",
-            event=f"{noun} Exited",
-            fields=membership(False),
+            image="before" if leaves else "after",
+            event=f"{noun} Exited" if leaves else f"{noun} Entered",
+            fields=membership(entered=not leaves),
             nulls=nulls,
-            timestamp=block.timestamp if change is Change.CHANGED else None,
-            if_moved=change is Change.CHANGED,
-        )
-    for change in (Change.ADDED, Change.CHANGED):
-        yield Template(
-            change=change,
-            rank=Change.ADDED,
-            type="track",
-            image="after",
-            event=f"{noun} Entered",
-            fields=membership(True),
-            nulls=nulls,
-            timestamp=block.timestamp,
-            message_id=block.message_id,
+            timestamp=None if change is Change.REMOVED else block.timestamp,
+            message_id=None if leaves else block.message_id,
             if_moved=change is Change.CHANGED,
         )
 
