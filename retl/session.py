@@ -5,7 +5,6 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, chdir, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
 
 import pyarrow as pa
 
@@ -158,7 +157,7 @@ def load_session(path: Path, state_dir: Path | None, rehearsal: bool) -> Session
     return Session(project, sync, rehearsal, project.state_dir(state_dir).absolute())
 
 
-class _OpenedToRead:
+class _OpenedToRead(Warehouse):
     """A warehouse that is opened when it is read, so that calls can be delivered while it is out of reach."""
 
     def __init__(self, session: Session) -> None:
@@ -178,9 +177,3 @@ class _OpenedToRead:
 
     def close(self) -> None:
         """Nothing is left open."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

@@ -69,14 +69,16 @@ class Warehouse(Protocol):
         """Let go of the database."""
         ...
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
-    ) -> None: ...
+    ) -> None:
+        self.close()
 
 
 def at_line(model: Model, line: int | None) -> str:

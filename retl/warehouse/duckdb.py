@@ -3,8 +3,6 @@
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import duckdb
 import pyarrow as pa
@@ -15,6 +13,7 @@ from retl.model import Model
 from retl.warehouse.base import (
     BATCH_ROWS,
     Column,
+    Warehouse,
     at_line,
     distinct,
     line_in,
@@ -31,7 +30,7 @@ _WORLDS_FAULT = re.compile(
 )
 
 
-class DuckDBWarehouse:
+class DuckDBWarehouse(Warehouse):
     """A DuckDB database, opened read-only.
 
     Columns arrive in the Arrow types that lose nothing: JSON as `arrow.json`, UUID as `arrow.uuid`,
@@ -97,17 +96,6 @@ class DuckDBWarehouse:
     def close(self) -> None:
         """Close the database."""
         self._connection.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _cursor(self) -> duckdb.DuckDBPyConnection:
         """A connection of its own, since one with an unfinished read takes no other work."""

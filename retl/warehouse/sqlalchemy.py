@@ -6,8 +6,7 @@ import sqlite3
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import quote, quote_plus
 
 import pyarrow as pa
@@ -22,6 +21,7 @@ from retl.warehouse import postgres
 from retl.warehouse.base import (
     BATCH_ROWS,
     Column,
+    Warehouse,
     at_line,
     distinct,
     line_in,
@@ -53,7 +53,7 @@ _SQLITES_MODEL_FAULTS = {
 }
 
 
-class SQLAlchemyWarehouse:
+class SQLAlchemyWarehouse(Warehouse):
     """A database behind SQLAlchemy, read-only as far as the database knows such a thing.
 
     Postgres' columns have fixed Arrow types (see `retl.warehouse.postgres`). Elsewhere a column's type
@@ -119,17 +119,6 @@ class SQLAlchemyWarehouse:
     def close(self) -> None:
         """Close the connections."""
         self._engine.dispose()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def _shown(self) -> str:
