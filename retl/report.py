@@ -167,11 +167,10 @@ def _cost(plan: Plan) -> str:
 
 def status_report(rows: Sequence[dict[str, Any]]) -> RenderableType:
     """The syncs, a line each: last run, what waits, what is rejected."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2), header_style="dim")
-    for title in ("sync", "last run (UTC)", "status", "rows", "sent", "pending", "rejected"):
-        table.add_column(
-            title, justify="right" if title in {"rows", "sent", "pending", "rejected"} else "left"
-        )
+    table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="dim")
+    numbers = ("rows", "sent", "pending", "rejected")
+    for title in ("sync", "last run (UTC)", "status", *numbers):
+        table.add_column(title, justify="right" if title in numbers else "left", no_wrap=True)
     colors = {"succeeded": "green", "running": "cyan", "partial": "yellow", "never": "dim"}
     for row in rows:
         table.add_row(
