@@ -37,7 +37,7 @@ MAX_MESSAGE_ID = 100
 """A message id's length limit in characters (Segment Spec, common fields)."""
 
 LIBRARY = f'{{"name":"retl","version":"{__version__}"}}'
-"""`context.library` of every call, as JSON."""
+"""What the context of every call says of the library that made it, as JSON."""
 
 MAX_GROUP_ID = 500
 """A group id's length limit in characters (Segment Unify, product limits)."""

@@ -18,7 +18,7 @@ from retl.pipeline import Job, find_changes, render
 from retl.segment import MAX_BATCH_BYTES
 
 if TYPE_CHECKING:
-    import pandas
+    import pandas  # slow to import, and only notebooks need it
 
 
 @dataclass(frozen=True)

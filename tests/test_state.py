@@ -25,12 +25,14 @@ def path(tmp_path: Path) -> Path:
 @contextmanager
 def another_process(code: str, path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Another process that has run the code, prints a line, and stays until it is killed."""
-    setup = "import sys, time\nfrom datetime import UTC, datetime\nfrom pathlib import Path\n"
+    setup = "import sys\nfrom datetime import UTC, datetime\nfrom pathlib import Path\n"
     setup += "from retl.state import hold, open_state\npath = Path(sys.argv[1])\n"
     process = subprocess.Popen(
-        [sys.executable, "-c", f"{setup}{code}\nprint('ready', flush=True)\ntime.sleep(600)", str(path)],
+        [sys.executable, "-c", f"{setup}{code}\nprint('ready', flush=True)\nsys.stdin.read()", str(path)],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
+    assert process.stdin is not None
     assert process.stdout is not None
     try:
         assert b"ready\n" == process.stdout.readline()
@@ -38,6 +40,7 @@ def another_process(code: str, path: Path) -> Iterator[subprocess.Popen[bytes]]:
     finally:
         process.kill()
         process.wait()
+        process.stdin.close()
         process.stdout.close()
 
 
