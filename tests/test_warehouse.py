@@ -15,6 +15,7 @@ import psycopg
 import pyarrow as pa
 import pytest
 
+from retl.cli import execute
 from retl.errors import ConfigError, ModelError, WarehouseError
 from retl.model import Model
 from retl.warehouse import Warehouse, open_warehouse
@@ -660,3 +661,32 @@ def test_reads_from_another_thread(shop: Shop) -> None:
     """A warehouse opened in one thread can be read in another."""
     with shop.open() as warehouse, ThreadPoolExecutor(1) as pool:
         assert 3 == len(pool.submit(rows, warehouse, "SELECT user_id FROM users").result())
+
+
+def test_a_run_sends_what_changed(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever the warehouse: a first run sends each row, the same again nothing, an edit what changed."""
+    url = f"{shop.kind}:///{shop.file}" if shop.file else shop.url
+    for folder in ("models", "syncs"):
+        (tmp_path / folder).mkdir()
+    model = tmp_path / "models" / "users.sql"
+    model.write_text("SELECT user_id, email FROM users")
+    (tmp_path / "syncs" / "users.yml").write_text(
+        "model: users\nprimary_key: user_id\nidentify: {user_id: user_id, traits: {email: email}}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RETL_WAREHOUSE_URL", url)
+
+    def counts() -> tuple[int, int, int, int]:
+        capsys.readouterr()
+        assert execute(["run", "users", "--sandbox", "--json"]) == 0
+        run = json.loads(capsys.readouterr().out)
+        return run["added"], run["changed"], run["unchanged"], run["calls"]["delivered"]
+
+    assert (3, 0, 0, 3) == counts()
+    assert (0, 0, 3, 0) == counts()
+    model.write_text(
+        "SELECT user_id, CASE WHEN user_id = 1 THEN 'new@x.com' ELSE email END AS email FROM users"
+    )
+    assert (0, 1, 2, 1) == counts()
