@@ -22,8 +22,9 @@ SAFE_INTEGER = 2**53 - 1
 INTEGERS = {"tinyint", "smallint", "integer", "bigint", "utinyint", "usmallint", "uinteger"}
 WIDE_INTEGERS = {"ubigint", "hugeint"}
 INSTANTS = {"timestamp", "timestamp_s", "timestamp_ms", "timestamp_ns"}
-PLAIN_TEXT = {"uuid", "enum", "time", "time with time zone", "time_ns", "interval", "bit"}
-NESTED = {"list", "array", "struct", "map"}
+PLAIN_TEXT = {"uuid", "enum", "time", "time with time zone", "time_ns", "bit"}
+ENDLESS_INTEGERS = {"uhugeint", "bignum"}
+NESTED = {"list", "array", "struct", "map", "union"}
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,13 @@ class Canonical:
             stored as VARCHAR.
         expression: the SQL that yields it.
         exact: the SQL that yields its text in full precision, for keys; None where the value has it.
+        zoneless: whether it is, or holds, an instant that names no zone.
     """
 
     type: str
     expression: str
     exact: str | None = None
+    zoneless: bool = False
 
 
 NOTHING = Canonical("NULL", "NULL::VARCHAR")
@@ -59,9 +62,9 @@ def canonical(source: "DuckDBPyType", expression: str, timezone: str) -> Canonic
         None where the type has no canonical form.
     """
     kind = source.id
-    if str(source) == "JSON":
-        text = trimmed(f"{expression}::VARCHAR")
-        return Canonical("JSON", f"CASE WHEN {text} <> 'null' THEN {expression} END")
+    if str(source) == "JSON" or kind == "variant":
+        text = trimmed(f"{expression}::JSON::VARCHAR")
+        return Canonical("JSON", f"CASE WHEN {text} <> 'null' THEN {expression}::JSON END")
     if str(source) == '"NULL"':
         return NOTHING
     if kind in {"boolean", "varchar"}:
@@ -87,26 +90,51 @@ def canonical(source: "DuckDBPyType", expression: str, timezone: str) -> Canonic
     if kind in INSTANTS:
         zone = "Z" if timezone == "UTC" else ""
         exact = f"strftime({expression}::TIMESTAMP, '%Y-%m-%dT%H:%M:%S.%f{zone}')"
-        return Canonical("TIMESTAMP", local_instant(f"{expression}::TIMESTAMP", timezone), exact)
+        instant = local_instant(f"{expression}::TIMESTAMP", timezone)
+        return Canonical("TIMESTAMP", instant, exact, zoneless=True)
     if kind in PLAIN_TEXT:
         return Canonical("VARCHAR", f"{expression}::VARCHAR")
+    if kind == "interval":
+        return Canonical("VARCHAR", _iso_duration(expression))
     if kind == "blob":
         return Canonical("VARCHAR", f"base64({expression})")
-    if kind == "uhugeint" or kind in NESTED:
+    if kind in ENDLESS_INTEGERS or kind in NESTED:
         nested = _nested(source, expression, timezone)
-        return None if nested is None else Canonical("JSON", f"({nested})::JSON")
+        if nested is not None:
+            return Canonical("JSON", f"({nested})::JSON", zoneless=_holds_zoneless(source))
     return None
+
+
+def _holds_zoneless(source: "DuckDBPyType") -> bool:
+    if source.id not in NESTED:
+        return source.id in INSTANTS
+    return any(_holds_zoneless(child) for child in _children(source).values())
+
+
+def _children(source: "DuckDBPyType") -> "dict[str, DuckDBPyType]":
+    """The types inside a nested type, by their name in it."""
+    inside = {name: child for name, child in source.children if not isinstance(child, int | list)}
+    return {name: child for name, child in inside.items() if name} if source.id == "union" else inside
 
 
 def _nested(source: "DuckDBPyType", expression: str, timezone: str, depth: int = 0) -> str | None:
     """The JSON text of a value of any type, NULL where the value is NULL."""
     kind = source.id
-    if kind == "uhugeint":
-        return _integer_text(f"{expression} <= {SAFE_INTEGER}", expression)
+    if kind in ENDLESS_INTEGERS:
+        small = f"try_cast({expression} AS BIGINT)"
+        return _integer_text(f"{small} BETWEEN -{SAFE_INTEGER} AND {SAFE_INTEGER}", expression)
     if kind not in NESTED:
         inner = canonical(source, expression, timezone)
         return None if inner is None else json_text(inner.type, inner.expression)
-    children = {name: child for name, child in source.children if not isinstance(child, int | list)}
+    children = _children(source)
+    if kind == "union":
+        members = []
+        for tag, child in children.items():
+            member = _nested(child, f"union_extract({expression}, {sql.text(tag)})", timezone, depth)
+            if member is None:
+                return None
+            members.append(f"WHEN {sql.text(tag)} THEN {member}")
+        return f"CASE union_tag({expression}) {' '.join(members)} END"
     if kind == "struct":
         fields = []
         for key, child in children.items():
@@ -137,6 +165,23 @@ def _nested(source: "DuckDBPyType", expression: str, timezone: str, depth: int =
 def _joined(texts: str) -> str:
     """A list of texts with commas between; of an empty one, DuckDB 1.4 would make NULL."""
     return f"coalesce(array_to_string({texts}, ','), '')"
+
+
+def _iso_duration(expression: str) -> str:
+    """An interval as ISO 8601 has durations, and Postgres too: `P1Y2M3DT4H5M6.7S`, zero as `PT0S`."""
+    parts = f"datepart(['year', 'month', 'day', 'hour', 'minute', 'microsecond'], {expression})"
+    return f"CASE WHEN {expression} IS NOT NULL THEN {sql.let('part', parts, _DURATION)} END"
+
+
+_DURATION = """concat(
+    'P', nullif(part.year, 0) || 'Y', nullif(part.month, 0) || 'M', nullif(part.day, 0) || 'D',
+    CASE WHEN part.hour <> 0 OR part.minute <> 0 OR part.microsecond <> 0 THEN 'T' END,
+    nullif(part.hour, 0) || 'H', nullif(part.minute, 0) || 'M',
+    CASE WHEN part.microsecond <> 0 THEN concat(
+        CASE WHEN part.microsecond < 0 THEN '-' END, abs(part.microsecond) // 1000000,
+        rtrim(rtrim('.' || lpad((abs(part.microsecond) % 1000000)::VARCHAR, 6, '0'), '0'), '.'), 'S') END,
+    CASE WHEN part.year = 0 AND part.month = 0 AND part.day = 0
+        AND part.hour = 0 AND part.minute = 0 AND part.microsecond = 0 THEN 'T0S' END)"""
 
 
 def zoned_instant(expression: str) -> str:
@@ -200,7 +245,7 @@ def plain_text(kind: str, expression: str) -> str:
     if kind == "DOUBLE":
         # Not a plain cast: DuckDB 2.0 may evaluate it for numbers that the condition keeps out.
         digits = f"try_cast({expression} AS BIGINT)::VARCHAR"
-        whole = f"{expression} = trunc({expression}) AND abs({expression}) <= {SAFE_INTEGER}"
+        whole = f"{expression} = trunc({expression}) AND abs({expression}) < 1e18"
         return f"CASE WHEN {whole} THEN {digits} ELSE {expression}::VARCHAR END"
     if kind == "TIMESTAMP":
         return f"strftime({expression}, '%Y-%m-%dT%H:%M:%S.%gZ')"
