@@ -8,6 +8,7 @@ JSON is spliced from canonical values and never parsed and written again, which 
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -15,19 +16,12 @@ from typing import Any
 import duckdb
 
 from retl import sql
-from retl.errors import ConfigError
+from retl.cast import cast_json, moment, unreadable
+from retl.fields import path
 from retl.mapping import Mapping
 from retl.sync import Change, Nulls, Sync, Value
 from retl.template import RANK, Template, templates
-from retl.value import (
-    json_string,
-    json_text,
-    local_instant,
-    plain_text,
-    trimmed,
-    valid_json,
-    zoned_instant,
-)
+from retl.value import json_string, plain_text
 from retl.version import __version__
 
 MAX_CALL_BYTES = 32 * 1024
@@ -57,6 +51,7 @@ class Rendering:
         id_prefix: what tells this state, sync and generation from all others in the world.
         detected_at: the moment at which the changes were found, UTC.
         lanes: over how many lanes the users are spread.
+        full: whether every current row is sent again.
     """
 
     sync: Sync
@@ -65,6 +60,7 @@ class Rendering:
     id_prefix: str
     detected_at: datetime
     lanes: int = 1
+    full: bool = False
 
     def type_of(self, image: str, column: str) -> str | None:
         """The canonical type of a column in one of the two rows; None where that row lacks it."""
@@ -99,7 +95,7 @@ def render_calls(db: duckdb.DuckDBPyConnection, rendering: Rendering, silent: bo
     db.execute(_CALL_TABLE)
     answered = [
         template
-        for template in templates(rendering.sync)
+        for template in templates(rendering.sync, rendering.full)
         if not silent and (rendering.memory is not None or template.change is Change.ADDED)
     ]
     if answered:
@@ -123,6 +119,7 @@ CREATE OR REPLACE TEMP TABLE call (
     lane       INTEGER,
     body       VARCHAR,
     bytes      BIGINT,
+    undated    BOOLEAN,    -- its timestamp column is null
     reason     VARCHAR     -- why it cannot be sent
 )
 """
@@ -142,8 +139,8 @@ def _render(rendering: Rendering, template: Template) -> str:
     head += [f"'\"userId\":' || to_json({user})::VARCHAR"] if "user_id" in ids else []
     head += [f"'\"anonymousId\":' || to_json({anonymous})::VARCHAR"] if "anonymous_id" in ids else []
     head += [f"'\"groupId\":' || to_json({group})::VARCHAR"] if template.type == "group" else []
-    if template.event is not None:
-        head.append(sql.text('"event":' + json_string(template.event)))
+    event = _event(rendering, template)
+    head += [f"'\"event\":' || to_json({event})::VARCHAR"] if template.event else []
     body_name = "properties" if template.type == "track" else "traits"
     head.append(_member(body_name, _body(rendering, template)))
     head.append(_member("context", _context(rendering, template)))
@@ -163,9 +160,8 @@ def _render(rendering: Rendering, template: Template) -> str:
     return f"""\
 SELECT
     change, key, {RANK[template.rank]} AS rank, {sql.text(template.type)} AS type,
-    {sql.text(template.event) if template.event else "NULL"} AS event,
-    user_id, message_id, moment, {place} AS place, (hash(lane_of) % {rendering.lanes})::INTEGER AS lane, body,
-    strlen(body) AS bytes,
+    event, user_id, message_id, moment, {place} AS place,
+    (hash(lane_of) % {rendering.lanes})::INTEGER AS lane, body, strlen(body) AS bytes, undated,
     CASE
         WHEN fault IS NOT NULL THEN fault
         WHEN length(message_id) > {MAX_MESSAGE_ID} THEN 'message_id_too_long'
@@ -178,25 +174,35 @@ FROM (
             || ',"timestamp":"' || strftime(moment, '%Y-%m-%dT%H:%M:%S.%gZ') || '"}}' AS body
     FROM (
         SELECT
-            change, key, head, fault, user_id, lane_of,
+            change, key, event, head, fault, undated, user_id, lane_of,
             coalesce(stamp, {detected}) AS moment,
             coalesce(own_id, 'retl-' || md5({hashed})) AS message_id
         FROM (
             SELECT
                 change, key,
+                {event} AS event,
                 coalesce({user}, {anonymous}) AS user_id,
                 {_user(rendering, template.latest_image)} AS lane_of,
                 {own_id} AS own_id,
                 {stamp} AS stamp,
                 {_fault(rendering, template, ids, own_id)} AS fault,
+                {_undated(rendering, template)} AS undated,
                 concat_ws(',',
                 {members}
                 ) AS head
             FROM change
-            WHERE change = {sql.text(template.change)}{_moved(rendering) if template.if_moved else ""}
+            WHERE change = {sql.text(template.change)}{_moved(rendering, template)}
         )
     )
 )"""
+
+
+def _event(rendering: Rendering, template: Template) -> str:
+    """The name of a track call's event."""
+    event = template.event
+    if event is None or event.column is None:
+        return sql.text(event.name) if event and event.name else "NULL::VARCHAR"
+    return _id(rendering, template.image, event.column)
 
 
 def _user(rendering: Rendering, image: str) -> str:
@@ -205,10 +211,14 @@ def _user(rendering: Rendering, image: str) -> str:
     return f"coalesce({', '.join(_id(rendering, image, one) for one in ids)})"
 
 
-def _moved(rendering: Rendering) -> str:
+def _moved(rendering: Rendering, template: Template) -> str:
+    """The condition that the row's user is, or is not, another than before."""
+    if template.moved is None:
+        return ""
     ids = [column for name, column in rendering.mapping.ids.items() if name != "group_id"]
     pairs = ((_id(rendering, "before", one), _id(rendering, "after", one)) for one in ids)
-    return f" AND ({' OR '.join(f'{before} IS DISTINCT FROM {after}' for before, after in pairs)})"
+    moved = " OR ".join(f"{before} IS DISTINCT FROM {after}" for before, after in pairs)
+    return f" AND ({moved})" if template.moved else f" AND NOT ({moved})"
 
 
 def _id(rendering: Rendering, image: str, column: str) -> str:
@@ -228,28 +238,31 @@ def _fault(rendering: Rendering, template: Template, ids: dict[str, str], own_id
         faults.append(f"WHEN coalesce({ids['group_id']}, '') = '' THEN 'no_group_id'")
         faults.append(f"WHEN length({ids['group_id']}) > {MAX_GROUP_ID} THEN 'group_id_too_long'")
     faults += [f"WHEN lower(trim({one})) {among} THEN 'blocked_id'" for one in ids.values()]
+    if template.event is not None and template.event.column is not None:
+        faults.append(f"WHEN trim(coalesce({_event(rendering, template)}, '')) = '' THEN 'no_event_name'")
     if template.timestamp is not None:
         column = template.timestamp.column or ""
-        faults.append(_bad_moment(rendering, template.latest_image, template.timestamp, column))
+        faults += _unreadable(rendering, template.latest_image, template.timestamp, column)
     if template.message_id is not None and template.change is Change.CHANGED:
         last = _id(rendering, "before", template.message_id)
         faults.append(f"WHEN {own_id} = {last} THEN 'duplicate_message_id'")
     context = {f"context {name}": value for name, value in rendering.sync.block.context.items()}
     for name, value in {**template.fields, **context}.items():
-        column = rendering.source(template, name, value)
-        kind = rendering.type_of(template.image, column)
-        if value.as_ == "timestamp":
-            faults.append(_bad_moment(rendering, template.image, value, column))
-        elif kind == "JSON" or (kind is not None and value.as_ == "json"):
-            written = rendering.column(template.image, column)
-            faults.append(f"WHEN NOT {valid_json(_json_source(kind, written))} THEN 'bad_json'")
+        if not value.is_constant:
+            column = rendering.source(template, name, value)
+            faults += _unreadable(rendering, template.image, value, column)
     return f"CASE {' '.join(faults)} END"
 
 
-def _bad_moment(rendering: Rendering, image: str, value: Value, column: str) -> str:
-    written = rendering.column(image, column)
-    moment = _moment(rendering, image, value, column)
-    return f"WHEN {written} IS NOT NULL AND {moment} IS NULL THEN 'bad_timestamp'"
+def _unreadable(rendering: Rendering, image: str, value: Value, column: str) -> Iterator[str]:
+    """The fault of a column's value that is not what its field asks for."""
+    kind = rendering.type_of(image, column)
+    if kind is None:
+        return
+    found = unreadable(value, kind, rendering.column(image, column), rendering.sync.timezone)
+    if found is not None:
+        condition, reason = found
+        yield f"WHEN {condition} THEN {sql.text(reason)}"
 
 
 def _timestamp(rendering: Rendering, template: Template) -> str:
@@ -257,59 +270,25 @@ def _timestamp(rendering: Rendering, template: Template) -> str:
     if template.timestamp is None:
         return "NULL::TIMESTAMP"
     column = template.timestamp.column or ""
-    moment = _moment(rendering, template.latest_image, template.timestamp, column)
+    instant = _moment(rendering, template.latest_image, template.timestamp, column)
     if template.change is not Change.CHANGED:
-        return moment
+        return instant
     last = _moment(rendering, "before", template.timestamp, column)
-    return f"CASE WHEN {last} IS NULL OR {moment} > {last} THEN {moment} END"
+    return f"CASE WHEN {last} IS NULL OR {instant} > {last} THEN {instant} END"
 
 
 def _moment(rendering: Rendering, image: str, value: Value, column: str) -> str:
-    """A column as an instant in UTC; NULL where it cannot be read as one, or ISO 8601 cannot write it."""
     kind = rendering.type_of(image, column)
     if kind is None:
         return "NULL::TIMESTAMP"
-    written = rendering.column(image, column)
-    zone = rendering.sync.timezone
-    if kind == "TIMESTAMP":
-        moment = written
-    elif kind == "DATE":
-        moment = local_instant(f"{written}::TIMESTAMP", zone)
-    elif kind in {"VARCHAR", "JSON"} and value.unit is None:
-        moment = sql.let("words", trimmed(plain_text(kind, written)), _parsed(zone))
-    elif kind == "BOOLEAN" or value.unit is None:
-        what = "booleans" if kind == "BOOLEAN" else "numbers"
-        raise ConfigError(
-            f"the column `{column}` holds {what}, which are no moments",
-            where=rendering.sync.where_used(column),
-            hint=f"for seconds or milliseconds since 1970 write {{column: {column}, as: timestamp, unit: s}} "
-            "or unit: ms; else cast it in the model",
-        )
-    else:
-        milliseconds = f"round(try_cast({plain_text(kind, written)} AS DOUBLE) * {UNIT[value.unit]})"
-        # A CASE alone would not do: DuckDB may compute its branches for numbers that are far too large.
-        bounded = "CASE WHEN abs(number) < 1e15 THEN number END"
-        moment = f"make_timestamp_ms(try_cast({sql.let('number', milliseconds, bounded)} AS BIGINT))"
-    in_range = f"moment BETWEEN {FIRST_MOMENT} AND {LAST_MOMENT}"
-    return sql.let("moment", moment, f"CASE WHEN {in_range} THEN moment END")
+    return moment(value, kind, rendering.column(image, column), rendering.sync.timezone)
 
 
-UNIT = {"s": 1000, "ms": 1}
-"""Milliseconds in a unit."""
-
-FIRST_MOMENT, LAST_MOMENT = "TIMESTAMP '0001-01-01'", "TIMESTAMP '9999-12-31 23:59:59.999'"
-
-
-def _parsed(zone: str) -> str:
-    """The text `words` as an instant, NULL where it is none; a zone in it counts, else the sync's."""
-    clock = "[0-9]{1,2}:[0-9]{2}(:[0-9]{2}([.][0-9]+)?)?"
-    names_zone = f"regexp_matches(words, '(?i){clock} ?(z|utc|gmt|[+-][0-9]{{2}}(:?[0-9]{{2}})?)$')"
-    names_none = f"regexp_matches(words, '^[0-9]{{4}}-[0-9]{{1,2}}-[0-9]{{1,2}}([T ]{clock})?$')"
-    zoned, local = "try_cast(words AS TIMESTAMPTZ)", "try_cast(words AS TIMESTAMP)"
-    return (
-        f"CASE WHEN {names_zone} THEN {zoned_instant(zoned)} "
-        f"WHEN {names_none} THEN {local_instant(local, zone)} END"
-    )
+def _undated(rendering: Rendering, template: Template) -> str:
+    """True where the column of the call's moment is null."""
+    if template.timestamp is None:
+        return "false"
+    return f"{rendering.column(template.latest_image, template.timestamp.column or '')} IS NULL"
 
 
 def _body(rendering: Rendering, template: Template) -> str:
@@ -324,7 +303,7 @@ def _body(rendering: Rendering, template: Template) -> str:
             before = _json(rendering, "before", value, known_as)
             differs = f"{before} IS DISTINCT FROM {_json(rendering, 'after', value, value.column)}"
             was[name] = f"CASE WHEN {differs} THEN coalesce({before}, 'null') END"
-            names.append(f"CASE WHEN {differs} THEN {sql.text(json_string(name))} END")
+            names.append(f"CASE WHEN {differs} THEN {sql.text(json_string('.'.join(path(name))))} END")
         fields["previous"] = _object(was)
         fields["changed"] = f"'[' || concat_ws(',', {', '.join(names) or 'NULL'}) || ']'"
     return _object(fields)
@@ -335,7 +314,7 @@ def _context(rendering: Rendering, template: Template) -> str:
         name: _field(rendering, template, f"context {name}", value, Nulls.OMIT)
         for name, value in rendering.sync.block.context.items()
     }
-    if not any(name.split(".")[0] == "library" for name in fields):
+    if not any(path(name)[0] == "library" for name in fields):
         fields["library"] = sql.text(LIBRARY)
     return _object(fields)
 
@@ -362,24 +341,14 @@ def _json(rendering: Rendering, image: str, value: Value, column: str) -> str:
     kind = rendering.type_of(image, column)
     if kind is None:
         return "NULL::VARCHAR"
-    if value.as_ == "timestamp":
-        return json_text("TIMESTAMP", _moment(rendering, image, value, column))
-    written = rendering.column(image, column)
-    return _json_source(kind, written) if value.as_ == "json" else json_text(kind, written)
-
-
-def _json_source(kind: str, written: str) -> str:
-    """The text of a column that holds JSON, be it of a JSON type or plain text."""
-    if kind in {"JSON", "VARCHAR"}:
-        return f"nullif({trimmed(f'{written}::VARCHAR')}, 'null')"
-    return json_text(kind, written)
+    return cast_json(value, kind, rendering.column(image, column), rendering.sync.timezone)
 
 
 def _object(fields: dict[str, str]) -> str:
     """A JSON object of fields whose dotted names build nested objects; NULL members are left out."""
     tree: dict[str, Any] = {}
     for name, text in fields.items():
-        *outer, last = name.split(".")
+        *outer, last = path(name)
         node = tree
         for part in outer:
             node = node.setdefault(part, {})

@@ -74,6 +74,8 @@ def cli(log_format: str) -> None:
 @cli.command("run")
 @SYNCS
 @BACKFILL
+@click.option("--full", is_flag=True, help="Send every current row again, changed or not; asks first.")
+@click.option("--yes", is_flag=True, help="With --full: do not ask.")
 @click.option(
     "--force", "forced", multiple=True, type=click.Choice(GUARDS), help="Let this guard pass, once."
 )
@@ -104,6 +106,8 @@ def run_command(syncs: Sequence[str], **flags: Any) -> int:
 
     Example: retl run syncs/users.yml --sandbox
     """
+    if flags["full"] and not flags["yes"]:
+        click.confirm("--full sends every current row again; go on?", abort=True, err=True)
     printer = report.Printer(flags["as_json"], flags["quiet"], flags["rehearsal"], flags["state_dir"])
     codes: list[int] = []
     paces: dict[str, Pace] = {}
@@ -127,12 +131,13 @@ def _run_one(
 ) -> Run | None:
     """Run a sync; None where another run is under way and that is fine."""
     clock = SystemClock()
-    began = begin_run(path.stem, clock.now())
+    began = begin_run(path.stem, clock.now(), flags["full"])
     watch = progress.watch_for(path.stem, flags["quiet"], report.console(stderr=True))
     options = Options(
         backfill=flags["backfill"],
         forced=frozenset(flags["forced"]),
         limit=flags["limit"],
+        full=flags["full"],
         deadline_seconds=flags["deadline"],
     )
     patience = {"patience": flags["deadline"]} if flags["wait"] else {}
@@ -169,27 +174,26 @@ def _run_one(
 @cli.command("plan")
 @SYNCS
 @BACKFILL
+@click.option("--full", is_flag=True, help="Plan a run with --full.")
 @click.option("--sandbox", "rehearsal", is_flag=True, help="Plan the next rehearsal.")
 @click.option(
     "--samples", type=click.IntRange(min=0), default=2, help="Calls to show of each kind. [default: 2]"
 )
 @AS_JSON
 @STATE_DIR
-def plan_command(
-    syncs: Sequence[str], backfill: bool, rehearsal: bool, samples: int, as_json: bool, state_dir: Path | None
-) -> int:
+def plan_command(syncs: Sequence[str], rehearsal: bool, as_json: bool, **flags: Any) -> int:
     """Show what a run would send; nothing is sent, and nothing changes."""
     clock = SystemClock()
     codes = [0]
+    state_dir = flags["state_dir"]
+    options = Options(backfill=flags["backfill"], full=flags["full"])
     printer = report.Printer(as_json, False, rehearsal, state_dir)
     for path in find_syncs(syncs, Path.cwd()):
         try:
             session = load_session(path, state_dir, rehearsal)
             with session.peeked_state(clock) as state:
-                job = Job(
-                    session.sync, session.model, state, session.warehouse, Options(backfill), clock, Silent()
-                )
-                plan = preview(job, outbox.pending(state.db), samples)
+                job = Job(session.sync, session.model, state, session.warehouse, options, clock, Silent())
+                plan = preview(job, outbox.pending(state.db), flags["samples"])
         except RetlError as error:
             printer.error(error)
             codes.append(error.exit_code)
@@ -230,7 +234,8 @@ def check_command(syncs: Sequence[str], connect: bool) -> int:
 
 def _check_connections(session: Session) -> str:
     columns = 0
-    for batch in read_columns(session.sync, session.model, session.warehouse):
+    _, batches = read_columns(session.sync, session.model, session.warehouse)
+    for batch in batches:
         columns = batch.num_columns
         break
     with session.open_segment(None, {}, SystemClock()) as segment:

@@ -1,7 +1,8 @@
 """The diff: what happened to a model's rows since the snapshot, by SQL.
 
-The TEMP table `change` holds a row for each: `change` ("added", "changed" or "removed"), `key`, and the
-row `before` and `after`.
+The TEMP table `change` holds a row for each: `change` ("added", "changed" or "removed"; "unchanged" for
+rows that are sent again all the same), `key`, and the row `before` and `after`. Keys of rows in which JSON
+is only written otherwise than before are in the TEMP table `respelled`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,6 +14,9 @@ from retl import sql
 from retl.mapping import Comparison, Mapping
 from retl.rejected import Tally
 from retl.value import json_text, plain_text, valid_json
+
+PHANTOM_SHARE = 0.95
+"""What differs in more of the rows than this is taken for no news of them."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,9 @@ class Diff:
         changed: rows that differ in what is compared.
         removed: keys of the snapshot that the model no longer has.
         rejected: rows that cannot be sent: after a diff those whose key is null or shared with others.
+        resent: unchanged rows that are sent again.
         by_column: for each thing compared, how many of the changed rows differ in it.
+        columns: for each thing compared, the model's column.
     """
 
     rows_read: int
@@ -35,7 +41,9 @@ class Diff:
     changed: int
     removed: int
     rejected: int
+    resent: int
     by_column: dict[str, int]
+    columns: dict[str, str]
 
     @property
     def rows_matched(self) -> int:
@@ -46,6 +54,16 @@ class Diff:
     def unchanged(self) -> int:
         """Rows that are as they were."""
         return self.rows_matched - self.added - self.changed
+
+    @property
+    def phantoms(self) -> dict[str, float]:
+        """What differs in nearly every row that was there before, and its share of them.
+
+        That is seldom news of the rows: rather a stamp of each load, or another spelling.
+        """
+        known = self.rows_matched - self.added
+        shares = {name: rows / known for name, rows in self.by_column.items() if known}
+        return {name: share for name, share in shares.items() if share > PHANTOM_SHARE}
 
     def without(self, tally: Tally) -> "Diff":
         """The diff once it is known which rows cannot be sent: they are neither added nor changed."""
@@ -58,35 +76,42 @@ class Diff:
 
 
 def diff(
-    db: duckdb.DuckDBPyConnection, new: Mapping, old: Mapping | None, compared: Sequence[Comparison]
+    db: duckdb.DuckDBPyConnection,
+    new: Mapping,
+    old: Mapping | None,
+    compared: Sequence[Comparison],
+    full: bool = False,
 ) -> Diff:
     """Compare the staged rows with the snapshot, into the TEMP table `change`.
 
     Args:
-        db: the state's connection, with `stage` and `key_fault` filled.
+        db: the state's connection, with `stage`, `row_fault` and `known` filled.
         new: the mapping, with the types of the staged rows.
         old: the mapping with which the snapshot was built; None on a first pass.
         compared: what is compared.
+        full: whether unchanged rows are sent again.
     """
     differ = _any(_differs(one, new, old, "old.row", "new.row") for one in compared)
-    db.execute(_CHANGES.format(differ=differ))
+    kind = f"CASE WHEN {differ} THEN 'changed' ELSE 'unchanged' END" if full else "'changed'"
+    db.execute(_CHANGES.format(kind=kind, wanted="true" if full else differ))
+    db.execute("CREATE OR REPLACE TEMP TABLE respelled (key VARCHAR)")
     if old is not None:
-        _forgive_json_spelling(db, new, old, compared)
+        _forgive_json_spelling(db, new, old, compared, full)
     return _count(db, new, old, compared)
 
 
 _CHANGES = """
 CREATE OR REPLACE TEMP TABLE change AS
 SELECT
-    CASE WHEN old.key IS NULL THEN 'added' WHEN new.key IS NULL THEN 'removed' ELSE 'changed' END AS change,
+    CASE WHEN old.key IS NULL THEN 'added' WHEN new.key IS NULL THEN 'removed' ELSE {kind} END AS change,
     coalesce(new.key, old.key) AS key,
     old.row AS before,
     new.row AS after
 FROM stage AS new
-FULL JOIN state.snapshot AS old ON new.key = old.key
+FULL JOIN known AS old ON new.key = old.key
 WHERE coalesce(new.key, old.key) IS NOT NULL
-    AND coalesce(new.key, old.key) NOT IN (SELECT key FROM key_fault WHERE key IS NOT NULL)
-    AND (old.key IS NULL OR new.key IS NULL OR {differ})
+    AND coalesce(new.key, old.key) NOT IN (SELECT key FROM row_fault WHERE key IS NOT NULL)
+    AND (old.key IS NULL OR new.key IS NULL OR {wanted})
 """
 
 
@@ -117,27 +142,50 @@ def _spelled(one: Comparison, kind: str, value: str) -> str:
 
 
 def _forgive_json_spelling(
-    db: duckdb.DuckDBPyConnection, new: Mapping, old: Mapping, compared: Sequence[Comparison]
+    db: duckdb.DuckDBPyConnection, new: Mapping, old: Mapping, compared: Sequence[Comparison], full: bool
 ) -> None:
-    """Take back changes that are only another key order or other spaces in JSON."""
-    pairs = []
-    for one in compared:
-        if one.is_json and one.before in old.types:
-            before = _spelled(one, old.types[one.before], f"before[{sql.text(one.before)}]")
-            pairs.append((before, _spelled(one, new.types[one.after], f"after[{sql.text(one.after)}]")))
-    if not pairs:
+    """Take back changes that are only another key order or other spaces in JSON.
+
+    Where a row changed otherwise too, its JSON of the same meaning counts as what it was before.
+    """
+    doubtful = [one for one in compared if one.is_json and one.before in old.types]
+    if not doubtful:
         return
-    others = [one for one in compared if not (one.is_json and one.before in old.types)]
-    differs_elsewhere = _any(_differs(one, new, old, "before", "after") for one in others)
-    in_doubt = f"change = 'changed' AND NOT {differs_elsewhere}"
+    pairs = []
+    for one in doubtful:
+        before = _spelled(one, old.types[one.before or ""], f"before[{sql.text(one.before or '')}]")
+        pairs.append((before, _spelled(one, new.types[one.after], f"after[{sql.text(one.after)}]")))
     texts = (
-        f"SELECT {side} AS text FROM change WHERE {in_doubt} AND {before} IS DISTINCT FROM {after}"
+        f"SELECT {side} AS text FROM change WHERE change = 'changed' AND {before} IS DISTINCT FROM {after}"
         for before, after in pairs
         for side in (before, after)
     )
     db.execute(_JSON_FORMS.replace("<texts>", "\n    UNION\n    ".join(texts)))
-    differ = _any(f"{_form(before)} IS DISTINCT FROM {_form(after)}" for before, after in pairs)
-    db.execute(f"DELETE FROM change WHERE {in_doubt} AND NOT {differ}")
+    if db.execute("SELECT count(*) FROM json_form").fetchone() == (0,):
+        return
+    same = [f"{_form(before)} IS NOT DISTINCT FROM {_form(after)}" for before, after in pairs]
+    others = [one for one in compared if one not in doubtful]
+    differs_elsewhere = _any(_differs(one, new, old, "before", "after") for one in others)
+    db.execute(
+        f"""
+        INSERT INTO respelled
+        SELECT key FROM change
+        WHERE change = 'changed' AND NOT {differs_elsewhere} AND {" AND ".join(same)}
+        """
+    )
+    respelled = "change = 'changed' AND key IN (SELECT key FROM respelled)"
+    db.execute(
+        f"UPDATE change SET change = 'unchanged' WHERE {respelled}"
+        if full
+        else f"DELETE FROM change WHERE {respelled}"
+    )
+    members = {column: f"before[{sql.text(column)}]" for column in old.columns}
+    for one, is_same in zip(doubtful, same, strict=True):
+        if one.before is not None and old.types[one.before] == new.types[one.after]:
+            now = f"after[{sql.text(one.after)}]"
+            members[one.before] = f"CASE WHEN {is_same} THEN {now} ELSE {members[one.before]} END"
+    packed = ", ".join(f"{sql.name(column)} := {value}" for column, value in members.items())
+    db.execute(f"UPDATE change SET before = struct_pack({packed}) WHERE change = 'changed'")
 
 
 def _form(text: str) -> str:
@@ -183,7 +231,7 @@ GROUP BY text
 def _count(
     db: duckdb.DuckDBPyConnection, new: Mapping, old: Mapping | None, compared: Sequence[Comparison]
 ) -> Diff:
-    conditions = [f"change = '{kind}'" for kind in ("added", "changed", "removed")]
+    conditions = [f"change = '{kind}'" for kind in ("added", "changed", "removed", "unchanged")]
     conditions += [f"change = 'changed' AND {_differs(one, new, old, 'before', 'after')}" for one in compared]
     counts = (f"count(*) FILTER ({condition})" for condition in conditions)
     row = db.execute(f"SELECT {', '.join(counts)} FROM change").fetchone()
@@ -192,9 +240,20 @@ def _count(
         SELECT
             (SELECT count(*) FROM stage),
             (SELECT count(*) FROM state.snapshot),
-            (SELECT coalesce(sum(rows), 0) FROM key_fault)
+            (SELECT coalesce(sum(rows), 0) FROM row_fault)
         """
     ).fetchone()
     assert row is not None and totals is not None
-    by_column = {one.name.lstrip("."): count for one, count in zip(compared, row[3:], strict=True) if count}
-    return Diff(int(totals[0]), int(totals[1]), row[0], row[1], row[2], int(totals[2]), by_column)
+    added, changed, removed, resent, *differing = row
+    names = [one.name.lstrip(".") for one in compared]
+    return Diff(
+        rows_read=int(totals[0]),
+        rows_before=int(totals[1]),
+        added=added,
+        changed=changed,
+        removed=removed,
+        rejected=int(totals[2]),
+        resent=resent,
+        by_column={name: rows for name, rows in zip(names, differing, strict=True) if rows},
+        columns={name: one.after for name, one in zip(names, compared, strict=True)},
+    )

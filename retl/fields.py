@@ -97,10 +97,11 @@ class Value(Frozen):
         validation_alias="value",
         description="Constant that is sent: any YAML value; instead of `column`.",
     )
-    as_: Literal["json", "timestamp"] | None = Field(
+    as_: Literal["json", "text", "number", "boolean", "timestamp"] | None = Field(
         default=None,
         validation_alias="as",
-        description="`json`: the column's text holds JSON; `timestamp`: the column holds a moment.",
+        description="What is sent instead of the column's own type: `json` (its text holds JSON), `text`, "
+        "`number`, `boolean` or `timestamp`.",
     )
     unit: Literal["s", "ms"] | None = Field(
         default=None, description="With `as: timestamp`, for numbers: seconds or milliseconds since 1970."
@@ -138,6 +139,32 @@ class Value(Frozen):
         return self
 
 
+class Event(Frozen):
+    """The name of an event; a bare text is the name itself."""
+
+    name: Text | None = Field(default=None, description="Name of the event.")
+    column: Column | None = Field(
+        default=None, description="Column that holds the name of each row's event; instead of `name`."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_in_short(cls, written: object) -> object:
+        if written == "":
+            raise refusal("must not be empty")
+        if isinstance(written, str):
+            return {"name": written}
+        if isinstance(written, dict | Event):
+            return written
+        raise refusal("must be an event's name, or {column: …}")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.name is None) == (self.column is None):
+            raise refusal("must be an event's name, or {column: …}")
+        return self
+
+
 def _is_json(value: object) -> bool:
     if isinstance(value, dict):
         return all(isinstance(key, str) and _is_json(one) for key, one in value.items())
@@ -155,30 +182,62 @@ def _constants(value: dict[str, object]) -> dict[str, object]:
     return value
 
 
-def _not_all(written: object) -> object:
+EVERY = "*"
+"""The one name of fields that are `all` columns, until the columns are known."""
+
+
+def path(name: str) -> tuple[str, ...]:
+    r"""The keys that a field's name leads through: `address.city` is `city` in `address`.
+
+    A dot that belongs to a key is written `\.`, and a backslash before a dot `\\`.
+    """
+    pieces = re.findall(r"\\[.\\]|[.]|[^.]", name, re.DOTALL)
+    keys = [""]
+    for piece in pieces:
+        if piece == ".":
+            keys.append("")
+        else:
+            keys[-1] += piece[1] if len(piece) == 2 else piece
+    return tuple(keys)
+
+
+def literal_name(key: str) -> str:
+    r"""The name of a field whose key is taken as it is: `a.b` is written `a\.b`."""
+    return re.sub(r"\\(?=[.\\])|[.]", r"\\\g<0>", key)
+
+
+def _all_or_mapping(written: object) -> object:
     if written == "all":
-        raise refusal("`all` is not supported in this version; write one `name: column` for each")
+        return {EVERY: EVERY}
+    if isinstance(written, str):
+        raise refusal("must be `all`, or a mapping of names to columns")
+    if isinstance(written, dict) and EVERY in written and len(written) > 1:
+        raise refusal("for all columns write `all`, and nothing beside it", EVERY)
     return written
 
 
 def _nested(fields: dict[str, Value]) -> dict[str, Value]:
-    for name in fields:
-        parts = name.split(".")
-        if not all(parts):
+    by_path = {path(name): name for name in fields}
+    for keys, name in by_path.items():
+        if not all(keys):
             raise refusal("a name must not be empty, nor have an empty part between dots", name)
-        for length in range(1, len(parts)):
-            outer = ".".join(parts[:length])
-            if outer in fields:
+        for length in range(1, len(keys)):
+            outer = by_path.get(keys[:length])
+            if outer is not None:
                 raise refusal(f"`{outer}` is one value and cannot hold `{name}` as well", name)
+    for name in fields:
+        if by_path[path(name)] != name:
+            raise refusal(f"is the same name as `{by_path[path(name)]}`", name)
     return fields
 
 
 def _moment(value: Value) -> Value:
-    if value.is_constant or value.as_ == "json" or value.nulls:
+    if value.is_constant or value.as_ not in (None, "timestamp") or value.nulls:
         raise refusal("a timestamp is a column, or {column, as: timestamp, unit}")
-    return value
+    return value.model_copy(update={"as_": "timestamp"})
 
 
-Fields = Annotated[dict[str, Value], BeforeValidator(_not_all), AfterValidator(_nested)]
+Fields = Annotated[dict[str, Value], AfterValidator(_nested)]
+AllOrFields = Annotated[Fields, BeforeValidator(_all_or_mapping)]
 Constants = Annotated[dict[str, object], AfterValidator(_constants)]
 Timestamp = Annotated[Value, AfterValidator(_moment)]

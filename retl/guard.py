@@ -96,12 +96,33 @@ def stop_if_tripped(sync: Sync, diff: Diff, guards: Iterable[Guard]) -> None:
             where=sync.where("primary_key"),
             hint="name columns that tell rows apart, or mend the keys in the model",
         )
+    hint = (
+        f"if this is right: retl run {sync.path} {force}, once; "
+        f"or for good, in {sync.path}: guards: {{{', '.join(_allowing(guard) for guard in tripped)}}}"
+    )
+    if any(guard.name == "changed" for guard in tripped) and compare_instead(diff):
+        hint += f"; or leave out what differs everywhere: {compare_instead(diff)}"
     raise GuardError(
         "; ".join(_sentence(guard, diff) for guard in tripped) + "; nothing was sent",
         where=sync.where("guards", tripped[0].name),
-        hint=f"if this is right: retl run {sync.path} {force}, once; "
-        f"or for good, in {sync.path}: guards: {{{', '.join(_allowing(guard) for guard in tripped)}}}",
+        hint=hint,
     )
+
+
+def compare_instead(diff: Diff) -> str | None:
+    """The line of a sync file by which only what does not differ in nearly every row counts as a change.
+
+    None where nothing differs so, or everything does.
+    """
+    phantoms = {diff.columns[name] for name in diff.phantoms}
+    others = dict.fromkeys(column for column in diff.columns.values() if column not in phantoms)
+    return f"compare: [{', '.join(others)}]" if phantoms and others else None
+
+
+def phantom_sentence(diff: Diff) -> str:
+    """What differs in nearly every row, in words; empty where nothing does."""
+    named = [f"`{name}` differs in {share:.1%} of rows" for name, share in diff.phantoms.items()]
+    return ", ".join(named) + ("; leave it out with `compare`" if named else "")
 
 
 def _sentence(guard: Guard, diff: Diff) -> str:
@@ -117,7 +138,9 @@ def _sentence(guard: Guard, diff: Diff) -> str:
         "removed": f"of {diff.rows_before:,} rows are gone",
     }[guard.name]
     sentence = f"{guard.value:,} {whole}{share}, and the limit is {guard.limit}"
-    if guard.name == "changed" and diff.by_column:
+    if guard.name == "changed" and diff.phantoms:
+        sentence += f" ({phantom_sentence(diff)})"
+    elif guard.name == "changed" and diff.by_column:
         column, count = max(diff.by_column.items(), key=lambda item: item[1])
         sentence += f" (`{column}` differs in {count:,} of them)"
     return sentence

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from retl.errors import ConfigError
-from retl.sync import Audience, Fields, Group, Identify, Sync, Track, Value
+from retl.sync import Audience, Change, Group, Identify, Sync, Track, Value
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class Mapping:
             are no fields of the call itself begin with a dot, as no field can.
         columns: all columns that a run reads, in a fixed order.
         types: canonical type of each column, as far as known.
+        timezone: the zone in which instants without one were read.
+        zoneless: columns that are, or hold, such instants.
     """
 
     kind: str
@@ -37,6 +39,8 @@ class Mapping:
     compared: dict[str, str]
     columns: tuple[str, ...]
     types: dict[str, str]
+    timezone: str = "UTC"
+    zoneless: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """As the state remembers it."""
@@ -45,8 +49,10 @@ class Mapping:
     @classmethod
     def from_json(cls, memory: dict[str, Any]) -> "Mapping":
         """From what the state remembers."""
-        lists = {name: tuple(memory[name]) for name in ("primary_key", "json_fields", "columns")}
-        return cls(**{**memory, **lists})
+        known: dict[str, Any] = {
+            name: tuple(one) if isinstance(one, list) else one for name, one in memory.items()
+        }
+        return cls(**known)
 
     def source_of(self, column: str, old: "Mapping") -> str | None:
         """The column of the old mapping that fed what a column feeds now; None where nothing did."""
@@ -79,37 +85,23 @@ def read_mapping(sync: Sync) -> Mapping:
         compared=compared,
         columns=tuple(dict.fromkeys(columns)),
         types={},
+        timezone=sync.timezone,
     )
 
 
 def _fields(block: Track | Audience | Identify | Group) -> Iterator[tuple[str, Value]]:
     """The fields that count: those of a removed row's own call are kept, but never compared."""
-    if not isinstance(block, Track):
-        yield from (block.properties if isinstance(block, Audience) else block.traits).items()
-        return
-    yield from block.properties.items()
-    for change, call in (("added", block.added), ("changed", block.changed)):
-        for name, value in ((call and call.properties) or {}).items():
-            yield f".{change} {name}", value
+    yield from block.fields.items()
+    for change, call in block.calls.items() if isinstance(block, Track) else ():
+        if change is not Change.REMOVED:
+            yield from ((f".{change} {name}", value) for name, value in (call.properties or {}).items())
 
 
 def _uncompared(block: Track | Audience | Identify | Group) -> Iterator[str]:
-    """Columns that are sent but never compared: timestamps, message ids, context and farewells."""
-    calls = (block.added, block.changed, block.removed) if isinstance(block, Track) else ()
-    for call in (block, *filter(None, calls)):
-        if call.timestamp is not None:
-            yield from _columns({"timestamp": call.timestamp})
-        if call.message_id is not None:
-            yield call.message_id
-    yield from _columns(block.context)
-    if isinstance(block, Track):
-        yield from _columns((block.removed and block.removed.properties) or {})
-    elif not isinstance(block, Audience):
-        yield from _columns(block.removed.traits if block.removed else {})
-
-
-def _columns(fields: Fields) -> Iterator[str]:
-    yield from (value.column for value in fields.values() if value.column is not None)
+    """Columns that are sent but never compared: moments, message ids, events, context and farewells."""
+    yield from sorted(block.placed)
+    for fields in (block.context, block.farewell):
+        yield from (value.column for value in fields.values() if value.column is not None)
 
 
 def refuse_other_identity(sync: Sync, new: Mapping, old: Mapping) -> None:
@@ -162,10 +154,16 @@ def comparisons(new: Mapping, old: Mapping | None, send_new_fields: bool) -> tup
     """What a diff compares, given the mapping with which the snapshot was built.
 
     A field that the snapshot's mapping did not compare is compared with what it has of it, or with NULL,
-    if `send_new_fields`; otherwise it is learnt without a change.
+    if `send_new_fields`; otherwise it is learnt without a change. So are nested values that hold instants
+    without a zone, where the zone in which they are read was edited.
     """
     found = []
+    # Of nested values it is not known where in them the instants are.
+    nested = {column for column in new.zoneless if new.types[column] == "JSON"}
+    learnt = nested if old is not None and old.timezone != new.timezone else set()
     for name, after in new.compared.items():
+        if after in learnt:
+            continue
         if old is None:
             before: str | None = after
         elif name in old.compared:
@@ -182,6 +180,13 @@ def comparisons(new: Mapping, old: Mapping | None, send_new_fields: bool) -> tup
             Comparison(name, before, after, _is_id(name), is_json_text, is_json_text or "JSON" in types)
         )
     return tuple(found)
+
+
+def moved_columns(new: Mapping, old: Mapping) -> set[str]:
+    """The snapshot's columns of instants without a zone, where the zone in which they are read was edited."""
+    if new.timezone == old.timezone:
+        return set()
+    return {column for column in old.zoneless if old.types[column] == "TIMESTAMP"}
 
 
 def _is_id(name: str) -> bool:

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from retl import diff, guard, outbox, rejected, signals, snapshot
 from retl.call import Rendering, render_calls
+from retl.cast import refuse_casts
 from retl.clock import Clock
 from retl.deliver import Terms, deliver
 from retl.errors import (
@@ -26,7 +27,7 @@ from retl.model import Model
 from retl.run import Run, begin_run, keep_run
 from retl.segment import Segment
 from retl.state import State, out_of_room
-from retl.sync import Sync
+from retl.sync import Sync, with_columns
 from retl.warehouse import Warehouse
 from retl.watch import Watch
 
@@ -39,12 +40,14 @@ class Options:
         backfill: whether the first pass of a track or audience sync is sent.
         forced: names of the guards to let pass.
         limit: how many calls may leave; None is all.
+        full: whether every current row is sent again.
         deadline_seconds: when to stop, counted from the start; as long as Segment's own clients try.
     """
 
     backfill: bool = False
     forced: frozenset[str] = frozenset()
     limit: int | None = None
+    full: bool = False
     deadline_seconds: float = 12 * 3600.0
 
 
@@ -66,6 +69,7 @@ class Changes:
     """What a model's rows became since the snapshot; the rows themselves are in the table `change`.
 
     Attributes:
+        sync: the sync, in which `all` is spelled out as the model's columns.
         mapping: the sync's mapping, with the types of the model's columns.
         memory: the mapping with which the snapshot was built; None on a first pass.
         sends: whether the changes become calls; a first pass may be a silent baseline.
@@ -73,6 +77,7 @@ class Changes:
         guards: what the guards say.
     """
 
+    sync: Sync
     mapping: Mapping
     memory: Mapping | None
     sends: bool
@@ -87,7 +92,7 @@ def run(job: Job, segment: Segment) -> Run:
     """
     sync, state, clock = job.sync, job.state, job.clock
     began = clock.monotonic()
-    record = begin_run(sync.name, clock.now())
+    record = begin_run(sync.name, clock.now(), job.options.full)
     terms = Terms(record.run_id, began + job.options.deadline_seconds, job.options.limit)
     try:
         refuse_other_destination(job, segment)
@@ -138,19 +143,20 @@ def find_changes(job: Job, deadline: float) -> Changes:
         WarehouseError: the warehouse cannot be reached, or the read broke off.
         DeadlineError: the time is up.
     """
-    sync, db, about = job.sync, job.state.db, job.state.about
+    db, about = job.state.db, job.state.about
     memory = Mapping.from_json(about.mapping) if about.mapping else None
-    mapping = read_mapping(sync)
     if memory is not None:
-        refuse_other_identity(sync, mapping, memory)
+        refuse_other_identity(job.sync, read_mapping(job.sync), memory)
     sends = will_send(job, about.first_pass)
-    batches = read_columns(sync, job.model, job.warehouse)
-    mapping = snapshot.stage(db, sync, mapping, _watched(batches, job, deadline))
+    sync, batches = read_columns(job.sync, job.model, job.warehouse)
+    mapping = snapshot.stage(db, sync, read_mapping(sync), _watched(batches, job, deadline))
+    refuse_casts(sync, mapping)
+    snapshot.recall(db, mapping, memory)
     compared = comparisons(mapping, memory, send_new_fields=_sends_new_fields(sync))
-    found = diff.diff(db, mapping, memory, compared)
+    found = diff.diff(db, mapping, memory, compared, job.options.full)
     job.watch.diffed(found.added, found.changed, found.removed)
     guards = guard.check(sync, found, memory is None, sends, job.options.forced)
-    return Changes(mapping, memory, sends, found, guards)
+    return Changes(sync, mapping, memory, sends, found, guards)
 
 
 def render(job: Job, changes: Changes, connections: int) -> None:
@@ -158,12 +164,13 @@ def render(job: Job, changes: Changes, connections: int) -> None:
     about = job.state.about
     found = changes.diff
     rendering = Rendering(
-        sync=job.sync,
+        sync=changes.sync,
         mapping=changes.mapping,
         memory=changes.memory,
         id_prefix=f"{about.destination_id}:{about.sync}:{about.generation + 1}:",
         detected_at=job.clock.now(),
-        lanes=outbox.lane_count(found.added + found.changed + found.removed, connections),
+        lanes=outbox.lane_count(found.added + found.changed + found.removed + found.resent, connections),
+        full=job.options.full,
     )
     render_calls(job.state.db, rendering, silent=not changes.sends)
 
@@ -176,7 +183,7 @@ def remember(job: Job, mapping: Mapping, sends: bool, segment: Segment) -> None:
             about,
             destination_hash=segment.to.hash,
             generation=about.generation + 1,
-            first_pass=about.first_pass or ("sent" if sends else "silent"),
+            first_pass="sent" if job.options.full else about.first_pass or ("sent" if sends else "silent"),
             mapping=mapping.as_json(),
         )
     )
@@ -209,6 +216,8 @@ def will_send(job: Job, first_pass: str | None) -> bool:
         ConfigError: a backfill is asked for where the first pass was a silent baseline.
     """
     sync = job.sync
+    if job.options.full:
+        return True
     first_is_sent = sync.kind in {"identify", "group"} or sync.initial == "send"
     if not job.options.backfill:
         return first_pass is not None or first_is_sent
@@ -216,7 +225,7 @@ def will_send(job: Job, first_pass: str | None) -> bool:
         raise ConfigError(
             "the first pass was a silent baseline, so there is no initial backfill left to send",
             where=sync.path,
-            hint=f"to send every row as new: retl reset {sync.name}, then run with --initial-backfill",
+            hint=f"to send every row as new: retl run {sync.path} --full",
         )
     if first_pass == "sent" or first_is_sent:
         job.watch.notice("--initial-backfill changes nothing here: the first pass is sent anyway, or was")
@@ -229,15 +238,21 @@ def _sends_new_fields(sync: Sync) -> bool:
     return (sync.on_new_column or default) == "send"
 
 
-def read_columns(sync: Sync, model: Model, warehouse: Warehouse) -> Iterator[pa.RecordBatch]:
-    """Read the columns of a model that a sync needs.
+def read_columns(sync: Sync, model: Model, warehouse: Warehouse) -> tuple[Sync, Iterator[pa.RecordBatch]]:
+    """The sync with `all` spelled out as the model's columns, and the rows of those that it needs.
 
     Raises:
         ModelError: the SQL fails, or its result lacks a column; it says where the sync names it.
         WarehouseError: the warehouse cannot be reached, or the read broke off.
     """
+    if sync.block.sends_all:
+        sync = with_columns(sync, [column.name for column in warehouse.columns(model)])
+    return sync, _located(sync, warehouse.read(model, read_mapping(sync).columns))
+
+
+def _located(sync: Sync, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     try:
-        yield from warehouse.read(model, read_mapping(sync).columns)
+        yield from batches
     except MissingColumnError as error:
         raise ModelError(error.message, where=sync.where_used(error.column), hint=error.hint) from error
 

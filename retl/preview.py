@@ -26,7 +26,7 @@ class Sample:
     """One call of a plan, to look at.
 
     Attributes:
-        change: "added", "changed" or "removed".
+        change: "added", "changed" or "removed"; "unchanged" where it is sent again.
         key: of the row.
         call: its JSON as it would be sent, less the message id and retl's own context.
     """
@@ -49,6 +49,7 @@ class Plan:
         rejected_by: rows that would be rejected, by reason.
         calls: number of calls by change and name; the name of an identify or group call is its type.
         bytes: of all calls.
+        undated: calls that would take the moment of detection, as the column of their timestamp is null.
         calls_per_second: the rate at which they would leave; 0 is without limit.
         pending: calls that an earlier run left over; they go first.
         samples: a few calls of each kind.
@@ -62,6 +63,7 @@ class Plan:
     rejected_by: Named[str, int]
     calls: Named[tuple[str, str], int]
     bytes: int
+    undated: int
     calls_per_second: int
     pending: int
     samples: tuple[Sample, ...]
@@ -106,12 +108,14 @@ class Plan:
             "rejected_rows": self.diff.rejected,
             "rejected_by": dict(self.rejected_by),
             "changed_by": dict(self.diff.by_column),
+            "phantoms": {name: round(share, 4) for name, share in self.diff.phantoms.items()},
             "calls": [
                 {"change": change, "name": name, "calls": count}
                 for (change, name), count in self.calls.items()
             ],
             "total_calls": self.total_calls,
             "bytes": self.bytes,
+            "undated": self.undated,
             "requests": self.requests,
             "seconds": round(self.seconds, 1),
             "pending": self.pending,
@@ -137,7 +141,9 @@ def preview(job: Job, pending: int, samples: int = 2, with_calls: bool = False) 
     render(job, changes, connections=1)
     rejected.collect(db)
     tally = rejected.tally(db)
-    size = db.execute("SELECT coalesce(sum(bytes), 0) FROM leaving").fetchone()
+    totals = db.execute(
+        "SELECT coalesce(sum(bytes), 0)::BIGINT, count(*) FILTER (undated) FROM leaving"
+    ).fetchone()
     names = db.execute(
         """
         SELECT change, coalesce(event, type) AS name, count(*)
@@ -146,7 +152,7 @@ def preview(job: Job, pending: int, samples: int = 2, with_calls: bool = False) 
         ORDER BY min(rank), name
         """
     ).fetchall()
-    assert size is not None
+    assert totals is not None
     return Plan(
         sync=job.sync.name,
         first_pass=changes.memory is None,
@@ -155,7 +161,8 @@ def preview(job: Job, pending: int, samples: int = 2, with_calls: bool = False) 
         guards=changes.guards,
         rejected_by=tally.by_reason,
         calls={(change, name): count for change, name, count in names},
-        bytes=int(size[0]),
+        bytes=totals[0],
+        undated=totals[1],
         calls_per_second=job.sync.segment.events_per_second,
         pending=pending,
         samples=_samples(db, samples),

@@ -15,8 +15,12 @@ REASONS = {
     "blocked_id": "an id that comes from a bad cast and would merge profiles; see `allow_ids`",
     "no_group_id": "the group id is null or empty",
     "group_id_too_long": "the group id is longer than 500 characters",
-    "bad_timestamp": "a timestamp cannot be read",
+    "no_event_name": "the column of the event's name is null or empty",
+    "bad_timestamp": "a date or timestamp cannot be read, or is outside the years 1 to 9999",
     "bad_json": "a text that should hold JSON does not",
+    "bad_number": "a text that should hold a number does not; see `as: number`",
+    "bad_boolean": "a value that should be true or false is neither; see `as: boolean`",
+    "bad_text": "a text is not valid Unicode",
     "too_large": "the call is larger than 32,768 bytes",
     "message_id_too_long": "the message id is longer than 100 characters",
     "duplicate_message_id": "the message id was used before, or by another row",
@@ -35,7 +39,7 @@ def collect(db: duckdb.DuckDBPyConnection) -> None:
     db.execute(
         """
         CREATE OR REPLACE TEMP TABLE rejected AS
-        SELECT key, reason, rows FROM key_fault WHERE key IS NOT NULL
+        SELECT key, reason, rows FROM row_fault WHERE key IS NOT NULL
         UNION ALL
         SELECT key, min(reason), 1
         FROM call
@@ -69,7 +73,7 @@ def tally(db: duckdb.DuckDBPyConnection) -> Tally:
         FROM (
             SELECT reason, rows FROM rejected
             UNION ALL
-            SELECT reason, rows FROM key_fault WHERE key IS NULL
+            SELECT reason, rows FROM row_fault WHERE key IS NULL
         )
         GROUP BY reason
         ORDER BY reason
@@ -104,7 +108,7 @@ SELECT
 FROM (
     SELECT key, reason, rows FROM rejected
     UNION ALL
-    SELECT key, reason, rows FROM key_fault WHERE key IS NULL
+    SELECT key, reason, rows FROM row_fault WHERE key IS NULL
 ) AS new
 LEFT JOIN state.rejected_row AS old
     ON new.key IS NOT DISTINCT FROM old.key

@@ -12,11 +12,17 @@ from rich.table import Table
 from rich.text import Text
 
 from retl.errors import RetlError
+from retl.guard import compare_instead, phantom_sentence
 from retl.preview import Plan
 from retl.rejected import REASONS
 from retl.run import Run, Status
 
-SIGNS = {"added": ("+", "green"), "changed": ("~", "yellow"), "removed": ("-", "red")}
+SIGNS = {
+    "added": ("+", "green"),
+    "changed": ("~", "yellow"),
+    "removed": ("-", "red"),
+    "unchanged": ("=", "cyan"),
+}
 
 
 def count(number: int, noun: str) -> str:
@@ -49,6 +55,8 @@ def run_report(run: Run, flags: str = "") -> RenderableType:
         lines.append(Text(f"  {count(run.calls.rejected, 'call')} rejected", "yellow"))
     if run.rejected_anything and run.status is not Status.GUARDED:
         lines.append(Text(f"  see: retl rejected {run.sync}{flags}", "dim"))
+    if run.calls.undated:
+        lines.append(Text(f"  {_undated(run.calls.undated)}", "yellow"))
     if run.calls.unsure:
         lines.append(
             Text(f"  {count(run.calls.unsure, 'call')} went out twice, under the same message id", "yellow")
@@ -58,6 +66,11 @@ def run_report(run: Run, flags: str = "") -> RenderableType:
             Text(f"  {count(run.calls.pending, 'call')} pending; the next run delivers them first", "yellow")
         )
     return Group(*lines)
+
+
+def _undated(calls: int) -> str:
+    whose = "its timestamp column is null" if calls == 1 else "their timestamp column is null"
+    return f"{count(calls, 'call')} dated with this run's moment, as {whose}"
 
 
 def _run_line(run: Run) -> Text:
@@ -76,6 +89,8 @@ def _run_line(run: Run) -> Text:
         line.append(f"{number:,} {kind}", SIGNS[kind][1])
     if not changes:
         line.append("no changes")
+    if run.full:
+        line.append(", all sent again")
     if run.baseline and run.error is None:
         line.append(" as a silent baseline, nothing sent")
     elif run.calls.delivered:
@@ -110,6 +125,12 @@ def plan_report(plan: Plan, width: int | None) -> RenderableType:
     lines.append(_changes_table(plan))
     if plan.diff.by_column:
         lines.append(Text("  differing in: " + _by_column(plan.diff.by_column), "dim"))
+    if plan.diff.phantoms:
+        lines.append(Text(f"  {phantom_sentence(plan.diff)}", "yellow"))
+        instead = compare_instead(plan.diff)
+        lines += [Text(f"  → {instead}")] if instead else []
+    if plan.undated:
+        lines.append(Text(f"  {_undated(plan.undated)}", "yellow"))
     for reason, rows in plan.rejected_by.items():
         lines.append(Text(f"  {count(rows, 'row')} rejected: {REASONS[reason]} ({reason})", "yellow"))
     lines += [_sample_line(sample.change, sample.call, width) for sample in plan.samples]
@@ -124,9 +145,8 @@ def plan_report(plan: Plan, width: int | None) -> RenderableType:
 
 def _changes_table(plan: Plan) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1))
-    for change in ("added", "changed", "removed"):
-        sign, color = SIGNS[change]
-        rows: int = getattr(plan.diff, change)
+    for change, (sign, color) in SIGNS.items():
+        rows: int = plan.diff.resent if change == "unchanged" else getattr(plan.diff, change)
         calls = {name: calls for (kind, name), calls in plan.calls.items() if kind == change}
         if not plan.sends and rows:
             outcome = "a silent baseline: remembered, not sent"

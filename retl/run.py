@@ -14,6 +14,7 @@ from retl.deliver import Delivery
 from retl.diff import Diff
 from retl.errors import RetlError
 from retl.guard import Guard
+from retl.outbox import Enqueued
 from retl.rejected import Tally
 
 KEPT_RUNS = 1_000
@@ -44,6 +45,7 @@ class Calls:
         rejected: refused for good, by Segment or, for rows that are gone, by retl's own check.
         pending: in the outbox when the run ended.
         unsure: went out once without an answer, and then again.
+        undated: enqueued with the moment of detection, as the column of their timestamp is null.
     """
 
     enqueued: int | None = None
@@ -51,6 +53,7 @@ class Calls:
     rejected: int | None = None
     pending: int | None = None
     unsure: int | None = None
+    undated: int | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class Run:
     started_at: datetime
     seconds: float = 0.0
     baseline: bool = False
+    full: bool = False
     rows_read: int | None = None
     unchanged: int | None = None
     added: int | None = None
@@ -114,12 +118,15 @@ class Run:
             guards=guards,
         )
 
-    def with_calls(self, enqueued: int, refused: int, tally: Tally) -> "Run":
+    def with_calls(self, enqueued: Enqueued, refused: int, tally: Tally) -> "Run":
         """The run once its calls are in the outbox."""
-        return self.evolve(
-            rejected_by=tally.by_reason,
-            calls=replace(self.calls, enqueued=enqueued, rejected=(self.calls.rejected or 0) + refused),
+        calls = replace(
+            self.calls,
+            enqueued=enqueued.calls,
+            undated=enqueued.undated,
+            rejected=(self.calls.rejected or 0) + refused,
         )
+        return self.evolve(rejected_by=tally.by_reason, calls=calls)
 
     def with_delivery(self, delivery: Delivery) -> "Run":
         """The run after one more delivery."""
@@ -156,6 +163,7 @@ class Run:
             "started_at": self.started_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
             "seconds": round(self.seconds, 3),
             "baseline": self.baseline,
+            "full": self.full,
             "rows_read": self.rows_read,
             "unchanged": self.unchanged,
             "added": self.added,
@@ -172,9 +180,9 @@ class Run:
         }
 
 
-def begin_run(sync: str, now: datetime) -> Run:
+def begin_run(sync: str, now: datetime, full: bool = False) -> Run:
     """A run that begins now; its id sorts by time."""
-    return Run(sync, f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}", now)
+    return Run(sync, f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}", now, full=full)
 
 
 def keep_run(db: duckdb.DuckDBPyConnection, run: Run) -> None:

@@ -8,10 +8,12 @@ from pydantic import SecretStr
 from pydantic_core import PydanticUndefined
 
 from retl.fields import (
+    AllOrFields,
     Column,
     Columns,
     Constants,
     Count,
+    Event,
     Fields,
     Ids,
     ModelName,
@@ -117,6 +119,8 @@ _FORMS: tuple[tuple[object, str], ...] = (
     (Column, "column"),
     (Columns, "column or list of columns"),
     (Fields, "mapping of names to values"),
+    (AllOrFields, "`all`, or mapping of names to values"),
+    (Event, "event name or `{column: …}`"),
     (Constants, "mapping"),
     (Timestamp, "column or `{column, as, unit}`"),
     (TrackCall, "event name or block"),
@@ -151,8 +155,13 @@ def json_schema() -> dict[str, Any]:
         schema["properties"][key].setdefault("anyOf", [_array()]).append({"type": "string", "minLength": 1})
         schema["properties"][key].pop("type", None)
     definitions = schema["$defs"]
-    for short in ("Value", "TrackCall"):
+    for short in ("Value", "TrackCall", "Event"):
         definitions[short] = {"anyOf": [{"type": "string", "minLength": 1}, definitions[short]]}
+    for block in (Track, Audience, Identify, Group):
+        fields = definitions[block.__name__]["properties"]
+        one_by_one = fields[block.fields_key]
+        described = {"description": one_by_one["description"]}
+        fields[block.fields_key] = {**described, "anyOf": [{"const": "all"}, one_by_one]}
     definitions["Limit"] = {
         "description": definitions["Limit"]["description"],
         "anyOf": [

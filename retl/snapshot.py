@@ -1,7 +1,9 @@
 """The snapshot: the rows of a model as they were when they were last turned into calls.
 
-A run first **stages** the model's rows in the TEMP table `stage` (key VARCHAR, row STRUCT), in canonical
-form and with their keys checked, and later **promotes** what it turned into calls.
+A run first **stages** the model's rows in the TEMP table `stage` (key VARCHAR, row STRUCT, and the fault
+of a row that the warehouse could not read), in canonical form and with their keys checked, and later
+**promotes** what it turned into calls. What is compared with the stage is the TEMP view `known`: the
+snapshot, its instants moved where the sync's timezone was edited.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,10 +15,11 @@ import pyarrow as pa
 
 from retl import sql
 from retl.errors import ModelError
-from retl.mapping import Mapping
+from retl.mapping import Mapping, moved_columns
 from retl.state import State
 from retl.sync import Sync
-from retl.value import NOTHING, Canonical, canonical, common_type, converted, plain_text
+from retl.value import NOTHING, Canonical, canonical, common_type, converted, local_instant, plain_text
+from retl.warehouse import FAULT
 
 NULL_KEY = "null_key"
 DUPLICATE_KEY = "duplicate_key"
@@ -25,7 +28,7 @@ DUPLICATE_KEY = "duplicate_key"
 def stage(
     db: duckdb.DuckDBPyConnection, sync: Sync, mapping: Mapping, batches: Iterable[pa.RecordBatch]
 ) -> Mapping:
-    """Stage a model's rows, and note the keys at fault in the TEMP table `key_fault`.
+    """Stage a model's rows, and note in the TEMP table `row_fault` those that cannot be compared.
 
     Args:
         db: the state's connection.
@@ -34,33 +37,37 @@ def stage(
         batches: the model's rows; their schema may change from one batch to the next.
 
     Returns:
-        The mapping, with the canonical type of each column.
+        The mapping, with the canonical type of each column, and those whose instants name no zone.
 
     Raises:
         ModelError: a column's type cannot be sent.
     """
     types: dict[str, str] = {}
+    zoneless: set[str] = set()
     stream = _Stream(batches)
     for schema, group in groupby(stream, key=lambda batch: batch.schema):
         columns = _canonical_columns(db, sync, mapping, schema)
         if not types:
             types = {column: value.type for column, value in columns.items()}
             row_type = _struct_type(types, mapping)
-            db.execute(f"CREATE OR REPLACE TEMP TABLE stage (key VARCHAR, row {row_type})")
+            db.execute(f"CREATE OR REPLACE TEMP TABLE stage (key VARCHAR, row {row_type}, fault VARCHAR)")
         types = _widen(db, mapping, types, {column: value.type for column, value in columns.items()})
+        zoneless |= {column for column, value in columns.items() if value.zoneless}
         incoming = pa.RecordBatchReader.from_batches(schema, group)
         db.register("incoming", incoming)
         try:
             key, row = _key(columns, mapping), _row(columns, mapping, types)
-            db.execute(f"INSERT INTO stage SELECT {key}, {row} FROM incoming")
+            fault = sql.name(FAULT) if FAULT in schema.names else "NULL"
+            db.execute(f"INSERT INTO stage SELECT {key}, {row}, {fault} FROM incoming")
         except duckdb.Error:
             if stream.error is not None:
                 raise stream.error from None
             raise
         finally:
             db.unregister("incoming")
-    db.execute(_KEY_FAULTS)
-    return replace(mapping, types={column: _stored(kind) for column, kind in types.items()})
+    db.execute(_ROW_FAULTS)
+    stored = {column: _stored(kind) for column, kind in types.items()}
+    return replace(mapping, types=stored, zoneless=tuple(sorted(zoneless)))
 
 
 class _Stream:
@@ -78,19 +85,48 @@ class _Stream:
             raise
 
 
-_KEY_FAULTS = f"""
-CREATE OR REPLACE TEMP TABLE key_fault AS
-SELECT key, {sql.text(DUPLICATE_KEY)} AS reason, count(*) AS rows
+_ROW_FAULTS = f"""
+CREATE OR REPLACE TEMP TABLE row_fault AS
+SELECT
+    key,
+    CASE WHEN count(*) > 1 THEN {sql.text(DUPLICATE_KEY)} ELSE min(fault) END AS reason,
+    count(*) AS rows
 FROM stage
 WHERE key IS NOT NULL
 GROUP BY key
-HAVING count(*) > 1
+HAVING count(*) > 1 OR min(fault) IS NOT NULL
 UNION ALL
 SELECT NULL, {sql.text(NULL_KEY)}, count(*)
 FROM stage
 WHERE key IS NULL
 HAVING count(*) > 0
 """
+
+
+def recall(db: duckdb.DuckDBPyConnection, new: Mapping, old: Mapping | None) -> None:
+    """Make the TEMP view `known` of the snapshot, with its instants moved where the timezone was edited.
+
+    An instant that names no zone is kept as UTC, and means another moment in another zone: so that an edit
+    of the zone is no change of the rows, the snapshot's are read anew, as if it had always been the zone.
+    """
+    moved = moved_columns(new, old) if old else set()
+    row = "row"
+    if old is not None and moved:
+        members = (
+            f"{sql.name(column)} := {_read_anew(column, new, old) if column in moved else _old(column)}"
+            for column in old.columns
+        )
+        row = f"struct_pack({', '.join(members)}) AS row"
+    db.execute(f"CREATE OR REPLACE TEMP VIEW known AS SELECT key, {row} FROM state.snapshot")
+
+
+def _old(column: str) -> str:
+    return f"row[{sql.text(column)}]"
+
+
+def _read_anew(column: str, new: Mapping, old: Mapping) -> str:
+    local = f"({_old(column)} AT TIME ZONE 'UTC' AT TIME ZONE {sql.text(old.timezone)})"
+    return local_instant(local, new.timezone)
 
 
 def _canonical_columns(
@@ -152,14 +188,15 @@ def _widen(
             for column in mapping.columns
         ]
         row = f"struct_pack({', '.join(members)})"
-        db.execute(f"CREATE OR REPLACE TEMP TABLE stage AS SELECT key, {row} AS row FROM stage")
+        db.execute(f"CREATE OR REPLACE TEMP TABLE stage AS SELECT key, {row} AS row, fault FROM stage")
     return wider
 
 
 def promote(db: duckdb.DuckDBPyConnection, new: Mapping, old: Mapping | None) -> Mapping:
     """Make the snapshot what the calls of this run say; to be run inside the run's transaction.
 
-    Rows in `rejected` keep their old version. Where the mapping is another than the snapshot's, the
+    Rows in `rejected` keep their old version, and rows in `respelled` take the new spelling of the same
+    value. Where the mapping is another than the snapshot's, the
     snapshot is written anew: unchanged rows take what is compared from the model's row, and keep the
     rest, which belongs to their last call.
 
@@ -168,20 +205,26 @@ def promote(db: duckdb.DuckDBPyConnection, new: Mapping, old: Mapping | None) ->
         no old value is changed.
     """
     if old is not None and old == new:
+        if db.execute("SELECT count(*) FROM respelled").fetchone() != (0,):
+            db.execute(_RESPELL.format(learnt=_learnt(new, new, old)))
         db.execute(_FORGET)
         db.execute(_REMEMBER)
         return new
     shape = new if old is None else _with_room(db, new, old)
-    after = [_value(column, new.types[column], shape, "after", column) for column in new.columns]
-    kept = [_kept(column, shape, old) for column in new.columns]
-    learnt = [
+    after = ", ".join(_value(column, new.types[column], shape, "after", column) for column in new.columns)
+    kept = ", ".join(_kept(column, shape, old) for column in new.columns)
+    db.execute(_REBUILD.format(after=after, learnt=_learnt(new, shape, old), kept=kept))
+    return shape
+
+
+def _learnt(new: Mapping, shape: Mapping, old: Mapping | None) -> str:
+    """The members of an unchanged row: what is compared, as the model has it; the rest as it was."""
+    return ", ".join(
         _value(column, new.types[column], shape, "new.row", column)
         if old is None or column in new.compared.values() or column not in old.types
         else _kept(column, shape, old)
         for column in new.columns
-    ]
-    db.execute(_REBUILD.format(after=", ".join(after), learnt=", ".join(learnt), kept=", ".join(kept)))
-    return shape
+    )
 
 
 def _with_room(db: duckdb.DuckDBPyConnection, new: Mapping, old: Mapping) -> Mapping:
@@ -197,32 +240,44 @@ def _with_room(db: duckdb.DuckDBPyConnection, new: Mapping, old: Mapping) -> Map
     return replace(new, types=types)
 
 
+_RESPELL = """
+UPDATE state.snapshot
+SET row = learnt.row
+FROM (
+    SELECT old.key, struct_pack({learnt}) AS row
+    FROM stage AS new
+    JOIN known AS old ON new.key = old.key
+    WHERE old.key IN (SELECT key FROM respelled)
+) AS learnt
+WHERE snapshot.key = learnt.key
+"""
+
 _FORGET = """
 DELETE FROM state.snapshot
 WHERE key IN (
     SELECT key FROM change
-    WHERE change = 'removed' OR (change = 'changed' AND key NOT IN (SELECT key FROM rejected))
+    WHERE change = 'removed' OR (change <> 'added' AND key NOT IN (SELECT key FROM rejected))
 )
 """
 
 _REMEMBER = """
 INSERT INTO state.snapshot
 SELECT key, after FROM change
-WHERE change IN ('added', 'changed') AND key NOT IN (SELECT key FROM rejected)
+WHERE change <> 'removed' AND key NOT IN (SELECT key FROM rejected)
 """
 
 _REBUILD = """
 CREATE OR REPLACE TABLE state.snapshot AS
 SELECT key, struct_pack({after}) AS row FROM change
-WHERE change IN ('added', 'changed') AND key NOT IN (SELECT key FROM rejected)
+WHERE change <> 'removed' AND key NOT IN (SELECT key FROM rejected)
 UNION ALL
 SELECT old.key, struct_pack({learnt})
 FROM stage AS new
-JOIN state.snapshot AS old ON new.key = old.key
+JOIN known AS old ON new.key = old.key
 WHERE old.key NOT IN (SELECT key FROM change) AND old.key NOT IN (SELECT key FROM rejected)
 UNION ALL
 SELECT old.key, struct_pack({kept})
-FROM state.snapshot AS old
+FROM known AS old
 WHERE old.key IN (SELECT key FROM rejected)
 """
 

@@ -1,18 +1,23 @@
 """A sync: which model is compared by which key, and which calls its changes become."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from enum import StrEnum
 from pathlib import PurePath
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, model_validator
+from pydantic_core import PydanticCustomError
 
 from retl.document import Document, Location
+from retl.errors import ConfigError
 from retl.fields import (
+    EVERY,
+    AllOrFields,
     Column,
     Columns,
     Constants,
+    Event,
     Fields,
     Ids,
     ModelName,
@@ -22,13 +27,16 @@ from retl.fields import (
     Timestamp,
     Value,
     Zone,
+    literal_name,
+    path,
 )
-from retl.rules import Frozen, explain, refusal
+from retl.rules import Frozen, explain, nearest, refusal
 from retl.settings import Guards, Limit, SegmentSettings
 
 __all__ = [
     "Audience",
     "Change",
+    "Event",
     "Fields",
     "Group",
     "Guards",
@@ -42,6 +50,7 @@ __all__ = [
     "TrackCall",
     "Value",
     "parse",
+    "with_columns",
 ]
 
 KINDS = ("track", "audience", "identify", "group")
@@ -53,6 +62,7 @@ class Change(StrEnum):
     ADDED = "added"
     CHANGED = "changed"
     REMOVED = "removed"
+    UNCHANGED = "unchanged"  # and yet sent again
 
 
 class _Ids(Frozen):
@@ -81,12 +91,64 @@ class _Envelope(_Ids):
         default={}, description="Call's context: name to column or constant, like properties."
     )
     integrations: Constants = Field(default={}, description="Call's integrations object, sent as written.")
+    except_: Columns | None = Field(
+        default=None,
+        validation_alias="except",
+        description="With `all`: columns of the model that are not sent.",
+    )
+
+    fields_key: ClassVar[str]
+    """Segment's word for what a call says: `traits` or `properties`."""
+
+    @property
+    def fields(self) -> Fields:
+        """The traits or properties of every call."""
+        fields: Fields = getattr(self, self.fields_key)
+        return fields
+
+    @property
+    def farewell(self) -> Fields:
+        """Those that only the call for a row that is gone has."""
+        return {}
+
+    @property
+    def values(self) -> Iterator[Value]:
+        """Everything that a call says: traits or properties, and context."""
+        for fields in (self.fields, self.farewell, self.context):
+            yield from fields.values()
+
+    @property
+    def moments(self) -> tuple[Value, ...]:
+        """The columns of calls' moments."""
+        return (self.timestamp,) if self.timestamp else ()
+
+    @property
+    def reserved(self) -> frozenset[str]:
+        """Keys among them that retl itself sends."""
+        return frozenset()
+
+    @property
+    def sends_all(self) -> bool:
+        """Whether they are all columns of the model, which are yet to be found out."""
+        return EVERY in self.fields
+
+    @property
+    def placed(self) -> frozenset[str]:
+        """Columns that have a place of their own in a call: ids, moment, message id, event."""
+        moments = (moment.column for moment in self.moments)
+        return frozenset(filter(None, (self.user_id, self.anonymous_id, self.message_id, *moments)))
+
+    @model_validator(mode="after")
+    def _except_goes_with_all(self) -> Self:
+        if self.except_ is not None and not self.sends_all:
+            raise refusal("`except` goes with `all` only", "except")
+        return self
 
 
 class TrackCall(Frozen):
     """The call for one kind of change; a bare text is the event's name."""
 
-    event: Text = Field(description="Name of the event.")
+    event: Event = Field(description="Name of the event, or `{column: …}` for a name from the row.")
     timestamp: Timestamp | None = Field(
         default=None, description="Column of the call's moment; else the moment the change was found."
     )
@@ -114,6 +176,8 @@ class TrackCall(Frozen):
 class Track(_Envelope):
     """A track call for each change of a row."""
 
+    fields_key = "properties"
+
     added: TrackCall | None = Field(
         default=None, description="Call for a new row; a bare text is the event's name."
     )
@@ -121,8 +185,8 @@ class Track(_Envelope):
         default=None, description="Call for a row with other values; as `added`."
     )
     removed: TrackCall | None = Field(default=None, description="Call for a row that is gone; as `added`.")
-    properties: Fields = Field(
-        default={}, description="Properties of every call: name to column or constant."
+    properties: AllOrFields = Field(
+        default={}, description="Properties of every call: name to column or constant; or `all`."
     )
     timestamp: Timestamp | None = Field(
         default=None, description="The `timestamp` of `added`, if that has none."
@@ -131,13 +195,49 @@ class Track(_Envelope):
         default=None, description="The `message_id` of `added`, if that has none."
     )
 
+    @property
+    def calls(self) -> dict[Change, TrackCall]:
+        """The calls that are made, by the change that they answer."""
+        calls = {Change.ADDED: self.added, Change.CHANGED: self.changed, Change.REMOVED: self.removed}
+        return {change: call for change, call in calls.items() if call is not None}
+
+    @property
+    def reserved(self) -> frozenset[str]:
+        """`previous` and `changed`, where the values before the change are sent."""
+        return frozenset({"previous", "changed"} if self.changed and self.changed.previous else ())
+
+    @property
+    def placed(self) -> frozenset[str]:
+        """Those of each kind of change as well."""
+        own = (column for call in self.calls.values() for column in (call.message_id, call.event.column))
+        return super().placed.union(filter(None, own))
+
+    @property
+    def farewell(self) -> Fields:
+        """The properties of `removed`."""
+        return (self.removed and self.removed.properties) or {}
+
+    @property
+    def values(self) -> Iterator[Value]:
+        """Those of each kind of change as well."""
+        yield from super().values
+        for change, call in self.calls.items():
+            if change is not Change.REMOVED:
+                yield from (call.properties or {}).values()
+
+    @property
+    def moments(self) -> tuple[Value, ...]:
+        """Those of each kind of change as well."""
+        own = (call.timestamp for call in self.calls.values())
+        return (*super().moments, *filter(None, own))
+
     @model_validator(mode="after")
     def _sends_something(self) -> Self:
-        if not (self.added or self.changed or self.removed):
+        if not self.calls:
             raise refusal("needs at least one of `added`, `changed` and `removed`")
-        for kind, call in (("added", self.added), ("removed", self.removed)):
-            if call and call.previous:
-                raise refusal("`previous` is for `changed` only", kind, "previous")
+        for change, call in self.calls.items():
+            if call.previous and change is not Change.CHANGED:
+                raise refusal("`previous` is for `changed` only", change, "previous")
         for name, value in (("timestamp", self.timestamp), ("message_id", self.message_id)):
             if value and not self.added:
                 raise refusal(
@@ -147,12 +247,12 @@ class Track(_Envelope):
 
     @model_validator(mode="after")
     def _names_fit(self) -> Self:
-        for kind, call in (("added", self.added), ("changed", self.changed), ("removed", self.removed)):
-            own = (call and call.properties) or {}
-            _refuse_overlap(own, self.properties, kind, "properties")
-            if call and call.previous:
-                _refuse_reserved(own, ("previous", "changed"), kind, "properties")
-                _refuse_reserved(self.properties, ("previous", "changed"), "properties")
+        _refuse_reserved(self.properties, self.reserved, "properties")
+        for change, call in self.calls.items():
+            own = call.properties or {}
+            _refuse_overlap(own, self.properties, change, "properties")
+            if call.previous:
+                _refuse_reserved(own, self.reserved, change, "properties")
         return self
 
     @model_validator(mode="after")
@@ -172,6 +272,8 @@ class Track(_Envelope):
 class Audience(_Envelope):
     """Calls for who entered an audience and who left it."""
 
+    fields_key = "properties"
+
     name: Text = Field(description="Name of the audience, sent as a property.")
     key: Text | None = Field(
         default=None,
@@ -182,8 +284,8 @@ class Audience(_Envelope):
         description="`hightouch`: Segment Entered and Segment Exited; "
         "`engage`: Audience Entered and Audience Exited, with the audience's key.",
     )
-    properties: Fields = Field(
-        default={}, description="Properties of both calls: name to column or constant."
+    properties: AllOrFields = Field(
+        default={}, description="Properties of both calls: name to column or constant; or `all`."
     )
 
     @model_validator(mode="before")
@@ -203,26 +305,30 @@ class Audience(_Envelope):
             raise refusal("`key` goes with `style: engage` only", "key")
         return self
 
+    @property
+    def reserved(self) -> frozenset[str]:
+        """Those that name the audience."""
+        return frozenset({"segment_name"} if self.key is None else {"audience_key", self.key})
+
     @model_validator(mode="after")
     def _names_are_free(self) -> Self:
-        key = (self.key or "").split(".")[0]
-        own = ("audience_key", key) if self.style == "engage" else ("segment_name",)
-        _refuse_reserved(self.properties, own, "properties")
+        _refuse_reserved(self.properties, self.reserved, "properties")
         return self
 
 
-def _refuse_reserved(fields: Fields, reserved: Sequence[str], *location: str) -> None:
+def _refuse_reserved(fields: Fields, reserved: Collection[str], *location: str) -> None:
     for name in fields:
-        if name.split(".")[0] in reserved:
-            raise refusal(f"retl sends `{name.split('.')[0]}` itself; use another name", *location, name)
+        if path(name)[0] in reserved:
+            raise refusal(f"retl sends `{path(name)[0]}` itself; use another name", *location, name)
 
 
 def _refuse_overlap(fields: Fields, others: Fields, *location: str) -> None:
     """Refuse names of which one, taken with the others, would be a value and hold another value as well."""
     for name in fields:
         for other in others:
-            outer, inner = sorted((name, other), key=len)
-            if inner.startswith(outer + "."):
+            outer, inner = sorted((name, other), key=lambda one: len(path(one)))
+            keys = path(outer)
+            if len(keys) < len(path(inner)) and path(inner)[: len(keys)] == keys:
                 raise refusal(f"`{outer}` is one value and cannot hold `{inner}` as well", *location, name)
 
 
@@ -233,10 +339,19 @@ class RemovedTraits(Frozen):
 
 
 class _Traits(_Envelope):
-    traits: Fields = Field(default={}, description="Traits to send: name to column or constant.")
+    fields_key = "traits"
+
+    traits: AllOrFields = Field(
+        default={}, description="Traits to send: name to column or constant; or `all`."
+    )
     removed: RemovedTraits | None = Field(
         default=None, description="Traits to send for a row that is gone; not written: nothing is sent."
     )
+
+    @property
+    def farewell(self) -> Fields:
+        """The traits of `removed`."""
+        return self.removed.traits if self.removed else {}
 
 
 class Identify(_Traits):
@@ -247,6 +362,11 @@ class Group(_Traits):
     """A group call for each row that is new or changed."""
 
     group_id: Column = Field(description="Column of the group's id.")
+
+    @property
+    def placed(self) -> frozenset[str]:
+        """The group's id as well."""
+        return super().placed | {self.group_id}
 
 
 class Sync(Frozen):
@@ -377,13 +497,13 @@ class Sync(Frozen):
         return self
 
 
-_NO_COLUMN = {"value", "event", "name", "key", "style", "integrations", "as", "unit", "nulls"}
+_NO_COLUMN = {"value", "name", "key", "style", "integrations", "as", "unit", "nulls"}
 """Keys whose texts are no columns."""
 
 
 def _naming(written: object, column: str, location: Location) -> Iterator[Location]:
     """The places at or below a key where a column is named."""
-    if written == column:
+    if written == column and location[-1] != "event":
         yield location
     elif isinstance(written, dict):
         for key, inner in written.items():
@@ -415,6 +535,38 @@ def parse(document: Document, defaults: Document | None = None) -> Sync:
         raise explain(error, Sync, document) from None
     sync._documents = (document, defaults) if defaults else (document,)
     return sync
+
+
+def with_columns(sync: Sync, columns: Sequence[str]) -> Sync:
+    """The sync in which `all` is spelled out as the model's columns; any other as it is.
+
+    Raises:
+        ConfigError: `except` names a column that the model lacks, or a column has the name of a field that
+            has a meaning of its own.
+    """
+    block = sync.block
+    if not block.sends_all:
+        return sync
+    for column in block.except_ or ():
+        if column not in columns:
+            raise ConfigError(
+                f"the model has no column `{column}` to leave out{nearest(column, list(columns))}",
+                where=sync.where(sync.kind, "except"),
+            )
+    left_out = block.placed.union(block.except_ or ())
+    fields = {literal_name(column): Value(column=column) for column in columns if column not in left_out}
+    try:
+        _refuse_reserved(fields, block.reserved)
+        for call in block.calls.values() if isinstance(block, Track) else ():
+            _refuse_overlap(call.properties or {}, fields)
+    except PydanticCustomError as error:
+        raise ConfigError(
+            str(error),
+            where=sync.where(sync.kind, block.fields_key),
+            hint="give the column another name in the model, or list it below `except`",
+        ) from None
+    spelled_out = block.model_copy(update={block.fields_key: fields})
+    return sync.model_copy(update={sync.kind: spelled_out})
 
 
 def _on_line(key: str, info: ValidationInfo) -> str:

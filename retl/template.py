@@ -1,9 +1,11 @@
-"""Templates: each answers one kind of change with one call; a sync has one to four."""
+"""Templates: each answers one kind of change with one call; a sync has one to a few."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 
-from retl.sync import Audience, Change, Fields, Group, Nulls, Sync, Track, TrackCall, Value
+from retl.fields import literal_name
+from retl.sync import Audience, Change, Event, Fields, Group, Nulls, Sync, Track, Value
 
 RANK = {Change.REMOVED: 0, Change.ADDED: 1, Change.CHANGED: 2}
 """The order of calls that one user gets at the same moment."""
@@ -19,27 +21,27 @@ class Template:
             to another leaves as removed and comes as added.
         type: Segment's type of call: identify, track or group.
         image: the row that the values are taken from: "before" or "after".
-        event: the name of a track call.
+        event: the name of a track call; None for other types.
         fields: the traits or properties.
         nulls: what a null field becomes where it does not say so itself.
         timestamp: the column of the call's moment, of the row after the change if there is one; None is
             the moment of detection.
         message_id: the column of its message id; None makes one.
         previous: whether the values before the change are sent as well.
-        if_moved: whether it is only for rows whose user is another than before.
+        moved: whether it is only for rows whose user is another than before (True), or the same (False).
     """
 
     change: Change
     rank: Change
     type: str
     image: str
-    event: str | None
+    event: Event | None
     fields: Fields
     nulls: Nulls
     timestamp: Value | None = None
     message_id: str | None = None
     previous: bool = False
-    if_moved: bool = False
+    moved: bool | None = None
 
     @property
     def latest_image(self) -> str:
@@ -47,8 +49,25 @@ class Template:
         return "before" if self.change is Change.REMOVED else "after"
 
 
-def templates(sync: Sync) -> tuple[Template, ...]:
-    """The calls that a sync makes of changes."""
+def templates(sync: Sync, full: bool = False) -> tuple[Template, ...]:
+    """The calls that a sync makes of changes; with `full`, also of rows that are as they were."""
+    return tuple(chain(_templates(sync), _resent(sync) if full else ()))
+
+
+def _resent(sync: Sync) -> Iterator[Template]:
+    """The calls that send again, under an id of their own, what a row's first call said."""
+    for template in _templates(sync):
+        if template.change is not Change.ADDED:
+            continue
+        again = replace(template, message_id=None)
+        yield replace(again, change=Change.UNCHANGED)
+        if sync.kind == "track":
+            yield replace(again, change=Change.CHANGED)
+        elif sync.kind == "audience":
+            yield replace(again, change=Change.CHANGED, moved=False)
+
+
+def _templates(sync: Sync) -> tuple[Template, ...]:
     block = sync.block
     if isinstance(block, Track):
         return tuple(_track(sync, block))
@@ -57,7 +76,7 @@ def templates(sync: Sync) -> tuple[Template, ...]:
     kind = "group" if isinstance(block, Group) else "identify"
     nulls = sync.nulls or Nulls.CLEAR
     found = [
-        Template(change, change, kind, "after", None, block.traits, nulls, block.timestamp, block.message_id)
+        Template(change, change, kind, "after", None, block.fields, nulls, block.timestamp, block.message_id)
         for change in (Change.ADDED, Change.CHANGED)
     ]
     if block.removed is not None:
@@ -68,14 +87,7 @@ def templates(sync: Sync) -> tuple[Template, ...]:
 
 
 def _track(sync: Sync, block: Track) -> Iterator[Template]:
-    by_change: dict[Change, TrackCall | None] = {
-        Change.ADDED: block.added,
-        Change.CHANGED: block.changed,
-        Change.REMOVED: block.removed,
-    }
-    for change, call in by_change.items():
-        if call is None:
-            continue
+    for change, call in block.calls.items():
         for_added = change is Change.ADDED
         yield Template(
             change=change,
@@ -83,7 +95,7 @@ def _track(sync: Sync, block: Track) -> Iterator[Template]:
             type="track",
             image="before" if change is Change.REMOVED else "after",
             event=call.event,
-            fields={**block.properties, **(call.properties or {})},
+            fields={**block.fields, **(call.properties or {})},
             nulls=sync.nulls or Nulls.OMIT,
             timestamp=call.timestamp or (block.timestamp if for_added else None),
             message_id=call.message_id or (block.message_id if for_added else None),
@@ -97,10 +109,10 @@ def _audience(sync: Sync, block: Audience) -> Iterator[Template]:
 
     def membership(entered: bool) -> Fields:
         if block.style == "engage" and block.key is not None:
-            named = {"audience_key": _constant(block.key), block.key: _constant(entered)}
+            named = {"audience_key": _constant(block.key), literal_name(block.key): _constant(entered)}
         else:
             named = {"segment_name": _constant(block.name)}
-        return {**named, **block.properties}
+        return {**named, **block.fields}
 
     # A row that moves to another user leaves at the moment at which it comes.
     for change, leaves in (
@@ -114,12 +126,12 @@ def _audience(sync: Sync, block: Audience) -> Iterator[Template]:
             rank=Change.REMOVED if leaves else Change.ADDED,
             type="track",
             image="before" if leaves else "after",
-            event=f"{noun} Exited" if leaves else f"{noun} Entered",
+            event=Event(name=f"{noun} Exited" if leaves else f"{noun} Entered"),
             fields=membership(entered=not leaves),
             nulls=nulls,
             timestamp=None if change is Change.REMOVED else block.timestamp,
             message_id=None if leaves else block.message_id,
-            if_moved=change is Change.CHANGED,
+            moved=True if change is Change.CHANGED else None,
         )
 
 

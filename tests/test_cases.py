@@ -7,6 +7,7 @@ takes a key away), and `runs`. Run 1 is at 2026-03-01T12:00:00Z, each further on
     rows           what the model yields: a list of mappings, or a SELECT where types of the database matter
     sync           keys of the sync file that are edited from this run on
     backfill       true for --initial-backfill
+    full           true for --full
     force          guards named with --force
 
 and what must come of it. What is not written is not looked at, but for the lines with a star.
@@ -14,12 +15,13 @@ and what must come of it. What is not written is not looked at, but for the line
     sends          the calls that Segment accepts, in order and whole; message id, moment and retl's own
                    context are compared only where they are written; a message id `retl-*` is one of retl's
     contains       pieces of text that must be in the requests as they are, for digits and spelling
-    counts         of the run record: rows_read, unchanged, added, changed, removed, baseline
+    counts         of the run record: rows_read, unchanged, added, changed, removed, baseline, and its calls
     rejected    *  rejected rows by reason
     gone        *  rejected calls by reason: those of rows that are gone
     kept           rejected rows as state keeps them: [key, reason, times]
     tripped     *  guards that tripped
     error       *  a piece of the error message
+    hint           a piece of what to do about it
     exit_code   *  1 where something is rejected, else 0
     duplicates  *  calls that Segment drops for an id that it knows
 
@@ -52,6 +54,7 @@ class Step:
     rows: Rows
     sync: dict[str, Any] = field(default_factory=dict)
     backfill: bool = False
+    full: bool = False
     force: tuple[str, ...] = ()
     sends: list[dict[str, Any]] | None = None
     contains: tuple[str, ...] = ()
@@ -61,6 +64,7 @@ class Step:
     kept: list[list[Any]] | None = None
     tripped: list[str] = field(default_factory=list)
     error: str | None = None
+    hint: str = ""
     exit_code: int | None = None
     duplicates: int = 0
 
@@ -93,7 +97,8 @@ def test_case(bench: Bench, common: Mapping[str, Any], case: Case) -> None:
         step = Step(**written)
         sync = {key: value for key, value in {**sync, **step.sync}.items() if value is not None}
         duplicates = len(bench.sandbox.duplicates)
-        outcome = bench.run(sync, step.rows, Options(step.backfill, frozenset(step.force)))
+        options = Options(step.backfill, frozenset(step.force), full=step.full)
+        outcome = bench.run(sync, step.rows, options)
         check(step, bench, outcome, f"run {number}")
         assert step.duplicates == len(bench.sandbox.duplicates) - duplicates, f"run {number}"
         bench.clock.move(3600)
@@ -107,12 +112,13 @@ def check(step: Step, bench: Bench, outcome: Outcome, run: str) -> None:
     else:
         assert record["error"] is not None, f"{run}: an error that says {step.error!r}"
         assert step.error in record["error"]["message"], run
+    assert step.hint in ((record["error"] or {}).get("hint") or ""), run
     if step.sends is not None:
         sent = [shown(call, step.sends, place) for place, call in enumerate(outcome.calls)]
         assert [spelled(call) for call in step.sends] == [spelled(call) for call in sent], run
     for text in step.contains:
         assert text in b"\n".join(request.body for request in outcome.requests).decode(), run
-    assert step.counts == {name: record[name] for name in step.counts}, run
+    assert step.counts == {name: {**record, **record["calls"]}[name] for name in step.counts}, run
     assert step.rejected == record["rejected_by"], run
     assert step.gone == Counter(call["reason"] for call in outcome.rejected_calls), run
     if step.kept is not None:

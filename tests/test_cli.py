@@ -264,6 +264,7 @@ def test_json_has_every_key_of_its_contract(retl: Retl) -> None:
             "started_at",
             "seconds",
             "baseline",
+            "full",
             "rows_read",
             "unchanged",
         ),
@@ -280,7 +281,8 @@ def test_json_has_every_key_of_its_contract(retl: Retl) -> None:
         ),
         *("guards", "error"),
     ] == list(run)
-    assert {"enqueued": 2, "delivered": 2, "rejected": 0, "pending": 0, "unsure": 0} == run["calls"]
+    counts = {"enqueued": 2, "delivered": 2, "rejected": 0, "pending": 0, "unsure": 0, "undated": 0}
+    assert counts == run["calls"]
     assert {"name", "limit", "value", "tripped", "forced"} == set(run["guards"][0])
 
 
@@ -401,6 +403,28 @@ def test_reset_makes_the_next_run_a_first_pass_with_new_ids(retl: Retl, sandbox:
     assert record(retl)["added"] == 2
     assert len({call["messageId"] for call in sandbox.accepted}) == 4
     assert sandbox.duplicates == []
+
+
+def test_full_sends_every_row_again_and_says_so(retl: Retl, sandbox: Sandbox) -> None:
+    """`--full --yes` sends rows that did not change under new ids, and counts them as unchanged."""
+    retl("run", "users")
+    planned = retl("plan", "users", "--full")[1]
+    code, out, _ = retl("run", "users", "--full", "--yes")
+
+    assert "  =  2  unchanged  → 2 identify" in planned
+    assert (0, True) == (code, out.startswith("users: 2 rows read, no changes, all sent again → 2 calls"))
+    assert (4, 0) == (len(sandbox.accepted), len(sandbox.duplicates))
+
+
+def test_full_asks_first(retl: Retl, project: Path, sandbox: Sandbox) -> None:
+    """Without `--yes`, `--full` sends only what a person confirms."""
+    retl("run", "users")
+    process = start(project, "run", "users", "--full")
+    said = process.communicate("n\n", timeout=30)
+
+    assert 2 == process.returncode
+    assert "sends every current row again" in "".join(said)
+    assert 2 == len(sandbox.accepted)
 
 
 def test_reset_asks_first(retl: Retl, project: Path) -> None:

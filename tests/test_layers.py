@@ -12,7 +12,7 @@ FLOORS = [
     "report preview pipeline run",
     "session project schema",
     "guard deliver segment",
-    "snapshot call template diff mapping",
+    "snapshot call cast template diff mapping",
     "sync settings fields rules document",
     "warehouse warehouse.duckdb warehouse.sqlalchemy warehouse.postgres warehouse.untyped warehouse.base",
     "model",

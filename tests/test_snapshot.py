@@ -12,6 +12,7 @@ from retl.errors import WarehouseError
 from retl.mapping import read_mapping
 from retl.snapshot import stage
 from retl.sync import Sync
+from retl.warehouse import FAULT
 
 SYNC = Sync.model_validate(
     {
@@ -60,7 +61,7 @@ def test_batches_of_several_types(
 def test_key_of_several_types(bench: Bench) -> None:
     """A key is found twice where one batch has it as a number and another as text."""
     stage(bench.state.db, SYNC, read_mapping(SYNC), [batch([1, 2], [0, 0]), batch(["2", "3"], [0, 0])])
-    found = bench.state.db.execute("SELECT key, reason, rows FROM key_fault").fetchall()
+    found = bench.state.db.execute("SELECT key, reason, rows FROM row_fault").fetchall()
     assert [("2", "duplicate_key", 2)] == found
 
 
@@ -73,3 +74,33 @@ def test_error_in_the_midst_of_a_read(bench: Bench) -> None:
 
     with pytest.raises(WarehouseError, match="broke off"):
         stage(bench.state.db, SYNC, read_mapping(SYNC), breaking())
+
+
+def test_a_value_that_the_warehouse_could_not_read_rejects_its_row(bench: Bench) -> None:
+    """A row with a fault is kept apart by its reason; the rows beside it and in later batches go on."""
+    first = pa.RecordBatch.from_pydict(
+        {
+            "id": ["a", "b", "c", "c", None],
+            "v": [1, None, None, 2, None],
+            FAULT: [None, "bad_text", "x", None, "x"],
+        }
+    )
+    stage(bench.state.db, SYNC, read_mapping(SYNC), [first, batch(["d"], [3])])
+    found = bench.state.db.execute("SELECT key, reason, rows FROM row_fault ORDER BY key").fetchall()
+    assert [("b", "bad_text", 1), ("c", "duplicate_key", 2), (None, "null_key", 1)] == found
+
+
+def test_types_hold_across_many_batches(bench: Bench) -> None:
+    """A column may be null for 100,000 rows and then hold text; integers may become decimals."""
+    nulls = [
+        batch([f"{i}" for i in range(start, start + 25_000)], [None] * 25_000)
+        for start in range(0, 100_000, 25_000)
+    ]
+    mapping = stage(bench.state.db, SYNC, read_mapping(SYNC), [*nulls, batch(["x"], ["text"])])
+    assert ("VARCHAR", ("x", "text")) == (mapping.types["v"], staged(bench)[-1])
+
+    mapping = stage(
+        bench.state.db, SYNC, read_mapping(SYNC), [batch(["a"], [2**62]), batch(["b"], [Decimal("0.10")])]
+    )
+    assert "JSON" == mapping.types["v"]
+    assert [("a", '"4611686018427387904"'), ("b", "0.1")] == staged(bench)

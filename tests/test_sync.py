@@ -120,12 +120,12 @@ def test_track(tmp_path: Path) -> None:
     assert sync.track.added is not None
     assert sync.track.changed is not None
     assert sync.track.removed is None
-    assert "Signed Up" == sync.track.added.event
+    assert "Signed Up" == sync.track.added.event.name
     assert (True, {"plan": Value(column="new_plan")}) == (
         sync.track.changed.previous,
         sync.track.changed.properties,
     )
-    assert Value(column="updated_at") == sync.track.changed.timestamp
+    assert Value(column="updated_at", as_="timestamp") == sync.track.changed.timestamp
     assert Value(column="created", as_="timestamp", unit="s") == sync.track.timestamp
 
 
@@ -205,7 +205,7 @@ def test_columns(tmp_path: Path, written: str, columns: tuple[str, ...]) -> None
 
 def test_changes_are_text() -> None:
     """A kind of change is the text that state and messages show."""
-    assert ["added", "changed", "removed"] == [str(change) for change in Change]
+    assert ["added", "changed", "removed", "unchanged"] == [str(change) for change in Change]
 
 
 def identify(lines: str) -> str:
@@ -244,8 +244,24 @@ BAD = [
         ":5 segment.oauth: `oauth` is not supported in this version",
     ),
     (
-        identify("  traits: all"),
-        ":5 identify.traits: `all` is not supported in this version; write one `name: column` for each",
+        identify("  traits: each"),
+        ":5 identify.traits: must be `all`, or a mapping of names to columns",
+    ),
+    (
+        identify("  traits: {'*': email, a: b}"),
+        ":5 identify.traits.*: for all columns write `all`, and nothing beside it",
+    ),
+    (
+        identify("  traits: {email: email}\n  except: [email]"),
+        ":6 identify.except: `except` goes with `all` only",
+    ),
+    (
+        identify("  removed: {traits: all}"),
+        ":5 identify.removed.traits: must be a mapping, not text",
+    ),
+    (
+        identify(r"  traits: {a\.b: x, a\.b.c: y}"),
+        r":5 identify.traits.a\.b.c: `a\.b` is one value and cannot hold `a\.b.c` as well",
     ),
     # kinds
     (
@@ -349,8 +365,8 @@ BAD = [
     ),
     (identify("  traits: {a: {value: [.nan]}}"), ":5 identify.traits.a.value: is no JSON value"),
     (
-        identify("  traits: {a: {column: b, as: number}}"),
-        ":5 identify.traits.a.as: must be `json` or `timestamp`",
+        identify("  traits: {a: {column: b, as: integer}}"),
+        ":5 identify.traits.a.as: must be `json`, `text`, `number`, `boolean` or `timestamp`",
     ),
     (
         identify("  traits: {a: {column: b, as: json, unit: s}}"),
@@ -395,6 +411,11 @@ BAD = [
     ),
     (track("  added: {timestamp: at}"), ":5 track.added.event: `event` is missing"),
     (track("  added: ''"), ":5 track.added.event: must not be empty"),
+    (track("  added: {event: 5}"), ":5 track.added.event: must be an event's name, or {column: …}"),
+    (
+        track("  added: {event: {name: A, column: b}}"),
+        ":5 track.added.event: must be an event's name, or {column: …}",
+    ),
     (track("  added: 5"), ":5 track.added: must be an event's name, or a mapping"),
     (
         track("  changed: A\n  timestamp: at"),

@@ -6,11 +6,11 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from retl.errors import ConfigError
-from retl.warehouse.base import BATCH_ROWS, Column, Warehouse
+from retl.warehouse.base import BATCH_ROWS, FAULT, Column, Warehouse
 from retl.warehouse.duckdb import DuckDBWarehouse
 from retl.warehouse.sqlalchemy import SQLAlchemyWarehouse
 
-__all__ = ["BATCH_ROWS", "Column", "Warehouse", "open_warehouse"]
+__all__ = ["BATCH_ROWS", "FAULT", "Column", "Warehouse", "open_warehouse"]
 
 
 def open_warehouse(url: str, root: Path) -> Warehouse:

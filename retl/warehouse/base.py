@@ -17,6 +17,11 @@ BATCH_ROWS = 32_768
 """Rows a batch holds at most, where the caller does not say."""
 
 
+FAULT = "retl.fault"
+"""A last column that a batch may have beside those asked for: the reason code for which a row must be
+rejected, as one of its values is none; NULL for sound rows. The value itself is NULL."""
+
+
 @dataclass(frozen=True)
 class Column:
     """A column of a model's result.
