@@ -1,7 +1,9 @@
 """A project folder: where models, syncs, state and settings are."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -158,11 +160,37 @@ def check_names(syncs: Sequence[Sync]) -> None:
     for sync in syncs:
         other = first.setdefault(sync.name, sync)
         if other is not sync:
-            raise ConfigError(
-                f"the name `{sync.name}` is that of {other.path} too",
-                where=sync.where("name"),
-                hint="give one of them another `name`; its state and message ids go by it",
-            )
+            raise _namesake(sync, other.path)
+
+
+def refuse_namesake(sync: Sync, path: Path, project: Project) -> None:
+    """See that no other file of a sync's folder gives its name, and with it its state, to another sync.
+
+    Raises:
+        ConfigError: one does; it says which.
+    """
+    for other in _sync_files(path.parent):
+        if other.name != path.name and _name_in(other) == sync.name:
+            raise _namesake(sync, project.shown(other))
+
+
+def _name_in(path: Path) -> str | None:
+    """The name that a sync file gives to its sync, without a look at the rest, which may be wrong."""
+    with suppress(OSError, UnicodeDecodeError):
+        written = re.search(r"^name:(.*)$", path.read_text(encoding="utf-8-sig"), re.MULTILINE)
+        if written is None:
+            return path.stem
+        name = re.fullmatch(r"\s*(['\"]?)([\w.-]+)\1\s*(?:\s#.*)?", written[1])
+        return name[2] if name else None
+    return None
+
+
+def _namesake(sync: Sync, other: str) -> ConfigError:
+    return ConfigError(
+        f"the name `{sync.name}` is that of {other} too",
+        where=sync.where("name"),
+        hint="give one of them another `name`; its state and message ids go by it",
+    )
 
 
 def _filled(text: str, project: Project, where: str, what: str) -> str:

@@ -18,6 +18,7 @@ from retl.project import (
     find_syncs,
     load_model,
     load_sync,
+    refuse_namesake,
     warehouse_url,
     write_key,
 )
@@ -150,10 +151,11 @@ def load_session(path: Path, state_dir: Path | None, rehearsal: bool) -> Session
     """One sync file as a session; the arguments are those of `find_sessions`.
 
     Raises:
-        ConfigError: the file is wrong.
+        ConfigError: the file is wrong, or another beside it has its name.
     """
     project = find_project(path, os.environ)
     sync = load_sync(path, project)
+    refuse_namesake(sync, path, project)
     return Session(project, sync, rehearsal, project.state_dir(state_dir).absolute())
 
 

@@ -1,8 +1,9 @@
 """The cases in tests/cases/*.yml: what a sync sends for which rows, through the whole pipeline.
 
 A file of cases has `about`, the theme in a sentence; `sync`, what the syncs of its cases have in common;
-and `cases`. A case has a `name` that says what must hold, a `sync` (its keys replace the file's; null
-takes a key away), and `runs`. Run 1 is at 2026-03-01T12:00:00Z, each further one an hour later. A run has
+and `cases`. A case has a `name` that says what must hold, the `rules` of docs/promises that it shows, a
+`sync` (its keys replace the file's; null takes a key away), and `runs`. Run 1 is at 2026-03-01T12:00:00Z,
+each further one an hour later. A run has
 
     rows           what the model yields: a list of mappings, or a SELECT where types of the database matter
     sync           keys of the sync file that are edited from this run on
@@ -74,6 +75,7 @@ class Case:
     """A case, as its file has it."""
 
     name: str
+    rules: list[str]
     runs: list[dict[str, Any]]
     sync: dict[str, Any] = field(default_factory=dict)
 

@@ -313,6 +313,7 @@ def test_an_empty_result_over_a_full_snapshot_stops(retl: Retl, project: Path, s
     assert record(retl, "--force", "min_rows")["removed"] == 2
 
 
+@pytest.mark.rule("L2")
 def test_an_unreachable_segment_leaves_the_calls_pending(retl: Retl, project: Path) -> None:
     """Where Segment cannot be reached the run ends with exit code 3, and the next one delivers."""
     with socket.socket() as taken:
@@ -336,6 +337,7 @@ def test_an_unreachable_segment_leaves_the_calls_pending(retl: Retl, project: Pa
     )
 
 
+@pytest.mark.rule("L4")
 def test_left_over_calls_go_first(retl: Retl, sandbox: Sandbox) -> None:
     """Calls that a run could not deliver leave with the next one, under the same message ids."""
     sandbox.script([Answer(status=401)])
@@ -349,6 +351,7 @@ def test_left_over_calls_go_first(retl: Retl, sandbox: Sandbox) -> None:
     assert ids == [call["messageId"] for call in sandbox.accepted]
 
 
+@pytest.mark.rule("G12")
 def test_a_state_held_by_another_run_is_left_alone(retl: Retl, project: Path, sandbox: Sandbox) -> None:
     """The second run of a sync exits with 5 and names the first; --skip-if-running makes that a 0."""
     with hold(project / "state/users.duckdb", datetime.now(UTC)):
@@ -374,12 +377,14 @@ def test_a_state_file_that_is_none_is_refused(retl: Retl, project: Path, text: s
     assert text == (project / "state/users.duckdb").read_text()
 
 
+@pytest.mark.rule("G10")
 def test_a_missing_state_can_be_refused(retl: Retl, project: Path) -> None:
     """With --expect-state a missing state file stops the run with exit code 4, and none is made."""
     assert record(retl, "--expect-state")["exit_code"] == 4
     assert not (project / "state/users.duckdb").exists()
 
 
+@pytest.mark.rule("G9")
 def test_a_swapped_write_key_is_refused_until_rekey(retl: Retl, project: Path, sandbox: Sandbox) -> None:
     """Another write key stops the run with exit code 2 until rekey says that it is the same source."""
     retl("run", "users")
@@ -395,6 +400,7 @@ def test_a_swapped_write_key_is_refused_until_rekey(retl: Retl, project: Path, s
     assert len(sandbox.accepted) == 2
 
 
+@pytest.mark.rule("D5")
 def test_reset_makes_the_next_run_a_first_pass_with_new_ids(retl: Retl, sandbox: Sandbox) -> None:
     """After a reset every row is sent again, under message ids that Segment does not know."""
     retl("run", "users")
@@ -405,6 +411,7 @@ def test_reset_makes_the_next_run_a_first_pass_with_new_ids(retl: Retl, sandbox:
     assert sandbox.duplicates == []
 
 
+@pytest.mark.rule("K12", "D5")
 def test_full_sends_every_row_again_and_says_so(retl: Retl, sandbox: Sandbox) -> None:
     """`--full --yes` sends rows that did not change under new ids, and counts them as unchanged."""
     retl("run", "users")
@@ -416,6 +423,7 @@ def test_full_sends_every_row_again_and_says_so(retl: Retl, sandbox: Sandbox) ->
     assert (4, 0) == (len(sandbox.accepted), len(sandbox.duplicates))
 
 
+@pytest.mark.rule("K15")
 def test_full_asks_first(retl: Retl, project: Path, sandbox: Sandbox) -> None:
     """Without `--yes`, `--full` sends only what a person confirms."""
     retl("run", "users")
@@ -480,6 +488,7 @@ def test_a_plan_with_a_tripped_guard_exits_as_the_run_would(retl: Retl, project:
     assert "guard min_rows stops this" in out
 
 
+@pytest.mark.rule("K16")
 def test_limit_lets_a_canary_out(retl: Retl, sandbox: Sandbox) -> None:
     """With --limit so many calls leave now, and the rest with the next run."""
     run = record(retl, "--limit", "1")
@@ -514,6 +523,7 @@ def test_a_run_that_was_cut_off_is_not_called_a_success(project: Path, retl: Ret
     assert ("interrupted", None, 2) == (status["status"], status["exit_code"], status["pending"])
 
 
+@pytest.mark.rule("L4")
 def test_pending_calls_leave_though_the_warehouse_is_out_of_reach(
     retl: Retl, project: Path, sandbox: Sandbox
 ) -> None:
@@ -537,6 +547,32 @@ def test_words_of_the_data_are_no_markup(retl: Retl, project: Path) -> None:
 
     assert code == 0
     assert "[/b]" in out
+
+
+@pytest.mark.rule("E9")
+def test_a_renamed_sync_starts_anew(retl: Retl, project: Path, sandbox: Sandbox) -> None:
+    """Another `name` is another sync: with a state, and message ids, of its own."""
+    retl("run", "users")
+    write(project / "syncs/users.yml", "model: users", "name: people\nmodel: users")
+
+    assert "people: 2 rows read, 2 added" in retl("run", "users")[1]
+    assert (4, 4) == (len(sandbox.accepted), len({call["messageId"] for call in sandbox.accepted}))
+
+
+@pytest.mark.rule("E9")
+@pytest.mark.parametrize("written", ["name: users", "name: 'users'  # theirs"])
+def test_a_file_with_the_name_of_another_is_refused(
+    retl: Retl, project: Path, sandbox: Sandbox, written: str
+) -> None:
+    """A sync whose name another file of the folder has too does not get that one's state."""
+    (project / "syncs/others.yml").write_text(f"{written}\n{SYNC}")
+    (project / "syncs/broken.yml").write_text("name: [users\n")
+
+    code, _, err = retl("run", "others")
+    assert (2, True) == (code, "the name `users` is that of syncs/users.yml too" in err)
+    code, _, err = retl("run", "users")
+    assert (2, True) == (code, "the name `users` is that of syncs/others.yml too" in err)
+    assert [] == sandbox.accepted
 
 
 def test_several_syncs_run_one_after_another(retl: Retl, project: Path, sandbox: Sandbox) -> None:
@@ -577,6 +613,7 @@ def test_check_and_schema(retl: Retl) -> None:
     assert "identify" in json.loads(retl("schema")[1])["properties"]
 
 
+@pytest.mark.rule("E12")
 def test_the_write_key_is_never_shown(retl: Retl, project: Path, sandbox: Sandbox) -> None:
     """Neither output nor state holds the write key, whatever goes wrong."""
     (project / ".env").write_text("SEGMENT_WRITE_KEY=s3cr3t\n")
@@ -588,6 +625,7 @@ def test_the_write_key_is_never_shown(retl: Retl, project: Path, sandbox: Sandbo
     assert "s3cr3t" not in printed
 
 
+@pytest.mark.rule("W4")
 def test_paths_start_from_the_project_folder(
     retl: Retl, project: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -603,6 +641,7 @@ def test_paths_start_from_the_project_folder(
     assert (project / "state/users.duckdb").exists()
 
 
+@pytest.mark.rule("G11")
 def test_a_rehearsal_has_a_state_of_its_own(retl: Retl, project: Path, sandbox: Sandbox) -> None:
     """--sandbox sends nothing to the real destination and leaves its state alone."""
     (project / ".env").unlink()
@@ -628,6 +667,7 @@ def start(project: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.rule("L7")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_stops_a_run_in_good_order(
     project: Path, sandbox: Sandbox, retl: Retl, number: signal.Signals, code: int

@@ -195,6 +195,7 @@ FIRST: Picture = {"k1": ("u1", "a"), "k2": ("u2", "b"), "k3": ("u1", None)}
 SECOND: Picture = {"k1": ("u1", "c"), "k3": ("u2", None), "k4": ("u3", "d")}
 
 
+@pytest.mark.rule("L1", "L3")
 @pytest.mark.parametrize("steps", range(3, 53, 5))
 def test_a_killed_run_is_made_up_for(tmp_path: Path, steps: int) -> None:
     """Wherever a run is killed, the next one makes up for it, even where all is as before by then."""
@@ -235,6 +236,7 @@ Shop(Path(folder), url, TRACK, watch=Fatal(int(at))).run(rows)
 """
 
 
+@pytest.mark.rule("L2", "L3", "D1")
 @pytest.mark.parametrize(
     ("dies_at", "answers", "arrived", "unsure"),
     [(1, [], 0, 0), (3, [], 30, 0), (0, [Answer(), Answer(hang=True)], 15, 15)],

@@ -53,6 +53,7 @@ def seconds(call: dict[str, Any]) -> float:
     return (datetime.fromisoformat(call["receivedAt"]) - NOON).total_seconds()
 
 
+@pytest.mark.rule("L2")
 def test_everything_arrives_and_the_outbox_is_empty(state: State, sandbox: Sandbox) -> None:
     """Calls arrive in the order of the outbox, are counted, and leave nothing behind but receipts."""
     fill(state, 30)
@@ -81,6 +82,7 @@ def test_an_empty_outbox_is_nothing_to_do(state: State, sandbox: Sandbox) -> Non
     assert [] == sandbox.requests
 
 
+@pytest.mark.rule("O1")
 def test_each_user_keeps_its_order_over_many_lanes(state: State, sandbox: Sandbox) -> None:
     """Lanes overtake each other, the calls of one user never do."""
     fill(state, 4_000, users=40, lanes=8)
@@ -164,6 +166,7 @@ def test_a_failing_server_is_waited_for(state: State, sandbox: Sandbox, clock: F
     assert [None, "1", "2", "3"] == [request.headers.get("x-retry-count") for request in sandbox.requests]
 
 
+@pytest.mark.rule("L5")
 @pytest.mark.parametrize("bad", [0, 7, 15])
 def test_a_refused_call_is_found_and_the_others_arrive_in_order(state: State, bad: int) -> None:
     """A 400 halves the batch until the one bad call is alone; it is kept, and the rest goes on in order."""
@@ -202,6 +205,7 @@ def test_a_batch_that_is_too_large_for_something_in_between_is_split(state: Stat
     assert list(range(7)) == numbers(sandbox.accepted)
 
 
+@pytest.mark.rule("L5")
 def test_when_every_call_is_refused_it_is_not_the_calls(state: State, sandbox: Sandbox) -> None:
     """After so many refusals without a success in between delivery stops, and leaves all calls pending."""
     fill(state, 100)
@@ -263,6 +267,7 @@ def test_answers_that_no_retry_can_mend_stop_at_once(
     assert (40, 0) == (again.delivered, again.unsure)
 
 
+@pytest.mark.rule("L2")
 def test_an_unreachable_segment_leaves_everything_pending(
     state: State, clock: FakeClock, sandbox: Sandbox
 ) -> None:
@@ -278,6 +283,7 @@ def test_an_unreachable_segment_leaves_everything_pending(
         assert (10, 0) == (send(state, to).delivered, len(sandbox.duplicates))
 
 
+@pytest.mark.rule("D1", "D2")
 def test_a_lost_answer_is_asked_for_again_with_the_same_ids(state: State, sandbox: Sandbox) -> None:
     """Calls whose answer got lost go again under their ids, so that Segment knows them, and are counted."""
     fill(state, 10)
@@ -289,6 +295,7 @@ def test_a_lost_answer_is_asked_for_again_with_the_same_ids(state: State, sandbo
     assert list(range(10)) == numbers(sandbox.accepted)
 
 
+@pytest.mark.rule("D2")
 def test_calls_are_unsure_when_they_go_out_again_not_before(
     state: State, sandbox: Sandbox, clock: FakeClock
 ) -> None:
@@ -565,6 +572,7 @@ sys.exit(delivery.error.exit_code)
 """
 
 
+@pytest.mark.rule("L7")
 def test_sigterm_ends_a_process_with_the_answers_noted(tmp_path: Path, sandbox: Sandbox) -> None:
     """A process that is told to end exits with 143, and its successor sends only what is left."""
     path = tmp_path / "shop.duckdb"

@@ -98,6 +98,6 @@ def test_every_dependency_has_its_reason() -> None:
 
 def test_links_of_the_docs_lead_somewhere() -> None:
     """Each relative link in README and docs names a file that is there."""
-    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"

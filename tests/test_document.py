@@ -160,6 +160,7 @@ def test_not_utf8(tmp_path: Path) -> None:
     assert "users.yml: is not UTF-8 text" == str(caught.value)
 
 
+@pytest.mark.rule("E11")
 @pytest.mark.parametrize(
     ("text", "filled"),
     [

@@ -77,6 +77,7 @@ def test_linked_sync(tmp_path: Path, root: Path) -> None:
     assert root == find_project(link, {}).root
 
 
+@pytest.mark.rule("E11")
 def test_environment(root: Path) -> None:
     """.env is read as it is written; the environment wins over it."""
     write(root / ".env", "# keys\nA=1\nexport B='2'\nC=x$y${A}\nEMPTY=\nNOTHING\n")
@@ -368,6 +369,7 @@ def test_no_warehouse(root: Path, settings: str, env: dict[str, str], message: s
     assert message == str(caught.value)
 
 
+@pytest.mark.rule("E9")
 def test_one_name_twice(root: Path) -> None:
     """Two syncs of one name would share their state, and are refused."""
     first = load(root / "syncs/users.yml")[0]

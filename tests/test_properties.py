@@ -110,6 +110,7 @@ def test_calls_turn_each_picture_into_the_next(
             assert ([], 0, len(picture)) == (again.calls, again.run.calls.enqueued, again.run.unchanged)
 
 
+@pytest.mark.rule("D4")
 @given(there=pictures, back=pictures)
 @settings(max_examples=4, deadline=None)
 def test_no_message_id_comes_twice(
@@ -134,6 +135,7 @@ keys_at_fault = st.lists(
 )
 
 
+@pytest.mark.rule("R1")
 @given(history=st.lists(keys_at_fault, min_size=1, max_size=3))
 @quickly
 def test_every_row_is_accounted_for(
@@ -189,6 +191,7 @@ timed = st.dictionaries(
 )
 
 
+@pytest.mark.rule("O1")
 @given(history=st.lists(timed, min_size=2, max_size=3))
 @quickly
 def test_each_user_gets_calls_in_the_promised_order(
@@ -214,6 +217,7 @@ def test_each_user_gets_calls_in_the_promised_order(
                 assert sorted(places) == places
 
 
+@pytest.mark.rule("O1")
 def test_order_holds_over_many_lanes_and_connections(tmp_path: Path) -> None:
     """With thousands of calls over several connections each user's calls still come in order, each once."""
     count = 9_000
@@ -232,6 +236,7 @@ def test_order_holds_over_many_lanes_and_connections(tmp_path: Path) -> None:
         assert count == sum(map(len, by_user.values()))
 
 
+@pytest.mark.rule("K16")
 def test_a_canary_holds_back_the_rest_and_the_next_run_finishes(tmp_path: Path) -> None:
     """`--limit` lets so many calls leave in a run; no new rows are read before the rest is delivered."""
     with Sandbox() as sandbox:

@@ -61,6 +61,7 @@ TABLE = [
 ]
 
 
+@pytest.mark.rule("L6")
 @pytest.mark.parametrize(
     ("answer", "verdict"), TABLE, ids=[f"{answer.status} {answer.body[:12]!r}" for answer, _ in TABLE]
 )

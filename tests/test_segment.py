@@ -124,6 +124,7 @@ def test_connections_are_kept() -> None:
     assert 1 == server.connections
 
 
+@pytest.mark.rule("L6")
 def test_redirects_are_not_followed(sandbox: Sandbox) -> None:
     """A redirect is an answer like another: the batch goes nowhere else, and certainly not as a GET."""
     sandbox.script([Answer(status, location=f"{sandbox.url}/elsewhere") for status in (301, 302, 307)])
@@ -235,6 +236,7 @@ def test_a_known_key_raises_no_doubt() -> None:
         assert to.check_key() is None
 
 
+@pytest.mark.rule("R11")
 def test_an_unknown_key_is_an_error_without_the_key() -> None:
     """Segment would answer 200 and drop every call, so the run must not begin."""
     unknowing = Sandbox(unknown_keys=["bad-key"])
@@ -295,6 +297,7 @@ def test_an_answer_cut_off_in_the_middle_is_unsure() -> None:
     assert (None, True) == (found.status, found.unsure)
 
 
+@pytest.mark.rule("E12")
 def test_the_key_is_in_no_text(sandbox: Sandbox) -> None:
     """Neither a repr nor what a gateway quotes from the request gives the write key away."""
     to = destination(SegmentSettings(write_key="wk-secret"), "wk-secret")

@@ -34,6 +34,7 @@ def staged(bench: Bench) -> list[tuple[Any, ...]]:
     return bench.state.db.execute("SELECT key, row.v::VARCHAR FROM stage ORDER BY ALL").fetchall()
 
 
+@pytest.mark.rule("W7")
 @pytest.mark.parametrize(
     ("first", "second", "kind", "texts"),
     [
@@ -65,6 +66,7 @@ def test_key_of_several_types(bench: Bench) -> None:
     assert [("2", "duplicate_key", 2)] == found
 
 
+@pytest.mark.rule("G8")
 def test_error_in_the_midst_of_a_read(bench: Bench) -> None:
     """The error of a read that breaks off is the warehouse's own, not DuckDB's."""
 
@@ -76,6 +78,7 @@ def test_error_in_the_midst_of_a_read(bench: Bench) -> None:
         stage(bench.state.db, SYNC, read_mapping(SYNC), breaking())
 
 
+@pytest.mark.rule("R2")
 def test_a_value_that_the_warehouse_could_not_read_rejects_its_row(bench: Bench) -> None:
     """A row with a fault is kept apart by its reason; the rows beside it and in later batches go on."""
     first = pa.RecordBatch.from_pydict(
@@ -90,6 +93,7 @@ def test_a_value_that_the_warehouse_could_not_read_rejects_its_row(bench: Bench)
     assert [("b", "bad_text", 1), ("c", "duplicate_key", 2), (None, "null_key", 1)] == found
 
 
+@pytest.mark.rule("W7")
 def test_types_hold_across_many_batches(bench: Bench) -> None:
     """A column may be null for 100,000 rows and then hold text; integers may become decimals."""
     nulls = [

@@ -215,6 +215,7 @@ def test_the_holder_is_named_while_it_holds(path: Path) -> None:
     assert holder(path) is None
 
 
+@pytest.mark.rule("G12")
 def test_a_second_process_is_told_who_holds_the_state(path: Path) -> None:
     """While one process holds a sync, another gets exit code 5 and the name of the first."""
     now = "datetime(2026, 3, 1, tzinfo=UTC)"

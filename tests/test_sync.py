@@ -501,6 +501,7 @@ BAD = [
 ]
 
 
+@pytest.mark.rule("E13", "F15", "G6")
 @pytest.mark.parametrize(("text", "message"), BAD, ids=[message[:60] for _, message in BAD])
 def test_refused(tmp_path: Path, text: str, message: str) -> None:
     """A mistake is named by file, line and key, in a sentence."""
@@ -547,6 +548,7 @@ def test_without_a_file() -> None:
     assert ("users", "users primary_key") == (sync.path, sync.where("primary_key"))
 
 
+@pytest.mark.rule("E10")
 def test_defaults(tmp_path: Path) -> None:
     """The project's settings count where the sync does not say otherwise, key by key."""
     sync = read(
@@ -588,6 +590,7 @@ def test_empty_defaults(tmp_path: Path) -> None:
     assert "UTC" == read(tmp_path, IDENTIFY, "timezone:\nguards:\n").timezone
 
 
+@pytest.mark.rule("E12")
 def test_no_secret_is_shown(tmp_path: Path) -> None:
     """Neither the write key nor the warehouse's URL is in the text of a sync or of an error."""
     secrets = "warehouse: postgresql://me:hunter2@db/shop\nsegment: {write_key: hunter2"

@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 import duckdb
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -82,6 +83,7 @@ class Geometry:
     id: str = "geometry"
 
 
+@pytest.mark.rule("W6")
 def test_a_type_without_a_spelling() -> None:
     """A type that is not known has no canonical form, rather than a wrong one."""
     assert canonical(Geometry(), "shape", "UTC") is None  # type: ignore[arg-type]

@@ -155,6 +155,7 @@ def test_several_batches(shop: Shop) -> None:
     assert list(range(1, 5001)) == [i for batch in batches for i in batch["i"].to_pylist()]
 
 
+@pytest.mark.rule("W3")
 def test_streams(shop: Shop) -> None:
     """The first batch of a result that no memory could hold arrives, and the rest can be left unread."""
     with shop.open() as warehouse:
@@ -272,6 +273,7 @@ def test_error_while_reading_postgres(postgres_url: str) -> None:
             list(reading)
 
 
+@pytest.mark.rule("W1")
 @pytest.mark.parametrize(
     "sql",
     [
@@ -291,6 +293,7 @@ def test_writes_are_refused(shop: Shop, sql: str) -> None:
         assert [{"n": 3}] == rows(warehouse, "SELECT count(*) AS n FROM users")
 
 
+@pytest.mark.rule("W2")
 @pytest.mark.parametrize(
     "sql", ["INSERT INTO users (user_id) VALUES (4)", "/* a */ -- b\nINSERT INTO users VALUES (4)"]
 )
@@ -307,12 +310,14 @@ def test_duckdb_file_is_shared(shop: Shop) -> None:
         assert 3 == len(rows(warehouse, "SELECT user_id FROM users"))
 
 
+@pytest.mark.rule("W1")
 def test_function_that_writes(postgres_url: str) -> None:
     """A SELECT of a function that writes is refused by the database itself."""
     with open_warehouse(postgres_url, Path()) as warehouse, pytest.raises(ModelError, match="read-only"):
         list(warehouse.read(model("SELECT lo_create(0) AS made")))
 
 
+@pytest.mark.rule("W2")
 @pytest.mark.parametrize(
     "sql", ["SELECT 1 AS a;\nSELECT 2 AS a", "SELECT ';' AS a; -- one\nDELETE FROM users"]
 )
@@ -353,6 +358,7 @@ def test_cast_by_colons(postgres_url: str) -> None:
         assert [{"a": 7, "b": "it's; %", "c": " ; ' "}] == rows(warehouse, sql)
 
 
+@pytest.mark.rule("W5", "V8")
 def test_json_keeps_its_digits(shop: Shop) -> None:
     """JSON arrives as the text that it is, with all digits of its numbers."""
     with shop.open() as warehouse:
@@ -362,6 +368,7 @@ def test_json_keeps_its_digits(shop: Shop) -> None:
     assert ['{"n":12345678901234567890.123,"half":0.10}'] == texts_seen_by_duckdb(batch)["document"]
 
 
+@pytest.mark.rule("W1")
 @pytest.mark.parametrize("shop", ["duckdb", "sqlite"], indirect=True)
 def test_file_stays_as_it_was(shop: Shop) -> None:
     """Reading changes neither the warehouse's bytes nor its time, and leaves nothing beside it."""
@@ -396,6 +403,7 @@ def test_file_that_is_no_database(dialect: str, tmp_path: Path) -> None:
         open_warehouse(f"{dialect}:///notes.txt", tmp_path)
 
 
+@pytest.mark.rule("W4")
 @pytest.mark.parametrize("dialect", ["duckdb", "sqlite"])
 def test_absolute_path(dialect: str, tmp_path: Path) -> None:
     """Four slashes begin an absolute path."""
@@ -408,6 +416,7 @@ def test_absolute_path(dialect: str, tmp_path: Path) -> None:
         assert [{"one": 1}] == rows(warehouse, "SELECT 1 AS one")
 
 
+@pytest.mark.rule("W4")
 @pytest.mark.parametrize("url", ["duckdb://", "duckdb:///:memory:"])
 def test_files_through_duckdb(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Paths in a model's SQL start from the project folder, where the working folder has no such file."""
@@ -450,6 +459,7 @@ def test_wrong_user(postgres_url: str) -> None:
         open_warehouse(postgres_url.replace("postgres:@", "nobody:hush@"), Path())
 
 
+@pytest.mark.rule("G8")
 def test_read_that_breaks_off(postgres_url: str) -> None:
     """A connection lost in the midst of the rows is an error, never an end."""
     with (
