@@ -32,12 +32,14 @@ def refusal(sentence: str, *at: str) -> PydanticCustomError:
 
 
 def explain(error: ValidationError, model: type[Frozen], document: Document) -> ConfigError:
-    """All that pydantic found as one error, in the order of the file: others are lines below the first."""
+    """All that pydantic found as one error, in the order of the file: others are lines below the first.
+
+    What is missing comes last, since a key that is misspelled above may be it.
+    """
     found = sorted(
-        ((_location(details), _sentence(details, model)) for details in error.errors()),
-        key=lambda one: document.line(one[0]),
+        error.errors(), key=lambda details: (details["type"] == "missing", document.line(_location(details)))
     )
-    (first, message), others = found[0], found[1:]
+    (first, message), *others = ((_location(details), _sentence(details, model)) for details in found)
     lines = [message, *(f"also {document.where(location)}: {sentence}" for location, sentence in others)]
     return ConfigError("\n".join(lines), where=document.where(first))
 

@@ -512,17 +512,18 @@ def test_refused(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_all_mistakes(tmp_path: Path) -> None:
-    """All mistakes are told at once, in the order of the file."""
+    """All mistakes are told at once, in the order of the file, and what is missing last."""
     with pytest.raises(ConfigError) as caught:
-        read(tmp_path, "timezone: Nowhere\nmodle: users\nprimary_key: []\nidentify: {user_id: 5}")
+        read(tmp_path, "group: {}\ntimezone: Nowhere\nmodle: users\nprimary_key: []\nidentify: {user_id: 5}")
 
-    assert "syncs/users.yml:1 timezone" == caught.value.where
+    assert "syncs/users.yml:2 timezone" == caught.value.where
     assert [
         "`Nowhere` is no time zone; write one such as `Europe/Berlin`",
-        "also syncs/users.yml:2 modle: unknown key `modle`; did you mean `model`?",
-        "also syncs/users.yml:3 primary_key: must not be an empty list",
-        "also syncs/users.yml:4 identify.user_id: "
+        "also syncs/users.yml:3 modle: unknown key `modle`; did you mean `model`?",
+        "also syncs/users.yml:4 primary_key: must not be an empty list",
+        "also syncs/users.yml:5 identify.user_id: "
         "must be text, not a number (put it in quotes if text is meant)",
+        "also syncs/users.yml:1 group.group_id: `group_id` is missing",
     ] == caught.value.message.splitlines()
 
 
