@@ -6,15 +6,32 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeAlias
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from retl.errors import MissingColumnError, ModelError
 from retl.model import Model
 
 BATCH_ROWS = 32_768
 """Rows a batch holds at most, where the caller does not say."""
+
+FAULT = "retl.fault"
+"""The last column of a batch in which a row holds a value that cannot be sent; other batches lack it.
+
+It is text: for such a row the reason code for which it must be rejected, NULL for a sound one. The value
+itself is NULL in its own column.
+"""
+
+BAD_TEXT = "bad_text"
+"""The reason of a row with text that is not valid Unicode."""
+
+BAD_TIMESTAMP = "bad_timestamp"
+"""The reason of a row with a date or timestamp that is none, or lies outside the years 1 to 9999."""
+
+Parsed: TypeAlias = tuple[pa.Array, pa.Array | None]
+"""A column's values, and for each row the reason to reject it or NULL; None where all rows are sound."""
 
 
 FAULT = "retl.fault"
@@ -57,7 +74,9 @@ class Warehouse(Protocol):
 
         Nothing happens before the first batch is asked for. There is always a first batch, so that a
         result without rows still has a schema. Batches may differ in the type of a column where the
-        database fixes none: SQLite's, and Postgres' `numeric` without a precision.
+        database fixes none: SQLite's, and Postgres' `numeric` without a precision. A value that is no
+        value, as a timestamp of the year 0, stops nothing: it is NULL, and the batch has `FAULT` as one
+        more, last column, with the reason to reject the row. Only wanted columns cause a fault.
 
         Args:
             model: what to read.
@@ -65,7 +84,8 @@ class Warehouse(Protocol):
             batch_rows: the most rows that a batch holds.
 
         Raises:
-            ModelError: the SQL fails, is not one SELECT, names two columns alike, or lacks a wanted one.
+            ModelError: the SQL fails, is not one SELECT, names two columns alike, lacks a wanted one, or a
+                wanted one has a type without a spelling.
             WarehouseError: the warehouse cannot be reached, or the read broke off.
         """
         ...
@@ -84,6 +104,15 @@ class Warehouse(Protocol):
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def batch_of(names: Sequence[str], columns: Sequence[Parsed]) -> pa.RecordBatch:
+    """The batch of these columns, with `FAULT` where a row is at fault."""
+    faults = [reasons for _, reasons in columns if reasons is not None]
+    arrays = [array for array, _ in columns]
+    if not faults:
+        return pa.RecordBatch.from_arrays(arrays, list(names))
+    return pa.RecordBatch.from_arrays([*arrays, pc.coalesce(*faults)], [*names, FAULT])
 
 
 def at_line(model: Model, line: int | None) -> str:
@@ -109,16 +138,27 @@ def distinct(model: Model, names: Sequence[str]) -> None:
     """Refuse a result in which two columns share a name, upper and lower case taken as one.
 
     Raises:
-        ModelError: two columns do.
+        ModelError: two columns do, or one has the name of `FAULT`.
     """
+    if FAULT in names:
+        raise ModelError(
+            f"model {model.name} has a column `{FAULT}`, which is a name of retl's own",
+            where=model.where,
+            hint="Give the column another name.",
+        )
     spellings = Counter(name.casefold() for name in names)
     twice = [name for name in names if spellings[name.casefold()] > 1]
     if twice:
-        raise ModelError(
-            f"model {model.name} has more than one column `{twice[0]}`",
-            where=model.where,
-            hint="Name each column once: SELECT orders.id AS order_id, users.id AS user_id …",
-        )
+        raise named_twice(model, twice[0])
+
+
+def named_twice(model: Model, name: str) -> ModelError:
+    """The error for a model with two columns of that name."""
+    return ModelError(
+        f"model {model.name} has more than one column `{name}`",
+        where=model.where,
+        hint="Name each column once: SELECT orders.id AS order_id, users.id AS user_id …",
+    )
 
 
 def wanted(model: Model, names: Sequence[str], columns: Collection[str] | None) -> list[str]:
@@ -142,7 +182,7 @@ def wanted(model: Model, names: Sequence[str], columns: Collection[str] | None) 
     return [name for name in names if name in columns]
 
 
-_TOKEN = re.compile(
+TOKEN = re.compile(
     r"""
     (?P<comment> --[^\n]* | /\*.*?\*/ )
   | \b[eE]'(?:\\.|[^'\\])*' | '[^']*' | "[^"]*" | `[^`]*` | \$(?P<tag>\w*)\$.*?\$(?P=tag)\$
@@ -151,17 +191,22 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+"""A token of SQL; `comment` is no part of the statement, `end` ends it."""
 
 
-def one_statement(model: Model) -> str:
+def one_statement(model: Model, token: re.Pattern[str] = TOKEN) -> str:
     """The model's SQL without the semicolon that ends it and what follows; its lines stay where they are.
+
+    Args:
+        model: whose SQL it is.
+        token: matches the database's tokens, as `TOKEN` does for most.
 
     Raises:
         ModelError: there is no SQL, or more than one statement.
     """
-    tokens = [token for token in _TOKEN.finditer(model.sql) if not token["comment"]]
-    ends = [token.start() for token in tokens if token["end"]]
-    words = [token for token in tokens if not token["end"]]
+    tokens = [found for found in token.finditer(model.sql) if not found["comment"]]
+    ends = [found.start() for found in tokens if found["end"]]
+    words = [found for found in tokens if not found["end"]]
     if not words:
         raise ModelError(f"model {model.name} holds no SQL", where=model.where)
     if not ends:
@@ -176,14 +221,14 @@ def one_statement(model: Model) -> str:
     return model.sql[: ends[0]]
 
 
-def one_select(model: Model) -> str:
+def one_select(model: Model, token: re.Pattern[str] = TOKEN) -> str:
     """As `one_statement`, for databases that do not say what kind of statement they were given.
 
     Raises:
         ModelError: the SQL is not one statement, or it does not begin like a SELECT.
     """
-    sql = one_statement(model)
-    first = next(token for token in _TOKEN.finditer(sql) if not token["comment"])
+    sql = one_statement(model, token)
+    first = next(found for found in token.finditer(sql) if not found["comment"])
     if first[0].upper() not in ("SELECT", "WITH", "("):
         raise not_a_select(model, first[0].upper(), model.sql.count("\n", 0, first.start()) + 1)
     return sql
