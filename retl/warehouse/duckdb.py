@@ -13,8 +13,10 @@ from retl.model import Model
 from retl.warehouse.base import (
     BATCH_ROWS,
     Column,
+    Parsed,
     Warehouse,
     at_line,
+    batch_of,
     distinct,
     line_in,
     not_a_select,
@@ -22,6 +24,7 @@ from retl.warehouse.base import (
     sentence_in,
     wanted,
 )
+from retl.warehouse.texts import within_years
 
 # How messages begin that are not about the SQL; errors in the midst of a read arrive without their class.
 _WORLDS_FAULT = re.compile(
@@ -131,6 +134,11 @@ def _arrow_reader(cursor: duckdb.DuckDBPyConnection, sql: str, batch_rows: int) 
 def _at_least_one(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
     batch = None
     for batch in reader:
-        yield batch
+        yield batch_of(batch.schema.names, [_parsed(column) for column in batch.columns])
     if batch is None:
         yield pa.RecordBatch.from_pylist([], schema=reader.schema)
+
+
+def _parsed(column: pa.Array) -> Parsed:
+    is_instant = pa.types.is_date32(column.type) or pa.types.is_timestamp(column.type)
+    return within_years(column) if is_instant else (column, None)

@@ -2,15 +2,24 @@
 
 Numbers, text, truth values and bytes are taken as the driver loads them. All other types are asked
 for as text, which Arrow parses a column at a time: that is exact, and faster than Python objects.
+
+Only types whose text is what anybody would expect are read as text; for others a model has to say what
+they shall be.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
+from sqlalchemy.engine import Connection
+
+from retl.errors import ModelError
+from retl.model import Model
+from retl.warehouse import texts, untyped
+from retl.warehouse.base import BAD_TIMESTAMP, Parsed
 
 SESSION = (
     "SET TimeZone = 'UTC'",
@@ -20,9 +29,6 @@ SESSION = (
     # The whole result is read, so the plan that is fastest to the last row is wanted, not to the first.
     "SET cursor_tuple_fraction = 1",
 )
-
-_WIDEST = 38
-"""Digits of the widest decimal that Arrow's decimal128 and DuckDB have."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +55,93 @@ _TYPES = (
     _Type(1082, 1182, pa.date32()),
     _Type(1114, 1115, pa.timestamp("us")),
     _Type(1184, 1185, pa.timestamp("us", "UTC")),
-    _Type(_NUMERIC, 1231, pa.decimal128(_WIDEST, 0)),
+    _Type(_NUMERIC, 1231, pa.decimal128(38, 0)),
     _Type(2950, 2951, pa.string()),
     _Type(3802, 3807, pa.json_()),
 )
 _BY_OID = {type_.oid: type_ for type_ in _TYPES}
 _BY_ARRAY_OID = {type_.array_oid: type_ for type_ in _TYPES}
+_OTHER = _Type(0, 0, pa.string())
+"""Any type that is taken for its text."""
+
+_TEXT_CATEGORIES = frozenset("SENDTVIX")
+"""Strings, enums, numbers as money, dates and times, intervals, bits, networks, and what has no type yet."""
+
+_TEXT_OIDS = {18, 142, 774, 829, 3220}
+"""Of other categories: "char", xml, macaddr8, macaddr, pg_lsn."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What Postgres says of a type.
+
+    Attributes:
+        oid: its number.
+        name: as SQL writes it.
+        is_array: whether its values are arrays.
+        is_row: whether they are rows.
+        type: how a value, or an array's element, is read; None where it has no clear spelling.
+    """
+
+    oid: int
+    name: str
+    is_array: bool
+    is_row: bool
+    type: _Type | None
+
+
+_KINDS = """
+SELECT t.oid::text, format_type(t.oid, NULL), t.typcategory::text, t.typtype::text, b.oid::text,
+    b.typcategory::text, b.typtype::text
+FROM pg_type AS t
+LEFT JOIN pg_type AS e ON t.typcategory = 'A' AND e.oid = t.typelem
+LEFT JOIN pg_type AS b ON b.oid = CASE WHEN e.typtype = 'd' THEN e.typbasetype ELSE e.oid END
+WHERE t.oid IN ({oids})
+"""
+
+
+def kinds(connection: Connection, oids: Iterable[int]) -> Mapping[int, Kind]:
+    """What the database says of these types."""
+    listed = ", ".join(map(str, {int(oid) for oid in oids}))
+    if not listed:
+        return {}
+    found = {}
+    for oid, name, category, form, *element in connection.exec_driver_sql(_KINDS.format(oids=listed)):
+        type_ = _how_to_read(*element) if category == "A" else _how_to_read(oid, category, form)
+        if category == "A" and int(oid) not in _BY_ARRAY_OID and type_ and not type_.as_text:
+            type_ = None  # an array of a domain over a type that only the driver can read
+        is_row = form == "c" or name == "record"
+        found[int(oid)] = Kind(int(oid), name, category == "A", is_row, type_)
+    return found
+
+
+def _how_to_read(oid: str | None, category: str | None, form: str | None) -> _Type | None:
+    if oid is None or category is None:
+        return None
+    if int(oid) in _BY_OID:
+        return _BY_OID[int(oid)]
+    is_text = int(oid) in _TEXT_OIDS or (form in ("b", "e") and category in _TEXT_CATEGORIES)
+    return _OTHER if is_text else None
+
+
+def without_spelling(model: Model, column: str, kind: Kind) -> ModelError:
+    """The error for a column whose type has no clear spelling."""
+    if kind.name.rpartition(".")[2] in ("geometry", "geography"):
+        cast = f"ST_AsGeoJSON({column})::json"
+    elif kind.is_array or kind.is_row or kind.name.rpartition(".")[2] == "hstore":
+        cast = f"to_jsonb({column})"
+    else:
+        cast = f"{column}::text"
+    return ModelError(
+        f"model {model.name}: the column `{column}` has the type {kind.name}, which has no clear spelling",
+        where=model.where,
+        hint=f"Cast it in the model: {cast}; or leave the column out of the sync.",
+    )
+
+
+def quoted(name: str) -> str:
+    """A column's name in SQL."""
+    return '"' + name.replace('"', '""') + '"'
 
 
 def load_as_text(connection: Any) -> None:
@@ -89,80 +176,112 @@ def _psycopg2_loads_text(connection: Any) -> None:
             )
 
 
-def to_arrow(values: Sequence[Any], oid: int, precision: int | None, scale: int | None) -> pa.Array | None:
+def to_arrow(values: Sequence[Any], kind: Kind, precision: int | None, scale: int | None) -> Parsed:
     """A column's values in the Arrow type that goes with its Postgres type.
 
     Args:
         values: as loaded by a connection that `load_as_text` has seen.
-        oid: the type.
+        kind: the type, which has a spelling.
         precision: of a numeric column that has one.
         scale: likewise.
-
-    Returns:
-        The array; None where the values do not fit: an array of more than one dimension.
     """
-    if oid in _BY_ARRAY_OID:
-        element = _BY_ARRAY_OID[oid]
-        try:
-            lists = pa.array(values, pa.list_(pa.string() if element.as_text else element.arrow))
-        except (pa.ArrowInvalid, pa.ArrowTypeError):
-            return None
-        items = _parsed(lists.values, element, None, None)
-        return pa.ListArray.from_arrays(lists.offsets, items, mask=lists.is_null())
-    type_ = _BY_OID.get(oid)
-    if type_ is None:
-        return pa.array(values, pa.string())
-    loaded = pa.array(values, pa.string() if type_.as_text else type_.arrow)
-    return _parsed(loaded, type_, precision, scale)
+    assert kind.type is not None
+    if not kind.is_array:
+        return _parsed(pa.array(values, _loaded(kind.type)), kind.type, precision, scale)
+    if kind.oid not in _BY_ARRAY_OID:
+        values = [None if value is None else _items(value) for value in values]
+    depths = {_dimensions(value) for value in values if value}
+    if len(depths) > 1:
+        return _json_lists(values, kind.type)
+    shape = _loaded(kind.type)
+    for _ in range(max(depths, default=1)):
+        shape = pa.list_(shape)
+    return _lists(pa.array(values, shape), kind.type)
 
 
-def _parsed(loaded: pa.Array, type_: _Type, precision: int | None, scale: int | None) -> pa.Array:
+def _dimensions(value: Any) -> int:
+    return 1 + _dimensions(value[0]) if isinstance(value, list) else 0
+
+
+def _loaded(type_: _Type) -> pa.DataType:
+    return pa.string() if type_.as_text else type_.arrow
+
+
+def _lists(lists: pa.Array, type_: _Type) -> Parsed:
+    is_nested = pa.types.is_list(lists.type.value_type)
+    items, reasons = _lists(lists.values, type_) if is_nested else _parsed(lists.values, type_, None, None)
+    array = pa.ListArray.from_arrays(lists.offsets, items, mask=lists.is_null())
+    if reasons is not None:
+        rows = pc.list_parent_indices(lists).filter(reasons.is_valid())
+        reasons = _at_rows(len(lists), set(rows.to_pylist()))
+    return array, reasons
+
+
+def _json_lists(values: Sequence[Any], type_: _Type) -> Parsed:
+    """Arrays of several dimensions among those of fewer, for which Arrow has no type, as JSON."""
+    found = [(row, leaf) for row, value in enumerate(values) if value is not None for leaf in _leaves(value)]
+    items, reasons = _parsed(pa.array([leaf for _, leaf in found], _loaded(type_)), type_, None, None)
+    if pa.types.is_float32(items.type):
+        items = items.cast(pa.string()).cast(pa.float64())  # 0.1 is 0.1, not the double next to it
+    spelled = items if items.type == pa.json_() else untyped.as_json(items.to_pylist())[0]
+    leaves = iter(spelled.storage.to_pylist())
+    array = texts.as_json(
+        pa.array([None if value is None else _json_list(value, leaves) for value in values], pa.string())
+    )
+    if reasons is not None:
+        bad = zip(found, reasons.is_valid().to_pylist(), strict=True)
+        reasons = _at_rows(len(values), {row for (row, _), is_bad in bad if is_bad})
+    return array, reasons
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    for item in value:
+        if isinstance(item, list):
+            yield from _leaves(item)
+        else:
+            yield item
+
+
+def _json_list(value: Sequence[Any], leaves: Iterator[str | None]) -> str:
+    items = (_json_list(item, leaves) if isinstance(item, list) else next(leaves) or "null" for item in value)
+    return f"[{','.join(items)}]"
+
+
+def _at_rows(count: int, rows: set[int]) -> pa.Array:
+    return pa.array([BAD_TIMESTAMP if row in rows else None for row in range(count)], pa.string())
+
+
+_ITEM = re.compile(r'"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<brace>[{}])|(?P<plain>[^{},"]+)', re.DOTALL)
+
+
+def _items(text: str) -> list[Any]:
+    """The elements of an array that Postgres wrote as text, each a text or None."""
+    open_lists: list[list[Any]] = [[]]
+    # What stands before the first brace says only at which number the elements begin.
+    for item in _ITEM.finditer(text, text.index("{")):
+        if item["quoted"] is not None:
+            open_lists[-1].append(re.sub(r"\\(.)", r"\1", item["quoted"], flags=re.DOTALL))
+        elif item["plain"] is not None:
+            open_lists[-1].append(None if item["plain"] == "NULL" else item["plain"])
+        elif item["brace"] == "{":
+            open_lists.append([])
+        else:
+            done = open_lists.pop()
+            open_lists[-1].append(done)
+    whole: list[Any] = open_lists[0][0]
+    return whole
+
+
+def _parsed(loaded: pa.Array, type_: _Type, precision: int | None, scale: int | None) -> Parsed:
     if not type_.as_text or type_.arrow == pa.string():
-        return loaded
+        return loaded, None
     if type_.arrow == pa.json_():
-        return pa.ExtensionArray.from_storage(pa.json_(), loaded)
+        return texts.as_json(loaded), None
     if type_.oid == _NUMERIC:
-        return _decimals(loaded, precision, scale)
-    try:
-        return loaded.cast(type_.arrow)
-    except pa.ArrowInvalid:
-        return _instants_far_off(loaded, type_.arrow)
+        # Neither decimals nor JSON have these.
+        return texts.decimals(_without(loaded, "NaN", "Infinity", "-Infinity"), precision, scale), None
+    return texts.instants(_without(loaded, "infinity", "-infinity"), type_.arrow)
 
 
-def _decimals(texts: pa.Array, precision: int | None, scale: int | None) -> pa.Array:
-    """Decimals of the column's own scale; without one, of the batch's; what is too wide, as JSON numbers.
-
-    NaN and the infinities, which neither decimals nor JSON have, become null.
-    """
-    finite = pc.if_else(pc.is_in(texts, pa.array(["NaN", "Infinity", "-Infinity"])), None, texts)
-    if precision is not None and scale is not None:
-        # Postgres has scales below 0 and above the precision, Arrow and DuckDB have neither.
-        width = precision - scale if scale < 0 else max(precision, scale)
-        if width <= _WIDEST:
-            return finite.cast(pa.decimal128(width, max(scale, 0)))
-    digits = pc.utf8_ltrim(finite, "-")
-    length, point = pc.binary_length(digits), pc.find_substring(digits, ".")
-    whole = pc.max(pc.if_else(pc.less(point, 0), length, point)).as_py() or 0
-    decimals = pc.max(pc.if_else(pc.less(point, 0), 0, pc.subtract(length, pc.add(point, 1)))).as_py() or 0
-    # Counted, not tried: Arrow's cast makes a wrong number of one that is too wide, without a word.
-    if whole + decimals <= _WIDEST:
-        return finite.cast(pa.decimal128(_WIDEST, decimals))
-    return pa.ExtensionArray.from_storage(pa.json_(), finite)
-
-
-def _instants_far_off(texts: pa.Array, arrow: pa.DataType) -> pa.Array:
-    """Dates and timestamps among which are infinities, or years outside 1 to 9999.
-
-    Arrow does not parse these, DuckDB does: its infinities are ends of Arrow's range, and come back
-    as infinities wherever DuckDB reads the batch. Postgres' last years, after 294246, stay text.
-    """
-    plain = pc.replace_substring(texts, "+00", "") if pa.types.is_timestamp(arrow) else texts
-    plain = pc.replace_substring_regex(plain, r"^(\S+)(.*) BC$", r"\1 (BC)\2")
-    target = "DATE" if pa.types.is_date(arrow) else "TIMESTAMP"
-    with duckdb.connect() as connection:
-        connection.register("texts", pa.table({"text": plain}))
-        try:
-            parsed = connection.sql(f"SELECT CAST(text AS {target}) AS parsed FROM texts").to_arrow_table()
-        except duckdb.ConversionException:
-            return texts
-    return parsed["parsed"].combine_chunks().cast(arrow)
+def _without(values: pa.Array, *words: str) -> pa.Array:
+    return pc.if_else(pc.is_in(values, pa.array(words)), None, values)

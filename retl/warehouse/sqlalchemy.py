@@ -1,9 +1,11 @@
-"""Models read from Postgres, SQLite, and whatever else SQLAlchemy has a dialect for."""
+"""Models read from Postgres, MySQL, SQLite, and whatever else SQLAlchemy has a dialect for."""
 
 import difflib
 import re
 import sqlite3
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,24 +19,28 @@ from sqlalchemy.pool import QueuePool
 
 from retl.errors import ConfigError, ModelError, WarehouseError
 from retl.model import Model
-from retl.warehouse import postgres
+from retl.warehouse import mysql, postgres
 from retl.warehouse.base import (
     BATCH_ROWS,
+    TOKEN,
     Column,
+    Parsed,
     Warehouse,
     at_line,
+    batch_of,
     distinct,
     line_in,
+    named_twice,
     not_a_select,
     one_select,
     sentence_in,
     wanted,
 )
-from retl.warehouse.untyped import as_json, inferred
+from retl.warehouse.untyped import inferred
 
 _PACKAGES = {
-    "MySQLdb": "mysqlclient",
     "psycopg2": "psycopg2-binary",
+    "pymysql": "'retl[mysql]'",
     "bigquery": "sqlalchemy-bigquery",
     "clickhouse": "clickhouse-sqlalchemy",
     "databricks": "databricks-sqlalchemy",
@@ -52,19 +58,25 @@ _SQLITES_MODEL_FAULTS = {
     sqlite3.SQLITE_AUTH,
 }
 
+_AS_SUBQUERY = "\n) AS model"
+
+Reader = Callable[[Sequence[Any]], Parsed]
+"""Makes a column of the values that the driver loaded."""
+
 
 class SQLAlchemyWarehouse(Warehouse):
     """A database behind SQLAlchemy, read-only as far as the database knows such a thing.
 
-    Postgres' columns have fixed Arrow types (see `retl.warehouse.postgres`). Elsewhere a column's type
-    is taken from the values of each batch: null where all are NULL, `arrow.json` where they are mixed.
+    Postgres' and MySQL's columns have fixed Arrow types (see their modules). Elsewhere a column's type is
+    taken from the values of each batch: null where all are NULL, `arrow.json` where they are mixed.
     """
 
     def __init__(self, url: URL, root: Path) -> None:
         """Connect.
 
         Raises:
-            ConfigError: SQLAlchemy has no such dialect, or its driver is not installed.
+            ConfigError: SQLAlchemy has no such dialect, its driver is not installed, or does not know a
+                setting in the URL.
             WarehouseError: the database cannot be reached, or its file does not exist.
         """
         self._url = url
@@ -78,30 +90,36 @@ class SQLAlchemyWarehouse(Warehouse):
                 where=self._shown,
                 hint="Check that it runs, that this machine may reach it, and the URL's user and password.",
             ) from None
+        except (TypeError, ValueError, RuntimeError) as error:
+            # PyMySQL's words for a setting that it does not take, and for a package that it lacks.
+            raise self._unusable(error) from None
 
     def columns(self, model: Model) -> tuple[Column, ...]:
         """The columns of the model's result; see `Warehouse.columns`."""
+        sql = self._select(model)
+        if self._is_mysql:
+            sql = f"SELECT * FROM ({sql}{_AS_SUBQUERY} LIMIT 0"  # MySQL would run the whole query
         with self._engine.connect() as connection:
             try:
-                with _executed(connection, one_select(model), 1) as result:
+                with _executed(connection, sql, 1) as result:
                     description = _description(model, result)
-                distinct(model, [column[0] for column in description])
-                return tuple(
-                    Column(column[0], kind)
-                    for column, kind in zip(description, _type_names(connection, description), strict=True)
-                )
+                    types = _type_names(connection, result.cursor)
             except DBAPIError as error:
                 raise self._translated(model, error) from error
+        distinct(model, [column[0] for column in description])
+        return tuple(Column(column[0], kind) for column, kind in zip(description, types, strict=True))
 
     def read(
         self, model: Model, columns: Collection[str] | None = None, batch_rows: int = BATCH_ROWS
     ) -> Iterator[pa.RecordBatch]:
         """The model's rows; see `Warehouse.read`."""
-        sql = one_select(model)
-        if columns is not None and self._engine.dialect.name == "postgresql":
+        sql = self._select(model)
+        quoted = {"postgresql": postgres.quoted, "mysql": mysql.quoted}.get(self._engine.dialect.name)
+        if quoted and (columns is not None or self._is_mysql):
+            # Asked of MySQL in any case: as a subquery a SELECT … INTO OUTFILE is refused.
             names = wanted(model, [column.name for column in self.columns(model)], columns)
-            quoted = ", ".join(map(self._engine.dialect.identifier_preparer.quote_identifier, names))
-            sql = f"SELECT {quoted} FROM ({sql}\n) AS model"
+            if columns is not None:
+                sql = f"SELECT {', '.join(map(quoted, names))} FROM ({sql}{_AS_SUBQUERY}"
         with self._engine.connect() as connection:
             try:
                 with _executed(connection, sql, batch_rows) as result:
@@ -109,16 +127,24 @@ class SQLAlchemyWarehouse(Warehouse):
                     names = [column[0] for column in description]
                     distinct(model, names)
                     keep = [names.index(name) for name in wanted(model, names, columns)]
+                    readers = self._readers(model, connection, result.cursor, keep)
                     rows = result.fetchmany(batch_rows)
-                    yield self._batch(rows, description, keep)
+                    yield _batch(names, rows, readers)
                     while rows := result.fetchmany(batch_rows):
-                        yield self._batch(rows, description, keep)
+                        yield _batch(names, rows, readers)
             except DBAPIError as error:
                 raise self._translated(model, error) from error
 
     def close(self) -> None:
         """Close the connections."""
         self._engine.dispose()
+
+    @property
+    def _is_mysql(self) -> bool:
+        return self._engine.dialect.name == "mysql"
+
+    def _select(self, model: Model) -> str:
+        return one_select(model, mysql.TOKEN if self._is_mysql else TOKEN)
 
     @property
     def _shown(self) -> str:
@@ -135,7 +161,12 @@ class SQLAlchemyWarehouse(Warehouse):
                 case "postgres" | "postgresql":
                     driver = "psycopg" if find_spec("psycopg") else "psycopg2"
                     url = self._url.set(drivername=f"postgresql+{driver}")
+                    # A database with the encoding SQL_ASCII would have the driver take ASCII.
+                    url = url.update_query_dict({"client_encoding": "utf8"})
                     engine = sqlalchemy.create_engine(url, use_native_hstore=False)
+                case "mysql" | "mariadb":
+                    url = self._url.set(drivername="mysql+pymysql")
+                    engine = sqlalchemy.create_engine(url.update_query_dict({"charset": "utf8mb4"}))
                 case _:
                     engine = sqlalchemy.create_engine(self._url)
         except NoSuchModuleError:
@@ -145,6 +176,8 @@ class SQLAlchemyWarehouse(Warehouse):
             raise self._not_installed(dialect) from None
         except ImportError as error:
             raise self._not_installed(error.name or self._url.drivername) from None
+        except ValueError as error:
+            raise self._unusable(error) from None
         sqlalchemy.event.listen(engine, "connect", _prepare(engine.dialect.name))
         return engine
 
@@ -164,18 +197,46 @@ class SQLAlchemyWarehouse(Warehouse):
             hint=f"pip install {_PACKAGES.get(what, what)}",
         )
 
-    def _batch(
-        self, rows: Sequence[Sequence[Any]], description: Sequence[Sequence[Any]], keep: Sequence[int]
-    ) -> pa.RecordBatch:
-        values = list(zip(*rows, strict=True)) if rows else [()] * len(description)
-        if self._engine.dialect.name == "postgresql":
-            arrays = [_typed(values[i], description[i]) for i in keep]
-        else:
-            arrays = [inferred(values[i]) for i in keep]
-        return pa.RecordBatch.from_arrays(arrays, [description[i][0] for i in keep])
+    def _unusable(self, error: Exception) -> ConfigError:
+        return ConfigError(
+            f"the warehouse's URL cannot be used: {error}",
+            where=self._shown,
+            hint="Check the settings behind its `?`; install with pip what is said to be missing.",
+        )
+
+    def _readers(
+        self, model: Model, connection: Connection, cursor: Any, keep: Sequence[int]
+    ) -> Mapping[int, Reader]:
+        """How the kept columns are read, by their place.
+
+        Raises:
+            ModelError: the type of one has no clear spelling.
+        """
+        readers: dict[int, Reader] = {}
+        match self._engine.dialect.name:
+            case "postgresql":
+                columns = [cursor.description[i] for i in keep]
+                kinds = postgres.kinds(connection, [column[1] for column in columns])
+                for i, column in zip(keep, columns, strict=True):
+                    kind = kinds[column[1]]
+                    if kind.type is None:
+                        raise postgres.without_spelling(model, column[0], kind)
+                    readers[i] = partial(postgres.to_arrow, kind=kind, precision=column[4], scale=column[5])
+            case "mysql":
+                described = mysql.kinds(cursor)
+                for i in keep:
+                    if not described[i].has_spelling:
+                        raise mysql.without_spelling(model, cursor.description[i][0], described[i])
+                    readers[i] = partial(mysql.to_arrow, kind=described[i])
+            case _:
+                readers = dict.fromkeys(keep, inferred)
+        return readers
 
     def _translated(self, model: Model, error: DBAPIError) -> ModelError | WarehouseError:
         message = self._message(error)
+        if self._is_mysql and _mysql_code(error) == mysql.NAMED_TWICE:
+            found = re.search("'(.*)'", message)
+            return named_twice(model, found[1] if found else message)
         said = f"model {model.name}: {sentence_in(message)}"
         if _is_the_models(error, self._engine.dialect.name):
             return ModelError(said, where=at_line(model, line_in(message)))
@@ -183,6 +244,9 @@ class SQLAlchemyWarehouse(Warehouse):
 
     def _message(self, error: SQLAlchemyError) -> str:
         message = str(error.orig if isinstance(error, DBAPIError) else error)
+        if isinstance(error, DBAPIError) and error.orig and self._is_mysql:
+            # A number and a sentence, which quotes what retl put around the model's SQL.
+            message = re.sub(rf"{re.escape(_AS_SUBQUERY)}( LIMIT 0)?(?=')", "", str(error.orig.args[-1]))
         password = self._url.password
         for secret in {password, quote(password, safe=""), quote_plus(password)} if password else ():
             message = message.replace(secret, "***")
@@ -197,11 +261,14 @@ def _sqlite_engine(path: Path, shown: str) -> Engine:
             hint="Three slashes begin a path relative to the project folder, four an absolute one.",
         )
     address = f"file:{quote(str(path.absolute()))}?mode=ro"
-    return sqlalchemy.create_engine(
-        "sqlite://",
-        creator=lambda: sqlite3.connect(address, uri=True, check_same_thread=False),
-        poolclass=QueuePool,
-    )
+
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(address, uri=True, check_same_thread=False)
+        # SQLite keeps any bytes as text. Those that are none become halves of surrogate pairs.
+        connection.text_factory = partial(str, encoding="utf-8", errors="surrogateescape")
+        return connection
+
+    return sqlalchemy.create_engine("sqlite://", creator=connect, poolclass=QueuePool)
 
 
 def _prepare(dialect: str) -> Any:
@@ -219,18 +286,31 @@ def _prepare(dialect: str) -> Any:
                 # The schema version is read so that a file which is no database is noticed now.
                 cursor.execute("PRAGMA schema_version")
                 cursor.execute("PRAGMA query_only = ON")
-            case "mysql" | "mariadb":
-                cursor.execute("SET SESSION TRANSACTION READ ONLY")
+            case "mysql":
+                for setting in mysql.SESSION:
+                    cursor.execute(setting)
+                mysql.load_as_bytes(connection)
         cursor.close()
 
     return prepare
 
 
-def _executed(connection: Connection, sql: str, batch_rows: int) -> CursorResult[Any]:
+@contextmanager
+def _executed(connection: Connection, sql: str, batch_rows: int) -> Iterator[CursorResult[Any]]:
+    """The result of a statement, with its rows still to be fetched."""
     options: Mapping[str, Any] = {"no_parameters": True, "stream_results": True, "yield_per": batch_rows}
+    is_mysql = connection.dialect.name == "mysql"
     if connection.dialect.name == "postgresql":
         connection.execution_options(postgresql_readonly=True)
-    return connection.exec_driver_sql(sql, execution_options=options)
+    result = connection.exec_driver_sql(sql, execution_options=options)
+    cursor = result.cursor
+    try:
+        yield result
+    finally:
+        is_cut = is_mysql and mysql.leave_unread(cursor)
+        result.close()
+        if is_cut:
+            connection.invalidate()
 
 
 def _description(model: Model, result: CursorResult[Any]) -> Sequence[Sequence[Any]]:
@@ -239,12 +319,16 @@ def _description(model: Model, result: CursorResult[Any]) -> Sequence[Sequence[A
     return result.cursor.description
 
 
-def _type_names(connection: Connection, description: Sequence[Sequence[Any]]) -> list[str]:
-    if connection.dialect.name != "postgresql":
-        return [""] * len(description)
-    rows = ", ".join(f"({i}, {column[1]})" for i, column in enumerate(description))
-    sql = f"SELECT format_type(oid, NULL) FROM (VALUES {rows}) AS types (i, oid) ORDER BY i"
-    return list(connection.exec_driver_sql(sql).scalars()) if rows else []
+def _type_names(connection: Connection, cursor: Any) -> list[str]:
+    match connection.dialect.name:
+        case "postgresql":
+            oids = [column[1] for column in cursor.description]
+            kinds = postgres.kinds(connection, oids)
+            return [kinds[oid].name for oid in oids]
+        case "mysql":
+            return [kind.name for kind in mysql.kinds(cursor)]
+        case _:
+            return [""] * len(cursor.description)
 
 
 def _is_the_models(error: DBAPIError, dialect: str) -> bool:
@@ -257,12 +341,18 @@ def _is_the_models(error: DBAPIError, dialect: str) -> bool:
         return code & 0xFF in _SQLITES_MODEL_FAULTS
     if dialect == "postgresql" and getattr(error.orig, "sqlstate", None) == "25006":
         return True  # a write in a read-only transaction
-    kinds = ["ProgrammingError", "DataError", "NotSupportedError", "IntegrityError"]
-    if dialect in ("mysql", "mariadb"):
-        kinds.append("OperationalError")  # MySQL's drivers raise it for an unknown column
-    return type(error).__name__ in kinds
+    if dialect == "mysql":
+        return mysql.is_the_models(_mysql_code(error))
+    return type(error).__name__ in ("ProgrammingError", "DataError", "NotSupportedError", "IntegrityError")
 
 
-def _typed(values: Sequence[Any], column: Sequence[Any]) -> pa.Array:
-    array = postgres.to_arrow(values, column[1], column[4], column[5])
-    return as_json(values) if array is None else array
+def _mysql_code(error: DBAPIError) -> int:
+    code = error.orig.args[0] if error.orig and error.orig.args else 0
+    return code if isinstance(code, int) else 0
+
+
+def _batch(
+    names: Sequence[str], rows: Sequence[Sequence[Any]], readers: Mapping[int, Reader]
+) -> pa.RecordBatch:
+    values = list(zip(*rows, strict=True)) if rows else [()] * len(names)
+    return batch_of([names[i] for i in readers], [read(values[i]) for i, read in readers.items()])
