@@ -62,9 +62,9 @@ def canonical(source: "DuckDBPyType", expression: str, timezone: str) -> Canonic
         None where the type has no canonical form.
     """
     kind = source.id
-    if str(source) == "JSON" or kind == "variant":
-        text = trimmed(f"{expression}::JSON::VARCHAR")
-        return Canonical("JSON", f"CASE WHEN {text} <> 'null' THEN {expression}::JSON END")
+    if str(source) == "JSON":
+        text = trimmed(f"{expression}::VARCHAR")
+        return Canonical("JSON", f"CASE WHEN {text} <> 'null' THEN {expression} END")
     if str(source) == '"NULL"':
         return NOTHING
     if kind in {"boolean", "varchar"}:
@@ -214,11 +214,15 @@ def _finite(expression: str) -> str:
 def json_text(kind: str, expression: str) -> str:
     """The JSON text of a canonical value; NULL where the value is NULL.
 
-    Numbers keep their digits and lose trailing zeros, integers beyond `SAFE_INTEGER` are strings,
+    Numbers keep their digits and lose trailing zeros, whole ones beyond `SAFE_INTEGER` are strings,
     instants are ISO 8601 with milliseconds and `Z`, and JSON is passed through as it is.
     """
     if kind in {"BIGINT", "HUGEINT"}:
         return _integer_text(f"{expression} BETWEEN -{SAFE_INTEGER} AND {SAFE_INTEGER}", expression)
+    if kind.startswith("DECIMAL") and _whole_digits(kind) >= len(str(SAFE_INTEGER)):
+        is_whole = f"{expression} = trunc({expression})"
+        is_safe = f"{expression} BETWEEN -{SAFE_INTEGER} AND {SAFE_INTEGER}"
+        return _integer_text(f"{is_safe} OR NOT {is_whole}", plain_text(kind, expression))
     if kind == "VARCHAR":
         return f"to_json({expression})::VARCHAR"
     if kind == "JSON":
@@ -287,6 +291,11 @@ def converted(kind: str, target: str, expression: str) -> str:
     if target == "JSON":
         return f"({json_text(kind, expression)})::JSON"
     return f"try_cast({plain_text(kind, expression)} AS {target})"
+
+
+def _whole_digits(kind: str) -> int:
+    precision, scale = decimal_shape(kind)
+    return precision - scale
 
 
 def json_string(text: str) -> str:

@@ -34,11 +34,6 @@ Parsed: TypeAlias = tuple[pa.Array, pa.Array | None]
 """A column's values, and for each row the reason to reject it or NULL; None where all rows are sound."""
 
 
-FAULT = "retl.fault"
-"""A last column that a batch may have beside those asked for: the reason code for which a row must be
-rejected, as one of its values is none; NULL for sound rows. The value itself is NULL."""
-
-
 @dataclass(frozen=True)
 class Column:
     """A column of a model's result.

@@ -84,11 +84,11 @@ class DuckDBWarehouse(Warehouse):
         self, model: Model, columns: Collection[str] | None = None, batch_rows: int = BATCH_ROWS
     ) -> Iterator[pa.RecordBatch]:
         """The model's rows; see `Warehouse.read`."""
-        names = wanted(model, [column.name for column in self.columns(model)], columns)
+        types = {column.name: column.type for column in self.columns(model)}
+        names = wanted(model, list(types), columns)
         sql = one_statement(model)
         if columns is not None:
-            quoted = ", ".join('"' + name.replace('"', '""') + '"' for name in names)
-            sql = f"SELECT {quoted} FROM ({sql}\n)"
+            sql = f"SELECT {', '.join(_for_arrow(name, types[name]) for name in names)} FROM ({sql}\n)"
         with self._cursor() as cursor:
             try:
                 yield from _at_least_one(_arrow_reader(cursor, sql, batch_rows))
@@ -122,6 +122,12 @@ class DuckDBWarehouse(Warehouse):
             where=self._shown,
             hint="Is it a DuckDB file, and does no other process have it open for writing?",
         )
+
+
+def _for_arrow(name: str, kind: str) -> str:
+    """A column as Arrow can carry it: a VARIANT is its JSON, since DuckDB 1.4 hands over none."""
+    quoted = '"' + name.replace('"', '""') + '"'
+    return f"{quoted}::JSON AS {quoted}" if kind == "VARIANT" else quoted
 
 
 def _arrow_reader(cursor: duckdb.DuckDBPyConnection, sql: str, batch_rows: int) -> pa.RecordBatchReader:

@@ -57,7 +57,7 @@ def _text(value: Any) -> str:
         case float() | Decimal() if not math.isfinite(value):
             return "null"
         case float():
-            return str(int(value)) if value.is_integer() and abs(value) <= SAFE_INTEGER else repr(value)
+            return str(int(value)) if value.is_integer() and abs(value) < 1e18 else repr(value)
         case Decimal():
             whole = value.to_integral_value()
             return _integer(int(value)) if value == whole else f"{value:f}".rstrip("0")
