@@ -57,8 +57,8 @@ def unreadable(value: Value, kind: str, written: str, timezone: str) -> tuple[st
     if value.as_ == "timestamp":
         return f"{written} IS NOT NULL AND {moment(value, kind, written, timezone)} IS NULL", "bad_timestamp"
     if value.as_ == "number" and kind in TEXTS:
-        words = trimmed(plain_text(kind, written))
-        return f"NOT regexp_matches({words}, {_NUMBER}) AND NOT regexp_matches({words}, {_NAN})", "bad_number"
+        no_number = f"{_number(kind, written)} IS NULL"
+        return f"{no_number} AND NOT regexp_matches({_words(kind, written)}, {_NAN})", "bad_number"
     if value.as_ == "boolean" and kind != "BOOLEAN":
         return f"{written} IS NOT NULL AND {cast_json(value, kind, written, timezone)} IS NULL", "bad_boolean"
     if kind == "JSON" or (kind == "VARCHAR" and value.as_ == "json"):
@@ -80,8 +80,15 @@ def _number(kind: str, written: str) -> str:
     if kind not in TEXTS:
         return json_text(kind, written)
     parts = sql.let("number", f"regexp_extract(words, {_PARTS})", _JSON_NUMBER)
-    is_number = f"CASE WHEN regexp_matches(words, {_NUMBER}) THEN {parts} END"
-    return sql.let("words", trimmed(plain_text(kind, written)), is_number)
+    number = f"CASE WHEN regexp_matches(words, {_NUMBER}) THEN {parts} END"
+    text = sql.let("words", _words(kind, written), number)
+    if kind == "VARCHAR":
+        return text
+    return f"CASE {trimmed(f'{written}::VARCHAR')} WHEN 'true' THEN '1' WHEN 'false' THEN '0' ELSE {text} END"
+
+
+def _words(kind: str, written: str) -> str:
+    return trimmed(plain_text(kind, written))
 
 
 # Digits stay text throughout, since a number type would cost some.
@@ -106,7 +113,7 @@ def moment(value: Value, kind: str, written: str, timezone: str) -> str:
     elif kind == "DATE":
         instant = local_instant(f"{written}::TIMESTAMP", timezone)
     elif kind in {"VARCHAR", "JSON"} and value.unit is None:
-        instant = sql.let("words", trimmed(plain_text(kind, written)), _parsed(timezone))
+        instant = sql.let("words", _words(kind, written), _parsed(timezone))
     elif kind == "BOOLEAN" or value.unit is None:
         return "NULL::TIMESTAMP"
     else:

@@ -91,10 +91,16 @@ def read_mapping(sync: Sync) -> Mapping:
 
 def _fields(block: Track | Audience | Identify | Group) -> Iterator[tuple[str, Value]]:
     """The fields that count: those of a removed row's own call are kept, but never compared."""
-    yield from block.fields.items()
-    for change, call in block.calls.items() if isinstance(block, Track) else ():
+    if not isinstance(block, Track):
+        yield from block.fields.items()
+        return
+    own = {change: call.properties or {} for change, call in block.calls.items()}
+    for name, value in block.fields.items():
+        if any(name not in properties for properties in own.values()):
+            yield name, value
+    for change, properties in own.items():
         if change is not Change.REMOVED:
-            yield from ((f".{change} {name}", value) for name, value in (call.properties or {}).items())
+            yield from ((f".{change} {name}", value) for name, value in properties.items())
 
 
 def _uncompared(block: Track | Audience | Identify | Group) -> Iterator[str]:
