@@ -164,8 +164,9 @@ def text_of(cell: Cell, zone: str) -> str | None:
 
 
 def at_zone(moment: datetime, zone: str) -> datetime:
-    """A moment in UTC; one without a zone is of `zone`: in a gap the later, in an overlap the first."""
-    return (moment if moment.tzinfo else moment.replace(tzinfo=ZoneInfo(zone))).astimezone(UTC)
+    """A moment in UTC, to the millisecond; one without a zone is of `zone`: in a gap the later, in an overlap the first."""
+    zoned = moment if moment.tzinfo else moment.replace(tzinfo=ZoneInfo(zone))
+    return zoned.astimezone(UTC).replace(microsecond=moment.microsecond // 1000 * 1000)
 
 
 def spelled_instant(moment: datetime) -> str:
@@ -219,7 +220,9 @@ def as_number(cell: Cell, zone: str) -> Any:
     value = plain(cell.type, cell.value, zone)
     if isinstance(value, bool):
         return Decimal(value)
-    if cell.type not in ("VARCHAR", "JSON") or isinstance(value, Digits | Bad | None):
+    if isinstance(value, Digits):
+        return Decimal(value.text)
+    if cell.type not in ("VARCHAR", "JSON") or isinstance(value, Bad | None):
         return value
     if not isinstance(value, str) or not NUMBER.fullmatch(value.strip()):
         none = isinstance(value, str) and NO_NUMBER.fullmatch(value.strip().lower())
@@ -333,7 +336,8 @@ class Sync:
             if isinstance(one.event, Source)
         }
         context = {use: source for use, source in self.context.items() if source.column}
-        return self.sent | self.compared | context | dict(moments) | named
+        keys = {("key", "", column): Source(column) for column in self.primary_key}
+        return keys | self.sent | self.compared | context | dict(moments) | named
 
 
 def listed(value: str | list[str]) -> list[str]:
@@ -619,13 +623,13 @@ def by_key(sync: Sync, table: Table) -> tuple[dict[str, Version], Counter[str], 
 def diff(sync: Sync, rows: Mapping[str, Version], shared: set[str], memory: Memory) -> Iterator[Change]:
     """What happened to each row; a key that several rows share is not removed."""
     for key, after in rows.items():
-        if key not in memory.rows:
+        before = memory.rows.get(key)
+        if before is None or memory.sync is None:
             yield Change(key, "added", None, after)
             continue
-        assert memory.sync is not None
-        before = known(sync, memory.rows[key], after, memory.sync)
-        kind = "changed" if any(differs(sync, before, after, use) for use in sync.compared) else "unchanged"
-        yield Change(key, kind, before, after)
+        known = comparable(sync, before, after, memory.sync)
+        changed = any(differs(sync, known, after, use) for use in sync.compared)
+        yield Change(key, "changed" if changed else "unchanged", before, after)
     for key in memory.rows.keys() - rows.keys() - shared:
         yield Change(key, "removed", last_known(sync, memory.rows[key]), None)
 
@@ -637,31 +641,37 @@ def last_known(sync: Sync, before: Version) -> Version:
     return {use: cell for use, cell in known.items() if cell is not None}
 
 
-def known(sync: Sync, before: Version, after: Version, last: Sync) -> Version:
-    """What is known of a row by the mapping of today: a column that is new to it starts from now.
+def comparable(sync: Sync, before: Version, after: Version, last: Sync) -> Version:
+    """What a row is compared with by the mapping of today: a column that is new to it starts from now.
 
     A new trait or property that is to be sent was nothing before, so that its values make a row changed.
     """
     columns = {cell.column: cell for cell in before.values()}
     compared = {source.column for source in last.compared.values()}
-    version = {use: before[use] for use in sync.uses if use in before}
+    version = {}
     for use, source in sync.compared.items():
+        cell = columns.get(source.column) if use[0] == "compare" else None
         starts = use not in last.compared and source.column not in compared and not sync.sends_new_columns
-        if use[0] == "compare" and use not in before and source.column in columns:
-            version[use] = columns[source.column]
-        if starts or (use not in version and not (use[0] == "field" and sync.sends_new_columns)):
+        if not starts and (use in before or cell):
+            version[use] = before.get(use) or cell
+        elif not (use[0] == "field" and sync.sends_new_columns):
             version[use] = after[use]
     return version
 
 
 def value_of(sync: Sync, version: Version, use: Use, source: Source) -> Any:
-    """What a version has for a use, read as the mapping of today says; nothing where it has nothing."""
+    """What a version has for a use; nothing where it has nothing.
+
+    It is read as the mapping of today says, unless it is of another column than that speaks of.
+    """
     cell = version.get(use)
     if cell is None:
         return None
     if use[0] in ("id", "message_id"):
         return text_of(cell, sync.zone)
-    return as_json(replace(cell, read_as=source.read_as, unit=source.unit), sync.zone)
+    if cell.column == source.column:
+        cell = replace(cell, read_as=source.read_as, unit=source.unit)
+    return as_json(cell, sync.zone)
 
 
 def differs(sync: Sync, before: Version, after: Version, use: Use) -> bool:
@@ -714,8 +724,9 @@ def remember(
             assert one.before is not None and one.after is not None
             unsent = {use for use in sync.uses if use[0] == "field" and sync.sends_new_columns}
             learned = {use: cell for use, cell in one.after.items() if use not in unsent}
+            kept = {use: cell for use, cell in one.before.items() if use in sync.uses}
             equal = {use: one.after[use] for use in sync.compared}
-            yield one.key, one.after if full else learned | one.before | equal
+            yield one.key, one.after if full else learned | kept | equal
         elif one.after is not None:
             yield one.key, one.after
 
@@ -768,7 +779,7 @@ def make_call(sync: Sync, change: Change, kind: str, now: datetime, *, resent: b
     """
     template = sync.templates[kind]
     row = change.after if change.after is not None else change.before
-    before = change.before if change.after is not None and not resent else None
+    before = change.before if change.after is not None else None
     assert row is not None
     ids = {name: value_of(sync, row, ("id", "", name), source) for name, source in sync.ids.items()}
     event = event_name(sync, template, kind, row)
@@ -791,11 +802,11 @@ def make_call(sync: Sync, change: Change, kind: str, now: datetime, *, resent: b
     }
     reasons = [
         *id_faults(sync, ids),
-        *([mapped.reason] if isinstance(mapped, Bad) else []),
         *(["no_event_name"] if event == "" else []),
+        *([mapped.reason] if isinstance(mapped, Bad) else []),
         *(["duplicate_message_id"] if message_id and message_id == last_id else []),
-        *(["message_id_too_long"] if message_id and len(message_id) > 100 else []),
         *bad_values([*fields.values(), *context.values()]),
+        *(["message_id_too_long"] if message_id and len(message_id) > 100 else []),
     ]
     return Call(
         change.key,

@@ -565,12 +565,21 @@ def histories(draw: st.DrawFn) -> list[Step]:
     return [draw_step(draw, sync, table) for sync, table in zip(syncs, tables, strict=True)]
 
 
+def dated_added(sync: Written) -> bool:
+    """Whether the event of an added row takes its moment from a column."""
+    block = sync.get("track", {})
+    added = block.get("added")
+    return added is not None and ("timestamp" in block or (isinstance(added, dict) and "timestamp" in added))
+
+
 FORCED = [[], [], ["min_rows"], ["min_rows", "removed", "changed"], ["added", "changed"]]
 
 
 def draw_step(draw: st.DrawFn, sync: Written, table: Table) -> Step:
     """A run of a sync, with what the command line says."""
     flag = draw(st.sampled_from(["", "", "", "", "", "", "backfill", "full"]))
+    if flag == "full" and dated_added(sync):
+        flag = ""
     return Step(sync, table, flag == "backfill", flag == "full", frozenset(draw(st.sampled_from(FORCED))))
 
 
