@@ -164,7 +164,10 @@ def text_of(cell: Cell, zone: str) -> str | None:
 
 
 def at_zone(moment: datetime, zone: str) -> datetime:
-    """A moment in UTC, to the millisecond; one without a zone is of `zone`: in a gap the later, in an overlap the first."""
+    """A moment in UTC; without a zone it is of `zone`: a gap's later, an overlap's first.
+
+    Below a millisecond nothing counts.
+    """
     zoned = moment if moment.tzinfo else moment.replace(tzinfo=ZoneInfo(zone))
     return zoned.astimezone(UTC).replace(microsecond=moment.microsecond // 1000 * 1000)
 
@@ -287,11 +290,12 @@ class Template:
 
 @dataclass(frozen=True)
 class Sync:
-    """A sync, as its file has it; `templates` are by kind of change."""
+    """A sync, as its file has it; `templates` are by kind of change, `common` the fields of all kinds."""
 
     kind: str
     primary_key: list[str]
     ids: dict[str, Source]
+    common: dict[Use, Source]
     templates: dict[str, Template]
     context: dict[Use, Source]
     integrations: dict[str, Any] | None
@@ -311,7 +315,7 @@ class Sync:
     def sent(self) -> dict[Use, Source]:
         """The columns that end up in some call's body: ids, properties and traits."""
         ids = {("id", "", name): source for name, source in self.ids.items()}
-        fields = (one.fields for one in self.templates.values())
+        fields = [self.common, *(one.fields for one in self.templates.values())]
         return ids | {use: source for some in fields for use, source in some.items() if source.column}
 
     @property
@@ -373,11 +377,14 @@ def read_sync(written: Mapping[str, Any], columns: Iterable[str]) -> Sync:
     block = written[kind]
     names = {"userId": "user_id", "anonymousId": "anonymous_id", "groupId": "group_id"}
     persons = kind in ("identify", "group")
+    nulls = written.get("nulls") or ("clear" if persons else "omit")
+    common = read_fields(block, "", nulls, columns)
     return Sync(
         kind,
         listed(written["primary_key"]),
         {name: Source(block[key]) for name, key in names.items() if key in block},
-        dict(read_templates(kind, block, written.get("nulls") or ("clear" if persons else "omit"), columns)),
+        common,
+        dict(read_templates(kind, block, common, nulls)),
         {("context", "", name): read_source(one) for name, one in (block.get("context") or {}).items()},
         block.get("integrations"),
         listed(written["compare"]) if written.get("compare") else None,
@@ -390,14 +397,13 @@ def read_sync(written: Mapping[str, Any], columns: Iterable[str]) -> Sync:
 
 
 def read_templates(
-    kind: str, block: Mapping[str, Any], nulls: str, columns: Iterable[str]
+    kind: str, block: Mapping[str, Any], common: dict[Use, Source], nulls: str
 ) -> Iterator[tuple[str, Template]]:
     """What a sync sends for which kind of change."""
-    common = read_fields(block, "", nulls, columns)
     if kind == "track":
         for change in ("added", "changed", "removed"):
             if change in block:
-                yield change, read_track(block, change, common, nulls, columns)
+                yield change, read_track(block, change, common, nulls)
         return
     timestamp, message_id = read_moments(block, "")
     if kind == "audience":
@@ -409,7 +415,7 @@ def read_templates(
     yield "added", Template(None, common, timestamp, message_id)
     yield "changed", Template(None, common, timestamp, message_id)
     if "removed" in block:
-        yield "removed", Template(None, read_fields(block["removed"], "removed", nulls, columns))
+        yield "removed", Template(None, read_fields(block["removed"], "removed", nulls))
 
 
 def audience_event(block: Mapping[str, Any], enters: bool) -> tuple[str, dict[str, Any]]:
@@ -420,15 +426,13 @@ def audience_event(block: Mapping[str, Any], enters: bool) -> tuple[str, dict[st
     return f"Segment {'Entered' if enters else 'Exited'}", {"segment_name": block["name"]}
 
 
-def read_track(
-    block: Mapping[str, Any], change: str, common: dict[Use, Source], nulls: str, columns: Iterable[str]
-) -> Template:
+def read_track(block: Mapping[str, Any], change: str, common: dict[Use, Source], nulls: str) -> Template:
     """What a track sync sends for one kind of change."""
     written = block[change]
     written = {"event": written} if isinstance(written, str) else written
     if change == "added":
         written = {key: block[key] for key in ("timestamp", "message_id") if key in block} | written
-    own = read_fields(written, change, nulls, columns)
+    own = read_fields(written, change, nulls)
     overridden = {name for _, _, name in own}
     event = written["event"]
     return Template(
@@ -440,7 +444,7 @@ def read_track(
 
 
 def read_fields(
-    block: Mapping[str, Any], change: str, nulls: str, columns: Iterable[str]
+    block: Mapping[str, Any], change: str, nulls: str, columns: Iterable[str] = ()
 ) -> dict[Use, Source]:
     """The properties or traits of a block, by their use."""
     written = block.get("traits") or block.get("properties") or {}
@@ -760,7 +764,8 @@ def audience_calls(sync: Sync, change: Change, now: datetime, full: bool) -> Ite
     elif change.kind == "changed" and moved(sync, change):
         enters = make_call(sync, change, "changed", now)
         left = replace(change, kind="removed", after=None)
-        yield replace(make_call(sync, left, "removed", now), moment=enters.moment)
+        exits = make_call(sync, left, "removed", now)
+        yield replace(exits, moment=enters.moment, undated=enters.undated)
         yield enters
     elif full:
         yield make_call(sync, change, "added", now, resent=True)
@@ -790,7 +795,7 @@ def make_call(sync: Sync, change: Change, kind: str, now: datetime, *, resent: b
     last_id = mapped_id(sync, template, before) if before else None
     fields = dict(sent_fields(sync, template, row, before))
     if template.previous:
-        fields |= previous(sync, template, row, before)
+        fields |= previous(sync, template, row, last_known(sync, before or {}))
     context = dict(sent_context(sync, row))
     body = {
         "type": sync.kind if sync.kind in ("identify", "group") else "track",
@@ -862,12 +867,12 @@ def sent_context(sync: Sync, row: Version) -> Iterator[tuple[str, Any]]:
             yield use[2], value
 
 
-def previous(sync: Sync, template: Template, row: Version, before: Version | None) -> dict[str, Any]:
-    """What the properties that differ were before, and their names."""
-    assert before is not None
+def previous(sync: Sync, template: Template, row: Version, before: Version) -> dict[str, Any]:
+    """What the properties that differ were before, and their names; what could not be sent was nothing."""
     uses = [use for use, source in template.fields.items() if source.column]
     uses = [use for use in uses if differs(sync, before, row, use)]
     was = {use[2]: value_of(sync, before, use, template.fields[use]) for use in uses}
+    was = {name: None if [*bad_values([value])] else value for name, value in was.items()}
     return {"previous": nested(was), "changed": [".".join(path(name)) for name in was]}
 
 

@@ -8,8 +8,8 @@ import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
@@ -19,7 +19,7 @@ import oracle
 from harness import Bench, Outcome, StillClock
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
-from oracle import Digits, ListOf, StructOf, Table, Type
+from oracle import Cell, Digits, ListOf, StructOf, Table, Type
 
 from retl import sql
 from retl.pipeline import Options
@@ -85,8 +85,8 @@ KEYS: dict[Type, list[Any]] = {
     "DOUBLE": [1.0, 2.0, 9.0, 10.0],
 }
 USERS: dict[Type, list[Any]] = {
-    "VARCHAR": ["u1", "u2", "u3", "u1", "u2", "1", " u1 ", "", "0", "NaN", " Anonymous"],
-    "BIGINT": [1, 2, 7, 1, 2, 0],
+    "VARCHAR": ["u1", "u2", "u3"] * 4 + ["1", " u1 ", "", "0", "NaN", " Anonymous"],
+    "BIGINT": [1, 2, 7] * 3 + [0],
     "DECIMAL(9,2)": [Decimal("1.00"), Decimal("2.00"), Decimal("1.50")],
     "DOUBLE": [1.0, 2.0, 1.5, NAN],
 }
@@ -137,7 +137,7 @@ NUMBERS: dict[Type, list[Any]] = {
     "DECIMAL(9,2)": DATA["DECIMAL(9,2)"],
     "DOUBLE": DATA["DOUBLE"],
     "BOOLEAN": [True, False],
-    "JSON": ["1.50", '"7"', '" 07 "', "null", "true", "[7]"],
+    "JSON": ["1.50", '"7"', '" 07 "', "null", "[7]"],
 }
 FLAGS: dict[Type, list[Any]] = {
     "VARCHAR": [" True ", "t", "YES", "y", "on", "1", "false", "F", "no", "N", "off", "0", "", "2", "maybe"],
@@ -175,7 +175,8 @@ def draw_type(draw: st.DrawFn, column: str) -> Type:
 def draw_value(draw: st.DrawFn, column: str, kind: Type) -> Any:
     """A value of a column, or null, which parts of keys seldom are."""
     values = POOLS[column][kind]
-    nulls = [] if column in ("id", "part") and draw(st.integers(0, 19)) < 19 else [None]
+    seldom = {"id": 19, "part": 19, "user": 3, "device": 3, "account": 9, "what": 9, "ev": 3}.get(column, 0)
+    nulls = [] if seldom and draw(st.integers(0, seldom)) else [None]
     return draw(st.sampled_from(values + nulls))
 
 
@@ -422,6 +423,10 @@ def fields_of(sync: Written) -> dict[str, Any]:
     return block["traits" if "traits" in block else "properties"]
 
 
+def edit_nothing(draw: st.DrawFn, sync: Written) -> None:
+    """Leave a sync as it is."""
+
+
 def edit_nulls(draw: st.DrawFn, sync: Written) -> None:
     """Say otherwise what is sent for nulls."""
     sync["nulls"] = draw(st.sampled_from(NULLS))
@@ -529,7 +534,7 @@ EDITS: list[Edit] = [
 def edited(draw: st.DrawFn, sync: Written) -> Written:
     """A sync as it is at the next run."""
     sync = copy.deepcopy(sync)
-    for edit in draw(st.sampled_from([[], [], [], draw(st.lists(st.sampled_from(EDITS), max_size=2))])):
+    for edit in draw(st.lists(st.sampled_from([*EDITS, edit_nothing]), max_size=2)):
         edit(draw, sync)
     return sync
 
@@ -606,6 +611,8 @@ def play(bench: Bench, history: Sequence[Step]) -> None:
     """Hold run after run against the oracle."""
     memory, own_ids = oracle.Memory(), []
     for number, step in enumerate(history, start=1):
+        if spelled_otherwise(step, memory) or unreadable_before(step, memory):
+            return
         flags = {"backfill": step.backfill, "full": step.full, "forced": step.forced}
         note(f"run {number}: {step.sync}\n    {select(step.table)}\n    {flags}")
         expected, memory = oracle.run(step.sync, step.table, bench.clock.now(), memory, **flags)
@@ -613,6 +620,37 @@ def play(bench: Bench, history: Sequence[Step]) -> None:
         own_ids += check(expected, outcome, f"run {number}")
         bench.clock.move(3600)
     assert [] == [one for one, times in Counter(own_ids).items() if times > 1]
+
+
+def pairs(step: Step, memory: oracle.Memory) -> Iterator[tuple[Cell, Cell]]:
+    """What fields were and are, in rows that stay."""
+    sync = oracle.read_sync(step.sync, step.table.columns)
+    rows, _, _ = oracle.by_key(sync, step.table)
+    for key in rows.keys() & memory.rows.keys():
+        was, now = memory.rows[key], rows[key]
+        yield from ((was[use], now[use]) for use in sync.uses if use[0] == "field" and use in was)
+
+
+def spelled_otherwise(step: Step, memory: oracle.Memory) -> bool:
+    """Whether a field with another `as` than `json` is the same as before, though its column is not."""
+    for was, now in pairs(step, memory):
+        was = replace(was, read_as=now.read_as, unit=now.unit) if was.column == now.column else was
+        casts = {was.read_as, now.read_as} & {"text", "number", "boolean", "timestamp"}
+        if casts and same(was, now) and not same(*(replace(one, read_as=None) for one in (was, now))):
+            return True
+    return False
+
+
+def unreadable_before(step: Step, memory: oracle.Memory) -> bool:
+    """Whether `previous` would have to say what could not be sent."""
+    if "previous" not in json.dumps(step.sync):
+        return False
+    return any([*oracle.bad_values([oracle.as_json(was, "UTC")])] for was, _ in pairs(step, memory))
+
+
+def same(one: Cell, other: Cell) -> bool:
+    """Whether two cells are sent as the same JSON."""
+    return oracle.canonical(oracle.as_json(one, "UTC")) == oracle.canonical(oracle.as_json(other, "UTC"))
 
 
 def check(expected: oracle.Outcome, outcome: Outcome, run: str) -> list[str]:
