@@ -640,9 +640,15 @@ def diff(sync: Sync, rows: Mapping[str, Version], shared: set[str], memory: Memo
 
 def last_known(sync: Sync, before: Version) -> Version:
     """What a row that is gone leaves for the mapping of today; a column may have served another use."""
-    columns = {cell.column: cell for cell in before.values()}
+    columns = by_column(before)
     known = {use: before.get(use) or columns.get(source.column) for use, source in sync.uses.items()}
     return {use: cell for use, cell in known.items() if cell is not None}
+
+
+def by_column(version: Version) -> dict[str, Cell]:
+    """What a version knows of each column, best from what is sent or compared."""
+    rest = ("context", "timestamp", "message_id", "event")
+    return {version[use].column: version[use] for use in sorted(version, key=lambda use: use[0] not in rest)}
 
 
 def comparable(sync: Sync, before: Version, after: Version, last: Sync) -> Version:
@@ -650,11 +656,11 @@ def comparable(sync: Sync, before: Version, after: Version, last: Sync) -> Versi
 
     A new trait or property that is to be sent was nothing before, so that its values make a row changed.
     """
-    columns = {cell.column: cell for cell in before.values()}
+    columns = by_column(before)
     compared = {source.column for source in last.compared.values()}
     version = {}
     for use, source in sync.compared.items():
-        cell = columns.get(source.column) if use[0] == "compare" else None
+        cell = None if use[0] == "field" and sync.sends_new_columns else columns.get(source.column)
         starts = use not in last.compared and source.column not in compared and not sync.sends_new_columns
         if not starts and (use in before or cell):
             version[use] = before.get(use) or cell
@@ -763,7 +769,8 @@ def audience_calls(sync: Sync, change: Change, now: datetime, full: bool) -> Ite
         yield make_call(sync, change, change.kind, now)
     elif change.kind == "changed" and moved(sync, change):
         enters = make_call(sync, change, "changed", now)
-        left = replace(change, kind="removed", after=None)
+        assert change.before is not None
+        left = Change(change.key, "removed", last_known(sync, change.before), None)
         exits = make_call(sync, left, "removed", now)
         yield replace(exits, moment=enters.moment, undated=enters.undated)
         yield enters
