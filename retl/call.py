@@ -71,16 +71,14 @@ class Rendering:
         """SQL for a column of one of the two rows; NULL where that row lacks it."""
         return "NULL" if self.type_of(image, column) is None else f"{image}[{sql.text(column)}]"
 
-    def remembered(self, change: Change, name: str) -> str | None:
+    def remembered(self, template: Template, name: str) -> str | None:
         """The column from which the snapshot's mapping took a field; None where it had no such field."""
-        fields = self.memory.fields if self.memory else {}
-        return fields.get(f".{change} {name}", fields.get(name))
+        return self.memory.column_of(name, template.says) if self.memory else None
 
-    def source(self, template: Template, name: str, value: Value) -> str:
+    def source(self, template: Template, name: str, column: str) -> str:
         """The column of a call's field; of a row that is gone, what the mapping said while it was there."""
-        column = value.column or ""
         if template.image == "before" and self.type_of("before", column) is None:
-            return self.remembered(template.change, name) or column
+            return self.remembered(template, name) or column
         return column
 
 
@@ -202,7 +200,7 @@ def _event(rendering: Rendering, template: Template) -> str:
     event = template.event
     if event is None or event.column is None:
         return sql.text(event.name) if event and event.name else "NULL::VARCHAR"
-    return _id(rendering, template.image, event.column)
+    return _id(rendering, template.image, rendering.source(template, ".event", event.column))
 
 
 def _user(rendering: Rendering, image: str) -> str:
@@ -218,7 +216,11 @@ def _moved(rendering: Rendering, template: Template) -> str:
     ids = [column for name, column in rendering.mapping.ids.items() if name != "group_id"]
     pairs = ((_id(rendering, "before", one), _id(rendering, "after", one)) for one in ids)
     moved = " OR ".join(f"{before} IS DISTINCT FROM {after}" for before, after in pairs)
-    return f" AND ({moved})" if template.moved else f" AND NOT ({moved})"
+    if not template.moved:
+        return f" AND NOT ({moved})"
+    # Nobody leaves where nobody was known.
+    somebody = f" AND {_user(rendering, 'before')} IS NOT NULL" if template.image == "before" else ""
+    return f" AND ({moved}){somebody}"
 
 
 def _id(rendering: Rendering, image: str, column: str) -> str:
@@ -246,10 +248,10 @@ def _fault(rendering: Rendering, template: Template, ids: dict[str, str], own_id
     if template.message_id is not None and template.change is Change.CHANGED:
         last = _id(rendering, "before", template.message_id)
         faults.append(f"WHEN {own_id} = {last} THEN 'duplicate_message_id'")
-    context = {f"context {name}": value for name, value in rendering.sync.block.context.items()}
+    context = {f".context {name}": value for name, value in rendering.sync.block.context.items()}
     for name, value in {**template.fields, **context}.items():
         if not value.is_constant:
-            column = rendering.source(template, name, value)
+            column = rendering.source(template, name, value.column or "")
             faults += _unreadable(rendering, template.image, value, column)
     return f"CASE {' '.join(faults)} END"
 
@@ -271,7 +273,7 @@ def _timestamp(rendering: Rendering, template: Template) -> str:
         return "NULL::TIMESTAMP"
     column = template.timestamp.column or ""
     instant = _moment(rendering, template.latest_image, template.timestamp, column)
-    if template.change is not Change.CHANGED:
+    if template.change is not Change.CHANGED or template.again:
         return instant
     last = _moment(rendering, "before", template.timestamp, column)
     return f"CASE WHEN {last} IS NULL OR {instant} > {last} THEN {instant} END"
@@ -299,7 +301,7 @@ def _body(rendering: Rendering, template: Template) -> str:
         for name, value in template.fields.items():
             if value.column is None:
                 continue
-            known_as = rendering.remembered(template.change, name) or value.column
+            known_as = rendering.remembered(template, name) or value.column
             before = _json(rendering, "before", value, known_as)
             differs = f"{before} IS DISTINCT FROM {_json(rendering, 'after', value, value.column)}"
             was[name] = f"CASE WHEN {differs} THEN coalesce({before}, 'null') END"
@@ -311,7 +313,7 @@ def _body(rendering: Rendering, template: Template) -> str:
 
 def _context(rendering: Rendering, template: Template) -> str:
     fields = {
-        name: _field(rendering, template, f"context {name}", value, Nulls.OMIT)
+        name: _field(rendering, template, f".context {name}", value, Nulls.OMIT)
         for name, value in rendering.sync.block.context.items()
     }
     if not any(path(name)[0] == "library" for name in fields):
@@ -325,11 +327,11 @@ def _field(
     """The JSON text of one field, NULL where it is left out."""
     if value.is_constant:
         return sql.text(json_string_of(value.constant))
-    written = _json(rendering, template.image, value, rendering.source(template, name, value))
+    written = _json(rendering, template.image, value, rendering.source(template, name, value.column or ""))
     policy = value.nulls or nulls or template.nulls
     if policy is Nulls.SEND:
         return f"coalesce({written}, 'null')"
-    sent_from = rendering.remembered(template.change, name)
+    sent_from = rendering.remembered(template, name)
     if policy is Nulls.CLEAR and template.image == "after" and sent_from is not None:
         had = f"{rendering.column('before', sent_from)} IS NOT NULL"
         return f"coalesce({written}, CASE WHEN {had} THEN 'null' END)"

@@ -80,7 +80,9 @@ def _number(kind: str, written: str) -> str:
     if kind not in TEXTS:
         return json_text(kind, written)
     parts = sql.let("number", f"regexp_extract(words, {_PARTS})", _JSON_NUMBER)
-    number = f"CASE WHEN regexp_matches(words, {_NUMBER}) THEN {parts} END"
+    # What no float holds, such as 1e999, is infinite for readers of JSON.
+    is_number = f"regexp_matches(words, {_NUMBER}) AND isfinite(try_cast(words AS DOUBLE))"
+    number = f"CASE WHEN {is_number} THEN {parts} END"
     text = sql.let("words", _words(kind, written), number)
     if kind == "VARCHAR":
         return text
@@ -112,7 +114,7 @@ def moment(value: Value, kind: str, written: str, timezone: str) -> str:
         instant = written
     elif kind == "DATE":
         instant = local_instant(f"{written}::TIMESTAMP", timezone)
-    elif kind in {"VARCHAR", "JSON"} and value.unit is None:
+    elif kind in TEXTS and value.unit is None:
         instant = sql.let("words", _words(kind, written), _parsed(timezone))
     elif kind == "BOOLEAN" or value.unit is None:
         return "NULL::TIMESTAMP"

@@ -11,9 +11,13 @@ from dataclasses import dataclass, replace
 import duckdb
 
 from retl import sql
+from retl.cast import cast_json, unreadable
 from retl.mapping import Comparison, Mapping
 from retl.rejected import Tally
 from retl.value import json_text, plain_text, valid_json
+
+SMALL_SNAPSHOT = 100
+"""Of fewer rows than this a percentage says little."""
 
 PHANTOM_SHARE = 0.95
 """What differs in more of the rows than this is taken for no news of them."""
@@ -29,7 +33,8 @@ class Diff:
         added: rows whose key is new.
         changed: rows that differ in what is compared.
         removed: keys of the snapshot that the model no longer has.
-        rejected: rows that cannot be sent: after a diff those whose key is null or shared with others.
+        rejected_by: rows that cannot be sent, by reason: after a diff those that cannot be compared, as
+            their key is null or shared with others, or a value of theirs is none.
         resent: unchanged rows that are sent again.
         by_column: for each thing compared, how many of the changed rows differ in it.
         columns: for each thing compared, the model's column.
@@ -40,14 +45,19 @@ class Diff:
     added: int
     changed: int
     removed: int
-    rejected: int
+    rejected_by: dict[str, int]
     resent: int
     by_column: dict[str, int]
     columns: dict[str, str]
 
     @property
+    def rejected(self) -> int:
+        """Rows that cannot be sent."""
+        return sum(self.rejected_by.values())
+
+    @property
     def rows_matched(self) -> int:
-        """Rows with a key of their own."""
+        """Rows that can be compared."""
         return self.rows_read - self.rejected
 
     @property
@@ -62,7 +72,9 @@ class Diff:
         That is seldom news of the rows: rather a stamp of each load, or another spelling.
         """
         known = self.rows_matched - self.added
-        shares = {name: rows / known for name, rows in self.by_column.items() if known}
+        if known < SMALL_SNAPSHOT:
+            return {}
+        shares = {name: rows / known for name, rows in self.by_column.items()}
         return {name: share for name, share in shares.items() if share > PHANTOM_SHARE}
 
     def without(self, tally: Tally) -> "Diff":
@@ -71,7 +83,7 @@ class Diff:
             self,
             added=self.added - tally.by_change.get("added", 0),
             changed=self.changed - tally.by_change.get("changed", 0),
-            rejected=sum(tally.by_reason.values()),
+            rejected_by=tally.by_reason,
         )
 
 
@@ -120,7 +132,10 @@ def _any(conditions: Iterable[str]) -> str:
 
 
 def _differs(one: Comparison, new: Mapping, old: Mapping | None, before_row: str, after_row: str) -> str:
-    """True where the two rows differ in one thing; equal spelling is equal, whatever the types."""
+    """True where the two rows differ in one thing; equal spelling is equal, whatever the types.
+
+    What a field casts differs where the cast does, or where it cannot be cast any more.
+    """
     before_type = old.types.get(one.before) if old and one.before else None
     after_type = new.types[one.after]
     after = f"{after_row}[{sql.text(one.after)}]"
@@ -128,8 +143,16 @@ def _differs(one: Comparison, new: Mapping, old: Mapping | None, before_row: str
         return f"{after} IS NOT NULL"
     before = f"{before_row}[{sql.text(one.before)}]"
     if before_type == after_type:
-        return f"{before} IS DISTINCT FROM {after}"
-    return f"{_spelled(one, before_type, before)} IS DISTINCT FROM {_spelled(one, after_type, after)}"
+        differs = f"{before} IS DISTINCT FROM {after}"
+    else:
+        differs = f"{_spelled(one, before_type, before)} IS DISTINCT FROM {_spelled(one, after_type, after)}"
+    if one.cast is None or new.timezone is None:
+        return differs
+    cast_before = cast_json(one.cast, before_type, before, new.timezone)
+    cast_after = cast_json(one.cast, after_type, after, new.timezone)
+    condition, _ = unreadable(one.cast, after_type, after, new.timezone) or ("false", "")
+    still = f"{cast_before} IS NOT DISTINCT FROM {cast_after} AND NOT coalesce({condition}, false)"
+    return f"({differs} AND NOT ({still}))"
 
 
 def _spelled(one: Comparison, kind: str, value: str) -> str:
@@ -146,46 +169,65 @@ def _forgive_json_spelling(
 ) -> None:
     """Take back changes that are only another key order or other spaces in JSON.
 
-    Where a row changed otherwise too, its JSON of the same meaning counts as what it was before.
+    Where a row changed otherwise too, JSON of the same meaning counts as what it was before.
     """
     doubtful = [one for one in compared if one.is_json and one.before in old.types]
-    if not doubtful:
+    pairs = [_texts(one, new, old) for one in doubtful]
+    same_columns = [
+        column
+        for column in new.columns
+        if new.types[column] == old.types.get(column)
+        and (new.types[column] == "JSON" or column in new.json_columns)
+    ]
+    pairs += [
+        (f"before[{sql.text(column)}]::VARCHAR", f"after[{sql.text(column)}]::VARCHAR")
+        for column in same_columns
+    ]
+    if not pairs or not _find_json_forms(db, pairs):
         return
-    pairs = []
-    for one in doubtful:
-        before = _spelled(one, old.types[one.before or ""], f"before[{sql.text(one.before or '')}]")
-        pairs.append((before, _spelled(one, new.types[one.after], f"after[{sql.text(one.after)}]")))
+    same = [f"{_form(before)} IS NOT DISTINCT FROM {_form(after)}" for before, after in pairs]
+    others = [one for one in compared if one not in doubtful]
+    differs_elsewhere = _any(_differs(one, new, old, "before", "after") for one in others)
+    only_respelled = " AND ".join([f"NOT {differs_elsewhere}", *same[: len(doubtful)]])
+    db.execute(f"INSERT INTO respelled SELECT key FROM change WHERE change = 'changed' AND {only_respelled}")
+    is_respelled = "change = 'changed' AND key IN (SELECT key FROM respelled)"
+    if full:
+        db.execute(f"UPDATE change SET change = 'unchanged' WHERE {is_respelled}")
+    else:
+        db.execute(f"DELETE FROM change WHERE {is_respelled}")
+    _take_as_before(db, old, dict(zip(same_columns, same[len(doubtful) :], strict=True)))
+
+
+def _texts(one: Comparison, new: Mapping, old: Mapping) -> tuple[str, str]:
+    """The JSON texts of one thing before and after, in the table `change`."""
+    assert one.before is not None
+    before = _spelled(one, old.types[one.before], f"before[{sql.text(one.before)}]")
+    return before, _spelled(one, new.types[one.after], f"after[{sql.text(one.after)}]")
+
+
+def _find_json_forms(db: duckdb.DuckDBPyConnection, pairs: Sequence[tuple[str, str]]) -> bool:
+    """Find the forms of JSON texts that differ between before and after; whether there are such texts."""
     texts = (
         f"SELECT {side} AS text FROM change WHERE change = 'changed' AND {before} IS DISTINCT FROM {after}"
         for before, after in pairs
         for side in (before, after)
     )
     db.execute(_JSON_FORMS.replace("<texts>", "\n    UNION\n    ".join(texts)))
-    if db.execute("SELECT count(*) FROM json_form").fetchone() == (0,):
-        return
-    same = [f"{_form(before)} IS NOT DISTINCT FROM {_form(after)}" for before, after in pairs]
-    others = [one for one in compared if one not in doubtful]
-    differs_elsewhere = _any(_differs(one, new, old, "before", "after") for one in others)
-    db.execute(
-        f"""
-        INSERT INTO respelled
-        SELECT key FROM change
-        WHERE change = 'changed' AND NOT {differs_elsewhere} AND {" AND ".join(same)}
-        """
-    )
-    respelled = "change = 'changed' AND key IN (SELECT key FROM respelled)"
-    db.execute(
-        f"UPDATE change SET change = 'unchanged' WHERE {respelled}"
-        if full
-        else f"DELETE FROM change WHERE {respelled}"
-    )
-    members = {column: f"before[{sql.text(column)}]" for column in old.columns}
-    for one, is_same in zip(doubtful, same, strict=True):
-        if one.before is not None and old.types[one.before] == new.types[one.after]:
-            now = f"after[{sql.text(one.after)}]"
-            members[one.before] = f"CASE WHEN {is_same} THEN {now} ELSE {members[one.before]} END"
-    packed = ", ".join(f"{sql.name(column)} := {value}" for column, value in members.items())
-    db.execute(f"UPDATE change SET before = struct_pack({packed}) WHERE change = 'changed'")
+    return db.execute("SELECT count(*) FROM json_form").fetchone() != (0,)
+
+
+def _take_as_before(db: duckdb.DuckDBPyConnection, old: Mapping, same: dict[str, str]) -> None:
+    """Let changed rows have had the JSON that they have now, where it means the same."""
+    members = []
+    for column in old.columns:
+        was = f"before[{sql.text(column)}]"
+        value = (
+            f"CASE WHEN {same[column]} THEN after[{sql.text(column)}] ELSE {was} END"
+            if column in same
+            else was
+        )
+        members.append(f"{sql.name(column)} := {value}")
+    db.execute(f"UPDATE change SET before = struct_pack({', '.join(members)}) WHERE change = 'changed'")
 
 
 def _form(text: str) -> str:
@@ -239,10 +281,12 @@ def _count(
         """
         SELECT
             (SELECT count(*) FROM stage),
-            (SELECT count(*) FROM state.snapshot),
-            (SELECT coalesce(sum(rows), 0) FROM row_fault)
+            (SELECT count(*) FROM state.snapshot)
         """
     ).fetchone()
+    faults = db.execute(
+        "SELECT reason, sum(rows)::BIGINT FROM row_fault GROUP BY reason ORDER BY reason"
+    ).fetchall()
     assert row is not None and totals is not None
     added, changed, removed, resent, *differing = row
     names = [one.name.lstrip(".") for one in compared]
@@ -252,7 +296,7 @@ def _count(
         added=added,
         changed=changed,
         removed=removed,
-        rejected=int(totals[2]),
+        rejected_by=dict(faults),
         resent=resent,
         by_column={name: rows for name, rows in zip(names, differing, strict=True) if rows},
         columns={name: one.after for name, one in zip(names, compared, strict=True)},

@@ -67,11 +67,17 @@ def _web_address(address: str) -> str:
     return address
 
 
+_NO_ZONES = {"localtime", "posixrules", "Factory"}
+"""Zones that Python opens as files of the machine, and DuckDB does not know."""
+
+
 def _zone(name: str) -> str:
     try:
         ZoneInfo(name)
+        if name in _NO_ZONES or name.startswith(("posix/", "right/")):
+            raise KeyError(name)
     except (KeyError, ValueError, OSError):
-        close = difflib.get_close_matches(name, available_timezones(), n=1, cutoff=0.75)
+        close = difflib.get_close_matches(name, available_timezones() - _NO_ZONES, n=1, cutoff=0.75)
         hint = f"; did you mean `{close[0]}`?" if close else "; write one such as `Europe/Berlin`"
         raise refusal(f"`{name}` is no time zone{hint}") from None
     return name
@@ -211,8 +217,8 @@ def _all_or_mapping(written: object) -> object:
         return {EVERY: EVERY}
     if isinstance(written, str):
         raise refusal("must be `all`, or a mapping of names to columns")
-    if isinstance(written, dict) and EVERY in written and len(written) > 1:
-        raise refusal("for all columns write `all`, and nothing beside it", EVERY)
+    if isinstance(written, dict) and EVERY in written:
+        raise refusal("for all columns write `all` in place of the mapping", EVERY)
     return written
 
 

@@ -1,10 +1,13 @@
 """Guards: limits on a diff that stop a run before its first call."""
 
+import json
+import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from retl.diff import Diff
+from retl.diff import SMALL_SNAPSHOT, Diff
 from retl.errors import GuardError
+from retl.snapshot import DUPLICATE_KEY, NULL_KEY
 from retl.sync import Limit, Sync
 
 NAMES = ("min_rows", "removed", "changed", "added")
@@ -15,8 +18,8 @@ DEFAULT_LIMITS = {
     "added": Limit(percent=100),
 }
 
-SMALL_SNAPSHOT = 100
-"""Below so many rows a percentage says little: the default limits do not apply."""
+KEY_FAULTS = {NULL_KEY, DUPLICATE_KEY}
+"""Reasons for which rows are rejected that a wrong primary key gives to all of them."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ def stop_if_tripped(sync: Sync, diff: Diff, guards: Iterable[Guard]) -> None:
     if not tripped:
         return
     force = " ".join(f"--force {guard.name}" for guard in tripped)
-    if diff.rejected and tripped[0].name == "min_rows":
+    if diff.rejected_by.keys() & KEY_FAULTS and tripped[0].name == "min_rows":
         raise GuardError(
             f"{_sentence(tripped[0], diff)}; nothing was sent",
             where=sync.where("primary_key"),
@@ -116,7 +119,14 @@ def compare_instead(diff: Diff) -> str | None:
     """
     phantoms = {diff.columns[name] for name in diff.phantoms}
     others = dict.fromkeys(column for column in diff.columns.values() if column not in phantoms)
-    return f"compare: [{', '.join(others)}]" if phantoms and others else None
+    return f"compare: [{', '.join(map(_as_yaml, others))}]" if phantoms and others else None
+
+
+def _as_yaml(column: str) -> str:
+    """A column's name as YAML takes it for text in a list."""
+    is_plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", column)
+    is_word = column.lower() in {"true", "false", "null"}
+    return column if is_plain and not is_word else json.dumps(column, ensure_ascii=False)
 
 
 def phantom_sentence(diff: Diff) -> str:
@@ -128,8 +138,11 @@ def phantom_sentence(diff: Diff) -> str:
 def _sentence(guard: Guard, diff: Diff) -> str:
     if guard.name == "min_rows":
         rows = f"{diff.rows_read:,} rows"
-        if diff.rejected:
+        if diff.rejected_by.keys() & KEY_FAULTS:
             rows += f", of which {diff.rejected:,} have a key that is null or shared with others"
+        elif diff.rejected:
+            reasons = ", ".join(f"{reason} {rows:,}" for reason, rows in diff.rejected_by.items())
+            rows += f", of which {diff.rejected:,} are rejected ({reasons})"
         return f"the model gave {rows}, and at least {guard.limit} are expected"
     share = f" ({guard.value / diff.rows_before:.1%})" if diff.rows_before else ""
     whole = {

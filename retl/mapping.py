@@ -6,7 +6,7 @@ edited mapping are told apart from changed rows.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from retl.errors import ConfigError
@@ -22,12 +22,13 @@ class Mapping:
         primary_key: the key's columns.
         ids: Segment's name of an id ("user_id", "anonymous_id", "group_id") to its column.
         fields: dotted name of each trait and property that comes from a column, to that column.
-        json_fields: names of the fields whose text is JSON.
+        carried: name of what is sent and never compared (events, context, farewells) to its column.
+        json_columns: columns that hold JSON wherever they are used, be they text or not.
         compared: what is compared, by name: ids, fields, or the columns that `compare` lists. Names that
             are no fields of the call itself begin with a dot, as no field can.
         columns: all columns that a run reads, in a fixed order.
         types: canonical type of each column, as far as known.
-        timezone: the zone in which instants without one were read.
+        timezone: the zone in which instants without one were read; None where that is not known.
         zoneless: columns that are, or hold, such instants.
     """
 
@@ -35,11 +36,12 @@ class Mapping:
     primary_key: tuple[str, ...]
     ids: dict[str, str]
     fields: dict[str, str]
-    json_fields: tuple[str, ...]
     compared: dict[str, str]
     columns: tuple[str, ...]
     types: dict[str, str]
-    timezone: str = "UTC"
+    carried: dict[str, str] = field(default_factory=dict)
+    json_columns: tuple[str, ...] = ()
+    timezone: str | None = None
     zoneless: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
@@ -50,13 +52,21 @@ class Mapping:
     def from_json(cls, memory: dict[str, Any]) -> "Mapping":
         """From what the state remembers."""
         known: dict[str, Any] = {
-            name: tuple(one) if isinstance(one, list) else one for name, one in memory.items()
+            name: tuple(one) if isinstance(one, list) else one
+            for name, one in memory.items()
+            if name in cls.__dataclass_fields__
         }
         return cls(**known)
 
+    def column_of(self, name: str, change: Change) -> str | None:
+        """The column that a field of a call came from, of the answer to one kind of change; None for none."""
+        named = {**self.fields, **self.carried}
+        return named.get(f".{change} {name}", named.get(name))
+
     def source_of(self, column: str, old: "Mapping") -> str | None:
         """The column of the old mapping that fed what a column feeds now; None where nothing did."""
-        for feeds, fed in ((self.compared, old.compared), (self.fields, old.fields)):
+        served = ((self.compared, old.compared), (self.fields, old.fields), (self.carried, old.carried))
+        for feeds, fed in served:
             for name, one in feeds.items():
                 if one == column and fed.get(name) in old.types:
                     return fed[name]
@@ -72,19 +82,24 @@ def read_mapping(sync: Sync) -> Mapping:
     ids = {name: column for name, column in named.items() if column is not None}
     values = dict(_fields(block))
     fields = {name: value.column for name, value in values.items() if value.column is not None}
+    carried = dict(_carried(block))
     compared = {**{f".id {name}": column for name, column in ids.items()}, **fields}
     if sync.compare is not None:
         compared = {f".column {column}": column for column in sync.compare}
-    columns = [*sync.primary_key, *ids.values(), *fields.values(), *compared.values(), *_uncompared(block)]
+    elsewhere = [*sync.primary_key, *sorted(block.placed)]
+    columns = [*elsewhere, *ids.values(), *fields.values(), *compared.values(), *carried.values()]
+    as_json = [value.column for value in block.values if value.column and value.as_ == "json"]
+    otherwise = {value.column for value in block.values if value.as_ != "json"}.union(elsewhere)
     return Mapping(
         kind=sync.kind,
         primary_key=sync.primary_key,
         ids=ids,
         fields=fields,
-        json_fields=tuple(name for name, value in values.items() if value.as_ == "json"),
         compared=compared,
         columns=tuple(dict.fromkeys(columns)),
         types={},
+        carried=carried,
+        json_columns=tuple(dict.fromkeys(column for column in as_json if column not in otherwise)),
         timezone=sync.timezone,
     )
 
@@ -103,11 +118,15 @@ def _fields(block: Track | Audience | Identify | Group) -> Iterator[tuple[str, V
             yield from ((f".{change} {name}", value) for name, value in properties.items())
 
 
-def _uncompared(block: Track | Audience | Identify | Group) -> Iterator[str]:
-    """Columns that are sent but never compared: moments, message ids, events, context and farewells."""
-    yield from sorted(block.placed)
-    for fields in (block.context, block.farewell):
-        yield from (value.column for value in fields.values() if value.column is not None)
+def _carried(block: Track | Audience | Identify | Group) -> Iterator[tuple[str, str]]:
+    """What is sent and never compared, by names that are no fields'."""
+    for change, call in block.calls.items() if isinstance(block, Track) else ():
+        if call.event.column is not None:
+            yield f".{change} .event", call.event.column
+    for about, fields_ in ((".context", block.context), (f".{Change.REMOVED}", block.farewell)):
+        for name, value in fields_.items():
+            if value.column is not None:
+                yield f"{about} {name}", value.column
 
 
 def refuse_other_identity(sync: Sync, new: Mapping, old: Mapping) -> None:
@@ -146,6 +165,7 @@ class Comparison:
         is_id: whether it is sent as text whatever its type, so that 1 and '1' are equal.
         is_json_text: whether text in it holds JSON.
         is_json: whether it may hold JSON on either side, where key order and spaces do not count.
+        cast: the field, where it asks for another type than the column's.
     """
 
     name: str
@@ -154,9 +174,12 @@ class Comparison:
     is_id: bool
     is_json_text: bool
     is_json: bool
+    cast: Value | None = None
 
 
-def comparisons(new: Mapping, old: Mapping | None, send_new_fields: bool) -> tuple[Comparison, ...]:
+def comparisons(
+    sync: Sync, new: Mapping, old: Mapping | None, send_new_fields: bool
+) -> tuple[Comparison, ...]:
     """What a diff compares, given the mapping with which the snapshot was built.
 
     A field that the snapshot's mapping did not compare is compared with what it has of it, or with NULL,
@@ -166,7 +189,8 @@ def comparisons(new: Mapping, old: Mapping | None, send_new_fields: bool) -> tup
     found = []
     # Of nested values it is not known where in them the instants are.
     nested = {column for column in new.zoneless if new.types[column] == "JSON"}
-    learnt = nested if old is not None and old.timezone != new.timezone else set()
+    learnt = nested if old is not None and _is_moved(new, old) else set()
+    values = dict(_fields(sync.block))
     for name, after in new.compared.items():
         if after in learnt:
             continue
@@ -180,19 +204,24 @@ def comparisons(new: Mapping, old: Mapping | None, send_new_fields: bool) -> tup
             before = after
         else:
             continue
-        is_json_text = name in new.json_fields
+        is_json_text = after in new.json_columns
         types = {new.types.get(after), old.types.get(before) if old and before else None}
-        found.append(
-            Comparison(name, before, after, _is_id(name), is_json_text, is_json_text or "JSON" in types)
-        )
+        is_json = is_json_text or "JSON" in types
+        value = values.get(name)
+        cast = value if value and value.as_ not in (None, "json") else None
+        found.append(Comparison(name, before, after, _is_id(name), is_json_text, is_json, cast))
     return tuple(found)
 
 
 def moved_columns(new: Mapping, old: Mapping) -> set[str]:
     """The snapshot's columns of instants without a zone, where the zone in which they are read was edited."""
-    if new.timezone == old.timezone:
+    if not _is_moved(new, old):
         return set()
     return {column for column in old.zoneless if old.types[column] == "TIMESTAMP"}
+
+
+def _is_moved(new: Mapping, old: Mapping) -> bool:
+    return old.timezone is not None and new.timezone != old.timezone
 
 
 def _is_id(name: str) -> bool:

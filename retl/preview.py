@@ -46,7 +46,6 @@ class Plan:
         sends: whether changes become calls; a first pass may be a silent baseline.
         diff: how many rows changed, and how.
         guards: what the guards say.
-        rejected_by: rows that would be rejected, by reason.
         calls: number of calls by change and name; the name of an identify or group call is its type.
         bytes: of all calls.
         undated: calls that would take the moment of detection, as the column of their timestamp is null.
@@ -60,7 +59,6 @@ class Plan:
     sends: bool
     diff: Diff
     guards: tuple[Guard, ...]
-    rejected_by: Named[str, int]
     calls: Named[tuple[str, str], int]
     bytes: int
     undated: int
@@ -106,7 +104,7 @@ class Plan:
             "changed": self.diff.changed,
             "removed": self.diff.removed,
             "rejected_rows": self.diff.rejected,
-            "rejected_by": dict(self.rejected_by),
+            "rejected_by": dict(self.diff.rejected_by),
             "changed_by": dict(self.diff.by_column),
             "phantoms": {name: round(share, 4) for name, share in self.diff.phantoms.items()},
             "calls": [
@@ -159,7 +157,6 @@ def preview(job: Job, pending: int, samples: int = 2, with_calls: bool = False) 
         sends=changes.sends,
         diff=changes.diff.without(tally),
         guards=changes.guards,
-        rejected_by=tally.by_reason,
         calls={(change, name): count for change, name, count in names},
         bytes=totals[0],
         undated=totals[1],

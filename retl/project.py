@@ -175,9 +175,12 @@ def refuse_namesake(sync: Sync, path: Path, project: Project) -> None:
 
 
 def _name_in(path: Path) -> str | None:
-    """The name that a sync file gives to its sync, without a look at the rest, which may be wrong."""
+    """The name that a sync file gives to its sync, though the rest may be wrong; None where it is none."""
     with suppress(OSError, UnicodeDecodeError):
-        written = re.search(r"^name:(.*)$", path.read_text(encoding="utf-8-sig"), re.MULTILINE)
+        text = path.read_text(encoding="utf-8-sig")
+        if not re.search(r"^(track|audience|identify|group):", text, re.MULTILINE):
+            return None
+        written = re.search(r"^name:(.*)$", text, re.MULTILINE)
         if written is None:
             return path.stem
         name = re.fullmatch(r"\s*(['\"]?)([\w.-]+)\1\s*(?:\s#.*)?", written[1])

@@ -131,7 +131,7 @@ def plan_report(plan: Plan, width: int | None) -> RenderableType:
         lines += [Text(f"  → {instead}")] if instead else []
     if plan.undated:
         lines.append(Text(f"  {_undated(plan.undated)}", "yellow"))
-    for reason, rows in plan.rejected_by.items():
+    for reason, rows in plan.diff.rejected_by.items():
         lines.append(Text(f"  {count(rows, 'row')} rejected: {REASONS[reason]} ({reason})", "yellow"))
     lines += [_sample_line(sample.change, sample.call, width) for sample in plan.samples]
     lines += [

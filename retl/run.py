@@ -15,7 +15,6 @@ from retl.diff import Diff
 from retl.errors import RetlError
 from retl.guard import Guard
 from retl.outbox import Enqueued
-from retl.rejected import Tally
 
 KEPT_RUNS = 1_000
 """So many runs and their receipts are kept."""
@@ -106,7 +105,7 @@ class Run:
         return replace(self, **changes)
 
     def with_diff(self, diff: Diff, guards: Sequence[Guard], baseline: bool) -> "Run":
-        """The run once its changes are known; rows with a key at fault are rejected ones."""
+        """The run once its changes are known."""
         return self.evolve(
             baseline=baseline,
             rows_read=diff.rows_read,
@@ -115,10 +114,11 @@ class Run:
             changed=diff.changed,
             removed=diff.removed,
             rejected_rows=diff.rejected,
+            rejected_by=diff.rejected_by,
             guards=guards,
         )
 
-    def with_calls(self, enqueued: Enqueued, refused: int, tally: Tally) -> "Run":
+    def with_calls(self, enqueued: Enqueued, refused: int) -> "Run":
         """The run once its calls are in the outbox."""
         calls = replace(
             self.calls,
@@ -126,7 +126,7 @@ class Run:
             undated=enqueued.undated,
             rejected=(self.calls.rejected or 0) + refused,
         )
-        return self.evolve(rejected_by=tally.by_reason, calls=calls)
+        return self.evolve(calls=calls)
 
     def with_delivery(self, delivery: Delivery) -> "Run":
         """The run after one more delivery."""

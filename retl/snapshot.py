@@ -18,7 +18,16 @@ from retl.errors import ModelError
 from retl.mapping import Mapping, moved_columns
 from retl.state import State
 from retl.sync import Sync
-from retl.value import NOTHING, Canonical, canonical, common_type, converted, local_instant, plain_text
+from retl.value import (
+    NOTHING,
+    Canonical,
+    as_json_text,
+    canonical,
+    common_type,
+    converted,
+    local_instant,
+    plain_text,
+)
 from retl.warehouse import FAULT
 
 NULL_KEY = "null_key"
@@ -109,24 +118,19 @@ def recall(db: duckdb.DuckDBPyConnection, new: Mapping, old: Mapping | None) -> 
     An instant that names no zone is kept as UTC, and means another moment in another zone: so that an edit
     of the zone is no change of the rows, the snapshot's are read anew, as if it had always been the zone.
     """
-    moved = moved_columns(new, old) if old else set()
     row = "row"
-    if old is not None and moved:
-        members = (
-            f"{sql.name(column)} := {_read_anew(column, new, old) if column in moved else _old(column)}"
-            for column in old.columns
-        )
+    if old is not None and moved_columns(new, old):
+        members = (f"{sql.name(column)} := {_read_anew(column, new, old)}" for column in old.columns)
         row = f"struct_pack({', '.join(members)}) AS row"
     db.execute(f"CREATE OR REPLACE TEMP VIEW known AS SELECT key, {row} FROM state.snapshot")
 
 
-def _old(column: str) -> str:
-    return f"row[{sql.text(column)}]"
-
-
 def _read_anew(column: str, new: Mapping, old: Mapping) -> str:
-    local = f"({_old(column)} AT TIME ZONE 'UTC' AT TIME ZONE {sql.text(old.timezone)})"
-    return local_instant(local, new.timezone)
+    value = f"row[{sql.text(column)}]"
+    if column not in moved_columns(new, old):
+        return value
+    assert old.timezone is not None and new.timezone is not None
+    return local_instant(f"({value} AT TIME ZONE 'UTC' AT TIME ZONE {sql.text(old.timezone)})", new.timezone)
 
 
 def _canonical_columns(
@@ -145,7 +149,7 @@ def _canonical_columns(
                 where=sync.where_used(column),
                 hint="cast it in the model, or leave it out of the mapping",
             )
-        found[column] = value
+        found[column] = as_json_text(value) if column in mapping.json_columns else value
     return found
 
 
@@ -195,10 +199,9 @@ def _widen(
 def promote(db: duckdb.DuckDBPyConnection, new: Mapping, old: Mapping | None) -> Mapping:
     """Make the snapshot what the calls of this run say; to be run inside the run's transaction.
 
-    Rows in `rejected` keep their old version, and rows in `respelled` take the new spelling of the same
-    value. Where the mapping is another than the snapshot's, the
-    snapshot is written anew: unchanged rows take what is compared from the model's row, and keep the
-    rest, which belongs to their last call.
+    Rows in `rejected` keep their old version, rows in `respelled` take their values' new spelling. Where
+    the mapping is another than the snapshot's, the snapshot is written anew: unchanged rows take what is
+    compared from the model's row, and keep the rest, which belongs to their last call.
 
     Returns:
         The mapping with which the snapshot is now built: types may be wider than the model's, so that

@@ -541,8 +541,8 @@ def with_columns(sync: Sync, columns: Sequence[str]) -> Sync:
     """The sync in which `all` is spelled out as the model's columns; any other as it is.
 
     Raises:
-        ConfigError: `except` names a column that the model lacks, or a column has the name of a field that
-            has a meaning of its own.
+        ConfigError: `except` names a column that the model lacks, or a column has no name, or that of a
+            field with a meaning of its own.
     """
     block = sync.block
     if not block.sends_all:
@@ -554,6 +554,12 @@ def with_columns(sync: Sync, columns: Sequence[str]) -> Sync:
                 where=sync.where(sync.kind, "except"),
             )
     left_out = block.placed.union(block.except_ or ())
+    if "" in columns and "" not in left_out:
+        raise ConfigError(
+            "a column of the model has no name",
+            where=sync.where(sync.kind, block.fields_key),
+            hint="give it one: SELECT … AS name",
+        )
     fields = {literal_name(column): Value(column=column) for column in columns if column not in left_out}
     try:
         _refuse_reserved(fields, block.reserved)

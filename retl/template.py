@@ -1,8 +1,7 @@
 """Templates: each answers one kind of change with one call; a sync has one to a few."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 
 from retl.fields import literal_name
 from retl.sync import Audience, Change, Event, Fields, Group, Nulls, Sync, Track, Value
@@ -29,6 +28,7 @@ class Template:
         message_id: the column of its message id; None makes one.
         previous: whether the values before the change are sent as well.
         moved: whether it is only for rows whose user is another than before (True), or the same (False).
+        again: whether it says once more what the row's first call said.
     """
 
     change: Change
@@ -42,6 +42,12 @@ class Template:
     message_id: str | None = None
     previous: bool = False
     moved: bool | None = None
+    again: bool = False
+
+    @property
+    def says(self) -> Change:
+        """The kind of change whose call it is, as the sync's file has it."""
+        return Change.ADDED if self.again else self.change
 
     @property
     def latest_image(self) -> str:
@@ -51,20 +57,24 @@ class Template:
 
 def templates(sync: Sync, full: bool = False) -> tuple[Template, ...]:
     """The calls that a sync makes of changes; with `full`, also of rows that are as they were."""
-    return tuple(chain(_templates(sync), _resent(sync) if full else ()))
+    found = _templates(sync)
+    return tuple(_in_full(sync, found)) if full else found
 
 
-def _resent(sync: Sync) -> Iterator[Template]:
-    """The calls that send again, under an id of their own, what a row's first call said."""
-    for template in _templates(sync):
-        if template.change is not Change.ADDED:
-            continue
-        again = replace(template, message_id=None)
-        yield replace(again, change=Change.UNCHANGED)
-        if sync.kind == "track":
-            yield replace(again, change=Change.CHANGED)
-        elif sync.kind == "audience":
-            yield replace(again, change=Change.CHANGED, moved=False)
+def _in_full(sync: Sync, usual: Sequence[Template]) -> Iterator[Template]:
+    """The usual calls, and for every other current row, under an id of its own, what its first call said."""
+    for template in usual:
+        is_own_event = sync.kind == "track" or template.change is not Change.CHANGED
+        yield template if is_own_event else replace(template, message_id=None)
+        if template.moved and template.image == "before":
+            yield replace(template, change=Change.UNCHANGED)
+        if template.change is Change.ADDED:
+            again = replace(template, message_id=None, again=True)
+            yield replace(again, change=Change.UNCHANGED)
+            if sync.kind == "track":
+                yield replace(again, change=Change.CHANGED)
+            elif sync.kind == "audience":
+                yield replace(again, change=Change.CHANGED, moved=False)
 
 
 def _templates(sync: Sync) -> tuple[Template, ...]:

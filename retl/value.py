@@ -88,8 +88,8 @@ def canonical(source: "DuckDBPyType", expression: str, timezone: str) -> Canonic
         exact = f"strftime({expression} AT TIME ZONE 'UTC', '%Y-%m-%dT%H:%M:%S.%fZ')"
         return Canonical("TIMESTAMP", zoned_instant(expression), exact)
     if kind in INSTANTS:
-        zone = "Z" if timezone == "UTC" else ""
-        exact = f"strftime({expression}::TIMESTAMP, '%Y-%m-%dT%H:%M:%S.%f{zone}')"
+        # A key stays what it is when the timezone is edited, so it names the zone only as if it were UTC.
+        exact = f"strftime({expression}::TIMESTAMP, '%Y-%m-%dT%H:%M:%S.%fZ')"
         instant = local_instant(f"{expression}::TIMESTAMP", timezone)
         return Canonical("TIMESTAMP", instant, exact, zoneless=True)
     if kind in PLAIN_TEXT:
@@ -115,6 +115,14 @@ def _children(source: "DuckDBPyType") -> "dict[str, DuckDBPyType]":
     """The types inside a nested type, by their name in it."""
     inside = {name: child for name, child in source.children if not isinstance(child, int | list)}
     return {name: child for name, child in inside.items() if name} if source.id == "union" else inside
+
+
+def as_json_text(value: Canonical) -> Canonical:
+    """The value as text that holds JSON, whatever its type; a JSON null is NULL."""
+    if value.type == "NULL":
+        return value
+    text = value.expression if value.type == "VARCHAR" else json_text(value.type, value.expression)
+    return Canonical("VARCHAR", f"nullif({trimmed(text)}, 'null')", zoneless=value.zoneless)
 
 
 def _nested(source: "DuckDBPyType", expression: str, timezone: str, depth: int = 0) -> str | None:
@@ -311,9 +319,10 @@ def trimmed(text: str) -> str:
 def valid_json(expression: str) -> str:
     """True where a text is JSON to the letter of RFC 8259.
 
-    DuckDB's `json_valid` alone lets NaN, infinities and a comma before a closing bracket pass.
+    DuckDB's `json_valid` alone lets NaN, infinities and a comma before a closing bracket pass, and numbers
+    that are infinite for whoever reads them as floats, such as 1e999.
     """
     strings = sql.text(r'"(?:[^"\\]|\\.)*"')
-    slips = sql.text(r"(?i)nan|inf|,\s*[\]}]")
+    slips = sql.text(r"(?i)nan|inf|,\s*[\]}]|[0-9]e\+?0*(309|3[1-9][0-9]|[4-9][0-9]{2}|[0-9]{4,})")
     outside_strings = f"regexp_replace({expression}, {strings}, '\"\"', 'g')"
     return f"(json_valid({expression}) AND NOT regexp_matches({outside_strings}, {slips}))"

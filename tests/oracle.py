@@ -1,6 +1,6 @@
 """What a sync must send, told row by row in plain Python.
 
-This is the specification (docs/promise.md and docs/sync-file.md) once more, slow and independent: it shares
+This is the specification (docs/promises and docs/sync-file.md) once more, slow and independent: it shares
 no code with retl. `run` takes a sync as its file has it, the model's rows and what was remembered, and tells
 the calls of that run, its counts, and what is remembered from then on.
 

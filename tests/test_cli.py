@@ -566,7 +566,8 @@ def test_a_file_with_the_name_of_another_is_refused(
 ) -> None:
     """A sync whose name another file of the folder has too does not get that one's state."""
     (project / "syncs/others.yml").write_text(f"{written}\n{SYNC}")
-    (project / "syncs/broken.yml").write_text("name: [users\n")
+    (project / "syncs/broken.yml").write_text("name: [users\ntrack:\n")
+    (project / "syncs/compose.yml").write_text("name: others\nservices: {}\n")
 
     code, _, err = retl("run", "others")
     assert (2, True) == (code, "the name `users` is that of syncs/users.yml too" in err)

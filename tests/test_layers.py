@@ -12,7 +12,7 @@ FLOORS = [
     "report preview pipeline run",
     "session project schema",
     "guard deliver segment",
-    "snapshot call cast template diff mapping",
+    "snapshot call template diff cast mapping",
     "sync settings fields rules document",
     "warehouse warehouse.duckdb warehouse.sqlalchemy warehouse.mysql warehouse.postgres",
     "warehouse.untyped warehouse.texts warehouse.base",

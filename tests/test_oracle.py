@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import oracle
+import pytest
 from harness import Bench, Outcome, StillClock
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
@@ -588,6 +589,7 @@ def draw_step(draw: st.DrawFn, sync: Written, table: Table) -> Step:
     return Step(sync, table, flag == "backfill", flag == "full", frozenset(draw(st.sampled_from(FORCED))))
 
 
+@pytest.mark.rule("R1")
 @given(history=histories())
 @settings(
     max_examples=EXAMPLES,

@@ -249,7 +249,15 @@ BAD = [
     ),
     (
         identify("  traits: {'*': email, a: b}"),
-        ":5 identify.traits.*: for all columns write `all`, and nothing beside it",
+        ":5 identify.traits.*: for all columns write `all` in place of the mapping",
+    ),
+    (
+        identify("  traits: {'*': email}"),
+        ":5 identify.traits.*: for all columns write `all` in place of the mapping",
+    ),
+    (
+        identify("timezone: localtime"),
+        ":5 timezone: `localtime` is no time zone; write one such as `Europe/Berlin`",
     ),
     (
         identify("  traits: {email: email}\n  except: [email]"),
