@@ -656,7 +656,8 @@ def comparable(sync: Sync, before: Version, after: Version, last: Sync) -> Versi
 
     A new trait or property that is to be sent was nothing before, so that its values make a row changed.
     """
-    columns = by_column(before)
+    fields = {source.column: before[use] for use, source in sync.sent.items() if use in before}
+    columns = fields | by_column(before)
     compared = {source.column for source in last.compared.values()}
     version = {}
     for use, source in sync.compared.items():
