@@ -656,13 +656,13 @@ def comparable(sync: Sync, before: Version, after: Version, last: Sync) -> Versi
 
     A new trait or property that is to be sent was nothing before, so that its values make a row changed.
     """
-    fields = {source.column: before[use] for use, source in sync.sent.items() if use in before}
-    columns = fields | by_column(before)
+    columns = by_column(before)
     compared = {source.column for source in last.compared.values()}
     version = {}
     for use, source in sync.compared.items():
         cell = None if use[0] == "field" and sync.sends_new_columns else columns.get(source.column)
-        starts = use not in last.compared and source.column not in compared and not sync.sends_new_columns
+        compared_then = use[0] == "id" or use in last.compared or source.column in compared
+        starts = not compared_then and not sync.sends_new_columns
         if not starts and (use in before or cell):
             version[use] = before.get(use) or cell
         elif not (use[0] == "field" and sync.sends_new_columns):
