@@ -110,7 +110,7 @@ EPOCHS: dict[Type, list[Any]] = {
     "VARCHAR": ["1767225600", "0", "2026-01-01", "nan"],
 }
 JSONS: dict[Type, list[Any]] = {
-    "VARCHAR": ['{"a":1.0,"b":2}', '{"b":2, "a":1}', " null", "7", '"x"', "[]", "{'a':1}", ""],
+    "VARCHAR": ['{"a":1.0,"b":2}', '{"b":2, "a":1}', "7", '"x"', "[]", "{'a':1}", ""],
     "JSON": DATA["JSON"],
 }
 IDS: dict[Type, list[Any]] = {
@@ -130,8 +130,6 @@ NUMBERS: dict[Type, list[Any]] = {
         "1E5",
         "-01.50e-3",
         "9007199254740993",
-        "NaN",
-        "-inf",
         "",
     ],
     "BIGINT": DATA["BIGINT"],
@@ -613,7 +611,7 @@ def play(bench: Bench, history: Sequence[Step]) -> None:
     """Hold run after run against the oracle."""
     memory, own_ids = oracle.Memory(), []
     for number, step in enumerate(history, start=1):
-        if spelled_otherwise(step, memory) or unreadable_before(step, memory) or reread(step, memory):
+        if spelled_otherwise(step, memory) or unreadable_before(step, memory) or turned_twice(step, memory):
             return
         known = memory
         flags = {"backfill": step.backfill, "full": step.full, "forced": step.forced}
@@ -653,13 +651,14 @@ def unreadable_before(step: Step, memory: oracle.Memory) -> bool:
     return any([*oracle.bad_values([oracle.as_json(was, "UTC")])] for was, _ in pairs(step, memory))
 
 
-def reread(step: Step, memory: oracle.Memory) -> bool:
-    """Whether a field takes its value from another column and by another `as` at once."""
+def turned_twice(step: Step, memory: oracle.Memory) -> bool:
+    """Whether a field takes its value from another column, and its `as` or `compare` is edited, too."""
     if memory.sync is None:
         return False
-    sent, last = oracle.read_sync(step.sync, step.table.columns).sent, memory.sync.sent
-    both = [(sent[use], last[use]) for use in sent.keys() & last.keys()]
-    return any(now.column != was.column and now.read_as != was.read_as for now, was in both)
+    sync = oracle.read_sync(step.sync, step.table.columns)
+    both = [(sync.sent[use], memory.sync.sent[use]) for use in sync.sent.keys() & memory.sync.sent.keys()]
+    turned = [(now, was) for now, was in both if now.column != was.column]
+    return any(now.read_as != was.read_as or sync.compare != memory.sync.compare for now, was in turned)
 
 
 def kept_back_by_edit(was: oracle.Memory, now: oracle.Memory) -> bool:
