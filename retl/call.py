@@ -242,9 +242,10 @@ def _fault(rendering: Rendering, template: Template, ids: dict[str, str], own_id
     faults += [f"WHEN lower(trim({one})) {among} THEN 'blocked_id'" for one in ids.values()]
     if template.event is not None and template.event.column is not None:
         faults.append(f"WHEN trim(coalesce({_event(rendering, template)}, '')) = '' THEN 'no_event_name'")
+    unread: list[tuple[str, str]] = []
     if template.timestamp is not None:
         column = template.timestamp.column or ""
-        faults += _unreadable(rendering, template.latest_image, template.timestamp, column)
+        unread += _unreadable(rendering, template.latest_image, template.timestamp, column)
     if template.message_id is not None and template.change is Change.CHANGED:
         last = _id(rendering, "before", template.message_id)
         faults.append(f"WHEN {own_id} = {last} THEN 'duplicate_message_id'")
@@ -252,19 +253,17 @@ def _fault(rendering: Rendering, template: Template, ids: dict[str, str], own_id
     for name, value in {**template.fields, **context}.items():
         if not value.is_constant:
             column = rendering.source(template, name, value.column or "")
-            faults += _unreadable(rendering, template.image, value, column)
+            unread += _unreadable(rendering, template.image, value, column)
+    faults += (f"WHEN {condition} THEN {sql.text(reason)}" for condition, reason in unread)
     return f"CASE {' '.join(faults)} END"
 
 
-def _unreadable(rendering: Rendering, image: str, value: Value, column: str) -> Iterator[str]:
-    """The fault of a column's value that is not what its field asks for."""
+def _unreadable(rendering: Rendering, image: str, value: Value, column: str) -> Iterator[tuple[str, str]]:
+    """When a column's value is not what its field asks for, and the reason code for it."""
     kind = rendering.type_of(image, column)
-    if kind is None:
-        return
-    found = unreadable(value, kind, rendering.column(image, column), rendering.sync.timezone)
-    if found is not None:
-        condition, reason = found
-        yield f"WHEN {condition} THEN {sql.text(reason)}"
+    if kind is not None:
+        found = unreadable(value, kind, rendering.column(image, column), rendering.sync.timezone)
+        yield from [found] if found else []
 
 
 def _timestamp(rendering: Rendering, template: Template) -> str:
@@ -302,7 +301,7 @@ def _body(rendering: Rendering, template: Template) -> str:
             if value.column is None:
                 continue
             known_as = rendering.remembered(template, name) or value.column
-            before = _json(rendering, "before", value, known_as)
+            before = _known_json(rendering, value, known_as)
             differs = f"{before} IS DISTINCT FROM {_json(rendering, 'after', value, value.column)}"
             was[name] = f"CASE WHEN {differs} THEN coalesce({before}, 'null') END"
             names.append(f"CASE WHEN {differs} THEN {sql.text(json_string('.'.join(path(name))))} END")
@@ -333,7 +332,7 @@ def _field(
         return f"coalesce({written}, 'null')"
     sent_from = rendering.remembered(template, name)
     if policy is Nulls.CLEAR and template.image == "after" and sent_from is not None:
-        had = f"{rendering.column('before', sent_from)} IS NOT NULL"
+        had = f"{_known_json(rendering, value, sent_from)} IS NOT NULL"
         return f"coalesce({written}, CASE WHEN {had} THEN 'null' END)"
     return written
 
@@ -344,6 +343,14 @@ def _json(rendering: Rendering, image: str, value: Value, column: str) -> str:
     if kind is None:
         return "NULL::VARCHAR"
     return cast_json(value, kind, rendering.column(image, column), rendering.sync.timezone)
+
+
+def _known_json(rendering: Rendering, value: Value, column: str) -> str:
+    """The JSON of a column before the change; NULL where it was not what its field asks for now."""
+    text = _json(rendering, "before", value, column)
+    for condition, _ in _unreadable(rendering, "before", value, column):
+        text = f"CASE WHEN {condition} THEN NULL ELSE {text} END"
+    return text
 
 
 def _object(fields: dict[str, str]) -> str:

@@ -103,7 +103,7 @@ def diff(
         compared: what is compared.
         full: whether unchanged rows are sent again.
     """
-    differ = _any(_differs(one, new, old, "old.row", "new.row") for one in compared)
+    differ = _any([*(_differs(one, new, old, "old.row", "new.row") for one in compared), "old.stale"])
     kind = f"CASE WHEN {differ} THEN 'changed' ELSE 'unchanged' END" if full else "'changed'"
     db.execute(_CHANGES.format(kind=kind, wanted="true" if full else differ))
     db.execute("CREATE OR REPLACE TEMP TABLE respelled (key VARCHAR)")
@@ -118,7 +118,8 @@ SELECT
     CASE WHEN old.key IS NULL THEN 'added' WHEN new.key IS NULL THEN 'removed' ELSE {kind} END AS change,
     coalesce(new.key, old.key) AS key,
     old.row AS before,
-    new.row AS after
+    new.row AS after,
+    old.stale AS stale
 FROM stage AS new
 FULL JOIN known AS old ON new.key = old.key
 WHERE coalesce(new.key, old.key) IS NOT NULL
@@ -188,7 +189,7 @@ def _forgive_json_spelling(
     same = [f"{_form(before)} IS NOT DISTINCT FROM {_form(after)}" for before, after in pairs]
     others = [one for one in compared if one not in doubtful]
     differs_elsewhere = _any(_differs(one, new, old, "before", "after") for one in others)
-    only_respelled = " AND ".join([f"NOT {differs_elsewhere}", *same[: len(doubtful)]])
+    only_respelled = " AND ".join(["NOT stale", f"NOT {differs_elsewhere}", *same[: len(doubtful)]])
     db.execute(f"INSERT INTO respelled SELECT key FROM change WHERE change = 'changed' AND {only_respelled}")
     is_respelled = "change = 'changed' AND key IN (SELECT key FROM respelled)"
     if full:

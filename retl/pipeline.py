@@ -22,7 +22,7 @@ from retl.errors import (
     MissingColumnError,
     ModelError,
 )
-from retl.mapping import Mapping, comparisons, read_mapping, refuse_other_identity
+from retl.mapping import Comparison, Mapping, comparisons, read_mapping, refuse_other_identity
 from retl.model import Model
 from retl.run import Run, begin_run, keep_run
 from retl.segment import Segment
@@ -72,6 +72,7 @@ class Changes:
         sync: the sync, in which `all` is spelled out as the model's columns.
         mapping: the sync's mapping, with the types of the model's columns.
         memory: the mapping with which the snapshot was built; None on a first pass.
+        compared: what was compared.
         sends: whether the changes become calls; a first pass may be a silent baseline.
         diff: the counts.
         guards: what the guards say.
@@ -80,6 +81,7 @@ class Changes:
     sync: Sync
     mapping: Mapping
     memory: Mapping | None
+    compared: tuple[Comparison, ...]
     sends: bool
     diff: diff.Diff
     guards: tuple[guard.Guard, ...]
@@ -109,7 +111,7 @@ def run(job: Job, segment: Segment) -> Run:
             with state.transaction():
                 enqueued = outbox.enqueue(state.db, record.run_id)
                 refused = rejected.record(state.db, record.run_id, clock.now())
-                mapping = snapshot.promote(state.db, changes.mapping, changes.memory)
+                mapping = snapshot.promote(state.db, changes.mapping, changes.memory, changes.compared)
                 remember(job, mapping, changes.sends, segment)
                 keep_run(state.db, record.with_calls(enqueued, refused))
             record = record.with_calls(enqueued, refused)
@@ -156,7 +158,7 @@ def find_changes(job: Job, deadline: float) -> Changes:
     found = diff.diff(db, mapping, memory, compared, job.options.full)
     job.watch.diffed(found.added, found.changed, found.removed)
     guards = guard.check(sync, found, memory is None, sends, job.options.forced)
-    return Changes(sync, mapping, memory, sends, found, guards)
+    return Changes(sync, mapping, memory, compared, sends, found, guards)
 
 
 def render(job: Job, changes: Changes, connections: int) -> None:

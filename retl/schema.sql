@@ -13,8 +13,9 @@ CREATE TABLE state.about (
 
 -- The rows as they were when they were last turned into calls. The type of "row" follows the model.
 CREATE TABLE state.snapshot (
-    key VARCHAR NOT NULL,
-    row STRUCT("retl.empty" BOOLEAN)
+    key   VARCHAR NOT NULL,
+    row   STRUCT("retl.empty" BOOLEAN),
+    stale BOOLEAN NOT NULL               -- kept back while the mapping was edited: a change, whatever it holds
 );
 
 -- Calls that Segment has not accepted yet, finished and in the order in which they leave.

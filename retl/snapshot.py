@@ -6,7 +6,7 @@ of a row that the warehouse could not read), in canonical form and with their ke
 snapshot, its instants moved where the sync's timezone was edited.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 
@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from retl import sql
 from retl.errors import ModelError
-from retl.mapping import Mapping, moved_columns
+from retl.mapping import Comparison, Mapping, moved_columns
 from retl.state import State
 from retl.sync import Sync
 from retl.value import (
@@ -122,7 +122,7 @@ def recall(db: duckdb.DuckDBPyConnection, new: Mapping, old: Mapping | None) -> 
     if old is not None and moved_columns(new, old):
         members = (f"{sql.name(column)} := {_read_anew(column, new, old)}" for column in old.columns)
         row = f"struct_pack({', '.join(members)}) AS row"
-    db.execute(f"CREATE OR REPLACE TEMP VIEW known AS SELECT key, {row} FROM state.snapshot")
+    db.execute(f"CREATE OR REPLACE TEMP VIEW known AS SELECT key, {row}, stale FROM state.snapshot")
 
 
 def _read_anew(column: str, new: Mapping, old: Mapping) -> str:
@@ -196,12 +196,16 @@ def _widen(
     return wider
 
 
-def promote(db: duckdb.DuckDBPyConnection, new: Mapping, old: Mapping | None) -> Mapping:
+def promote(
+    db: duckdb.DuckDBPyConnection, new: Mapping, old: Mapping | None, compared: Sequence[Comparison]
+) -> Mapping:
     """Make the snapshot what the calls of this run say; to be run inside the run's transaction.
 
     Rows in `rejected` keep their old version, rows in `respelled` take their values' new spelling. Where
     the mapping is another than the snapshot's, the snapshot is written anew: unchanged rows take what is
-    compared from the model's row, and keep the rest, which belongs to their last call.
+    compared from the model's row, and keep the rest, which belongs to their last call. A column holds one
+    value, so where an edit gives it to things that were different ones, rows that keep their old version
+    become stale: as it cannot be told any more what of them is new, they count as changed once they can be.
 
     Returns:
         The mapping with which the snapshot is now built: types may be wider than the model's, so that
@@ -216,7 +220,9 @@ def promote(db: duckdb.DuckDBPyConnection, new: Mapping, old: Mapping | None) ->
     shape = new if old is None else _with_room(db, new, old)
     after = ", ".join(_value(column, new.types[column], shape, "after", column) for column in new.columns)
     kept = ", ".join(_kept(column, shape, old) for column in new.columns)
-    db.execute(_REBUILD.format(after=after, learnt=_learnt(new, shape, old), kept=kept))
+    is_stale = old is not None and any(one.before != new.source_of(one.after, old) for one in compared)
+    stale = "true" if is_stale else "old.stale"
+    db.execute(_REBUILD.format(after=after, learnt=_learnt(new, shape, old), kept=kept, stale=stale))
     return shape
 
 
@@ -265,21 +271,21 @@ WHERE key IN (
 
 _REMEMBER = """
 INSERT INTO state.snapshot
-SELECT key, after FROM change
+SELECT key, after, false FROM change
 WHERE change <> 'removed' AND key NOT IN (SELECT key FROM rejected)
 """
 
 _REBUILD = """
 CREATE OR REPLACE TABLE state.snapshot AS
-SELECT key, struct_pack({after}) AS row FROM change
+SELECT key, struct_pack({after}) AS row, false AS stale FROM change
 WHERE change <> 'removed' AND key NOT IN (SELECT key FROM rejected)
 UNION ALL
-SELECT old.key, struct_pack({learnt})
+SELECT old.key, struct_pack({learnt}), old.stale
 FROM stage AS new
 JOIN known AS old ON new.key = old.key
 WHERE old.key NOT IN (SELECT key FROM change) AND old.key NOT IN (SELECT key FROM rejected)
 UNION ALL
-SELECT old.key, struct_pack({kept})
+SELECT old.key, struct_pack({kept}), {stale}
 FROM known AS old
 WHERE old.key IN (SELECT key FROM rejected)
 """

@@ -23,7 +23,13 @@ from filelock import FileLock, Timeout
 from retl import sql
 from retl.errors import LockedError, RoomError, StateError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+
+MIGRATIONS = {
+    1: "ALTER TABLE state.snapshot ADD COLUMN stale BOOLEAN DEFAULT false",
+}
+"""What makes of a file of one schema version one of the next."""
+
 STORAGE_VERSION = "v1.4.0"
 """DuckDB's file format, kept readable by the oldest DuckDB that retl supports."""
 
@@ -150,7 +156,7 @@ def open_state(path: Path, sync: str) -> State:
         _make(path, sync)
     state = State(_attach(path), path)
     try:
-        _check(state, path, sync)
+        _migrate(state, _check(state, path, sync))
     except BaseException:
         state.db.close()
         raise
@@ -231,7 +237,8 @@ def _attach(path: Path) -> duckdb.DuckDBPyConnection:
     return db
 
 
-def _check(state: State, path: Path, sync: str) -> None:
+def _check(state: State, path: Path, sync: str) -> int:
+    """See that a file is this sync's state; gives its schema version."""
     try:
         row = state.db.execute("SELECT schema_version, sync FROM state.about").fetchone()
     except (duckdb.CatalogException, duckdb.BinderException):
@@ -255,6 +262,15 @@ def _check(state: State, path: Path, sync: str) -> None:
             where=str(path),
             hint="give each sync a name of its own",
         )
+    return int(version)
+
+
+def _migrate(state: State, version: int) -> None:
+    """Bring an older file to this version's schema, a step after the other."""
+    for step in range(version, SCHEMA_VERSION):
+        with state.transaction():
+            state.db.execute(MIGRATIONS[step])
+            state.db.execute("UPDATE state.about SET schema_version = ?", [step + 1])
 
 
 def _first_line(error: Exception) -> str:

@@ -639,9 +639,12 @@ def diff(sync: Sync, rows: Mapping[str, Version], shared: set[str], memory: Memo
 
 
 def last_known(sync: Sync, before: Version) -> Version:
-    """What a row that is gone leaves for the mapping of today; a column may have served another use."""
+    """What a row that is gone leaves for the mapping of today: of the column, else of what was sent."""
     columns = by_column(before)
-    known = {use: before.get(use) or columns.get(source.column) for use, source in sync.uses.items()}
+    known = {}
+    for use, source in sync.uses.items():
+        same = use in before and before[use].column == source.column
+        known[use] = before[use] if same else columns.get(source.column, before.get(use))
     return {use: cell for use, cell in known.items() if cell is not None}
 
 
@@ -803,7 +806,7 @@ def make_call(sync: Sync, change: Change, kind: str, now: datetime, *, resent: b
     last_id = mapped_id(sync, template, before) if before else None
     fields = dict(sent_fields(sync, template, row, before))
     if template.previous:
-        fields |= previous(sync, template, row, last_known(sync, before or {}))
+        fields |= previous(sync, template, row, last_known(sync, before or {}) | (before or {}))
     context = dict(sent_context(sync, row))
     body = {
         "type": sync.kind if sync.kind in ("identify", "group") else "track",

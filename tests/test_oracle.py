@@ -27,7 +27,7 @@ from retl.pipeline import Options
 from retl.warehouse import Warehouse
 
 LONG = "RETL_TEST_EXAMPLES" in os.environ
-EXAMPLES = int(os.environ.get("RETL_TEST_EXAMPLES", "25"))
+EXAMPLES = int(os.environ.get("RETL_TEST_EXAMPLES", "20"))
 
 # --- The model's rows --------------------------------------------------------------------------------------
 
