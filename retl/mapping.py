@@ -192,8 +192,6 @@ def comparisons(
     learnt = nested if old is not None and _is_moved(new, old) else set()
     values = dict(_fields(sync.block))
     for name, after in new.compared.items():
-        if after in learnt:
-            continue
         if old is None:
             before: str | None = after
         elif name in old.compared:
@@ -203,6 +201,8 @@ def comparisons(
         elif (send_new_fields and after in old.columns) or _is_id(name) or after in old.compared.values():
             before = after
         else:
+            continue
+        if after in learnt and old is not None and before in old.zoneless:
             continue
         is_json_text = after in new.json_columns
         types = {new.types.get(after), old.types.get(before) if old and before else None}

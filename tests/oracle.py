@@ -761,25 +761,29 @@ def make_calls(sync: Sync, changes: Iterable[Change], now: datetime, full: bool)
             yield from audience_calls(sync, change, now, full)
             continue
         if change.kind in sync.templates:
-            yield make_call(sync, change, change.kind, now)
+            own_id = full and sync.kind != "track" and change.kind == "changed"
+            yield make_call(sync, change, change.kind, now, own_id=own_id)
         resent = change.kind == "unchanged" or (sync.kind == "track" and change.kind == "changed")
         if full and resent and "added" in sync.templates:
-            yield make_call(sync, change, "added", now, resent=True)
+            yield make_call(sync, change, "added", now, own_id=True)
 
 
 def audience_calls(sync: Sync, change: Change, now: datetime, full: bool) -> Iterator[Call]:
     """Who enters and who leaves; a row that goes over to other ids does both at one moment."""
     if change.kind in ("added", "removed"):
         yield make_call(sync, change, change.kind, now)
-    elif change.kind == "changed" and moved(sync, change):
-        enters = make_call(sync, change, "changed", now)
+    elif moved(sync, change) and (full or change.kind == "changed"):
+        enters = make_call(sync, change, "changed" if change.kind == "changed" else "added", now, own_id=full)
         assert change.before is not None
-        left = Change(change.key, "removed", last_known(sync, change.before), None)
-        exits = make_call(sync, left, "removed", now)
-        yield replace(exits, moment=enters.moment, undated=enters.undated)
+        was = last_known(sync, change.before)
+        if any(
+            value_of(sync, was, ("id", "", name), source) is not None for name, source in sync.ids.items()
+        ):
+            exits = make_call(sync, Change(change.key, "removed", was, None), "removed", now)
+            yield replace(exits, moment=enters.moment, undated=enters.undated)
         yield enters
     elif full:
-        yield make_call(sync, change, "added", now, resent=True)
+        yield make_call(sync, change, "added", now, own_id=True)
 
 
 def moved(sync: Sync, change: Change) -> bool:
@@ -788,10 +792,11 @@ def moved(sync: Sync, change: Change) -> bool:
     return any(differs(sync, change.before, change.after, ("id", "", name)) for name in sync.ids)
 
 
-def make_call(sync: Sync, change: Change, kind: str, now: datetime, *, resent: bool = False) -> Call:
+def make_call(sync: Sync, change: Change, kind: str, now: datetime, *, own_id: bool = False) -> Call:
     """A call that tells of a change: the row as it is, or as it was last known where it is gone.
 
-    A changed row whose moment is not later than at its last call takes the moment of detection.
+    A changed row whose moment is not later than at its last call takes the moment of detection. What is sent
+    again has an id of retl's own.
     """
     template = sync.templates[kind]
     row = change.after if change.after is not None else change.before
@@ -802,7 +807,7 @@ def make_call(sync: Sync, change: Change, kind: str, now: datetime, *, resent: b
     mapped = mapped_moment(sync, template, row)
     last = mapped_moment(sync, template, before) if before and kind == "changed" else None
     stale = isinstance(mapped, datetime) and isinstance(last, datetime) and mapped <= last
-    message_id = None if resent else mapped_id(sync, template, row)
+    message_id = None if own_id else mapped_id(sync, template, row)
     last_id = mapped_id(sync, template, before) if before else None
     fields = dict(sent_fields(sync, template, row, before))
     if template.previous:

@@ -13,7 +13,16 @@ from delivery import IDENTIFY, NOON, FakeClock, Shop, Table, rows
 
 from retl.errors import LockedError, StateError
 from retl.sandbox import Sandbox
-from retl.state import STORAGE_VERSION, Holder, hold, holder, open_state, peek_state, transaction
+from retl.state import (
+    SCHEMA_VERSION,
+    STORAGE_VERSION,
+    Holder,
+    hold,
+    holder,
+    open_state,
+    peek_state,
+    transaction,
+)
 
 
 @pytest.fixture
@@ -154,6 +163,17 @@ def test_a_newer_file_is_refused(path: Path) -> None:
     with pytest.raises(StateError, match="newer retl") as caught:
         open_state(path, "users")
     assert "upgrade" in (caught.value.hint or "")
+
+
+def test_an_older_file_is_migrated(path: Path) -> None:
+    """A state of the first schema opens with its rows, none of them stale, and is of this schema then."""
+    with open_state(path, "users") as state:
+        state.db.execute("CREATE OR REPLACE TABLE state.snapshot AS SELECT 'k' AS key, {'v': 1} AS row")
+        state.db.execute("UPDATE state.about SET schema_version = 1")
+
+    with open_state(path, "users") as state:
+        assert [("k", {"v": 1}, False)] == state.db.execute("SELECT * FROM state.snapshot").fetchall()
+        assert (SCHEMA_VERSION,) == state.db.execute("SELECT schema_version FROM state.about").fetchone()
 
 
 def test_the_file_of_another_sync_is_refused(path: Path) -> None:
