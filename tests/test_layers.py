@@ -13,7 +13,7 @@ FLOORS = [
     "session project schema",
     "guard deliver segment",
     "snapshot call template diff cast mapping",
-    "sync settings fields rules document",
+    "sync blocks settings fields rules document",
     "warehouse warehouse.duckdb warehouse.sqlalchemy warehouse.mysql warehouse.postgres",
     "warehouse.untyped warehouse.texts warehouse.base",
     "model",
