@@ -27,6 +27,8 @@ from retl.sandbox import Sandbox
 from retl.state import State, open_state
 from retl.watch import Silent
 
+pytestmark = pytest.mark.slow
+
 KEPT_TRYING = Patience(base=0.001, jitter=0.0, retries=1)
 
 ANSWERS = [Answer(), Answer(lost=True), Answer(500), Answer(429, retry_after=1), Answer(401), Answer(302)]

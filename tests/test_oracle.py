@@ -27,6 +27,8 @@ from retl import sql
 from retl.pipeline import Options
 from retl.warehouse import Warehouse
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = int(os.environ.get("RETL_TEST_EXAMPLES", "12"))
 
 # --- The model's rows --------------------------------------------------------------------------------------

@@ -16,6 +16,8 @@ from retl.sandbox import Sandbox
 from retl.segment import Segment
 from retl.state import State, open_state
 
+pytestmark = pytest.mark.slow
+
 OWNERS = ["u1", "u2", "u3"]
 KEYS = ["k1", "k2", "k3", "k4"]
 VALUES = [None, "", "a", "ä", '"', "null", " "]

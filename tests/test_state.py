@@ -308,6 +308,7 @@ def test_a_killed_writer_loses_only_what_it_had_not_committed(path: Path) -> Non
         assert 5 == state.about.generation
 
 
+@pytest.mark.slow
 def test_the_file_does_not_grow_with_the_number_of_runs(tmp_path: Path) -> None:
     """Later runs of the same size write over what earlier ones left."""
     with Sandbox() as sandbox:
