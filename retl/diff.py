@@ -12,7 +12,7 @@ import duckdb
 
 from retl import sql
 from retl.cast import cast_json, unreadable
-from retl.mapping import Comparison, Mapping
+from retl.mapping import Comparison, Mapping, nested_columns
 from retl.rejected import Tally
 from retl.value import json_text, plain_text, valid_json
 
@@ -109,6 +109,7 @@ def diff(
     db.execute("CREATE OR REPLACE TEMP TABLE respelled (key VARCHAR)")
     if old is not None:
         _forgive_json_spelling(db, new, old, compared, full)
+        _take_as_before(db, old, dict.fromkeys(nested_columns(new, old), "true"))
     return _count(db, new, old, compared)
 
 
@@ -219,6 +220,8 @@ def _find_json_forms(db: duckdb.DuckDBPyConnection, pairs: Sequence[tuple[str, s
 
 def _take_as_before(db: duckdb.DuckDBPyConnection, old: Mapping, same: dict[str, str]) -> None:
     """Let changed rows have had the JSON that they have now, where it means the same."""
+    if not same:
+        return
     members = []
     for column in old.columns:
         was = f"before[{sql.text(column)}]"

@@ -187,9 +187,7 @@ def comparisons(
     without a zone, where the zone in which they are read was edited.
     """
     found = []
-    # Of nested values it is not known where in them the instants are.
-    nested = {column for column in new.zoneless if new.types[column] == "JSON"}
-    learnt = nested if old is not None and _is_moved(new, old) else set()
+    learnt = nested_columns(new, old) if old else set()
     values = dict(_fields(sync.block))
     for name, after in new.compared.items():
         if old is None:
@@ -202,7 +200,7 @@ def comparisons(
             before = after
         else:
             continue
-        if after in learnt and old is not None and before in old.zoneless:
+        if after in learnt and before == after:
             continue
         is_json_text = after in new.json_columns
         types = {new.types.get(after), old.types.get(before) if old and before else None}
@@ -218,6 +216,14 @@ def moved_columns(new: Mapping, old: Mapping) -> set[str]:
     if not _is_moved(new, old):
         return set()
     return {column for column in old.zoneless if old.types[column] == "TIMESTAMP"}
+
+
+def nested_columns(new: Mapping, old: Mapping) -> set[str]:
+    """Columns of nested values in which instants moved with the timezone; it is not known where in them."""
+    if not _is_moved(new, old):
+        return set()
+    both = set(new.zoneless) & set(old.zoneless)
+    return {column for column in both if new.types[column] == old.types[column] == "JSON"}
 
 
 def _is_moved(new: Mapping, old: Mapping) -> bool:
