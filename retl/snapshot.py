@@ -53,6 +53,7 @@ def stage(
     """
     types: dict[str, str] = {}
     zoneless: set[str] = set()
+    unreadable = False
     stream = _Stream(batches)
     for schema, group in groupby(stream, key=lambda batch: batch.schema):
         columns = _canonical_columns(db, sync, mapping, schema)
@@ -66,6 +67,7 @@ def stage(
         db.register("incoming", incoming)
         try:
             key, row = _key(columns, mapping), _row(columns, mapping, types)
+            unreadable |= FAULT in schema.names
             fault = sql.name(FAULT) if FAULT in schema.names else "NULL"
             db.execute(f"INSERT INTO stage SELECT {key}, {row}, {fault} FROM incoming")
         except duckdb.Error:
@@ -74,7 +76,7 @@ def stage(
             raise
         finally:
             db.unregister("incoming")
-    db.execute(_ROW_FAULTS)
+    db.execute(_ROW_FAULTS if unreadable else _KEY_FAULTS)
     stored = {column: _stored(kind) for column, kind in types.items()}
     return replace(mapping, types=stored, zoneless=tuple(sorted(zoneless)))
 
@@ -94,21 +96,28 @@ class _Stream:
             raise
 
 
-_ROW_FAULTS = f"""
+_KEY_FAULTS = f"""
 CREATE OR REPLACE TEMP TABLE row_fault AS
-SELECT
-    key,
-    CASE WHEN count(*) > 1 THEN {sql.text(DUPLICATE_KEY)} ELSE min(fault) END AS reason,
-    count(*) AS rows
+SELECT key, {sql.text(DUPLICATE_KEY)} AS reason, count(*) AS rows
 FROM stage
 WHERE key IS NOT NULL
 GROUP BY key
-HAVING count(*) > 1 OR min(fault) IS NOT NULL
+HAVING count(*) > 1
 UNION ALL
 SELECT NULL, {sql.text(NULL_KEY)}, count(*)
 FROM stage
 WHERE key IS NULL
 HAVING count(*) > 0
+"""
+
+_ROW_FAULTS = f"""
+{_KEY_FAULTS}
+UNION ALL
+SELECT key, min(fault), 1
+FROM stage
+WHERE key IS NOT NULL
+GROUP BY key
+HAVING count(*) = 1 AND count(fault) = 1
 """
 
 
