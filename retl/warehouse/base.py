@@ -156,6 +156,15 @@ def named_twice(model: Model, name: str) -> ModelError:
     )
 
 
+def unspelled(model: Model, column: str, kind: str, cast: str) -> ModelError:
+    """The error for a column whose type has no clear spelling, with the SQL that gives it one."""
+    return ModelError(
+        f"model {model.name}: the column `{column}` has the type {kind}, which has no clear spelling",
+        where=model.where,
+        hint=f"Cast it in the model: {cast}; or leave the column out of the sync.",
+    )
+
+
 def wanted(model: Model, names: Sequence[str], columns: Collection[str] | None) -> list[str]:
     """The names that are wanted, in the result's order.
 

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from retl.errors import ModelError
 from retl.model import Model
 from retl.warehouse import texts
-from retl.warehouse.base import Parsed
+from retl.warehouse.base import Parsed, unspelled
 
 SESSION = (
     "SET SESSION time_zone = '+00:00'",
@@ -168,12 +168,8 @@ def is_the_models(code: int) -> bool:
 
 def without_spelling(model: Model, column: str, kind: Kind) -> ModelError:
     """The error for a column whose type has no clear spelling."""
-    cast = "ST_AsGeoJSON({})" if kind.name == "geometry" else "CAST({} AS CHAR)"
-    return ModelError(
-        f"model {model.name}: the column `{column}` has the type {kind.name}, which has no clear spelling",
-        where=model.where,
-        hint=f"Convert it in the model: {cast.format(column)}; or leave the column out of the sync.",
-    )
+    cast = f"ST_AsGeoJSON({column})" if kind.name == "geometry" else f"CAST({column} AS CHAR)"
+    return unspelled(model, column, kind.name, cast)
 
 
 def quoted(name: str) -> str:

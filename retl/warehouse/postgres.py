@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection
 from retl.errors import ModelError
 from retl.model import Model
 from retl.warehouse import texts, untyped
-from retl.warehouse.base import BAD_TIMESTAMP, Parsed
+from retl.warehouse.base import BAD_TIMESTAMP, Parsed, unspelled
 
 SESSION = (
     "SET TimeZone = 'UTC'",
@@ -132,11 +132,7 @@ def without_spelling(model: Model, column: str, kind: Kind) -> ModelError:
         cast = f"to_jsonb({column})"
     else:
         cast = f"{column}::text"
-    return ModelError(
-        f"model {model.name}: the column `{column}` has the type {kind.name}, which has no clear spelling",
-        where=model.where,
-        hint=f"Cast it in the model: {cast}; or leave the column out of the sync.",
-    )
+    return unspelled(model, column, kind.name, cast)
 
 
 def quoted(name: str) -> str:
