@@ -1,4 +1,7 @@
-"""Spelling names and constants into SQL text."""
+"""Spelling names and constants into SQL text, and streaming what a query yields."""
+
+import duckdb
+import pyarrow as pa
 
 
 def name(identifier: str) -> str:
@@ -19,3 +22,11 @@ def let(variable: str, value: str, expression: str) -> str:
 def join_lines(parts: list[str], separator: str = ",", indent: str = "    ") -> str:
     """One part a line, so that generated SQL can be read where it is logged."""
     return f"{separator}\n{indent}".join(parts)
+
+
+def stream(db: duckdb.DuckDBPyConnection, query: str, batch_rows: int) -> pa.RecordBatchReader:
+    """What a query yields, in Arrow batches of so many rows; the connection is taken meanwhile."""
+    if hasattr(duckdb.DuckDBPyRelation, "to_arrow_reader"):
+        return db.sql(query).to_arrow_reader(batch_rows)
+    # DuckDB 1.4, whose relations write the SQL anew, so that its lines are lost.
+    return db.execute(query).fetch_record_batch(batch_rows)  # type: ignore[attr-defined]

@@ -10,6 +10,7 @@ from sqlalchemy.engine import URL
 
 from retl.errors import ModelError, WarehouseError
 from retl.model import Model
+from retl.sql import stream
 from retl.warehouse.base import (
     BATCH_ROWS,
     Column,
@@ -91,7 +92,7 @@ class DuckDBWarehouse(Warehouse):
             sql = f"SELECT {', '.join(_for_arrow(name, types[name]) for name in names)} FROM ({sql}\n)"
         with self._cursor() as cursor:
             try:
-                yield from _at_least_one(_arrow_reader(cursor, sql, batch_rows))
+                yield from _at_least_one(stream(cursor, sql, batch_rows))
             # Once the reader runs, Arrow passes on DuckDB's message in an OSError of its own.
             except (duckdb.Error, OSError, pa.ArrowException) as error:
                 raise self._translated(model, error) from error
@@ -105,6 +106,7 @@ class DuckDBWarehouse(Warehouse):
         cursor = self._connection.cursor()
         cursor.execute("SET arrow_lossless_conversion = true")
         cursor.execute("SET TimeZone = 'UTC'")
+        cursor.execute("SET enable_progress_bar = false")
         cursor.execute("SET file_search_path = ?", [str(self._root)])
         return cursor
 
@@ -128,13 +130,6 @@ def _for_arrow(name: str, kind: str) -> str:
     """A column as Arrow can carry it: a VARIANT is its JSON, since DuckDB 1.4 hands over none."""
     quoted = '"' + name.replace('"', '""') + '"'
     return f"{quoted}::JSON AS {quoted}" if kind == "VARIANT" else quoted
-
-
-def _arrow_reader(cursor: duckdb.DuckDBPyConnection, sql: str, batch_rows: int) -> pa.RecordBatchReader:
-    if hasattr(duckdb.DuckDBPyRelation, "to_arrow_reader"):
-        return cursor.sql(sql).to_arrow_reader(batch_rows)
-    # DuckDB 1.4, whose relations write the SQL anew, so that its lines are lost.
-    return cursor.execute(sql).fetch_record_batch(batch_rows)  # type: ignore[attr-defined]
 
 
 def _at_least_one(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
