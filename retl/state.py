@@ -170,11 +170,14 @@ def peek_state(path: Path, sync: str) -> State:
         StateError: as `open_state`.
         LockedError: as `open_state`.
     """
-    if path.exists():
-        return open_state(path, sync)
+    return open_state(path, sync) if path.exists() else new_state(sync)
+
+
+def new_state(sync: str) -> State:
+    """An empty state in memory, for looking only."""
     db = duckdb.connect(":memory:")
     db.execute("ATTACH ':memory:' AS state")
-    db.execute("SET TimeZone = 'UTC'")
+    _set_up(db)
     _create(db, sync)
     return State(db, None)
 
@@ -233,8 +236,13 @@ def _attach(path: Path) -> duckdb.DuckDBPyConnection:
     # The file is ours alone from here on, so what a killed process spilled to disk can go.
     shutil.rmtree(spill, ignore_errors=True)
     db.execute(f"SET temp_directory = {sql.text(str(spill))}")
-    db.execute("SET TimeZone = 'UTC'")
+    _set_up(db)
     return db
+
+
+def _set_up(db: duckdb.DuckDBPyConnection) -> None:
+    db.execute("SET TimeZone = 'UTC'")
+    db.execute("SET enable_progress_bar = false")  # it would go to stdout, in the midst of our own
 
 
 def _check(state: State, path: Path, sync: str) -> int:

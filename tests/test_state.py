@@ -19,6 +19,7 @@ from retl.state import (
     Holder,
     hold,
     holder,
+    new_state,
     open_state,
     peek_state,
     transaction,
@@ -51,6 +52,13 @@ def another_process(code: str, path: Path) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
         process.stdin.close()
         process.stdout.close()
+
+
+@pytest.mark.parametrize("is_file", [True, False])
+def test_duckdb_draws_no_progress_bar(path: Path, is_file: bool) -> None:
+    """However long a query takes, DuckDB's progress bar does not get into what a command prints."""
+    with open_state(path, "users") if is_file else new_state("users") as state:
+        assert (False,) == state.db.execute("SELECT current_setting('enable_progress_bar')").fetchone()
 
 
 def test_a_new_file_knows_its_sync_and_has_an_id_of_its_own(tmp_path: Path) -> None:
