@@ -1,0 +1,364 @@
+"""A receiver: a system behind Segment that reads what retl sends, as its data file in `receivers/` has it.
+
+A file says which calls it reads, what becomes of each event, trait and property there, which of that the
+customer may set otherwise, and its rules, with what it refuses as JSON Schema. `translate` shows what it
+makes of a call, `judge` holds calls against its rules, `outlook` a sync.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cache
+from importlib import resources
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+from ruamel.yaml import YAML
+
+from retl.errors import ConfigError
+from retl.fields import path as field_path
+from retl.rules import Frozen, nearest, refusal
+
+
+class Effect(StrEnum):
+    """What comes of breaking a rule."""
+
+    REFUSED = "refused"  # the receiver turns down the call, or the user
+    DOUBTFUL = "doubtful"  # against its documents; what it does then is not documented
+    IGNORED = "ignored"  # the call goes through, and this of it is not read
+    NOTE = "note"  # nothing is broken; to be known, or to be set up there
+
+    @property
+    def is_breach(self) -> bool:
+        """Whether a call that has it should not be sent to the receiver."""
+        return self in (Effect.REFUSED, Effect.DOUBTFUL)
+
+
+def _listed(written: object) -> object:
+    return (written,) if isinstance(written, str) else written
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+"""Names; one may be written without brackets."""
+
+
+class Source(Frozen):
+    """Where a field of the receiver comes from; a bare text is one path, a list several."""
+
+    from_: Names = Field(validation_alias="from", description="Paths in the call; the first that is there.")
+    as_: Literal["text", "texts", "number", "boolean", "list", "locale", "locales"] | None = Field(
+        default=None, validation_alias="as", description="What is made of the value."
+    )
+    without: Names = Field(default=(), description="Members of an object that are left out.")
+    filled: bool = Field(
+        default=False, description="Whether an empty text, where it is the first, is left out."
+    )
+    null: Any = Field(default=None, description="What null becomes; None: it is as nothing.")
+    when: dict[str, Any] | None = Field(
+        default=None, description="JSON Schema of the values that are read; others are ignored."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _path_in_short(cls, written: object) -> object:
+        return {"from": written} if isinstance(written, str | list) else written
+
+
+Targets = dict[str, Source]
+"""Fields of the receiver, by dotted name; `<setting>` in it stands for each key of a setting."""
+
+
+class Becomes(Frozen):
+    """What a track call becomes."""
+
+    becomes: str = Field(default="", description="Name of the receiver's own event.")
+    setup: str | None = Field(default=None, description="Mapping that the customer adds first.")
+    event: Targets = Field(default={}, description="Fields of each event, beside those of all events.")
+    each: str | None = Field(default=None, description="Path of a list; each member becomes an event.")
+    item: Targets = Field(default={}, description="Fields of an event from such a member.")
+
+
+class Prefix(Frozen):
+    """A text before the names of events, where a setting asks for it."""
+
+    when: str
+    text: str
+
+
+class OtherEvents(Becomes):
+    """What events become that are not in the table."""
+
+    named: Literal["kept", "snake_case"] = Field(description="What their names become.")
+    prefix: Prefix | None = None
+
+
+class IdentifyCalls(Frozen):
+    """What becomes of identify calls."""
+
+    user: Targets
+
+
+class TrackCalls(Frozen):
+    """What becomes of every track call."""
+
+    name_as: str = Field(description="Field that holds the name of an event.")
+    keeps_empty: bool = Field(default=False, description="Whether an empty text is a value.")
+    user: Targets = Field(default={}, description="Fields of the user, which come along.")
+    event: Targets = Field(default={}, description="Fields of each event.")
+
+
+class Reading(Frozen):
+    """Which types of calls are read."""
+
+    read: Names
+    rule: str
+
+
+class Integration(Frozen):
+    """How the receiver is told in a call's `integrations`."""
+
+    name: str | None = Field(default=None, description="None where it depends on the customer's webhook.")
+    rule: str
+
+
+class Connection(Frozen):
+    """How Segment reaches the receiver, to be looked up; retl itself never does."""
+
+    url: str
+    settings: Names = ()
+    headers: Names = ()
+    errors: dict[str, str] = Field(default={}, description="What its answers mean.")
+
+
+class Setting(Frozen):
+    """What a customer may have set otherwise there, and says in the sync."""
+
+    says: str
+    kind: Literal["flag", "trait", "traits"] = Field(
+        default="traits", description="True or false; the name of a trait; or names by key."
+    )
+    keys: dict[str, str] | None = Field(default=None, description="The keys that there are; None: any.")
+    default: dict[str, str] = Field(default={}, description="What counts for keys that are not written.")
+    looks_like: str | None = Field(
+        default=None, description="Pattern of traits that are likely meant for it."
+    )
+    rule: str | None = Field(default=None, description="Rule to name where such a trait is not in it.")
+
+
+class Check(Frozen):
+    """What one part of a call must be like, and what to do where it is not; `{it}` is the name of the place.
+
+    `at` names places in the call; `*` stands for each member of a list, `<setting>` for each trait that a
+    setting names, `<setting.key>` for one of them. What is missing or blank there passes, unless it is
+    `needed`. Without `at`, the check is for every such call.
+    """
+
+    on: Names = Field(description="Types of calls, names of events, or `other` for events not in the table.")
+    effect: Effect = Effect.REFUSED
+    says: str
+    do: str
+    at: Names = ()
+    is_: dict[str, Any] | None = Field(default=None, validation_alias="is", description="JSON Schema.")
+    needed: bool = Field(default=False, description="One of the places must have a value.")
+    blank_too: bool = Field(default=False, description="Whether blank values are checked as well.")
+    most_bytes: int = Field(default=0, description="Most bytes of the value as JSON; 0: any.")
+    names: str | None = Field(default=None, description="Place whose names the sync's file is checked for.")
+    first: bool = Field(default=False, description="Of several places only the first that is there counts.")
+    unless: str | None = Field(default=None, description="Setting that makes it not apply.")
+    unset: str | None = Field(
+        default=None, description="Setting without which a sync's file is told of it; calls are not."
+    )
+
+
+class Rule(Frozen):
+    """One rule of a receiver."""
+
+    says: str
+    checks: tuple[Check, ...] = ()
+
+
+class Receiver(Frozen):
+    """A receiver's data file."""
+
+    name: str
+    title: str
+    reached_by: str = Field(description="How calls come from Segment to it.")
+    documents: dict[str, str | None] = Field(description="Title to address, where it has one.")
+    connection: Connection
+    integration: Integration | None = None
+    calls: Reading
+    unread: dict[str, str] = Field(
+        default={}, description="Type of call to the rule by which fields that have no place are dropped."
+    )
+    blank: tuple[Any, ...] = Field(default=(None,), description="Values that count as missing.")
+    settings: dict[str, Setting] = Field(default={}, description="What a sync may say of it.")
+    instead: dict[str, str] = Field(default={}, description="Trait that is not read to the one that is.")
+    kinds: dict[str, Any] = Field(default={}, description="Schemas that checks share.")
+    identify: IdentifyCalls | None = None
+    track: TrackCalls
+    events: dict[str, Becomes] = Field(default={}, description="By the name of the event.")
+    other_events: OtherEvents | None = None
+    no_other_events: str | None = Field(default=None, description="Rule by which other events are ignored.")
+    near_names: str | None = Field(default=None, description="Rule about names that nearly match.")
+    setup_rule: str | None = None
+    rules: dict[str, Rule]
+
+    @model_validator(mode="after")
+    def _names_its_own_rules(self) -> Self:
+        for rule in self.cited:
+            if rule not in self.rules:
+                raise refusal(f"there is no rule `{rule}`")
+        return self
+
+    @property
+    def cited(self) -> dict[str, Effect]:
+        """Rules that stand for what is found without a check, with what comes of breaking them."""
+        rules = [self.calls.rule, self.no_other_events, self.near_names, *self.unread.values()]
+        rules += [setting.rule for setting in self.settings.values()]
+        rules += [self.integration.rule] if self.integration else []
+        ignored = {rule: Effect.IGNORED for rule in rules if rule}
+        return {**ignored, **({self.setup_rule: Effect.NOTE} if self.setup_rule else {})}
+
+    def becomes(self, event: str) -> Becomes | None:
+        """What a track call of a name becomes; None where the receiver has no place for it."""
+        return self.events.get(event) or self.other_events
+
+    def named(self, event: str, settings: "Settings") -> str:
+        """The name under which an event arrives."""
+        if event in self.events or self.other_events is None:
+            return self.events[event].becomes if event in self.events else event
+        if self.other_events.named == "snake_case":
+            return "_".join(event.lower().strip().split(" "))
+        prefix = self.other_events.prefix
+        return prefix.text + event if prefix and settings.flag(prefix.when) else event
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the customer set at a receiver, as a sync says it.
+
+    Attributes:
+        rejects: whether calls that break a rule become rejected rows; else they are only counted.
+        ignore: rules that are not looked at.
+        values: by name: true or false, a trait, or traits by key.
+    """
+
+    rejects: bool = False
+    ignore: frozenset[str] = frozenset()
+    values: Mapping[str, bool | str | Mapping[str, str]] = field(default_factory=dict)
+
+    def flag(self, name: str) -> bool:
+        """Whether a setting, or a `setting.key`, is there and on."""
+        setting, _, key = name.partition(".")
+        value = self.values.get(setting)
+        return bool(value.get(key) if key and isinstance(value, Mapping) else value)
+
+    def traits(self, name: str) -> Mapping[str, str]:
+        """The traits of a setting by key; a single trait goes by the setting's own name."""
+        value = self.values.get(name) or {}
+        return {name: value} if isinstance(value, str) else value if isinstance(value, Mapping) else {}
+
+
+def known_receivers() -> list[str]:
+    """The names of all receivers."""
+    files = (file.name for file in resources.files("retl").joinpath("receivers").iterdir())
+    return sorted(file.removesuffix(".yml") for file in files if file.endswith(".yml"))
+
+
+def chosen_receivers(written: str) -> list[str]:
+    """The receivers that a command line names, such as `insider,miso`; `all` are all.
+
+    Raises:
+        ConfigError: there is no such receiver.
+    """
+    known = known_receivers()
+    names = [name.strip() for name in written.split(",") if name.strip()]
+    for name in names:
+        if name not in [*known, "all"]:
+            raise ConfigError(f"there is no receiver `{name}`{nearest(name, [*known, 'all'])}")
+    return known if "all" in names else list(dict.fromkeys(names))
+
+
+@cache
+def receiver(name: str) -> Receiver:
+    """A receiver by its name, which must be one of `known_receivers`."""
+    file = resources.files("retl").joinpath("receivers", f"{name}.yml")
+    return Receiver.model_validate(YAML(typ="safe", pure=True).load(file.read_text(encoding="utf-8")))
+
+
+def read_settings(name: str, written: object) -> Settings:
+    """The settings of a receiver from a sync's file.
+
+    Args:
+        name: the receiver's name.
+        written: the mapping below it: `mode`, `ignore`, and the receiver's own settings.
+
+    Raises:
+        PydanticCustomError: one is unknown, or not of its kind.
+    """
+    if not isinstance(written, dict):
+        raise refusal("must be a mapping of settings; {} takes the defaults", name)
+    about = receiver(name)
+    keys = ["mode", "ignore", *about.settings]
+    for key in written:
+        if key not in keys:
+            raise refusal(f"unknown key `{key}`{nearest(str(key), keys)}", name, str(key))
+    mode, ignore = written.get("mode", "warn"), written.get("ignore", [])
+    if mode not in ("warn", "reject"):
+        raise refusal("must be `warn` or `reject`", name, "mode")
+    if not isinstance(ignore, list) or not all(isinstance(rule, str) for rule in ignore):
+        raise refusal("must be a list of rules", name, "ignore")
+    for rule in ignore:
+        if rule not in about.rules:
+            raise refusal(f"there is no rule `{rule}`{nearest(rule, list(about.rules))}", name, "ignore")
+    values = {
+        key: _read_setting(name, key, setting, written.get(key)) for key, setting in about.settings.items()
+    }
+    return Settings(mode == "reject", frozenset(ignore), values)
+
+
+def _read_setting(name: str, key: str, setting: Setting, written: object) -> Any:
+    if setting.kind == "flag":
+        if not isinstance(written, bool | None):
+            raise refusal("must be true or false", name, key)
+        return bool(written)
+    if setting.kind == "trait":
+        if written is not None and (not isinstance(written, str) or not written):
+            raise refusal("must be the name of a trait", name, key)
+        return written or ""
+    if not isinstance(written, dict | None):
+        raise refusal("must be a mapping of names", name, key)
+    for one, trait in (written or {}).items():
+        if setting.keys is not None and one not in setting.keys:
+            raise refusal(f"unknown key `{one}`{nearest(str(one), list(setting.keys))}", name, key, str(one))
+        if not isinstance(trait, str) or not trait:
+            raise refusal("must be the name of a trait or property", name, key, str(one))
+    return {**setting.default, **(written or {})}
+
+
+def meaning(code: str) -> str:
+    """What a reason code means that stands for a receiver's rule, such as `insider_I6`."""
+    name, _, rule = code.partition("_")
+    if name not in known_receivers() or rule not in receiver(name).rules:
+        return "a receiver's rule that this version does not have"
+    checks = receiver(name).rules[rule].checks
+    says = (check.says.replace("{it}", "a value") for check in checks if check.effect.is_breach)
+    return f"{receiver(name).title}: {'; or '.join(dict.fromkeys(says))}"
+
+
+def places(path: str, settings: Settings) -> list[tuple[str, tuple[str, ...]]]:
+    """The places in a call that a path of a data file stands for, each with the setting's key.
+
+    A path without a setting is one place, with the key "". A setting that is not there stands for none.
+
+    Args:
+        path: such as `properties.products.*.price`, `traits.<optins>` or `traits.<channels.email>`.
+        settings: what the customer set.
+    """
+    before, bracket, rest = path.partition("<")
+    keys = tuple(part for part in before.split(".") if part)
+    if not bracket:
+        return [("", keys)]
+    setting, _, one = rest.removesuffix(">").partition(".")
+    traits = settings.traits(setting)
+    return [(key, (*keys, *field_path(trait))) for key, trait in traits.items() if one in ("", key)]
