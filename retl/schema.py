@@ -24,8 +24,9 @@ from retl.fields import (
     WebAddress,
     Zone,
 )
+from retl.receiver import Setting, known_receivers, receiver
 from retl.rules import Frozen, keys
-from retl.settings import Defaults, GuardLimit, Guards, SegmentSettings
+from retl.settings import Defaults, GuardLimit, Guards, Receivers, SegmentSettings
 from retl.sync import KINDS, Audience, Group, Identify, RemovedTraits, Sync, Track, TrackCall
 
 _INTRODUCTION = """\
@@ -115,6 +116,18 @@ _BLOCKS: tuple[tuple[str, str, type[Frozen]], ...] = (
     ),
 )
 
+_RECEIVERS = """
+## `receivers`
+
+For each system behind Segment whose rules the calls are held against, a block, which may be `{}`;
+[the receivers](receivers.md) have their own keys beside these.
+
+| key | value | default | meaning |
+|---|---|---|---|
+| `mode` | `warn`, `reject` | `warn` | Whether calls that break a rule are counted, or make rejected rows. |
+| `ignore` | list of rules |  | Rules that are not looked at, such as `I9`. |
+"""
+
 _FORMS: tuple[tuple[object, str], ...] = (
     (Column, "column"),
     (Columns, "column or list of columns"),
@@ -126,6 +139,7 @@ _FORMS: tuple[tuple[object, str], ...] = (
     (TrackCall, "event name or block"),
     (GuardLimit, "`500000`, `20%` or `off`"),
     (Name, "letters, digits, `_`, `.`, `-`"),
+    (Receivers, "block for each receiver"),
     (ModelName, "path"),
     (WebAddress, "URL"),
     (Zone, "time zone"),
@@ -141,7 +155,7 @@ _FORMS: tuple[tuple[object, str], ...] = (
 
 def sync_file_markdown() -> str:
     """The page docs/sync-file.md: examples, and a table for each block."""
-    return _INTRODUCTION + "".join(_section(*block) for block in _BLOCKS)
+    return _INTRODUCTION + "".join(_section(*block) for block in _BLOCKS) + _RECEIVERS
 
 
 def json_schema() -> dict[str, Any]:
@@ -170,8 +184,44 @@ def json_schema() -> dict[str, Any]:
             {"const": False},
         ],
     }
+    definitions.pop("Settings", None)
+    schema["properties"]["receivers"] = {
+        "description": schema["properties"]["receivers"]["description"],
+        "type": "object",
+        "properties": {name: _receiver(name) for name in known_receivers()},
+        "additionalProperties": False,
+    }
     definitions["SegmentSettings"]["properties"]["write_key"]["default"] = "${SEGMENT_WRITE_KEY}"
     return schema
+
+
+def _receiver(name: str) -> dict[str, object]:
+    """The JSON Schema of what a sync says of a receiver."""
+    about = receiver(name)
+    rules = {"type": "array", "items": {"enum": list(about.rules)}, "description": "Rules not to look at."}
+    mode = {
+        "enum": ["warn", "reject"],
+        "description": "Whether calls that break a rule are only counted, or become rejected rows.",
+    }
+    own = {key: _setting(setting) for key, setting in about.settings.items()}
+    properties = {"mode": mode, "ignore": rules, **own}
+    return {
+        "description": about.title,
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": False,
+    }
+
+
+def _setting(setting: Setting) -> dict[str, object]:
+    kinds: dict[str, dict[str, object]] = {
+        "flag": {"type": "boolean"},
+        "trait": {"type": "string", "minLength": 1},
+    }
+    named: dict[str, object] = {"type": "object", "additionalProperties": {"type": "string", "minLength": 1}}
+    if setting.keys is not None:
+        named["propertyNames"] = {"enum": list(setting.keys)}
+    return {"description": setting.says, **kinds.get(setting.kind, named)}
 
 
 def _array() -> dict[str, object]:

@@ -7,7 +7,8 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 
 from retl.document import Document
 from retl.fields import Count, Name, Text, WebAddress, Zone
-from retl.rules import Frozen, explain, refusal
+from retl.receiver import Settings, known_receivers, read_settings
+from retl.rules import Frozen, explain, nearest, refusal
 
 
 class Limit(Frozen):
@@ -80,15 +81,34 @@ class SegmentSettings(Frozen):
     ssl_cert: Text | None = Field(default=None, description="File of certificates to trust, as PEM.")
 
 
+def _receivers(written: object) -> dict[str, Settings]:
+    """Read the settings of receivers by name.
+
+    Raises:
+        PydanticCustomError: a receiver is unknown, or a setting is wrong.
+    """
+    if not isinstance(written, dict):
+        raise refusal("must be a mapping of receivers to settings")
+    known = known_receivers()
+    for name in written:
+        if name not in known:
+            raise refusal(f"there is no receiver `{name}`{nearest(str(name), known)}", str(name))
+    return {name: read_settings(name, settings) for name, settings in written.items()}
+
+
+Receivers = Annotated[dict[str, Settings], BeforeValidator(_receivers)]
+
+
 class Defaults(Frozen):
     """What retl.yml says for all syncs of the project; a sync's own keys win."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"receivers", "notify", "keep"})
+    later: ClassVar[frozenset[str]] = frozenset({"notify", "keep"})
 
     warehouse: Text | None = Field(default=None, repr=False, description="Default of `warehouse`.")
     segment: SegmentSettings | None = Field(default=None, description="Defaults of the keys of `segment`.")
     guards: Guards | None = Field(default=None, description="Defaults of the keys of `guards`.")
     timezone: Zone | None = Field(default=None, description="Default of `timezone`.")
+    receivers: Receivers | None = Field(default=None, description="Defaults of the keys of `receivers`.")
 
 
 def check_defaults(document: Document) -> None:

@@ -34,7 +34,7 @@ from retl.fields import (
     literal_name,
 )
 from retl.rules import Frozen, explain, nearest, refusal
-from retl.settings import Guards, Limit, SegmentSettings
+from retl.settings import Guards, Limit, Receivers, SegmentSettings
 
 __all__ = [
     "Audience",
@@ -62,7 +62,7 @@ KINDS = ("track", "audience", "identify", "group")
 class Sync(Frozen):
     """One sync file."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"receivers", "schedule", "notify", "keep"})
+    later: ClassVar[frozenset[str]] = frozenset({"schedule", "notify", "keep"})
 
     name: Name = Field(description="Name of the sync's state and part of its message ids; the file's name.")
     model: ModelName | None = Field(
@@ -101,6 +101,10 @@ class Sync(Frozen):
     )
     allow_ids: Ids = Field(
         default=(), description="Ids to send though they look like a mistake, such as `0`."
+    )
+    receivers: Receivers = Field(
+        default={},
+        description="Systems behind Segment whose rules the calls are held against; see the block.",
     )
     warehouse: Text = Field(
         default="${RETL_WAREHOUSE_URL}", repr=False, description="SQLAlchemy URL of the warehouse."
@@ -146,6 +150,10 @@ class Sync(Frozen):
         if self._documents:
             return self._documents[0].where(location)
         return f"{self.path} {'.'.join(map(str, location))}".rstrip()
+
+    def writes(self, *location: str | int) -> bool:
+        """Whether the sync's own file has a key, rather than retl.yml."""
+        return any(document.holds(location) for document in self._documents[:1])
 
     def where_used(self, column: str) -> str:
         """The place where a column is first named, for an error message."""
@@ -214,17 +222,21 @@ def parse(document: Document, defaults: Document | None = None) -> Sync:
     """
     data: dict[str, object] = {"name": PurePath(document.shown).stem, **document.data}
     for key, default in (defaults.data if defaults else {}).items():
-        own = data.get(key, default)
-        if isinstance(own, dict) and isinstance(default, dict):
-            own = {**default, **own}
         if default is not None:
-            data[key] = own
+            data[key] = _over(default, data[key]) if key in data else default
     try:
         sync = Sync.model_validate(data, by_alias=True, by_name=False, context=document)
     except ValidationError as error:
         raise explain(error, Sync, document) from None
     sync._documents = (document, defaults) if defaults else (document,)
     return sync
+
+
+def _over(default: object, own: object) -> object:
+    """A sync's own value over that of retl.yml, which counts for keys that it does not write."""
+    if not isinstance(own, dict) or not isinstance(default, dict):
+        return own
+    return {**default, **{key: _over(default.get(key), value) for key, value in own.items()}}
 
 
 def with_columns(sync: Sync, columns: Sequence[str]) -> Sync:

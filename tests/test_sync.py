@@ -236,7 +236,42 @@ BAD = [
         "`column`, `value`, `as`, `unit`, `nulls`",
     ),
     (identify("schedule: daily"), ":5 schedule: `schedule` is not supported in this version"),
-    (identify("receivers: {}"), ":5 receivers: `receivers` is not supported in this version"),
+    (identify("receivers: [insider]"), ":5 receivers: must be a mapping of receivers to settings"),
+    (
+        identify("receivers: {insder: {}}"),
+        ":5 receivers.insder: there is no receiver `insder`; did you mean `insider`?",
+    ),
+    (
+        identify("receivers: {miso: yes}"),
+        ":5 receivers.miso: must be a mapping of settings; {} takes the defaults",
+    ),
+    (
+        identify("receivers: {suprsend: {prefx: true}}"),
+        ":5 receivers.suprsend.prefx: unknown key `prefx`; did you mean `prefix`?",
+    ),
+    (identify("receivers: {miso: {mode: drop}}"), ":5 receivers.miso.mode: must be `warn` or `reject`"),
+    (identify("receivers: {miso: {ignore: M1}}"), ":5 receivers.miso.ignore: must be a list of rules"),
+    (
+        identify("receivers: {datafly: {ignore: [D33]}}"),
+        ":5 receivers.datafly.ignore: there is no rule `D33`; did you mean `D3`?",
+    ),
+    (identify("receivers: {suprsend: {prefix: 1}}"), ":5 receivers.suprsend.prefix: must be true or false"),
+    (
+        identify("receivers: {suprsend: {language: []}}"),
+        ":5 receivers.suprsend.language: must be the name of a trait",
+    ),
+    (
+        identify("receivers: {insider: {optins: gdpr}}"),
+        ":5 receivers.insider.optins: must be a mapping of names",
+    ),
+    (
+        identify("receivers: {insider: {optins: {gdpr_opt: gdpr}}}"),
+        ":5 receivers.insider.optins.gdpr_opt: unknown key `gdpr_opt`; did you mean `gdpr_optin`?",
+    ),
+    (
+        identify("receivers: {insider: {attributes: {plan: 1}}}"),
+        ":5 receivers.insider.attributes.plan: must be the name of a trait or property",
+    ),
     (identify("notify: x"), ":5 notify: `notify` is not supported in this version"),
     (identify("keep: x"), ":5 keep: `keep` is not supported in this version"),
     (
@@ -577,7 +612,12 @@ def test_defaults(tmp_path: Path) -> None:
     [
         (
             "model: x",
-            ":1 model: unknown key `model`; known here: `warehouse`, `segment`, `guards`, `timezone`",
+            ":1 model: unknown key `model`; known here: "
+            "`warehouse`, `segment`, `guards`, `timezone`, `receivers`",
+        ),
+        (
+            "receivers: {x: {}}",
+            ":1 receivers.x: there is no receiver `x`; known here: `datafly`, `insider`, `miso`, `suprsend`",
         ),
         ("notify: x", ":1 notify: `notify` is not supported in this version"),
         (
@@ -592,6 +632,21 @@ def test_defaults_refused(tmp_path: Path, defaults: str, message: str) -> None:
         read(tmp_path, IDENTIFY, defaults)
 
     assert f"retl.yml{message}" == str(caught.value)
+
+
+@pytest.mark.rule("B10")
+def test_receivers_of_the_project(tmp_path: Path) -> None:
+    """Receivers of retl.yml count for each sync; what a sync says of one of them wins, key by key."""
+    sync = read(
+        tmp_path,
+        IDENTIFY + "receivers: {insider: {mode: reject, optins: {sms_optin: s}}}",
+        "receivers:\n  insider: {language: lang, optins: {gdpr_optin: g, sms_optin: x}}\n  miso: {}\n",
+    )
+
+    assert ["insider", "miso"] == list(sync.receivers)
+    assert sync.receivers["insider"].rejects
+    assert "lang" == sync.receivers["insider"].values["language"]
+    assert {"gdpr_optin": "g", "sms_optin": "s"} == sync.receivers["insider"].values["optins"]
 
 
 def test_empty_defaults(tmp_path: Path) -> None:
