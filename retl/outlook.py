@@ -1,0 +1,301 @@
+"""What the file of a sync alone tells of its receivers, before any row is read.
+
+An **outline** is what all calls of one template have in common: type, event, and the places that have a
+value. Receivers have objections to outlines as judges have to calls.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from retl.fields import EVERY, path
+from retl.judge import Charge, Objection, charges
+from retl.receiver import Effect, Receiver, Setting, Settings, known_receivers, places, receiver
+from retl.rules import nearest
+from retl.sync import Sync
+from retl.template import Template, templates
+
+Place = tuple[str, ...]
+"""The keys that lead to a place in a call."""
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What the calls of a template have in common.
+
+    Attributes:
+        type: Segment's type of call.
+        event: name of the event; None where there is none, or each row has its own.
+        names_itself: whether each row has its own name of the event.
+        places: what has a value: all of them in the mapping.
+        open: whether columns are sent that only the model tells (`all`).
+    """
+
+    type: str
+    event: str | None
+    names_itself: bool
+    places: frozenset[Place]
+    open: bool
+
+    @property
+    def name(self) -> str:
+        """How such a call is told of."""
+        return self.event or ("events of a column" if self.names_itself else self.type)
+
+    def has(self, place: Place) -> bool:
+        """Whether a call may have a value at a place; `*` stands for each member of a list."""
+        return (self.open and place[0] == self.body) or _is_among(place, self.places)
+
+    @property
+    def body(self) -> str:
+        """Where such a call has what it says: `properties` or `traits`."""
+        return body_of(self.type)
+
+
+def body_of(kind: str) -> str:
+    """Where a type of call has what it says."""
+    return "properties" if kind == "track" else "traits"
+
+
+def outlines(sync: Sync) -> list[Outline]:
+    """The outlines of a sync's calls, each once."""
+    return list(dict.fromkeys(_outline(sync, template) for template in templates(sync)))
+
+
+def _outline(sync: Sync, template: Template) -> Outline:
+    block = sync.block
+    ids = {"userId": block.user_id, "anonymousId": block.anonymous_id}
+    places: set[Place] = {(name,) for name, column in ids.items() if column}
+    places |= {("timestamp",), ("messageId",)} | ({("event",)} if template.type == "track" else set())
+    places |= {(body_of(template.type), *path(name)) for name in template.fields if name != EVERY}
+    places |= {("context", *path(name)) for name in block.context}
+    event = template.event
+    return Outline(
+        type=template.type,
+        event=event.name if event else None,
+        names_itself=bool(event and event.column),
+        places=frozenset(places),
+        open=EVERY in template.fields,
+    )
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a receiver has against calls of a sync.
+
+    Attributes:
+        objection: what it is.
+        call: the event of the calls, or their type.
+        rows: how many rows have such a call, of the kind of change with the most; None where the file tells.
+        example: the key of one of them.
+    """
+
+    objection: Objection
+    call: str
+    rows: int | None = None
+    example: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """As `retl check --json` prints it."""
+        told = {"call": self.call, "rows": self.rows, "example": self.example}
+        return {**self.objection.as_json(), **told}
+
+
+def foresee(sync: Sync, settings: Mapping[str, Settings]) -> list[Finding]:
+    """What receivers have against a sync's calls, as far as its file tells.
+
+    Args:
+        sync: the sync.
+        settings: the receivers by name, with what the customer set there.
+    """
+    found: dict[Finding, None] = {}
+    for name, own in settings.items():
+        for outline in outlines(sync):
+            for objection in _objections(sync, receiver(name), own, outline):
+                if objection.rule not in own.ignore:
+                    found[Finding(objection, outline.name)] = None
+    return list(found)
+
+
+def reached(sync: Sync, settings: Mapping[str, Settings]) -> dict[str, Settings]:
+    """The receivers that a sync's calls go to: those that its `integrations` do not switch off."""
+    return {name: own for name, own in settings.items() if not _is_off(sync, receiver(name))}
+
+
+def _objections(sync: Sync, about: Receiver, settings: Settings, outline: Outline) -> Iterator[Objection]:
+    yield from _switched_off(sync, about)
+    if _is_off(sync, about):
+        return
+    unread = list(_not_read(about, settings, outline))
+    told = {objection.rule for objection in unread}
+    for charge in charges(about, settings, (outline.type, outline.event)):
+        if _foretold(charge, outline) and not (charge.of_file and charge.objection.rule in told):
+            yield charge.objection
+    if outline.type in about.calls.read and (outline.event is None or about.becomes(outline.event)):
+        yield from _to_set_up(about, outline)
+        yield from _badly_named(about, outline)
+        yield from unread
+        yield from _not_sent(sync, about, outline)
+
+
+def _foretold(charge: Charge, outline: Outline) -> bool:
+    """Whether all such calls will fail a charge; of the members of a list a file tells nothing."""
+    if not charge.where:
+        return True
+    lacks = not any(map(outline.has, charge.where)) and not any("*" in place for place in charge.where)
+    return (charge.needed and lacks) or (charge.objection.effect is Effect.NOTE and not lacks)
+
+
+def _is_off(sync: Sync, about: Receiver) -> bool:
+    """Whether the calls' `integrations` keep them from a receiver."""
+    if about.integration is None:
+        return False
+    name, chosen = about.integration.name, sync.block.integrations
+    if name is not None:
+        return chosen.get(name, chosen.get("All", True)) is False
+    # It is some webhook of the customer, which one is not known here.
+    others = {one.integration.name for one in map(receiver, known_receivers()) if one.integration}
+    return chosen.get("All") is False and not any(
+        value is not False for key, value in chosen.items() if key != "All" and key not in others
+    )
+
+
+def _switched_off(sync: Sync, about: Receiver) -> Iterator[Objection]:
+    """Where the calls' `integrations` keep them from the receiver, or name it wrongly."""
+    if about.integration is None:
+        return
+    name, rule = about.integration.name, about.integration.rule
+    if _is_off(sync, about):
+        do = f"nothing, or write `{name}: true`" if name else "nothing, or name the webhook there as well"
+        yield Objection(about.name, rule, Effect.IGNORED, "`integrations` keeps the calls from it", do)
+    for key in sync.block.integrations if name else ():
+        is_near = name and difflib.SequenceMatcher(None, key, name).ratio() > 0.8
+        is_meant = is_near or key.casefold() == about.title.casefold()
+        if key != name and is_meant:
+            says = f"`{key}` in `integrations` is not its name"
+            yield Objection(about.name, rule, Effect.IGNORED, says, f"write `{name}`")
+
+
+def _to_set_up(about: Receiver, outline: Outline) -> Iterator[Objection]:
+    """The mapping that the customer must add at the destination before such calls arrive."""
+    becomes, other = about.becomes(outline.event or ""), about.other_events
+    if outline.type != "track" or not (becomes and becomes.setup and about.setup_rule):
+        return
+    do = f'add "{becomes.setup}" there'
+    if outline.names_itself:
+        do = f'add the mapping of each event there, or "{becomes.setup}" for those of your own'
+    elif other and becomes is not other:
+        do += f'; if "{other.setup}" is on too, narrow its trigger, or the event arrives twice'
+    says = "works once its mapping is added to the destination"
+    yield Objection(about.name, about.setup_rule, Effect.NOTE, says, do)
+
+
+def _badly_named(about: Receiver, outline: Outline) -> Iterator[Objection]:
+    """Where the file has names that a check advises against."""
+    for rule, about_rule in about.rules.items():
+        for check in about_rule.checks:
+            if not check.names or outline.type not in check.on:
+                continue
+            pattern = str((check.is_ or {}).get("pattern", ""))
+            names = sorted(
+                {place[1] for place in outline.places if place[0] == check.names and len(place) > 1}
+            )
+            bad = [f"`{name}`" for name in names if not re.search(pattern, name)]
+            if bad:
+                says = f"{check.says}: {', '.join(bad)}"
+                yield Objection(about.name, rule, check.effect, says, check.do)
+
+
+def _not_read(about: Receiver, settings: Settings, outline: Outline) -> Iterator[Objection]:
+    """Traits and properties that have no place at the receiver, or none until the customer gives them one."""
+    if outline.names_itself:
+        return
+    read = list(_read(about, settings, outline))
+    mine = (place for place in outline.places if place[0] == outline.body)
+    lost = sorted(".".join(place[1:]) for place in mine if not _is_among(place, read))
+    for name in list(lost) if outline.type != "track" else ():
+        meant = _meant_for(about, name)
+        if meant is not None:
+            lost.remove(name)
+            yield _not_set(about, name, *meant)
+    rule = about.unread.get(outline.type)
+    if rule is None:
+        return
+    known = {_plain(place[-1]): ".".join(place[1:]) for place in read if place[0] == outline.body}
+    known |= about.instead if outline.type != "track" else {}
+    for name in [one for one in lost if _plain(one) in known]:
+        lost.remove(name)
+        says, do = f"`{name}` is not read", f"send it as `{known[_plain(name)]}`, or as both"
+        yield Objection(about.name, rule, Effect.IGNORED, says, do)
+    if lost:
+        says = f"{outline.body} that are not read: {', '.join(f'`{name}`' for name in lost)}"
+        setting = "parameters" if outline.type == "track" else "attributes"
+        do = f"nothing, or map them there and name them here: receivers: {{{about.name}: {{{setting}: …}}}}"
+        yield Objection(about.name, rule, Effect.IGNORED, says, do)
+
+
+def _not_set(about: Receiver, name: str, key: str, setting: Setting) -> Objection:
+    """That a trait has a place only once the customer gives it one."""
+    example = f"{key}: {name}"
+    if setting.kind == "traits":
+        keys = sorted(setting.keys or (), key=len, reverse=True)
+        near = (one for one in keys if _plain(one).removesuffix("optin") in _plain(name))
+        example = f"{key}: {{{next(near, '…')}: {name}}}"
+    return Objection(
+        about.name,
+        setting.rule or "",
+        Effect.IGNORED,
+        f"`{name}` is known there only once it is mapped",
+        f"map it, and say so here: receivers: {{{about.name}: {{{example}}}}}",
+    )
+
+
+def _plain(name: str) -> str:
+    """A name without capitals and signs."""
+    return re.sub(r"[\W_]", "", name.lower())
+
+
+def _not_sent(sync: Sync, about: Receiver, outline: Outline) -> Iterator[Objection]:
+    """Traits that the sync's own settings of the receiver name, and that it does not send."""
+    settings = sync.receivers.get(about.name)
+    sent = sorted({".".join(place[1:]) for place in outline.places if place[0] == outline.body})
+    if settings is None or outline.open:
+        return
+    for key, setting in about.settings.items():
+        if setting.kind == "flag" or (key == "parameters") != (outline.type == "track"):
+            continue
+        for one, trait in settings.traits(key).items():
+            location = (key, one) if setting.kind == "traits" else (key,)
+            if trait not in sent and sync.writes("receivers", about.name, *location):
+                says = f"`{'.'.join(location)}` names `{trait}`, which this sync does not send"
+                near = nearest(trait, sent).removeprefix("; ").removesuffix("?")
+                do = f"{near}?" if near.startswith("did") else "name one that it sends, or leave it out"
+                yield Objection(about.name, setting.rule or "", Effect.IGNORED, says, do)
+
+
+def _meant_for(about: Receiver, name: str) -> tuple[str, Setting] | None:
+    """The setting for which a trait is likely meant, by its name."""
+    for key, setting in about.settings.items():
+        if setting.looks_like and setting.rule and re.search(setting.looks_like, name):
+            return key, setting
+    return None
+
+
+def _read(about: Receiver, settings: Settings, outline: Outline) -> Iterator[Place]:
+    """The places of such a call that the receiver reads one by one."""
+    targets = dict(about.identify.user) if outline.type == "identify" and about.identify else {}
+    if outline.type == "track":
+        becomes = about.becomes(outline.event or "")
+        targets = {**about.track.user, **about.track.event, **(becomes.event if becomes else {})}
+        if becomes and becomes.each:
+            yield tuple(becomes.each.split("."))
+    for source in targets.values():
+        for written in source.from_:
+            yield from (place for _, place in places(written, settings) if len(place) > 1)
+
+
+def _is_among(place: Place, others: Iterable[Place]) -> bool:
+    """Whether a place is one of others, or in one, or holds one."""
+    return any(all(a == b for a, b in zip(place, one, strict=False)) for one in others)
