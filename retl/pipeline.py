@@ -22,8 +22,10 @@ from retl.errors import (
     MissingColumnError,
     ModelError,
 )
+from retl.hearing import heed
 from retl.mapping import Comparison, Mapping, comparisons, read_mapping, refuse_other_identity
 from retl.model import Model
+from retl.outlook import reached
 from retl.run import Run, begin_run, keep_run
 from retl.segment import Segment
 from retl.state import State, out_of_room
@@ -105,9 +107,11 @@ def run(job: Job, segment: Segment) -> Run:
             record = record.with_diff(changes.diff, changes.guards, baseline=not changes.sends)
             guard.stop_if_tripped(sync, changes.diff, changes.guards)
             render(job, changes, segment.connections)
+            objections = heed(state.db, reached(sync, sync.receivers))
             rejected.collect(state.db)
             tally = rejected.tally(state.db)
             record = record.with_diff(changes.diff.without(tally), changes.guards, baseline=not changes.sends)
+            record = record.evolve(objections=objections)
             with state.transaction():
                 enqueued = outbox.enqueue(state.db, record.run_id)
                 refused = rejected.record(state.db, record.run_id, clock.now())

@@ -14,6 +14,8 @@ from retl.batch import MAX_BATCH_CALLS
 from retl.call import LIBRARY
 from retl.diff import Diff
 from retl.guard import Guard
+from retl.hearing import heed
+from retl.outlook import reached
 from retl.pipeline import Job, find_changes, render
 from retl.segment import MAX_BATCH_BYTES
 
@@ -46,6 +48,7 @@ class Plan:
         sends: whether changes become calls; a first pass may be a silent baseline.
         diff: how many rows changed, and how.
         guards: what the guards say.
+        objections: how many calls break a rule of a receiver, by the rule's code.
         calls: number of calls by change and name; the name of an identify or group call is its type.
         bytes: of all calls.
         undated: calls that would take the moment of detection, as the column of their timestamp is null.
@@ -59,6 +62,7 @@ class Plan:
     sends: bool
     diff: Diff
     guards: tuple[Guard, ...]
+    objections: Named[str, int]
     calls: Named[tuple[str, str], int]
     bytes: int
     undated: int
@@ -118,6 +122,7 @@ class Plan:
             "seconds": round(self.seconds, 1),
             "pending": self.pending,
             "guards": [dict(guard.__dict__) for guard in self.guards],
+            "objections": dict(self.objections),
             "samples": [dict(sample.__dict__) for sample in self.samples],
         }
 
@@ -137,6 +142,7 @@ def preview(job: Job, pending: int, samples: int = 2, with_calls: bool = False) 
     db = job.state.db
     changes = find_changes(job, job.clock.monotonic() + job.options.deadline_seconds)
     render(job, changes, connections=1)
+    objections = heed(db, reached(job.sync, job.sync.receivers))
     rejected.collect(db)
     tally = rejected.tally(db)
     totals = db.execute(
@@ -157,6 +163,7 @@ def preview(job: Job, pending: int, samples: int = 2, with_calls: bool = False) 
         sends=changes.sends,
         diff=changes.diff.without(tally),
         guards=changes.guards,
+        objections=objections,
         calls={(change, name): count for change, name, count in names},
         bytes=totals[0],
         undated=totals[1],
@@ -184,10 +191,10 @@ def _samples(db: duckdb.DuckDBPyConnection, each: int) -> tuple[Sample, ...]:
         """,
         [each],
     ).fetchall()
-    return tuple(Sample(change, key, _shown(body)) for change, key, body in rows)
+    return tuple(Sample(change, key, shown(body)) for change, key, body in rows)
 
 
-def _shown(body: str) -> str:
-    """A call's text less what tells a reader nothing; never parsed, which would cost digits."""
+def shown(body: str) -> str:
+    """A call's text less message id and retl's own context; never parsed, which would cost digits."""
     body = body.replace(f',"context":{{"library":{LIBRARY}}}', "").replace(f',"library":{LIBRARY}', "")
     return re.sub(r',"messageId":"(?:[^"\\]|\\.)*"(?=,"timestamp":"[^"]*"}$)', "", body)
