@@ -15,19 +15,23 @@ from typing import Any
 import click
 
 from retl import outbox, progress, rejected, report, signals, snapshot
+from retl.check import Verdict, check_calls
 from retl.clock import SystemClock
 from retl.errors import ConfigError, GuardError, Interrupted, LockedError, RetlError
+from retl.explain import explain
 from retl.faults import Faults
 from retl.guard import NAMES as GUARDS
 from retl.pace import Pace
 from retl.pipeline import Job, Options, read_columns, run
 from retl.preview import preview
 from retl.project import check_names, find_project, find_syncs
+from retl.receiver import Settings, chosen_receivers, read_settings
 from retl.run import Run, begin_run, last_runs
 from retl.sandbox import Sandbox
 from retl.schema import json_schema
 from retl.session import Session, find_sessions, load_session
-from retl.state import holder
+from retl.state import State, holder, new_state
+from retl.tracking_plan import TrackingPlan, read_tracking_plan
 from retl.version import __version__
 from retl.watch import Silent
 
@@ -41,6 +45,9 @@ STATE_DIR = click.option(
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a sync and line.")
 REHEARSAL = click.option(
     "--sandbox", "rehearsal", is_flag=True, help="Of rehearsals, which have a state of their own."
+)
+RECEIVERS = click.option(
+    "--receiver", "receivers", default="", help="Receivers to ask, such as insider,miso; `all` are all."
 )
 BACKFILL = click.option(
     "--initial-backfill", "backfill", is_flag=True, help="Send the first pass of a track or audience sync."
@@ -213,23 +220,72 @@ def plan_command(syncs: Sequence[str], rehearsal: bool, as_json: bool, **flags: 
 @click.option(
     "--connect", is_flag=True, help="Also ask the model for its columns, and Segment about the write key."
 )
-def check_command(syncs: Sequence[str], connect: bool) -> int:
-    """Check sync files, their models and their settings; without SYNC, all in syncs/."""
+@RECEIVERS
+@click.option(
+    "--tracking-plan",
+    "plan_file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A Segment tracking plan to hold the calls against, as JSON.",
+)
+@click.option(
+    "--sample", type=click.IntRange(min=0), help="Rows to look at; 0 is the file alone. [default: all]"
+)
+@AS_JSON
+def check_command(
+    syncs: Sequence[str], connect: bool, receivers: str, plan_file: Path | None, **flags: Any
+) -> int:
+    """Check sync files, their models and their settings; without SYNC, all in syncs/.
+
+    With --receiver or --tracking-plan also what the systems behind Segment make of the calls: of those that
+    the file foretells, and of those that the model's rows make now. Nothing is sent.
+
+    Example: retl check syncs/orders.yml --receiver insider,miso
+    """
     codes = [0]
     sessions = []
+    names = chosen_receivers(receivers)
+    plan = read_tracking_plan(plan_file) if plan_file else None
+    if flags["sample"] is not None and not (names or plan):
+        raise click.UsageError("--sample goes with --receiver or --tracking-plan")
     for path in _paths(syncs):
         try:
             session = load_session(path, None, rehearsal=False)
             sessions.append(session)
             line = f"{session.sync.path}: {session.sync.kind} from {session.model.where}"
             line += _check_connections(session) if connect else ""
+            checked = _check_calls(session, names, plan, flags["sample"]) if names or plan else None
         except RetlError as error:
-            report.Printer().error(error)
+            report.Printer(flags["as_json"]).failed(path.stem, error)
             codes.append(error.exit_code)
+            continue
+        if flags["as_json"]:
+            click.echo(report.as_json_line(checked.as_json() if checked else {"sync": session.sync.name}))
         else:
-            click.echo(f"{line}, fine")
+            click.echo(f"{line}, fine" if checked is None else line)
+        if checked is not None:
+            codes.append(0 if checked.is_clean else 1)
+            if not flags["as_json"]:
+                report.console().print(report.verdict_report(checked))
     check_names([session.sync for session in sessions])
     return max(codes)
+
+
+def _check_calls(
+    session: Session, names: Sequence[str], plan: TrackingPlan | None, sample: int | None
+) -> Verdict:
+    """What receivers and a tracking plan have against a sync's calls."""
+    with new_state(session.sync.name) as state:
+        return check_calls(_looking(session, state), _settings(session, names), plan, sample)
+
+
+def _looking(session: Session, state: State) -> Job:
+    """What a command works with that only looks."""
+    return Job(session.sync, session.model, state, session.warehouse, Options(), SystemClock(), Silent())
+
+
+def _settings(session: Session, names: Sequence[str]) -> dict[str, Settings]:
+    """The receivers by name, with the settings that the sync has for them."""
+    return {name: session.sync.receivers.get(name) or read_settings(name, {}) for name in names}
 
 
 def _check_connections(session: Session) -> str:
@@ -315,6 +371,36 @@ def rejected_command(sync: str, limit: int, as_json: bool, rehearsal: bool, stat
             click.echo(report.as_json_line({"sync": session.sync.name, "rows": rows, "calls": calls}))
         else:
             report.console().print(report.rejected_report(rows, calls))
+    return 0
+
+
+@cli.command("explain")
+@ONE_SYNC
+@click.argument("key")
+@RECEIVERS
+@AS_JSON
+@REHEARSAL
+@STATE_DIR
+def explain_command(
+    sync: str, key: str, receivers: str, as_json: bool, rehearsal: bool, state_dir: Path | None
+) -> int:
+    """Show the calls of one row or user, and what receivers would make of them.
+
+    KEY is a primary key as `retl plan --json` shows it, a user id or an anonymous id. Without --receiver
+    the sync's own receivers are asked. Nothing is sent, and nothing changes.
+
+    Example: retl explain orders o-5001 --receiver insider
+    """
+    names = chosen_receivers(receivers)
+    for session in find_sessions([sync], state_dir, rehearsal):
+        with session.peeked_state(SystemClock()) as state:
+            job = _looking(session, state)
+            explained = explain(job, key, _settings(session, names or list(session.sync.receivers)))
+        for one in explained:
+            if as_json:
+                click.echo(report.as_json_line({"sync": session.sync.name, **one.as_json()}))
+            else:
+                report.console().print(report.explained_report(one))
     return 0
 
 

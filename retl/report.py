@@ -1,21 +1,28 @@
 """What commands print: results for people, JSON for machines."""
 
 import json
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from retl.check import Verdict
 from retl.errors import RetlError
+from retl.explain import Explained, Opinion
 from retl.guard import compare_instead, phantom_sentence
+from retl.judge import Objection
+from retl.outlook import Finding
 from retl.preview import Plan
+from retl.receiver import Effect, meaning, receiver
 from retl.rejected import REASONS
 from retl.run import Run, Status
+from retl.tracking_plan import JUDGE as PLAN
 
 SIGNS = {
     "added": ("+", "green"),
@@ -55,6 +62,8 @@ def run_report(run: Run, flags: str = "") -> RenderableType:
         lines.append(Text(f"  {count(run.calls.rejected, 'call')} rejected", "yellow"))
     if run.rejected_anything and run.status is not Status.GUARDED:
         lines.append(Text(f"  see: retl rejected {run.sync}{flags}", "dim"))
+    if run.objections:
+        lines.append(Text(f"  {_objected(run.objections)}", "yellow"))
     if run.calls.undated:
         lines.append(Text(f"  {_undated(run.calls.undated)}", "yellow"))
     if run.calls.unsure:
@@ -66,6 +75,11 @@ def run_report(run: Run, flags: str = "") -> RenderableType:
             Text(f"  {count(run.calls.pending, 'call')} pending; the next run delivers them first", "yellow")
         )
     return Group(*lines)
+
+
+def _objected(objections: Mapping[str, int]) -> str:
+    rules = ", ".join(f"{code} {calls:,}" for code, calls in objections.items())
+    return f"sent, though it breaks a rule of a receiver: {rules}"
 
 
 def _undated(calls: int) -> str:
@@ -88,14 +102,14 @@ def _run_line(run: Run) -> Text:
         line.append(", " if place else "")
         line.append(f"{number:,} {kind}", SIGNS[kind][1])
     if not changes:
-        line.append("no changes")
+        line.append("nothing to send" if run.rejected_rows else "no changes")
     if run.full:
         line.append(", all sent again")
     if run.baseline and run.error is None:
         line.append(" as a silent baseline, nothing sent")
     elif run.calls.delivered:
         line.append(f" → {count(run.calls.delivered, 'call')} delivered")
-    elif run.error is None:
+    elif run.error is None and (changes or not run.rejected_rows):
         line.append(", nothing sent")
     if run.calls.pending and run.error is None:
         line.append(f", {run.calls.pending:,} held back")
@@ -131,8 +145,10 @@ def plan_report(plan: Plan, width: int | None) -> RenderableType:
         lines += [Text(f"  → {instead}")] if instead else []
     if plan.undated:
         lines.append(Text(f"  {_undated(plan.undated)}", "yellow"))
+    if plan.objections:
+        lines.append(Text(f"  {_objected(plan.objections)}", "yellow"))
     for reason, rows in plan.diff.rejected_by.items():
-        lines.append(Text(f"  {count(rows, 'row')} rejected: {REASONS[reason]} ({reason})", "yellow"))
+        lines.append(Text(f"  {count(rows, 'row')} rejected: {_meaning(reason)} ({reason})", "yellow"))
     lines += [_sample_line(sample.change, sample.call, width) for sample in plan.samples]
     lines += [
         Text(f"  guard {guard.name} stops this: {guard.value:,} rows, the limit is {guard.limit}", "red")
@@ -229,9 +245,136 @@ def rejected_report(rows: Sequence[dict[str, Any]], calls: Sequence[dict[str, An
             moment = f"{call['rejected_at']:%Y-%m-%d %H:%M}"
             table.add_row(call["key"], call["change"], call["reason"], moment, call["answer"] or "")
         parts.append(table)
-    for reason in sorted({one["reason"] for one in (*rows, *calls)}):
-        parts.append(Text(f"{reason}: {REASONS[reason]}", "dim"))
+    reasons = sorted({one["reason"] for one in (*rows, *calls)})
+    parts += [Text(f"{reason}: {_meaning(reason)}", "dim") for reason in reasons]
+    if any(reason not in REASONS for reason in reasons):
+        parts.append(Text("what it is of a row: retl explain SYNC KEY --receiver all", "dim"))
     return Group(*parts)
+
+
+def _meaning(reason: str) -> str:
+    """What a reason code means: one of retl's own, or of a receiver's rule."""
+    return REASONS[reason] if reason in REASONS else meaning(reason)
+
+
+EFFECT_COLORS = {Effect.REFUSED: "red", Effect.DOUBTFUL: "yellow", Effect.IGNORED: "cyan", Effect.NOTE: "dim"}
+
+
+def verdict_report(verdict: Verdict) -> RenderableType:
+    """What receivers and a tracking plan have against a sync's calls, the worst first."""
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1))
+    for column in ("", "effect", "rule"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("sentence", overflow="fold")
+    together: dict[Objection, list[Finding]] = {}
+    for finding in verdict.findings:
+        together.setdefault(finding.objection, []).append(finding)
+    for objection, findings in together.items():
+        color = EFFECT_COLORS[objection.effect]
+        table.add_row("", Text(objection.effect, color), _rule(objection), _sentence(objection, findings))
+    head = Text(f"  {_looked_at(verdict)}, held against {', '.join(verdict.judges)}: ")
+    worst = [(effect, calls) for effect in Effect if (calls := verdict.outcome.get(effect, 0))]
+    outcome = [(f"{count(calls, 'call')} {effect}", EFFECT_COLORS[effect]) for effect, calls in worst]
+    if not outcome:
+        outcome = (
+            [("nothing refused or doubtful", "green")] if verdict.is_clean else [("not all is taken", "red")]
+        )
+    for place, part in enumerate(outcome):
+        head.append(", " if place else "")
+        head.append(*part)
+    return Group(head, Ragged(table)) if together else head
+
+
+def _looked_at(verdict: Verdict) -> str:
+    if verdict.rows is None or verdict.rows_read is None:
+        return "the file alone"
+    of_all = f" of {verdict.rows_read:,}" if verdict.rows < verdict.rows_read else ""
+    noun = "row" if max(verdict.rows, verdict.rows_read) == 1 else "rows"
+    return f"{verdict.rows:,}{of_all} {noun}, {count(verdict.calls, 'call')}"
+
+
+def _rule(objection: Objection) -> str:
+    """A rule with its receiver; the rules of a tracking plan are places, which its sentences have."""
+    return "plan" if objection.receiver == PLAN else f"{objection.receiver} {objection.rule}"
+
+
+def _sentence(objection: Objection, findings: Sequence[Finding], most: int = 3) -> Text:
+    """What is wrong, where, and what to do, on two lines."""
+    calls = [f"`{one.call}`{_of_rows(one)}" for one in sorted(findings, key=lambda one: -(one.rows or 0))]
+    named = ", ".join(calls[:most]) + (f" and {len(calls) - most} more" if len(calls) > most else "")
+    example = next((one.example for one in findings if one.example), None)
+    such_as = f"; such as {example}" if example else ""
+    return Text.assemble(objection.says, (f"  ({named}{such_as})", "dim"), "\n", (f"→ {objection.do}", "dim"))
+
+
+def _of_rows(finding: Finding) -> str:
+    return f": {count(finding.rows, 'row')}" if finding.rows else ""
+
+
+def explained_report(explained: Explained) -> RenderableType:
+    """A call, and what each receiver makes of it."""
+    sign, color = SIGNS[explained.change]
+    head = Text.assemble((explained.key, "bold"), ": ", (f"{sign} {explained.change}", color))
+    if explained.supposed is not None:
+        head.append(f"; the next run has no call for it, but {_SUPPOSED[explained.supposed]} this one:")
+    elif explained.reason is None:
+        head.append("; the next run sends:")
+    lines: list[RenderableType] = [head, Text(f"  {explained.body}")]
+    if explained.reason:
+        rejected = f"would be rejected: {_meaning(explained.reason)} ({explained.reason})"
+        lines.append(Text(f"  {rejected}", "yellow"))
+    for opinion in explained.opinions:
+        lines += _opinion(opinion)
+    return Group(*lines)
+
+
+_SUPPOSED = {"added": "if it were new", "changed": "if it changed", "removed": "if it were gone"}
+
+
+def _opinion(opinion: Opinion) -> list[RenderableType]:
+    lines: list[RenderableType] = [Text(receiver(opinion.receiver).title, "bold")]
+    for objection in opinion.objections:
+        effect = (f"{objection.effect} {objection.rule}", EFFECT_COLORS[objection.effect])
+        lines.append(Text.assemble("  ", effect, f"  {objection.says}\n    → {objection.do}"))
+    parts = [("user", opinion.view.user)] if opinion.view.user else []
+    several = len(opinion.view.events) > 1
+    for number, event in enumerate(opinion.view.events, start=1):
+        parts.append((f"event {number}" if several else "event", event))
+    if not parts:
+        return [*lines, Text("  nothing arrives", "cyan")]
+    if any(objection.effect is Effect.REFUSED for objection in opinion.objections):
+        lines.append(Text("  refused, so that nothing of this arrives:", "red"))
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1))
+    table.add_column("")
+    table.add_column("field", no_wrap=True, style="dim")
+    table.add_column("value", overflow="fold")
+    for title, fields in parts:
+        for place, (name, value) in enumerate(_flat(fields)):
+            table.add_row(f"  {title}" if place == 0 else "", name, value)
+    return [*lines, Ragged(table)]
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """A table whose lines end where their text does."""
+
+    table: Table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for line in console.render_lines(self.table, options, pad=False):
+            text = Text.assemble(*((segment.text, segment.style or "") for segment in line))
+            text.rstrip()
+            yield text
+
+
+def _flat(fields: Mapping[str, Any], outer: str = "") -> Iterator[tuple[str, str]]:
+    """Nested fields as dotted names and texts."""
+    for name, value in fields.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{outer}{name}.")
+        else:
+            is_plain = isinstance(value, str) and value != ""
+            yield f"{outer}{name}", value if is_plain else json.dumps(value, ensure_ascii=False)
 
 
 def sandbox_report(summary: dict[str, Any]) -> Text:
@@ -245,7 +388,13 @@ def sandbox_report(summary: dict[str, Any]) -> Text:
 
 def console(stderr: bool = False) -> Console:
     """A console that prints text as it is: no word of the data is taken for a colour or a picture."""
-    return Console(stderr=stderr, highlight=False, soft_wrap=True, emoji=False, markup=False)
+    printed = Console(stderr=stderr, highlight=False, soft_wrap=True, emoji=False, markup=False)
+    if not printed.is_terminal and "COLUMNS" not in os.environ:
+        printed.width = WIDE  # a line in a pipe is as long as it is
+    return printed
+
+
+WIDE = 100_000
 
 
 @dataclass(frozen=True)
@@ -277,6 +426,13 @@ class Printer:
         """Print what the sandbox made of a rehearsal."""
         if not self.as_json and not self.quiet:
             console().print(sandbox_report(summary))
+
+    def failed(self, sync: str, error: RetlError) -> None:
+        """Print what kept a command from its work on a sync."""
+        if self.as_json:
+            about = {"code": error.code, "message": str(error), "hint": error.hint}
+            print(as_json_line({"sync": sync, "error": about}))
+        self.error(error)
 
     def error(self, error: RetlError) -> None:
         """Print an error."""

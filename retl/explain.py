@@ -1,0 +1,171 @@
+"""One row or user explained: the calls that it makes, and what receivers would make of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+
+from retl import sql
+from retl.errors import ConfigError
+from retl.hearing import heed, parsed
+from retl.judge import Objection, ReceiverJudge
+from retl.mapping import Mapping as SyncMapping
+from retl.outlook import foresee, reached
+from retl.pipeline import Changes, Job, find_changes, render
+from retl.preview import shown
+from retl.receiver import Effect, Settings, receiver
+from retl.rejected import REASONS
+from retl.suppose import render_supposed, suppose, telling_kinds
+from retl.sync import Change
+from retl.translate import View, translate
+from retl.value import plain_text
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """What a receiver makes of a call.
+
+    Attributes:
+        receiver: its name.
+        view: what arrives there.
+        objections: what it has against the call.
+    """
+
+    receiver: str
+    view: View
+    objections: Sequence[Objection]
+
+
+@dataclass(frozen=True)
+class Explained:
+    """A call, and what becomes of it.
+
+    Attributes:
+        key: of the row.
+        change: what happened to the row since the last run: "added", "changed", "removed" or "unchanged".
+        supposed: the kind of change that the call would answer; None where the next run makes it.
+        reason: the code for which it would be rejected; None where it would be sent.
+        body: its JSON text as it would be sent, less message id and retl's own context.
+        opinions: what each receiver makes of it.
+    """
+
+    key: str
+    change: str
+    supposed: str | None
+    reason: str | None
+    body: str
+    opinions: Sequence[Opinion]
+
+    def as_json(self) -> dict[str, Any]:
+        """The object that `retl explain --json` prints; `call` is its text, which has all digits."""
+        return {
+            "key": self.key,
+            "change": self.change,
+            "supposed": self.supposed,
+            "reason": self.reason,
+            "call": self.body,
+            "receivers": {
+                one.receiver: {
+                    "user": one.view.user,
+                    "events": one.view.events,
+                    "objections": [objection.as_json() for objection in one.objections],
+                }
+                for one in self.opinions
+            },
+        }
+
+
+def explain(job: Job, key: str, settings: Mapping[str, Settings]) -> list[Explained]:
+    """The calls of a row, by its key, or of a user's rows, and what receivers make of them.
+
+    A row that the next run has a call for is explained by that; any other by each call that it could make.
+
+    Args:
+        job: what a run would work with; its state file stays as it is.
+        key: a primary key as `retl plan` shows it, or a user id or an anonymous id.
+        settings: the receivers to ask by name, with what the customer set there.
+
+    Raises:
+        ConfigError: no row has the key, and no user the id.
+        RetlError: whatever would stop a run before its guards.
+    """
+    db = job.state.db
+    changes = find_changes(job, job.clock.monotonic() + job.options.deadline_seconds)
+    found_rows = _find_rows(db, key, changes)
+    db.execute("DELETE FROM change WHERE key NOT IN (SELECT key FROM found)")
+    render(job, changes, connections=1)
+    explained = _calls(job, changes, settings, found_rows, None)
+    db.execute("DELETE FROM found WHERE key IN (SELECT key FROM call)")
+    for kind in telling_kinds(changes.sync):
+        suppose(job, changes, kind, "key IN (SELECT key FROM found)")
+        render_supposed(job, changes)
+        explained += _calls(job, changes, settings, found_rows, kind)
+    if not explained:
+        raise _nothing_found(job, key)
+    return explained
+
+
+def _find_rows(db: duckdb.DuckDBPyConnection, key: str, changes: Changes) -> dict[str, str]:
+    """The rows of a key or a user, in the TEMP table `found`; returns what happened to each."""
+    condition = _is_about(key, "row", changes.mapping)
+    before = _is_about(key, "before", changes.memory) if changes.memory else "false"
+    db.execute(
+        f"""
+        CREATE OR REPLACE TEMP TABLE found AS
+        SELECT key FROM stage WHERE {condition}
+        UNION
+        SELECT key FROM change WHERE {before}
+        """
+    )
+    query = "SELECT key, coalesce(change, 'unchanged') FROM found LEFT JOIN change USING (key)"
+    return dict(db.execute(query).fetchall())
+
+
+def _is_about(key: str, image: str, mapping: SyncMapping) -> str:
+    """The condition that a row has the key, or one of its ids is it."""
+    users = [column for name, column in mapping.ids.items() if name != "group_id"]
+    texts = ["key", *(plain_text(mapping.types[one], f"{image}[{sql.text(one)}]") for one in users)]
+    return f"coalesce({sql.text(key)} IN ({', '.join(texts)}), false)"
+
+
+def _calls(
+    job: Job, changes: Changes, settings: Mapping[str, Settings], rows: Mapping[str, str], kind: Change | None
+) -> list[Explained]:
+    """The calls of the table `call`, with what receivers make of them."""
+    db, sync = job.state.db, changes.sync
+    heed(db, reached(sync, sync.receivers))
+    judge = ReceiverJudge(settings)
+    foreseen = foresee(sync, settings)
+    explained = []
+    for key, type_, event, size, reason, body in db.execute(_CALLS).fetchall():
+        # The text of a call with a fault may be no JSON.
+        call = None if reason in REASONS else parsed(body)
+        objections = [*judge.objections((type_, event), call, size)] if call else []
+        objections += [one.objection for one in foreseen if one.call == (event or type_)]
+        opinions = _opinions(call, objections, settings) if call else []
+        supposed = kind.value if kind else None
+        explained.append(Explained(key, rows[key], supposed, reason, shown(body or ""), opinions))
+    return explained
+
+
+def _opinions(
+    call: Mapping[str, Any], objections: Sequence[Objection], settings: Mapping[str, Settings]
+) -> list[Opinion]:
+    """What each receiver makes of a call; notes are about the sync and left out."""
+    worth = dict.fromkeys(one for one in objections if one.effect is not Effect.NOTE)
+    return [
+        Opinion(name, translate(receiver(name), own, call), [one for one in worth if one.receiver == name])
+        for name, own in settings.items()
+    ]
+
+
+_CALLS = "SELECT key, type, event, bytes, reason, body FROM call ORDER BY key, rank"
+
+
+def _nothing_found(job: Job, key: str) -> ConfigError:
+    hint = "keys are as `retl plan --json` shows them; rows that cannot be read are in `retl rejected`"
+    if len(job.sync.primary_key) > 1:
+        columns = ",".join(f'"<{column}>"' for column in job.sync.primary_key)
+        hint = f"write the key as a list: '[{columns}]'"
+    return ConfigError(f"no row has the key `{key}`, and no user this id", where=job.sync.path, hint=hint)

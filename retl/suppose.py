@@ -1,0 +1,86 @@
+"""Calls to look at: those that a model's rows would make if they were new, had changed, or were gone."""
+
+from retl import sql
+from retl.call import Rendering, render_calls
+from retl.pipeline import Changes, Job
+from retl.sync import Change, Sync
+from retl.template import templates
+
+
+def telling_kinds(sync: Sync) -> list[Change]:
+    """The kinds of change for which a sync has calls that say something of their own."""
+    kinds: dict[str, Change] = {}
+    for template in templates(sync):
+        if not template.moved:
+            said = f"{template.type} {template.event} {template.fields} {template.image} {template.previous}"
+            kinds.setdefault(said, template.change)
+    return [kind for kind in Change if kind in kinds.values()]
+
+
+def suppose(job: Job, changes: Changes, kind: Change, wanted: str = "true", sample: int | None = None) -> int:
+    """Fill the table `change` with staged rows, as if all were of one kind.
+
+    A changed row has all its values from before, but for its message id.
+
+    Args:
+        job: with the table `stage` filled.
+        changes: what was found of the rows.
+        kind: added, changed or removed.
+        wanted: SQL condition on `key` and `row`.
+        sample: how many rows; None is all. A hash picks them, so that they are the same each time.
+
+    Returns:
+        How many rows that are.
+    """
+    before, after = {
+        Change.ADDED: (_nothing_like("row"), "row"),
+        Change.CHANGED: (_with_another_message_id(changes), "row"),
+        Change.REMOVED: ("row", _nothing_like("row")),
+    }[kind]
+    some = "" if sample is None else f"ORDER BY hash(key), key LIMIT {sample}"
+    query = _SUPPOSED.format(before=before, after=after, wanted=wanted, some=some)
+    job.state.db.execute(query, {"kind": kind.value})
+    return _count(job, "change")
+
+
+def _with_another_message_id(changes: Changes) -> str:
+    """SQL for a row as it is, less the message ids that its calls had."""
+    own = {template.message_id for template in templates(changes.sync)}
+    values = {column: f"row[{sql.text(column)}]" for column in changes.mapping.columns}
+    members = (
+        f"{sql.name(column)} := {_nothing_like(value) if column in own else value}"
+        for column, value in values.items()
+    )
+    return f"struct_pack({', '.join(members)})"
+
+
+def _nothing_like(value: str) -> str:
+    """SQL for a NULL of a value's type."""
+    return f"CASE WHEN false THEN {value} END"
+
+
+_SUPPOSED = """
+CREATE OR REPLACE TEMP TABLE change AS
+SELECT $kind AS change, key, {before} AS before, {after} AS after, false AS stale
+FROM stage
+WHERE key IS NOT NULL AND key NOT IN (SELECT key FROM row_fault WHERE key IS NOT NULL) AND {wanted}
+{some}
+"""
+
+
+def render_supposed(job: Job, changes: Changes) -> int:
+    """Turn the table `change` into the table `call`; returns how many calls."""
+    rendering = Rendering(
+        sync=changes.sync,
+        mapping=changes.mapping,
+        memory=changes.mapping,
+        id_prefix="supposed:",
+        detected_at=job.clock.now(),
+    )
+    render_calls(job.state.db, rendering, silent=False)
+    return _count(job, "call")
+
+
+def _count(job: Job, table: str) -> int:
+    ((rows,),) = job.state.db.execute(f"SELECT count(*) FROM {table}").fetchall()
+    return int(rows)

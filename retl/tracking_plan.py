@@ -1,0 +1,158 @@
+"""A Segment tracking plan as a judge: JSON Schema for each event, as Protocols holds it against calls.
+
+Two forms of file are read: the rules that Segment's Public API lists (`type`, `key`, `version`,
+`jsonSchema`), and the plan of its older Config API (`rules`: `events`, `global`, `identify`, `group`).
+"""
+
+import difflib
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+
+from retl.errors import ConfigError
+from retl.judge import Objection, Subject
+from retl.outlook import Finding, outlines
+from retl.receiver import Effect
+from retl.sync import Sync
+
+JUDGE = "tracking_plan"
+
+EVERY_CALL = ("common", None)
+"""The subject of rules that are for all calls."""
+
+
+class TrackingPlan:
+    """The judge that speaks for a tracking plan.
+
+    Args:
+        rules: for each subject its validators by version, the oldest first.
+    """
+
+    def __init__(self, rules: Mapping[Subject, Mapping[int, jsonschema_rs.Validator]]) -> None:
+        self._rules = rules
+        self._planned = {name.lower(): name for kind, name in rules if kind == "track" and name}
+        self._unplanned = lru_cache(maxsize=1_000)(self._say_unplanned)
+
+    def objections(self, subject: Subject, call: Mapping[str, Any], size: int) -> Sequence[Objection]:
+        """What the plan has against a call; the rule's name is the place in the call."""
+        versions = self._rules.get(subject)
+        if versions is None and subject[0] == "track":
+            return [self._unplanned(subject[1] or "")]
+        validators = list(self._rules.get(EVERY_CALL, {}).values())
+        if versions:
+            validators.append(versions.get(_version(call), next(iter(versions.values()))))
+        failed = (validator for validator in validators if not validator.is_valid(call))
+        return list(dict.fromkeys(_objection(error) for one in failed for error in one.iter_errors(call)))
+
+    def foresee(self, sync: Sync) -> list[Finding]:
+        """The events of a sync that the plan lacks, as far as its file tells."""
+        return [
+            Finding(self._unplanned(outline.event), outline.name)
+            for outline in outlines(sync)
+            if outline.event is not None and ("track", outline.event) not in self._rules
+        ]
+
+    def _say_unplanned(self, event: str) -> Objection:
+        near = difflib.get_close_matches(event.lower(), self._planned, n=1)
+        do = "add it to the plan, or take a name that is in it"
+        if near:
+            do = f"did you mean `{self._planned[near[0]]}`?"
+        return Objection(JUDGE, "event", Effect.DOUBTFUL, "the plan has no such event", do)
+
+
+def _version(call: Mapping[str, Any]) -> int:
+    """The version that a call asks for, else -1: then the oldest counts (Segment Protocols, versioning)."""
+    protocols = call.get("context", {}).get("protocols")
+    version = protocols.get("event_version") if isinstance(protocols, dict) else None
+    return version if isinstance(version, int) else -1
+
+
+def _objection(error: jsonschema_rs.ValidationError) -> Objection:
+    place = ".".join("*" if isinstance(key, int) else key for key in error.instance_path)
+    kind, about, said = error.kind.name, error.kind.as_dict(), error.message
+    says = f"`{place or 'the call'}` {said.removeprefix(MASK).lstrip()}"
+    if kind == "required":
+        place = f"{place}.{about['property']}".lstrip(".")
+        says = f"`{place}` is missing"
+    elif kind == "additionalProperties":
+        names = ", ".join(f"`{name}`" for name in about["unexpected"])
+        says = f"{names} in `{place}` is not in the plan"
+    return Objection(JUDGE, place, Effect.DOUBTFUL, says, "mend the mapping or the model, or change the plan")
+
+
+MASK = "it"
+"""What stands in messages instead of a value."""
+
+TYPES = {"track", "identify", "group", "page", "screen", "alias", "common"}
+
+
+def read_tracking_plan(path: Path) -> TrackingPlan:
+    """Read a tracking plan's file.
+
+    Raises:
+        ConfigError: it cannot be read, is no tracking plan or not a whole one, or a schema of it is none.
+    """
+    try:
+        written = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"cannot be read ({error})", where=str(path)) from error
+    rules: dict[Subject, dict[int, jsonschema_rs.Validator]] = defaultdict(dict)
+    for subject, version, schema in sorted(_rules(written, path), key=lambda rule: rule[1]):
+        try:
+            rules[subject][version] = _validator(schema)
+        except ValueError as error:
+            name, reason = subject[1] or subject[0], str(error).splitlines()[0]
+            raise ConfigError(
+                f"the rule of `{name}` is no JSON Schema ({reason})", where=str(path)
+            ) from error
+    if not rules:
+        raise ConfigError("there is no rule in it", where=str(path), hint=HINT)
+    return TrackingPlan(dict(rules))
+
+
+def _validator(schema: Any) -> jsonschema_rs.Validator:
+    # Formats are checked, as Segment's type "Date time" is one; values are kept out of messages.
+    jsonschema_rs.validator_for(schema, retriever=_refuse)  # whose own errors may show the schema
+    return jsonschema_rs.validator_for(schema, mask=MASK, validate_formats=True, retriever=_refuse)
+
+
+def _refuse(address: str) -> Any:
+    raise ValueError(f"it refers to {address}, and nothing is fetched")
+
+
+HINT = "save what the Public API lists as its rules, all pages together: GET /tracking-plans/ID/rules"
+
+
+def _rules(written: Any, path: Path) -> Iterator[tuple[Subject, int, Any]]:
+    """Each rule of a file: subject, version, JSON Schema."""
+    found = written.get("data", written) if isinstance(written, dict) else written
+    rules = found.get("rules") if isinstance(found, dict) else found
+    pages = found.get("pagination") if isinstance(found, dict) else None
+    if isinstance(pages, dict) and pages.get("next"):
+        raise ConfigError(
+            "this is one page of a tracking plan, and others follow", where=str(path), hint=HINT
+        )
+    try:
+        yield from map(_public, rules) if isinstance(rules, list) else _config(rules)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError("this is no tracking plan of Segment", where=str(path), hint=HINT) from error
+
+
+def _public(rule: Mapping[str, Any]) -> tuple[Subject, int, Any]:
+    kind, key = rule["type"].lower(), rule.get("key") or None
+    if kind not in TYPES or not isinstance(key, str | None):
+        raise ValueError(kind)
+    return (kind, key if kind == "track" else None), int(rule.get("version") or 1), rule["jsonSchema"]
+
+
+def _config(rules: Any) -> Iterator[tuple[Subject, int, Any]]:
+    for event in rules.get("events") or ():
+        yield ("track", str(event["name"])), int(event.get("version") or 1), event.get("rules") or {}
+    for key, kind in (("global", "common"), ("identify", "identify"), ("group", "group")):
+        if rules.get(key):
+            yield (kind, None), 1, rules[key]
