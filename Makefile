@@ -35,6 +35,7 @@ bench: .venv/test
 
 docs: .venv/retl
 	$(BIN)/python -m retl.schema > docs/sync-file.md
+	$(BIN)/python -m retl.tables > docs/receivers.md
 
 clean:
 	rm -rf .venv state/*.duckdb* state/sandbox
