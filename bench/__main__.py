@@ -32,7 +32,7 @@ LIMIT_SECONDS = 900
 def running_sink() -> Iterator[str]:
     """The URL of a sink in a process of its own."""
     command, pipe = [sys.executable, "-m", "bench.sink"], subprocess.PIPE
-    with subprocess.Popen(command, env=_env(), stdin=pipe, stdout=pipe) as sink:
+    with subprocess.Popen(command, env=bare_environment(), stdin=pipe, stdout=pipe) as sink:
         assert sink.stdout
         try:
             yield f"http://127.0.0.1:{int(sink.stdout.readline())}"
@@ -40,7 +40,8 @@ def running_sink() -> Iterator[str]:
             sink.kill()
 
 
-def _env() -> dict[str, str]:
+def bare_environment() -> dict[str, str]:
+    """The environment less whatever would change a run."""
     others = re.compile("RETL_|.*_proxy$", re.IGNORECASE)
     plain = {name: value for name, value in os.environ.items() if not others.match(name)}
     checkout = str(Path(__file__).resolve().parent.parent)
@@ -52,7 +53,9 @@ def child(what: str, root: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     path = root / "report.json"
     launched = time.monotonic()
     command = [sys.executable, "-m", "bench.child", what, str(path), str(launched), "syncs/users.yml"]
-    done = subprocess.run(command, cwd=root, env=_env(), stdout=subprocess.PIPE, timeout=LIMIT_SECONDS)
+    done = subprocess.run(
+        command, cwd=root, env=bare_environment(), stdout=subprocess.PIPE, timeout=LIMIT_SECONDS
+    )
     wall = time.monotonic() - launched
     if done.returncode:
         raise click.ClickException(f"`retl run` ended with {done.returncode}: {done.stdout.decode()}")
