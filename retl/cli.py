@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import sys
 import threading
 import traceback
@@ -21,45 +20,21 @@ from retl.errors import ConfigError, GuardError, Interrupted, LockedError, RetlE
 from retl.explain import explain
 from retl.faults import Faults
 from retl.guard import NAMES as GUARDS
+from retl.options import AS_JSON, BACKFILL, ONE_SYNC, RECEIVERS, REHEARSAL, STATE_DIR, SYNCS, seconds
 from retl.pace import Pace
 from retl.pipeline import Job, Options, read_columns, run
 from retl.preview import preview
 from retl.project import check_names, find_project, find_syncs
 from retl.receiver import Settings, chosen_receivers, read_settings
-from retl.run import Run, begin_run, last_runs
+from retl.run import Run, begin_run
 from retl.sandbox import Sandbox
 from retl.schema import json_schema
 from retl.session import Session, find_sessions, load_session
-from retl.state import State, holder, new_state
+from retl.state import State, new_state
+from retl.status import sync_status
 from retl.tracking_plan import TrackingPlan, read_tracking_plan
 from retl.version import __version__
 from retl.watch import Silent
-
-SYNCS = click.argument("syncs", nargs=-1, required=True, metavar="SYNC...")
-ONE_SYNC = click.argument("sync", metavar="SYNC")
-STATE_DIR = click.option(
-    "--state-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of the state files; default: RETL_STATE_DIR, else state/ in the project.",
-)
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a sync and line.")
-REHEARSAL = click.option(
-    "--sandbox", "rehearsal", is_flag=True, help="Of rehearsals, which have a state of their own."
-)
-RECEIVERS = click.option(
-    "--receiver", "receivers", default="", help="Receivers to ask, such as insider,miso; `all` are all."
-)
-BACKFILL = click.option(
-    "--initial-backfill", "backfill", is_flag=True, help="Send the first pass of a track or audience sync."
-)
-
-
-def _seconds(_context: click.Context, _option: click.Parameter, written: str) -> float:
-    """Read `90`, `45s`, `30m` or `12h`."""
-    match = re.fullmatch(r"(\d+)([smh]?)", written)
-    if match is None:
-        raise click.BadParameter(f"{written!r} is no duration; write 45s, 30m or 12h")
-    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -100,7 +75,7 @@ def cli(log_format: str) -> None:
     "--skip-if-running", is_flag=True, help="Do nothing where another run of the sync is under way."
 )
 @click.option(
-    "--deadline", callback=_seconds, default="12h", help="Stop after this long: 45s, 30m, 12h. [default: 12h]"
+    "--deadline", callback=seconds, default="12h", help="Stop after this long: 45s, 30m, 12h. [default: 12h]"
 )
 @AS_JSON
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
@@ -310,7 +285,7 @@ def status_command(syncs: Sequence[str], as_json: bool, rehearsal: bool, state_d
     codes = [0]
     for path in _paths(syncs):
         try:
-            rows.append(_status(load_session(path, state_dir, rehearsal)))
+            rows.append(sync_status(load_session(path, state_dir, rehearsal)))
         except RetlError as error:
             report.Printer().error(error)
             codes.append(error.exit_code)
@@ -326,33 +301,6 @@ def _paths(syncs: Sequence[str]) -> list[Path]:
     """The files that arguments mean; without arguments, all of the project around the working folder."""
     here = Path.cwd()
     return find_syncs(syncs or (str(find_project(here, os.environ).root / "syncs"),), here)
-
-
-def _status(session: Session) -> dict[str, Any]:
-    name = session.sync.name
-    nothing = {"rows": None, "delivered": None, "pending": None, "rejected": None, "exit_code": None}
-    if not session.state_path.exists():
-        return {"sync": name, "status": "never", "last_run": None, **nothing}
-    try:
-        with session.peeked_state(SystemClock()) as state:
-            runs = last_runs(state.db, 1)
-            waiting = outbox.pending(state.db)
-            refused = sum(rejected.counts(state.db))
-            rows = snapshot.row_count(state.db)
-    except LockedError:
-        by = holder(session.state_path)
-        return {"sync": name, "status": "running", "last_run": by.since if by else None, **nothing}
-    last = runs[0] if runs else None
-    return {
-        "sync": name,
-        "status": last["status"] if last else "never",
-        "last_run": last["started_at"] if last else None,
-        "rows": rows,
-        "delivered": last["calls"]["delivered"] if last else None,
-        "pending": waiting,
-        "rejected": refused,
-        "exit_code": last["exit_code"] if last else None,
-    }
 
 
 @cli.command("rejected")

@@ -3,13 +3,16 @@
 import json
 import shutil
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from retl import rejected, sql
+from retl.cli import execute
 from retl.model import make_model
 from retl.pace import Pace
 from retl.pipeline import Job, Options, run
@@ -26,6 +29,22 @@ NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 Rows = str | Sequence[Mapping[str, Any]]
 """A model's rows: one mapping each, or a SELECT where the database's types matter."""
+
+
+Retl = Callable[..., tuple[int, str, str]]
+"""Runs a command; gives exit code, stdout and stderr."""
+
+
+def runner(capsys: pytest.CaptureFixture[str]) -> Retl:
+    """Runs commands in the working folder, through the whole command line."""
+
+    def run_command(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = execute(arguments)
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return run_command
 
 
 class StillClock:

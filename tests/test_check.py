@@ -2,13 +2,11 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-from retl.cli import execute
+from harness import Retl, runner
 
 ROOT = Path(__file__).parent.parent
 
@@ -50,11 +48,9 @@ PLAN = {
     }
 }
 
-Command = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
-def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+def retl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Retl:
     """Runs a command in a project with an orders sync; gives exit code, stdout and stderr."""
     for folder in ("models", "syncs"):
         (tmp_path / folder).mkdir()
@@ -63,19 +59,12 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     (tmp_path / "retl.yml").write_text('warehouse: "duckdb://"\n')
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = execute(arguments)
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return run
+    return runner(capsys)
 
 
-def verdict(command: Command, *arguments: str) -> tuple[int, dict[str, Any]]:
+def verdict(retl: Retl, *arguments: str) -> tuple[int, dict[str, Any]]:
     """The exit code and the JSON object of a check of the orders sync."""
-    code, out, err = command("check", "orders", "--json", *arguments)
+    code, out, err = retl("check", "orders", "--json", *arguments)
     assert err == ""
     return code, json.loads(out)
 
@@ -86,9 +75,9 @@ def found(checked: dict[str, Any], *keys: str) -> set[tuple[Any, ...]]:
 
 
 @pytest.mark.rule("B3", "B5")
-def test_each_rule_that_calls_break_is_told_with_rows_and_example(command: Command) -> None:
+def test_each_rule_that_calls_break_is_told_with_rows_and_example(retl: Retl) -> None:
     """A finding has receiver, rule, effect, the call, how many rows break it, and one of their keys."""
-    code, checked = verdict(command, "--receiver", "insider,miso")
+    code, checked = verdict(retl, "--receiver", "insider,miso")
 
     assert 1 == code
     assert (4, 12, False) == (checked["rows"], checked["calls"], checked["clean"])
@@ -104,9 +93,9 @@ def test_each_rule_that_calls_break_is_told_with_rows_and_example(command: Comma
 
 
 @pytest.mark.rule("B3")
-def test_calls_of_changed_and_removed_rows_are_looked_at(command: Command) -> None:
+def test_calls_of_changed_and_removed_rows_are_looked_at(retl: Retl) -> None:
     """Each row is also taken as changed and as gone, where the sync has an event for that."""
-    _, checked = verdict(command, "--receiver", "insider")
+    _, checked = verdict(retl, "--receiver", "insider")
 
     told = found(checked, "rule", "call", "rows")
     assert ("I18", "Order Cancelled!", 4) in told
@@ -114,18 +103,18 @@ def test_calls_of_changed_and_removed_rows_are_looked_at(command: Command) -> No
 
 
 @pytest.mark.rule("B3")
-def test_a_row_counts_once_though_its_calls_are_named_alike(command: Command, tmp_path: Path) -> None:
+def test_a_row_counts_once_though_its_calls_are_named_alike(retl: Retl, tmp_path: Path) -> None:
     """Where one event stands for rows that are new, changed and gone, a row that breaks a rule is one row."""
     text = ORDERS.replace("Order Updated", "Order Completed").replace("Order Cancelled!", "Order Completed")
     (tmp_path / "syncs/orders.yml").write_text(text)
 
-    _, checked = verdict(command, "--receiver", "insider")
+    _, checked = verdict(retl, "--receiver", "insider")
 
     assert ("I7", "Order Completed", 2) in found(checked, "rule", "call", "rows")
 
 
 @pytest.mark.rule("B12")
-def test_values_from_before_suit_a_tracking_plan(command: Command, tmp_path: Path) -> None:
+def test_values_from_before_suit_a_tracking_plan(retl: Retl, tmp_path: Path) -> None:
     """With `previous: true` a row is taken to have had its values before, so that a plan of them holds."""
     fields = {"previous": {"properties": {"total": {"type": "number"}}}}
     rule = {"properties": {"properties": {"properties": fields}}}
@@ -137,17 +126,17 @@ def test_values_from_before_suit_a_tracking_plan(command: Command, tmp_path: Pat
         "  properties: {total: total}\n"
     )
 
-    code, checked = verdict(command, "--tracking-plan", "plan.json")
+    code, checked = verdict(retl, "--tracking-plan", "plan.json")
 
     assert (0, 2, []) == (code, checked["calls"], checked["findings"])
 
 
 @pytest.mark.rule("B2", "B4")
-def test_the_file_alone_is_looked_at_without_a_model(command: Command, tmp_path: Path) -> None:
+def test_the_file_alone_is_looked_at_without_a_model(retl: Retl, tmp_path: Path) -> None:
     """With --sample 0 no row is read: the model may be broken, and what the file tells is told."""
     (tmp_path / "models/orders.sql").write_text("SELECT nothing FROM nowhere")
 
-    code, checked = verdict(command, "--receiver", "all", "--sample", "0")
+    code, checked = verdict(retl, "--receiver", "all", "--sample", "0")
 
     assert 0 == code
     assert (None, 0) == (checked["rows"], checked["calls"])
@@ -158,17 +147,17 @@ def test_the_file_alone_is_looked_at_without_a_model(command: Command, tmp_path:
 
 
 @pytest.mark.rule("B4")
-def test_a_sample_is_the_same_each_time(command: Command) -> None:
+def test_a_sample_is_the_same_each_time(retl: Retl) -> None:
     """--sample N looks at N rows, and at the same ones when it is asked again."""
-    first = verdict(command, "--receiver", "insider", "--sample", "2")
-    again = verdict(command, "--receiver", "insider", "--sample", "2")
+    first = verdict(retl, "--receiver", "insider", "--sample", "2")
+    again = verdict(retl, "--receiver", "insider", "--sample", "2")
 
     assert first == again
     assert (2, 6) == (first[1]["rows"], first[1]["calls"])
 
 
 @pytest.mark.rule("B5")
-def test_what_retl_itself_would_reject_is_told_too(command: Command, tmp_path: Path) -> None:
+def test_what_retl_itself_would_reject_is_told_too(retl: Retl, tmp_path: Path) -> None:
     """A row without an id or with a key that others share is a finding, under the code of its rejection."""
     (tmp_path / "models/orders.sql").write_text(
         "SELECT * FROM (VALUES ('o-1', NULL), ('o-2', 'u2'), ('o-2', 'u3')) AS orders(order_id, user_id)"
@@ -177,7 +166,7 @@ def test_what_retl_itself_would_reject_is_told_too(command: Command, tmp_path: P
         "model: orders\nprimary_key: order_id\ntrack: {user_id: user_id, added: Order Viewed}\n"
     )
 
-    code, checked = verdict(command, "--receiver", "suprsend")
+    code, checked = verdict(retl, "--receiver", "suprsend")
 
     assert 1 == code
     assert {("retl", "no_id", 1, "o-1"), ("retl", "duplicate_key", 2, "o-2")} == found(
@@ -186,18 +175,18 @@ def test_what_retl_itself_would_reject_is_told_too(command: Command, tmp_path: P
 
 
 @pytest.mark.rule("B1")
-def test_nothing_is_sent_and_no_state_is_made(command: Command, tmp_path: Path) -> None:
+def test_nothing_is_sent_and_no_state_is_made(retl: Retl, tmp_path: Path) -> None:
     """After a check and an explanation no state is there, and no write key was asked for."""
     before = sorted(tmp_path.rglob("*"))
 
-    command("check", "orders", "--receiver", "all")
-    assert 0 == command("explain", "orders", "o-1", "--receiver", "all")[0]
+    retl("check", "orders", "--receiver", "all")
+    assert 0 == retl("explain", "orders", "o-1", "--receiver", "all")[0]
 
     assert before == [path for path in sorted(tmp_path.rglob("*")) if path.name != "state"]
 
 
 @pytest.mark.rule("B14")
-def test_no_value_of_a_row_is_shown(command: Command, tmp_path: Path) -> None:
+def test_no_value_of_a_row_is_shown(retl: Retl, tmp_path: Path) -> None:
     """A check prints keys and names of fields, and no value: neither of receivers nor of a tracking plan."""
     fields = {"products": {"type": "string", "pattern": "^x"}}
     rule = {"properties": {"properties": {"properties": fields}}}
@@ -205,15 +194,15 @@ def test_no_value_of_a_row_is_shown(command: Command, tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text(json.dumps(plan))
 
     for form in ((), ("--json",)):
-        _, out, err = command("check", "orders", "--receiver", "all", "--tracking-plan", "plan.json", *form)
+        _, out, err = retl("check", "orders", "--receiver", "all", "--tracking-plan", "plan.json", *form)
 
         assert "o-1" in out
         assert "secret" not in out + err
 
 
-def test_people_get_the_worst_first_and_what_to_do(command: Command) -> None:
+def test_people_get_the_worst_first_and_what_to_do(retl: Retl) -> None:
     """The report begins with the outcome, then has what is refused, with a line that says what to change."""
-    code, out, _ = command("check", "orders", "--receiver", "insider")
+    code, out, _ = retl("check", "orders", "--receiver", "insider")
     lines = [line.rstrip() for line in out.splitlines()]
 
     assert 1 == code
@@ -226,44 +215,44 @@ def test_people_get_the_worst_first_and_what_to_do(command: Command) -> None:
     ] == lines[:5]
 
 
-def test_an_unknown_receiver_is_named(command: Command) -> None:
+def test_an_unknown_receiver_is_named(retl: Retl) -> None:
     """A receiver that there is none of is an error with the nearest name."""
-    code, _, err = command("check", "orders", "--receiver", "insider,mso")
+    code, _, err = retl("check", "orders", "--receiver", "insider,mso")
 
     assert (2, "error: there is no receiver `mso`; did you mean `miso`?\n") == (code, err)
 
 
-def test_a_model_that_fails_is_an_error(command: Command, tmp_path: Path) -> None:
+def test_a_model_that_fails_is_an_error(retl: Retl, tmp_path: Path) -> None:
     """Where the model cannot be read, the check says so and ends with 2; other syncs are still checked."""
     (tmp_path / "syncs/bad.yml").write_text("sql: SELECT x FROM y\nprimary_key: x\nidentify: {user_id: x}\n")
 
-    code, out, err = command("check", "--receiver", "suprsend")
+    code, out, err = retl("check", "--receiver", "suprsend")
 
     assert 2 == code
     assert "error: syncs/bad.yml" in err
     assert "syncs/orders.yml: track" in out
     assert "held against suprsend" in out
 
-    _, out, _ = command("check", "--receiver", "suprsend", "--json")
+    _, out, _ = retl("check", "--receiver", "suprsend", "--json")
 
     assert ["bad", "orders"] == [json.loads(line)["sync"] for line in out.splitlines()]
     assert "model" == json.loads(out.splitlines()[0])["error"]["code"]
 
 
-def test_a_sample_goes_with_what_looks_at_calls(command: Command) -> None:
+def test_a_sample_goes_with_what_looks_at_calls(retl: Retl) -> None:
     """--sample without --receiver and --tracking-plan would do nothing, so it is refused."""
-    code, _, err = command("check", "orders", "--sample", "5")
+    code, _, err = retl("check", "orders", "--sample", "5")
 
     assert 2 == code
     assert "--sample goes with --receiver or --tracking-plan" in err
 
 
 @pytest.mark.rule("B12")
-def test_a_tracking_plan_is_held_against_calls(command: Command, tmp_path: Path) -> None:
+def test_a_tracking_plan_is_held_against_calls(retl: Retl, tmp_path: Path) -> None:
     """What lacks a property of the plan is told by its place, an event that the plan lacks by its name."""
     (tmp_path / "plan.json").write_text(json.dumps(PLAN))
 
-    code, checked = verdict(command, "--tracking-plan", "plan.json")
+    code, checked = verdict(retl, "--tracking-plan", "plan.json")
 
     assert 1 == code
     told = found(checked, "receiver", "rule", "call", "rows", "example", "says")
@@ -282,27 +271,27 @@ def test_a_tracking_plan_is_held_against_calls(command: Command, tmp_path: Path)
 
 
 @pytest.mark.rule("B12")
-def test_a_call_may_ask_for_a_version_of_the_plan(command: Command, tmp_path: Path) -> None:
+def test_a_call_may_ask_for_a_version_of_the_plan(retl: Retl, tmp_path: Path) -> None:
     """context.protocols.event_version picks the version; one that the plan lacks is as none."""
     (tmp_path / "plan.json").write_text(json.dumps(PLAN))
     for version, missing in ((2, "coupon"), (7, "currency")):
         context = f"  context: {{protocols.event_version: {{value: {version}}}}}\n"
         (tmp_path / "syncs/orders.yml").write_text(ORDERS + context)
 
-        _, checked = verdict(command, "--tracking-plan", "plan.json")
+        _, checked = verdict(retl, "--tracking-plan", "plan.json")
 
         assert {("event",), (f"properties.{missing}",)} == found(checked, "rule")
 
 
 @pytest.mark.rule("B12")
-def test_the_older_form_of_a_tracking_plan(command: Command, tmp_path: Path) -> None:
+def test_the_older_form_of_a_tracking_plan(retl: Retl, tmp_path: Path) -> None:
     """A plan of the Config API is read as well, with its rules for all calls."""
     required = {"properties": {"properties": {"type": "object", "required": ["order_id"]}}}
     events = [{"name": name, "rules": required} for name in ("Order Completed", "Order Updated")]
     everywhere = {"type": "object", "required": ["anonymousId"]}
     (tmp_path / "plan.json").write_text(json.dumps({"rules": {"events": events, "global": everywhere}}))
 
-    _, checked = verdict(command, "--tracking-plan", "plan.json")
+    _, checked = verdict(retl, "--tracking-plan", "plan.json")
 
     assert {
         ("anonymousId", "Order Completed", 4),
@@ -328,20 +317,20 @@ def test_the_older_form_of_a_tracking_plan(command: Command, tmp_path: Path) -> 
         ('{"rules": [{"type": "COMMON", "jsonSchema": {"$ref": "http://x.invalid/y"}}]}', "the rule of"),
     ],
 )
-def test_a_file_that_is_no_tracking_plan(command: Command, tmp_path: Path, text: str, message: str) -> None:
+def test_a_file_that_is_no_tracking_plan(retl: Retl, tmp_path: Path, text: str, message: str) -> None:
     """A file that is no tracking plan is an error that names it."""
     (tmp_path / "plan.json").write_text(text)
 
-    code, _, err = command("check", "orders", "--tracking-plan", "plan.json")
+    code, _, err = retl("check", "orders", "--tracking-plan", "plan.json")
 
     assert 2 == code
     assert f"error: plan.json: {message}" in err
 
 
 @pytest.mark.rule("B11")
-def test_a_row_is_explained_by_its_key(command: Command) -> None:
+def test_a_row_is_explained_by_its_key(retl: Retl) -> None:
     """The call of a row is shown, with what arrives of it and what a receiver has against it."""
-    code, out, _ = command("explain", "orders", "o-2", "--receiver", "insider", "--json")
+    code, out, _ = retl("explain", "orders", "o-2", "--receiver", "insider", "--json")
     explained = json.loads(out.splitlines()[0])
 
     assert 0 == code
@@ -354,15 +343,15 @@ def test_a_row_is_explained_by_its_key(command: Command) -> None:
 
 
 @pytest.mark.rule("B11")
-def test_a_user_is_explained_by_an_id(command: Command) -> None:
+def test_a_user_is_explained_by_an_id(retl: Retl) -> None:
     """A user id stands for the user's rows."""
-    _, out, _ = command("explain", "orders", "u3", "--receiver", "miso", "--json")
+    _, out, _ = retl("explain", "orders", "u3", "--receiver", "miso", "--json")
 
     assert {"o-3"} == {json.loads(line)["key"] for line in out.splitlines()}
 
 
 @pytest.mark.rule("B11")
-def test_a_row_is_explained_by_what_happened_to_it(command: Command, tmp_path: Path) -> None:
+def test_a_row_is_explained_by_what_happened_to_it(retl: Retl, tmp_path: Path) -> None:
     """Of a changed or removed row the call is what would be sent now, of another each that it can make."""
     (tmp_path / "models/orders.sql").write_text(
         "SELECT * FROM (VALUES ('o-1', 'u1', 1), ('o-2', 'u2', 1), ('o-3', 'u3', 1)) "
@@ -372,14 +361,14 @@ def test_a_row_is_explained_by_what_happened_to_it(command: Command, tmp_path: P
         "model: orders\nprimary_key: order_id\nguards: {removed: off}\n"
         "track: {user_id: user_id, added: A, changed: C, removed: R, properties: {total: total}}\n"
     )
-    assert 0 == command("run", "orders", "--sandbox")[0]
+    assert 0 == retl("run", "orders", "--sandbox")[0]
     (tmp_path / "models/orders.sql").write_text(
         "SELECT * FROM (VALUES ('o-1', 'u1', 1), ('o-2', 'u2', 2)) AS orders(order_id, user_id, total)"
     )
 
     shown = set()
     for key in ("o-1", "o-2", "o-3", "u3"):
-        _, out, _ = command("explain", "orders", key, "--sandbox", "--json")
+        _, out, _ = retl("explain", "orders", key, "--sandbox", "--json")
         told = [json.loads(line) for line in out.splitlines()]
         shown |= {
             (one["key"], one["change"], one["supposed"], json.loads(one["call"])["event"]) for one in told
@@ -395,17 +384,17 @@ def test_a_row_is_explained_by_what_happened_to_it(command: Command, tmp_path: P
 
 
 @pytest.mark.rule("B11")
-def test_all_rows_of_a_user_are_explained(command: Command, tmp_path: Path) -> None:
+def test_all_rows_of_a_user_are_explained(retl: Retl, tmp_path: Path) -> None:
     """Of a user's rows the changed one is explained by its change, and the other ones too."""
     sync = (
         "sql: SELECT * FROM (VALUES ('o-1', 'u1', 1), ('o-2', 'u1', %d)) AS x(order_id, user_id, total)\n"
         "primary_key: order_id\ntrack: {user_id: user_id, added: A, changed: C, properties: {total: total}}\n"
     )
     (tmp_path / "syncs/orders.yml").write_text(sync % 1)
-    assert 0 == command("run", "orders", "--sandbox")[0]
+    assert 0 == retl("run", "orders", "--sandbox")[0]
     (tmp_path / "syncs/orders.yml").write_text(sync % 2)
 
-    _, out, _ = command("explain", "orders", "u1", "--sandbox", "--json")
+    _, out, _ = retl("explain", "orders", "u1", "--sandbox", "--json")
     told = [json.loads(line) for line in out.splitlines()]
 
     assert {("o-1", "unchanged"), ("o-2", "changed")} == {(one["key"], one["change"]) for one in told}
@@ -413,7 +402,7 @@ def test_all_rows_of_a_user_are_explained(command: Command, tmp_path: Path) -> N
 
 
 @pytest.mark.rule("B11")
-def test_a_row_that_would_be_rejected_is_explained(command: Command, tmp_path: Path) -> None:
+def test_a_row_that_would_be_rejected_is_explained(retl: Retl, tmp_path: Path) -> None:
     """The reason of a rejection is shown: retl's own, and that of a receiver in the sync's settings."""
     (tmp_path / "syncs/orders.yml").write_text(
         "sql: \"SELECT 1 AS id, 'oops' AS x, 'a@b.cd' AS email UNION ALL SELECT 2, '[]', 'none'\"\n"
@@ -423,16 +412,16 @@ def test_a_row_that_would_be_rejected_is_explained(command: Command, tmp_path: P
 
     shown = []
     for key in ("1", "2"):
-        code, out, _ = command("explain", "orders", key, "--json")
+        code, out, _ = retl("explain", "orders", key, "--json")
         explained = json.loads(out)
         shown.append((code, explained["reason"], list(explained["receivers"])))
 
     assert [(0, "bad_json", []), (0, "insider_I14", ["insider"])] == shown
 
 
-def test_people_get_what_arrives_line_by_line(command: Command) -> None:
+def test_people_get_what_arrives_line_by_line(retl: Retl) -> None:
     """An explanation has the call, then each field that arrives at a receiver."""
-    _, out, _ = command("explain", "orders", "o-1", "--receiver", "miso")
+    _, out, _ = retl("explain", "orders", "o-1", "--receiver", "miso")
     lines = [line.rstrip() for line in out.splitlines()]
 
     assert "o-1: + added; the next run has no call for it, but if it were new this one:" == lines[0]
@@ -445,9 +434,9 @@ def test_people_get_what_arrives_line_by_line(command: Command) -> None:
     assert '         product_ids  ["p-1"]' in lines
 
 
-def test_who_is_unknown_cannot_be_explained(command: Command) -> None:
+def test_who_is_unknown_cannot_be_explained(retl: Retl) -> None:
     """A key that no row has, and no user as an id, is an error."""
-    code, _, err = command("explain", "orders", "nobody")
+    code, _, err = retl("explain", "orders", "nobody")
 
     assert 2 == code
     assert "error: syncs/orders.yml: no row has the key `nobody`, and no user this id\n" in err
@@ -455,7 +444,7 @@ def test_who_is_unknown_cannot_be_explained(command: Command) -> None:
 
 @pytest.mark.parametrize("name", ["users", "orders"])
 def test_the_example_suits_all_receivers(
-    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    retl: Retl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """Of the example's users and orders nothing is refused, doubtful or unread; Miso reads no identify."""
     for part in ("models", "syncs", "data"):
@@ -463,7 +452,7 @@ def test_the_example_suits_all_receivers(
     shutil.copy(ROOT / "retl.yml", tmp_path / "example")
     monkeypatch.chdir(tmp_path / "example")
 
-    code, out, _ = command("check", name, "--receiver", "all", "--json")
+    code, out, _ = retl("check", name, "--receiver", "all", "--json")
     told = found(json.loads(out), "receiver", "rule", "effect")
 
     unread = {("miso", "M2", "ignored")} if name == "users" else set()

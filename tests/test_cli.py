@@ -7,13 +7,14 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pytest
+from harness import Retl, runner
 
 from retl.cli import execute
 from retl.faults import Answer
@@ -65,19 +66,9 @@ def project(tmp_path: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.fixture
-def retl(project: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+def retl(project: Path, capsys: pytest.CaptureFixture[str]) -> Retl:
     """Runs a command in the project; gives exit code, stdout and stderr."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = execute(arguments)
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return run
-
-
-Retl = Callable[..., tuple[int, str, str]]
+    return runner(capsys)
 
 
 def record(retl: Retl, *arguments: str) -> dict[str, Any]:

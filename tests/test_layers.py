@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "retl"
 FLOORS = [
     "__main__ cli",
     "retl notebook",
-    "report explain check suppose preview pipeline run",
+    "options report explain check suppose preview pipeline status run",
     "session project schema tables",
     "guard deliver segment",
     "hearing tracking_plan outlook judge translate",

@@ -1,0 +1,32 @@
+"""Arguments and options that several commands share."""
+
+import re
+from pathlib import Path
+
+import click
+
+SYNCS = click.argument("syncs", nargs=-1, required=True, metavar="SYNC...")
+ONE_SYNC = click.argument("sync", metavar="SYNC")
+STATE_DIR = click.option(
+    "--state-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the state files; default: RETL_STATE_DIR, else state/ in the project.",
+)
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a sync and line.")
+REHEARSAL = click.option(
+    "--sandbox", "rehearsal", is_flag=True, help="Of rehearsals, which have a state of their own."
+)
+RECEIVERS = click.option(
+    "--receiver", "receivers", default="", help="Receivers to ask, such as insider,miso; `all` are all."
+)
+BACKFILL = click.option(
+    "--initial-backfill", "backfill", is_flag=True, help="Send the first pass of a track or audience sync."
+)
+
+
+def seconds(_context: click.Context, _option: click.Parameter, written: str) -> float:
+    """Read `90`, `45s`, `30m` or `12h`."""
+    match = re.fullmatch(r"(\d+)([smh]?)", written)
+    if match is None:
+        raise click.BadParameter(f"{written!r} is no duration; write 45s, 30m or 12h")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
