@@ -114,7 +114,7 @@ class _Docket:
 
     def __init__(self) -> None:
         self.outcome: Counter[Effect] = Counter()
-        self._of_kind: dict[tuple[Objection, str], tuple[int, str]] = {}
+        self._of_kind: dict[tuple[Objection, str], list[Any]] = {}  # rows, and the least of their keys
         self._found: dict[tuple[Objection, str], tuple[int, str]] = {}
 
     def close_kind(self) -> None:
@@ -142,8 +142,10 @@ class _Docket:
             self.outcome[Effect.REFUSED] += rows
 
     def _count(self, objection: Objection, call: str, rows: int, key: str) -> None:
-        known, example = self._of_kind.get((objection, call), (0, key))
-        self._of_kind[objection, call] = known + rows, min(example, key)
+        tally = self._of_kind.setdefault((objection, call), [0, key])
+        tally[0] += rows
+        if key < tally[1]:
+            tally[1] = key
 
     def findings(self, foreseen: Sequence[Finding]) -> Iterator[Finding]:
         """What was found, and what the file told, with the rows that have it."""

@@ -73,10 +73,12 @@ class ReceiverJudge:
 
     def objections(self, subject: Subject, call: Mapping[str, Any], size: int) -> Sequence[Objection]:
         """What the receivers have against a call."""
-        alike = self._alike(subject)
-        if alike not in self._benches:
-            self._benches[alike] = _Bench(list(self._charges(subject)))
-        return self._benches[alike].objections(call, size)
+        bench = self._benches.get(subject)
+        if bench is None:
+            alike = self._alike(subject)
+            bench = self._benches.get(alike) or _Bench(list(self._charges(subject)))
+            self._benches[alike] = bench
+        return bench.objections(call, size)
 
     def _alike(self, subject: Subject) -> Subject:
         """What stands for all calls of which the same is asked: most events are unknown to all receivers."""
@@ -129,9 +131,10 @@ class _Bench:
     def objections(self, call: Mapping[str, Any], size: int) -> Sequence[Objection]:
         found = [one.objection for one in self._sized if size > one.most_bytes and not _fits(one, call)]
         if not self._all.passes(call):
-            failed = (each for rule, each in self._rules if not rule.passes(call))
-            found += [one.charges[0].objection for each in failed for one in each if not one.passes(call)]
-        return [*self._always, *found]
+            for rule, each in self._rules:
+                if not rule.passes(call):
+                    found += [one.charges[0].objection for one in each if not one.passes(call)]
+        return [*self._always, *found] if self._always else found
 
 
 class _Panel:

@@ -68,10 +68,10 @@ checked in the calls alone, as a file does not tell of it.
 
 ## Another receiver
 
-is one more file in `retl/receivers/`: which calls it reads, its tables of events and fields, the settings that
-it leaves to the customer, and its rules, each with what it refuses as JSON Schema. Its cases go to
-`tests/cases/receivers/`, where each rule needs one in which it finds something and one in which it does not,
-and `make docs` adds it to this page.
+is one more file in `retl/receivers/`: which calls it reads, its tables of events and fields, the settings
+that it leaves to the customer, and its rules, each with what it refuses as JSON Schema. Its cases go to
+`tests/cases/receivers/`, where each rule needs one in which it finds something and one in which it does
+not, and `make docs` adds it to this page.
 """
 
 
