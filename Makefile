@@ -32,6 +32,7 @@ lint: .venv/lint
 
 bench: .venv/test
 	$(BIN)/python -m bench
+	$(BIN)/python -m bench.receivers
 
 docs: .venv/retl
 	$(BIN)/python -m retl.schema > docs/sync-file.md

@@ -67,7 +67,7 @@ def seconds(root: Path, *arguments: str) -> tuple[float, dict[str, object]]:
 def main(rows: int) -> None:
     """Measure what it costs to hold each call against all receivers."""
     root = Path(tempfile.mkdtemp(prefix="retl-bench-"))
-    table = Table("all receivers", "calls", "check s", "plan s", "check / plan", "findings")
+    table = Table("all receivers", "calls", "check s", "plan s", "check / plan", "rules broken")
     try:
         make_project(root, rows, "http://127.0.0.1:9", 1)
         with duckdb.connect(root / "shop.duckdb") as db:

@@ -63,7 +63,7 @@ def run_report(run: Run, flags: str = "") -> RenderableType:
     if run.rejected_anything and run.status is not Status.GUARDED:
         lines.append(Text(f"  see: retl rejected {run.sync}{flags}", "dim"))
     if run.objections:
-        lines.append(Text(f"  {_objected(run.objections)}", "yellow"))
+        lines.append(Text(f"  sent, {_though(run.objections)}", "yellow"))
     if run.calls.undated:
         lines.append(Text(f"  {_undated(run.calls.undated)}", "yellow"))
     if run.calls.unsure:
@@ -77,9 +77,9 @@ def run_report(run: Run, flags: str = "") -> RenderableType:
     return Group(*lines)
 
 
-def _objected(objections: Mapping[str, int]) -> str:
+def _though(objections: Mapping[str, int]) -> str:
     rules = ", ".join(f"{code} {calls:,}" for code, calls in objections.items())
-    return f"sent, though it breaks a rule of a receiver: {rules}"
+    return f"though they break a rule of a receiver: {rules}"
 
 
 def _undated(calls: int) -> str:
@@ -146,7 +146,7 @@ def plan_report(plan: Plan, width: int | None) -> RenderableType:
     if plan.undated:
         lines.append(Text(f"  {_undated(plan.undated)}", "yellow"))
     if plan.objections:
-        lines.append(Text(f"  {_objected(plan.objections)}", "yellow"))
+        lines.append(Text(f"  to be sent, {_though(plan.objections)}", "yellow"))
     for reason, rows in plan.diff.rejected_by.items():
         lines.append(Text(f"  {count(rows, 'row')} rejected: {_meaning(reason)} ({reason})", "yellow"))
     lines += [_sample_line(sample.change, sample.call, width) for sample in plan.samples]
