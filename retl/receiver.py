@@ -5,6 +5,7 @@ customer may set otherwise, and its rules, with what it refuses as JSON Schema. 
 makes of a call, `judge` holds calls against its rules, `outlook` a sync.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -342,7 +343,7 @@ def meaning(code: str) -> str:
     if name not in known_receivers() or rule not in receiver(name).rules:
         return "a receiver's rule that this version does not have"
     checks = receiver(name).rules[rule].checks
-    says = (check.says.replace("{it}", "a value") for check in checks if check.effect.is_breach)
+    says = (re.sub("(the )?`{it}`", "a value", check.says) for check in checks if check.effect.is_breach)
     return f"{receiver(name).title}: {'; or '.join(dict.fromkeys(says))}"
 
 

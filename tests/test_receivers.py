@@ -38,7 +38,7 @@ from ruamel.yaml import YAML
 from retl.judge import ReceiverJudge
 from retl.outlook import foresee, outlines
 from retl.project import find_project, load_sync
-from retl.receiver import Effect, known_receivers, read_settings, receiver
+from retl.receiver import Effect, known_receivers, meaning, read_settings, receiver
 from retl.tables import receivers_markdown
 from retl.translate import translate
 
@@ -191,6 +191,20 @@ def test_no_case_names_a_rule_that_is_not_there() -> None:
         for rule in case["rules"]
         if rule not in receiver(case["receiver"]).rules
     ]
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("insider_I14", "Insider: `email` is no email address; or `phone` is not in E.164"),
+        ("insider_I16", "Insider: a value is neither true nor false"),
+        ("insider_I99", "a receiver's rule that this version does not have"),
+        ("another_X1", "a receiver's rule that this version does not have"),
+    ],
+)
+def test_a_code_says_what_was_wrong(code: str, says: str) -> None:
+    """The reason code of a rejected row stands for what its rule refuses, also where the rule is gone."""
+    assert says == meaning(code)
 
 
 def test_every_conflict_is_decided() -> None:
