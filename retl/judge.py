@@ -69,6 +69,7 @@ class ReceiverJudge:
         rules = (rule for about, _ in self._asked for rule in about.rules.values())
         named = (name for rule in rules for check in rule.checks for name in check.on)
         self._named = known_events().union(named)
+        self._nearly: dict[str, bool] = {}
         self._benches: dict[Subject, _Bench] = {}
 
     def objections(self, subject: Subject, call: Mapping[str, Any], size: int) -> Sequence[Objection]:
@@ -85,9 +86,9 @@ class ReceiverJudge:
         kind, event = subject
         if event is None or event in self._named:
             return subject
-        if any(near_name(event, about.name) for about, _ in self._asked):
-            return subject
-        return kind, OTHER
+        if event not in self._nearly and len(self._nearly) < MOST_NAMES:
+            self._nearly[event] = any(near_name(event, about.name) for about, _ in self._asked)
+        return subject if self._nearly.get(event) else (kind, OTHER)
 
     def _charges(self, subject: Subject) -> Iterator["Charge"]:
         for about, settings in self._asked:
@@ -233,7 +234,7 @@ def known_events() -> frozenset[str]:
     return frozenset(event for name in known_receivers() for event in receiver(name).events)
 
 
-@lru_cache(maxsize=10_000)
+@lru_cache(maxsize=5_000)
 def near_name(event: str, name: str) -> str | None:
     """The event of a receiver that a name means in another spelling: capitals, signs, order, endings."""
     spelled = {" ".join(_words(known)): known for known in reversed(receiver(name).events)}
@@ -243,6 +244,9 @@ def near_name(event: str, name: str) -> str | None:
     close = difflib.get_close_matches(words, spelled, n=1, cutoff=CLOSE)
     return spelled[close[0]] if close and event not in known_events() else None
 
+
+MOST_NAMES = 1_000
+"""Of so many names that no receiver knows it is found out whether they are nearly one; it takes a while."""
 
 CLOSE = 0.9
 """How alike names are that are taken for one: `Order Complete` and `Order Completed`."""
