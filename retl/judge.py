@@ -6,7 +6,7 @@ that passes it is done with; only of another it is asked which checks it fails.
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import groupby
@@ -70,16 +70,16 @@ class ReceiverJudge:
         named = (name for rule in rules for check in rule.checks for name in check.on)
         self._named = known_events().union(named)
         self._nearly: dict[str, bool] = {}
-        self._benches: dict[Subject, _Bench] = {}
+        self._compiled: dict[Subject, _Compiled] = {}
 
     def objections(self, subject: Subject, call: Mapping[str, Any], size: int) -> Sequence[Objection]:
         """What the receivers have against a call."""
-        bench = self._benches.get(subject)
-        if bench is None:
+        compiled = self._compiled.get(subject)
+        if compiled is None:
             alike = self._alike(subject)
-            bench = self._benches.get(alike) or _Bench(list(self._charges(subject)))
-            self._benches[alike] = bench
-        return bench.objections(call, size)
+            compiled = self._compiled.get(alike) or _Compiled(list(self._charges(alike)))
+            self._compiled[alike] = compiled
+        return compiled.objections(call, size)
 
     def _alike(self, subject: Subject) -> Subject:
         """What stands for all calls of which the same is asked: most events are unknown to all receivers."""
@@ -118,32 +118,29 @@ class Charge:
     of_file: bool = False
 
 
-class _Bench:
+class _Compiled:
     """The charges that apply to one kind of call, compiled: all in one, each rule's, and each."""
 
     def __init__(self, charges: Sequence[Charge]) -> None:
         self._always = [one.objection for one in charges if one.schema is None and not one.most_bytes]
         self._sized = [one for one in charges if one.most_bytes]
         checked = [one for one in charges if one.schema is not None]
-        self._all = _Panel(checked)
+        self._pass_all = _passes(checked)
         by_rule = (list(its) for _, its in groupby(checked, key=lambda one: one.objection.code))
-        self._rules = [(_Panel(its), [_Panel([one]) for one in its]) for its in by_rule]
+        self._rules = [(_passes(its), [(one.objection, _passes([one])) for one in its]) for its in by_rule]
 
     def objections(self, call: Mapping[str, Any], size: int) -> Sequence[Objection]:
         found = [one.objection for one in self._sized if size > one.most_bytes and not _fits(one, call)]
-        if not self._all.passes(call):
-            for rule, each in self._rules:
-                if not rule.passes(call):
-                    found += [one.charges[0].objection for one in each if not one.passes(call)]
+        if not self._pass_all(call):
+            for passes_rule, each in self._rules:
+                if not passes_rule(call):
+                    found += [objection for objection, passes in each if not passes(call)]
         return [*self._always, *found] if self._always else found
 
 
-class _Panel:
-    """Charges as one schema."""
-
-    def __init__(self, charges: Sequence[Charge]) -> None:
-        self.charges = charges
-        self.passes = jsonschema_rs.validator_for(merged([one.schema or {} for one in charges])).is_valid
+def _passes(charges: Sequence[Charge]) -> Callable[[Mapping[str, Any]], bool]:
+    """Whether a call passes all of some charges, as one schema."""
+    return jsonschema_rs.validator_for(merged([one.schema or {} for one in charges])).is_valid
 
 
 def _fits(charge: Charge, call: Mapping[str, Any]) -> bool:
@@ -245,8 +242,8 @@ def near_name(event: str, name: str) -> str | None:
     return spelled[close[0]] if close and event not in known_events() else None
 
 
-MOST_NAMES = 1_000
-"""Of so many names that no receiver knows it is found out whether they are nearly one; it takes a while."""
+MOST_NAMES = 100
+"""Of so many names that no receiver knows it is found out whether they nearly are one: it takes a while."""
 
 CLOSE = 0.9
 """How alike names are that are taken for one: `Order Complete` and `Order Completed`."""

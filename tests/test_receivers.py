@@ -35,7 +35,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from retl.judge import ReceiverJudge
+from retl.judge import MOST_NAMES, ReceiverJudge
 from retl.outlook import foresee, outlines
 from retl.project import find_project, load_sync
 from retl.receiver import Effect, known_receivers, meaning, read_settings, receiver
@@ -205,6 +205,21 @@ def test_no_case_names_a_rule_that_is_not_there() -> None:
 def test_a_code_says_what_was_wrong(code: str, says: str) -> None:
     """The reason code of a rejected row stands for what its rule refuses, also where the rule is gone."""
     assert says == meaning(code)
+
+
+def test_one_misspelt_event_does_not_stand_for_others() -> None:
+    """However many names of events there are, what is said of a misspelt one is said of it alone."""
+    judge = ReceiverJudge({"insider": read_settings("insider", {})})
+
+    def rules(event: str) -> set[str]:
+        call = {"type": "track", "userId": "u1", "event": event}
+        return {one.rule for one in judge.objections(("track", event), call, 100)}
+
+    for number in range(MOST_NAMES):
+        assert {"I3"} == rules("Product Viewed" + "!" * (number + 1)) - {"I18"}
+    rules("Product View")
+
+    assert set() == rules("Something Else")
 
 
 def test_every_conflict_is_decided() -> None:
