@@ -1,6 +1,6 @@
 """One row or user explained: the calls that it makes, and what receivers would make of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,7 +135,8 @@ def _calls(
     """The calls of the table `call`, with what receivers make of them."""
     db, sync = job.state.db, changes.sync
     heed(db, reached(sync, sync.receivers))
-    judge = ReceiverJudge(settings)
+    asked = reached(sync, settings)
+    judge = ReceiverJudge(asked)
     foreseen = foresee(sync, settings)
     explained = []
     for key, type_, event, size, reason, body in db.execute(_CALLS).fetchall():
@@ -143,21 +144,25 @@ def _calls(
         call = None if reason in REASONS else parsed(body)
         objections = [*judge.objections((type_, event), call, size)] if call else []
         objections += [one.objection for one in foreseen if one.call == (event or type_)]
-        opinions = _opinions(call, objections, settings) if call else []
+        opinions = _opinions(call, objections, settings, asked) if call else []
         supposed = kind.value if kind else None
         explained.append(Explained(key, rows[key], supposed, reason, shown(body or ""), opinions))
     return explained
 
 
 def _opinions(
-    call: Mapping[str, Any], objections: Sequence[Objection], settings: Mapping[str, Settings]
+    call: Mapping[str, Any],
+    objections: Sequence[Objection],
+    settings: Mapping[str, Settings],
+    asked: Collection[str],
 ) -> list[Opinion]:
-    """What each receiver makes of a call; notes are about the sync and left out."""
+    """What each receiver makes of a call: nothing, where it is not asked. Notes are left out."""
     worth = dict.fromkeys(one for one in objections if one.effect is not Effect.NOTE)
-    return [
-        Opinion(name, translate(receiver(name), own, call), [one for one in worth if one.receiver == name])
-        for name, own in settings.items()
-    ]
+    opinions = []
+    for name, own in settings.items():
+        view = translate(receiver(name), own, call) if name in asked else View({}, ())
+        opinions.append(Opinion(name, view, [one for one in worth if one.receiver == name]))
+    return opinions
 
 
 _CALLS = "SELECT key, type, event, bytes, reason, body FROM call ORDER BY key, rank"

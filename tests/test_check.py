@@ -419,6 +419,19 @@ def test_a_row_that_would_be_rejected_is_explained(retl: Retl, tmp_path: Path) -
     assert [(0, "bad_json", []), (0, "insider_I14", ["insider"])] == shown
 
 
+@pytest.mark.rule("B11")
+def test_nothing_arrives_where_the_receiver_is_switched_off(retl: Retl, tmp_path: Path) -> None:
+    """Of a call that `integrations` keeps from a receiver nothing arrives, and only that is said of it."""
+    off = '  integrations: {"Insider Cloud Mode (Actions)": false}\n'
+    (tmp_path / "syncs/orders.yml").write_text(ORDERS + off)
+
+    _, out, _ = retl("explain", "orders", "o-2", "--receiver", "insider", "--json")
+    view = json.loads(out.splitlines()[0])["receivers"]["insider"]
+
+    assert ({}, []) == (view["user"], view["events"])
+    assert ["I22"] == [one["rule"] for one in view["objections"]]
+
+
 def test_people_get_what_arrives_line_by_line(retl: Retl) -> None:
     """An explanation has the call, then each field that arrives at a receiver."""
     _, out, _ = retl("explain", "orders", "o-1", "--receiver", "miso")
