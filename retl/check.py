@@ -18,6 +18,7 @@ from retl.pipeline import Job, find_changes
 from retl.receiver import Effect, Settings
 from retl.rejected import REASONS
 from retl.suppose import render_supposed, suppose, telling_kinds
+from retl.sync import Sync
 from retl.tracking_plan import JUDGE as PLAN
 from retl.tracking_plan import TrackingPlan
 
@@ -77,9 +78,9 @@ def check_calls(
         RetlError: whatever would stop a run before its guards.
     """
     asked = [*settings, *([PLAN] if plan else [])]
-    foreseen = foresee(job.sync, settings) + (plan.foresee(job.sync) if plan else [])
     if sample == 0:
-        return Verdict(job.sync.name, None, None, 0, {}, _ranked(foreseen), asked)
+        findings = _ranked(_foreseen(job.sync, settings, plan))
+        return Verdict(job.sync.name, None, None, 0, {}, findings, asked)
     changes = find_changes(job, job.clock.monotonic() + job.options.deadline_seconds)
     docket = _Docket()
     judges: list[Judge] = [ReceiverJudge(reached(job.sync, settings)), *([plan] if plan else [])]
@@ -93,16 +94,13 @@ def check_calls(
             for heard in hear(job.state.db, judge):
                 docket.add(heard)
         docket.close_kind()
-    foreseen = foresee(changes.sync, settings) + (plan.foresee(changes.sync) if plan else [])
-    return Verdict(
-        job.sync.name,
-        changes.diff.rows_read,
-        rows,
-        calls,
-        docket.outcome,
-        _ranked(docket.findings(foreseen)),
-        asked,
-    )
+    findings = _ranked(docket.findings(_foreseen(changes.sync, settings, plan)))
+    return Verdict(job.sync.name, changes.diff.rows_read, rows, calls, docket.outcome, findings, asked)
+
+
+def _foreseen(sync: Sync, settings: Mapping[str, Settings], plan: TrackingPlan | None) -> list[Finding]:
+    """What the file of a sync tells."""
+    return foresee(sync, settings) + (plan.foresee(sync) if plan else [])
 
 
 class _Docket:
