@@ -7,19 +7,8 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from retl.fields import (
-    EVERY,
-    AllOrFields,
-    Column,
-    Columns,
-    Constants,
-    Event,
-    Fields,
-    Text,
-    Timestamp,
-    Value,
-    path,
-)
+from retl.dotted import path
+from retl.fields import EVERY, AllOrFields, Column, Columns, Constants, Event, Fields, Text, Timestamp, Value
 from retl.rules import Frozen, refusal
 
 

@@ -17,7 +17,7 @@ import duckdb
 
 from retl import sql
 from retl.cast import cast_json, moment, unreadable
-from retl.fields import path
+from retl.dotted import path
 from retl.mapping import Mapping
 from retl.sync import Change, Nulls, Sync, Value
 from retl.template import RANK, Template, templates

@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from retl.dotted import path
 from retl.rules import Frozen, refusal
 
 
@@ -190,26 +191,6 @@ def _constants(value: dict[str, object]) -> dict[str, object]:
 
 EVERY = "*"
 """The one name of fields that are `all` columns, until the columns are known."""
-
-
-def path(name: str) -> tuple[str, ...]:
-    r"""The keys that a field's name leads through: `address.city` is `city` in `address`.
-
-    A dot that belongs to a key is written `\.`, and a backslash before a dot `\\`.
-    """
-    pieces = re.findall(r"\\[.\\]|[.]|[^.]", name, re.DOTALL)
-    keys = [""]
-    for piece in pieces:
-        if piece == ".":
-            keys.append("")
-        else:
-            keys[-1] += piece[1] if len(piece) == 2 else piece
-    return tuple(keys)
-
-
-def literal_name(key: str) -> str:
-    r"""The name of a field whose key is taken as it is: `a.b` is written `a\.b`."""
-    return re.sub(r"\\(?=[.\\])|[.]", r"\\\g<0>", key)
 
 
 def _all_or_mapping(written: object) -> object:

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from retl.fields import EVERY, path
+from retl.dotted import path
+from retl.fields import EVERY
 from retl.judge import Charge, Objection, charges
 from retl.receiver import Effect, Receiver, Setting, Settings, known_receivers, places, receiver
 from retl.rules import nearest

@@ -16,8 +16,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 from ruamel.yaml import YAML
 
+from retl.dotted import path as field_path
 from retl.errors import ConfigError
-from retl.fields import path as field_path
 from retl.rules import Frozen, nearest, refusal
 
 

@@ -19,20 +19,9 @@ from retl.blocks import (
     refuse_reserved,
 )
 from retl.document import Document, Location
+from retl.dotted import literal_name
 from retl.errors import ConfigError
-from retl.fields import (
-    Columns,
-    Event,
-    Fields,
-    Ids,
-    ModelName,
-    Name,
-    Nulls,
-    Text,
-    Value,
-    Zone,
-    literal_name,
-)
+from retl.fields import Columns, Event, Fields, Ids, ModelName, Name, Nulls, Text, Value, Zone
 from retl.rules import Frozen, explain, nearest, refusal
 from retl.settings import Guards, Limit, Receivers, SegmentSettings
 
