@@ -7,7 +7,6 @@ the order, and the reason if Segment would refuse or silently drop it.
 JSON is spliced from canonical values and never parsed and written again, which would cost digits.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,10 +17,11 @@ import duckdb
 from retl import sql
 from retl.cast import cast_json, moment, unreadable
 from retl.dotted import path
+from retl.json_values import json_constant, json_string
 from retl.mapping import Mapping
 from retl.sync import Change, Nulls, Sync, Value
 from retl.template import RANK, Template, templates
-from retl.value import json_string, plain_text
+from retl.value import plain_text
 from retl.version import __version__
 
 MAX_CALL_BYTES = 32 * 1024
@@ -143,7 +143,7 @@ def _render(rendering: Rendering, template: Template) -> str:
     head.append(_member(body_name, _body(rendering, template)))
     head.append(_member("context", _context(rendering, template)))
     if rendering.sync.block.integrations:
-        head.append(sql.text('"integrations":' + json_string_of(rendering.sync.block.integrations)))
+        head.append(sql.text('"integrations":' + json_constant(rendering.sync.block.integrations)))
 
     stamp = _timestamp(rendering, template)
     own_id = "NULL::VARCHAR"
@@ -325,7 +325,7 @@ def _field(
 ) -> str:
     """The JSON text of one field, NULL where it is left out."""
     if value.is_constant:
-        return sql.text(json_string_of(value.constant))
+        return sql.text(json_constant(value.constant))
     written = _json(rendering, template.image, value, rendering.source(template, name, value.column or ""))
     policy = value.nulls or nulls or template.nulls
     if policy is Nulls.SEND:
@@ -378,8 +378,3 @@ def _members(tree: dict[str, Any]) -> str:
 
 def _member(name: str, text: str) -> str:
     return f"{sql.text(json_string(name) + ':')} || ({text})"
-
-
-def json_string_of(constant: Any) -> str:
-    """A constant of a sync file as JSON text."""
-    return json.dumps(constant, ensure_ascii=False, separators=(",", ":"), allow_nan=False)

@@ -7,17 +7,14 @@ what a snapshot holds. From them come the JSON that is sent and the plain text o
 Everything here is text: functions take an SQL expression and give an SQL expression for DuckDB.
 """
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from retl import sql
+from retl.json_values import SAFE_INTEGER, json_string
 
 if TYPE_CHECKING:
     from duckdb.sqltypes import DuckDBPyType  # in DuckDB 1.4.0 it is elsewhere
-
-SAFE_INTEGER = 2**53 - 1
-"""The largest integer that every JSON reader keeps exactly (RFC 8259, section 6)."""
 
 INTEGERS = {"tinyint", "smallint", "integer", "bigint", "utinyint", "usmallint", "uinteger"}
 WIDE_INTEGERS = {"ubigint", "hugeint"}
@@ -304,11 +301,6 @@ def converted(kind: str, target: str, expression: str) -> str:
 def _whole_digits(kind: str) -> int:
     precision, scale = decimal_shape(kind)
     return precision - scale
-
-
-def json_string(text: str) -> str:
-    """A text as a JSON string, Unicode kept as it is."""
-    return json.dumps(text, ensure_ascii=False)
 
 
 def trimmed(text: str) -> str:

@@ -6,7 +6,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from retl.value import SAFE_INTEGER
+from retl.json_values import SAFE_INTEGER
 from retl.warehouse.base import BAD_TEXT, BAD_TIMESTAMP, Parsed
 
 _WIDEST = 38

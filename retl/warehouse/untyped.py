@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from retl.value import SAFE_INTEGER
+from retl.json_values import SAFE_INTEGER
 from retl.warehouse import texts
 from retl.warehouse.base import Parsed
 
