@@ -6,6 +6,7 @@ is only written otherwise than before are in the TEMP table `respelled`.
 """
 
 from collections.abc import Iterable, Sequence
+from collections.abc import Mapping as Named
 from dataclasses import dataclass, replace
 
 import duckdb
@@ -13,7 +14,6 @@ import duckdb
 from retl import sql
 from retl.cast import cast_json, unreadable
 from retl.mapping import Comparison, Mapping, nested_columns
-from retl.rejected import Tally
 from retl.value import json_text, plain_text, valid_json
 
 SMALL_SNAPSHOT = 100
@@ -77,13 +77,18 @@ class Diff:
         shares = {name: rows / known for name, rows in self.by_column.items()}
         return {name: share for name, share in shares.items() if share > PHANTOM_SHARE}
 
-    def without(self, tally: Tally) -> "Diff":
-        """The diff once it is known which rows cannot be sent: they are neither added nor changed."""
+    def without(self, by_change: Named[str, int], by_reason: Named[str, int]) -> "Diff":
+        """The diff once it is known which rows cannot be sent: they are neither added nor changed.
+
+        Args:
+            by_change: how many rows are rejected, by the kind of change that they would have been.
+            by_reason: how many rows are rejected, by reason; also rows that were never compared.
+        """
         return replace(
             self,
-            added=self.added - tally.by_change.get("added", 0),
-            changed=self.changed - tally.by_change.get("changed", 0),
-            rejected_by=tally.by_reason,
+            added=self.added - by_change.get("added", 0),
+            changed=self.changed - by_change.get("changed", 0),
+            rejected_by=dict(by_reason),
         )
 
 

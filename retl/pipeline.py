@@ -110,7 +110,11 @@ def run(job: Job, segment: Segment) -> Run:
             objections = heed(state.db, reached(sync, sync.receivers))
             rejected.collect(state.db)
             tally = rejected.tally(state.db)
-            record = record.with_diff(changes.diff.without(tally), changes.guards, baseline=not changes.sends)
+            record = record.with_diff(
+                changes.diff.without(tally.by_change, tally.by_reason),
+                changes.guards,
+                baseline=not changes.sends,
+            )
             record = record.evolve(objections=objections)
             with state.transaction():
                 enqueued = outbox.enqueue(state.db, record.run_id)

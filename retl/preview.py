@@ -161,7 +161,7 @@ def preview(job: Job, pending: int, samples: int = 2, with_calls: bool = False) 
         sync=job.sync.name,
         first_pass=changes.memory is None,
         sends=changes.sends,
-        diff=changes.diff.without(tally),
+        diff=changes.diff.without(tally.by_change, tally.by_reason),
         guards=changes.guards,
         objections=objections,
         calls={(change, name): count for change, name, count in names},
