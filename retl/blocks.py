@@ -7,9 +7,9 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from retl.dotted import path
 from retl.fields import EVERY, AllOrFields, Column, Columns, Constants, Event, Fields, Text, Timestamp, Value
-from retl.rules import Frozen, refusal
+from retl.forms.dotted import path
+from retl.forms.form import Frozen, refusal
 
 
 class Change(StrEnum):

@@ -16,7 +16,7 @@ import duckdb
 
 from retl import sql
 from retl.cast import cast_json, moment, unreadable
-from retl.dotted import path
+from retl.forms.dotted import path
 from retl.json_values import json_constant, json_string
 from retl.mapping import Mapping
 from retl.sync import Change, Nulls, Sync, Value

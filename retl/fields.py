@@ -9,8 +9,8 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from retl.dotted import path
-from retl.rules import Frozen, refusal
+from retl.forms.dotted import path
+from retl.forms.form import Frozen, refusal
 
 
 class Nulls(StrEnum):

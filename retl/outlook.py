@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from retl.dotted import path
 from retl.fields import EVERY
+from retl.forms.dotted import path
+from retl.forms.form import nearest
 from retl.judge import Charge, Objection, charges
 from retl.receiver import Effect, Receiver, Setting, Settings, known_receivers, places, receiver
-from retl.rules import nearest
 from retl.sync import Sync
 from retl.template import Template, templates
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
-from retl.document import Document, interpolate, load
 from retl.errors import ConfigError
+from retl.forms.form import nearest
+from retl.forms.yaml_file import Document, interpolate, load
 from retl.model import Model, make_model, read_model
-from retl.rules import nearest
 from retl.settings import check_defaults
 from retl.sync import Sync, parse
 

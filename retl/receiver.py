@@ -16,9 +16,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 from ruamel.yaml import YAML
 
-from retl.dotted import path as field_path
 from retl.errors import ConfigError
-from retl.rules import Frozen, nearest, refusal
+from retl.forms.dotted import path as field_path
+from retl.forms.form import Frozen, nearest, refusal
 
 
 class Effect(StrEnum):

@@ -24,8 +24,8 @@ from retl.fields import (
     WebAddress,
     Zone,
 )
+from retl.forms.form import Frozen, keys
 from retl.receiver import Setting, known_receivers, receiver
-from retl.rules import Frozen, keys
 from retl.settings import Defaults, GuardLimit, Guards, Receivers, SegmentSettings
 from retl.sync import KINDS, Audience, Group, Identify, RemovedTraits, Sync, Track, TrackCall
 

@@ -5,10 +5,10 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 
-from retl.document import Document
 from retl.fields import Count, Name, Text, WebAddress, Zone
+from retl.forms.form import Frozen, explain, nearest, refusal
+from retl.forms.yaml_file import Document
 from retl.receiver import Settings, known_receivers, read_settings
-from retl.rules import Frozen, explain, nearest, refusal
 
 
 class Limit(Frozen):

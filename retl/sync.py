@@ -18,11 +18,11 @@ from retl.blocks import (
     refuse_overlap,
     refuse_reserved,
 )
-from retl.document import Document, Location
-from retl.dotted import literal_name
 from retl.errors import ConfigError
 from retl.fields import Columns, Event, Fields, Ids, ModelName, Name, Nulls, Text, Value, Zone
-from retl.rules import Frozen, explain, nearest, refusal
+from retl.forms.dotted import literal_name
+from retl.forms.form import Frozen, explain, nearest, refusal
+from retl.forms.yaml_file import Document, Location
 from retl.settings import Guards, Limit, Receivers, SegmentSettings
 
 __all__ = [

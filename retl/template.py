@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from retl.dotted import literal_name
+from retl.forms.dotted import literal_name
 from retl.sync import Audience, Change, Event, Fields, Group, Nulls, Sync, Track, Value
 
 RANK = {Change.REMOVED: 0, Change.ADDED: 1, Change.CHANGED: 2}

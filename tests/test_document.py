@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from retl.document import Document, Location, interpolate, load
 from retl.errors import ConfigError
+from retl.forms.yaml_file import Document, Location, interpolate, load
 
 
 def read(folder: Path, text: str, **env: str) -> Document:

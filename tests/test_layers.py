@@ -10,6 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "retl"
 
 ROOMS = {
+    "forms": "",
     "warehouse": "",
 }
 """Each package of retl, and the packages that its modules may import; the ground is open to all of them."""

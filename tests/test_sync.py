@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from retl.document import load
 from retl.errors import ConfigError
+from retl.forms.yaml_file import load
 from retl.schema import json_schema, sync_file_markdown
 from retl.settings import check_defaults
 from retl.sync import Change, Limit, Nulls, Sync, Value, parse

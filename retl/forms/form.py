@@ -11,8 +11,8 @@ from typing import ClassVar, Union, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from retl.document import Document, Location
 from retl.errors import ConfigError
+from retl.forms.yaml_file import Document, Location
 
 
 class Frozen(BaseModel):
