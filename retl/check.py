@@ -12,10 +12,10 @@ from typing import Any
 import duckdb
 
 from retl.hearing import Heard, hear
-from retl.judge import Judge, Objection, ReceiverJudge
 from retl.outlook import Finding, foresee, reached
 from retl.pipeline import Job, find_changes
-from retl.receiver import Effect, Settings
+from retl.receivers.checker import Judge, Objection, ReceiverJudge
+from retl.receivers.data_file import Effect, Settings
 from retl.rejected import REASONS
 from retl.suppose import render_supposed, suppose, telling_kinds
 from retl.sync import Sync

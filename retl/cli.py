@@ -25,7 +25,7 @@ from retl.pace import Pace
 from retl.pipeline import Job, Options, read_columns, run
 from retl.preview import preview
 from retl.project import check_names, find_project, find_syncs
-from retl.receiver import Settings, chosen_receivers, read_settings
+from retl.receivers.data_file import Settings, chosen_receivers, read_settings
 from retl.run import Run, begin_run
 from retl.sandbox import Sandbox
 from retl.schema import json_schema

@@ -9,16 +9,16 @@ import duckdb
 from retl import sql
 from retl.errors import ConfigError
 from retl.hearing import heed, parsed
-from retl.judge import Objection, ReceiverJudge
 from retl.mapping import Mapping as SyncMapping
 from retl.outlook import foresee, reached
 from retl.pipeline import Changes, Job, find_changes, render
 from retl.preview import shown
-from retl.receiver import Effect, Settings, receiver
+from retl.receivers.checker import Objection, ReceiverJudge
+from retl.receivers.data_file import Effect, Settings, receiver
+from retl.receivers.translate import View, translate
 from retl.rejected import REASONS
 from retl.suppose import render_supposed, suppose, telling_kinds
 from retl.sync import Change
-from retl.translate import View, translate
 from retl.value import plain_text
 
 

@@ -10,8 +10,8 @@ import pyarrow as pa
 from pydantic_core import from_json
 
 from retl import sql
-from retl.judge import Judge, Objection, ReceiverJudge
-from retl.receiver import Settings
+from retl.receivers.checker import Judge, Objection, ReceiverJudge
+from retl.receivers.data_file import Settings
 from retl.sync import Change
 
 BATCH_ROWS = 10_000

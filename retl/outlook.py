@@ -13,8 +13,8 @@ from typing import Any
 from retl.fields import EVERY
 from retl.forms.dotted import path
 from retl.forms.form import nearest
-from retl.judge import Charge, Objection, charges
-from retl.receiver import Effect, Receiver, Setting, Settings, known_receivers, places, receiver
+from retl.receivers.checker import Charge, Objection, charges
+from retl.receivers.data_file import Effect, Receiver, Setting, Settings, known_receivers, places, receiver
 from retl.sync import Sync
 from retl.template import Template, templates
 

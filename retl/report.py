@@ -16,10 +16,10 @@ from retl.check import Verdict
 from retl.errors import RetlError
 from retl.explain import Explained, Opinion
 from retl.guard import compare_instead, phantom_sentence
-from retl.judge import Objection
 from retl.outlook import Finding
 from retl.preview import Plan
-from retl.receiver import Effect, meaning, receiver
+from retl.receivers.checker import Objection
+from retl.receivers.data_file import Effect, meaning, receiver
 from retl.rejected import REASONS
 from retl.run import Run, Status
 from retl.tracking_plan import JUDGE as PLAN

@@ -25,7 +25,7 @@ from retl.fields import (
     Zone,
 )
 from retl.forms.form import Frozen, keys
-from retl.receiver import Setting, known_receivers, receiver
+from retl.receivers.data_file import Setting, known_receivers, receiver
 from retl.settings import Defaults, GuardLimit, Guards, Receivers, SegmentSettings
 from retl.sync import KINDS, Audience, Group, Identify, RemovedTraits, Sync, Track, TrackCall
 

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from retl.fields import Count, Name, Text, WebAddress, Zone
 from retl.forms.form import Frozen, explain, nearest, refusal
 from retl.forms.yaml_file import Document
-from retl.receiver import Settings, known_receivers, read_settings
+from retl.receivers.data_file import Settings, known_receivers, read_settings
 
 
 class Limit(Frozen):

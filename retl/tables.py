@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterable, Iterator
 
-from retl.receiver import Becomes, Connection, Effect, Receiver, Targets, known_receivers, receiver
+from retl.receivers.data_file import Becomes, Connection, Effect, Receiver, Targets, known_receivers, receiver
 
 _INTRODUCTION = """\
 # Receivers

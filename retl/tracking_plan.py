@@ -15,9 +15,9 @@ from typing import Any
 import jsonschema_rs
 
 from retl.errors import ConfigError
-from retl.judge import Objection, Subject
 from retl.outlook import Finding, outlines
-from retl.receiver import Effect
+from retl.receivers.checker import Objection, Subject
+from retl.receivers.data_file import Effect
 from retl.sync import Sync
 
 JUDGE = "tracking_plan"

@@ -10,6 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "retl"
 
 ROOMS = {
+    "receivers": "forms",
     "forms": "",
     "warehouse": "",
 }

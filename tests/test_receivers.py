@@ -35,12 +35,12 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from retl.judge import MOST_NAMES, ReceiverJudge
 from retl.outlook import foresee, outlines
 from retl.project import find_project, load_sync
-from retl.receiver import Effect, known_receivers, meaning, read_settings, receiver
+from retl.receivers.checker import MOST_NAMES, ReceiverJudge
+from retl.receivers.data_file import Effect, known_receivers, meaning, read_settings, receiver
+from retl.receivers.translate import translate
 from retl.tables import receivers_markdown
-from retl.translate import translate
 
 FOLDER = Path(__file__).parent / "cases" / "receivers"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import jsonschema_rs
 
-from retl.receiver import Becomes, Receiver, Settings, Source, Targets, places
+from retl.receivers.data_file import Becomes, Receiver, Settings, Source, Targets, places
 
 MISSING = object()
 """What stands at a place that a call does not have."""

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import jsonschema_rs
 from pydantic_core import to_json
 
-from retl.receiver import Check, Effect, Receiver, Settings, known_receivers, places, receiver
-from retl.translate import MISSING, value_at
+from retl.receivers.data_file import Check, Effect, Receiver, Settings, known_receivers, places, receiver
+from retl.receivers.translate import MISSING, value_at
 
 
 @dataclass(frozen=True)
