@@ -16,10 +16,10 @@ import duckdb
 
 from retl import sql
 from retl.cast import cast_json, moment, unreadable
+from retl.config.sync import Change, Nulls, Sync, Value
 from retl.forms.dotted import path
 from retl.json_values import json_constant, json_string
 from retl.mapping import Mapping
-from retl.sync import Change, Nulls, Sync, Value
 from retl.template import RANK, Template, templates
 from retl.value import plain_text
 from retl.version import __version__

@@ -16,6 +16,8 @@ import click
 from retl import outbox, progress, rejected, report, signals, snapshot
 from retl.check import Verdict, check_calls
 from retl.clock import SystemClock
+from retl.config.json_schema import json_schema
+from retl.config.project import check_names, find_project, find_syncs
 from retl.errors import ConfigError, GuardError, Interrupted, LockedError, RetlError
 from retl.explain import explain
 from retl.faults import Faults
@@ -24,11 +26,9 @@ from retl.options import AS_JSON, BACKFILL, ONE_SYNC, RECEIVERS, REHEARSAL, STAT
 from retl.pace import Pace
 from retl.pipeline import Job, Options, read_columns, run
 from retl.preview import preview
-from retl.project import check_names, find_project, find_syncs
 from retl.receivers.data_file import Settings, chosen_receivers, read_settings
 from retl.run import Run, begin_run
 from retl.sandbox import Sandbox
-from retl.schema import json_schema
 from retl.session import Session, find_sessions, load_session
 from retl.state import State, new_state
 from retl.status import sync_status

@@ -7,6 +7,7 @@ from typing import Any
 import duckdb
 
 from retl import sql
+from retl.config.sync import Change
 from retl.errors import ConfigError
 from retl.hearing import heed, parsed
 from retl.mapping import Mapping as SyncMapping
@@ -18,7 +19,6 @@ from retl.receivers.data_file import Effect, Settings, receiver
 from retl.receivers.translate import View, translate
 from retl.rejected import REASONS
 from retl.suppose import render_supposed, suppose, telling_kinds
-from retl.sync import Change
 from retl.value import plain_text
 
 

@@ -5,10 +5,10 @@ import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+from retl.config.sync import Limit, Sync
 from retl.diff import SMALL_SNAPSHOT, Diff
 from retl.errors import GuardError
 from retl.snapshot import DUPLICATE_KEY, NULL_KEY
-from retl.sync import Limit, Sync
 
 NAMES = ("min_rows", "removed", "changed", "added")
 

@@ -10,9 +10,9 @@ import pyarrow as pa
 from pydantic_core import from_json
 
 from retl import sql
+from retl.config.sync import Change
 from retl.receivers.checker import Judge, Objection, ReceiverJudge
 from retl.receivers.data_file import Settings
-from retl.sync import Change
 
 BATCH_ROWS = 10_000
 """So many calls are in memory at once."""

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from retl.config.sync import Audience, Change, Group, Identify, Sync, Track, Value
 from retl.errors import ConfigError
-from retl.sync import Audience, Change, Group, Identify, Sync, Track, Value
 
 
 @dataclass(frozen=True)

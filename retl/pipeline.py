@@ -14,6 +14,7 @@ from retl import diff, guard, outbox, rejected, signals, snapshot
 from retl.call import Rendering, render_calls
 from retl.cast import refuse_casts
 from retl.clock import Clock
+from retl.config.sync import Sync, with_columns
 from retl.deliver import Terms, deliver
 from retl.errors import (
     ConfigError,
@@ -29,7 +30,6 @@ from retl.outlook import reached
 from retl.run import Run, begin_run, keep_run
 from retl.segment import Segment
 from retl.state import State, out_of_room
-from retl.sync import Sync, with_columns
 from retl.warehouse import Warehouse
 from retl.watch import Watch
 

@@ -32,10 +32,10 @@ from urllib3.exceptions import (
 )
 
 from retl.batch import ENVELOPE_BYTES, MAX_BATCH_CALLS, Batch
+from retl.config.sync import SegmentSettings
 from retl.errors import ConfigError, DestinationError
 from retl.pace import Pace
 from retl.receipt import Answer, Patience
-from retl.sync import SegmentSettings
 from retl.version import __version__
 
 MAX_BATCH_BYTES = BATCH_SIZE_LIMIT - ENVELOPE_BYTES

@@ -9,9 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from retl.clock import Clock
-from retl.model import Model
-from retl.pace import Pace
-from retl.project import (
+from retl.config.project import (
     Project,
     check_names,
     find_project,
@@ -22,11 +20,13 @@ from retl.project import (
     warehouse_url,
     write_key,
 )
+from retl.config.sync import Sync
+from retl.model import Model
+from retl.pace import Pace
 from retl.receipt import Patience
 from retl.sandbox import Sandbox
 from retl.segment import Destination, Segment, destination
 from retl.state import LOCK_PATIENCE_SECONDS, State, hold, open_state, peek_state
-from retl.sync import Sync
 from retl.warehouse import BATCH_ROWS, Column, Warehouse, open_warehouse
 
 SANDBOX_KEY = "sandbox"

@@ -14,10 +14,10 @@ import duckdb
 import pyarrow as pa
 
 from retl import sql
+from retl.config.sync import Sync
 from retl.errors import ModelError
 from retl.mapping import Comparison, Mapping, moved_columns
 from retl.state import State
-from retl.sync import Sync
 from retl.value import (
     NOTHING,
     Canonical,

@@ -2,8 +2,8 @@
 
 from retl import sql
 from retl.call import Rendering, render_calls
+from retl.config.sync import Change, Sync
 from retl.pipeline import Changes, Job
-from retl.sync import Change, Sync
 from retl.template import templates
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from retl.config.sync import Audience, Change, Event, Fields, Group, Nulls, Sync, Track, Value
 from retl.forms.dotted import literal_name
-from retl.sync import Audience, Change, Event, Fields, Group, Nulls, Sync, Track, Value
 
 RANK = {Change.REMOVED: 0, Change.ADDED: 1, Change.CHANGED: 2}
 """The order of calls that one user gets at the same moment."""

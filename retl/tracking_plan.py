@@ -14,11 +14,11 @@ from typing import Any
 
 import jsonschema_rs
 
+from retl.config.sync import Sync
 from retl.errors import ConfigError
 from retl.outlook import Finding, outlines
 from retl.receivers.checker import Objection, Subject
 from retl.receivers.data_file import Effect
-from retl.sync import Sync
 
 JUDGE = "tracking_plan"
 

@@ -12,12 +12,12 @@ from typing import Any
 import pyarrow as pa
 
 from retl.clock import Clock, SystemClock
+from retl.config.project import Project, load_model, load_sync
 from retl.deliver import Delivery, Terms, deliver
 from retl.model import Model
 from retl.outbox import pending
 from retl.pace import Pace
 from retl.pipeline import Job, Options, run
-from retl.project import Project, load_model, load_sync
 from retl.receipt import Patience
 from retl.run import Run
 from retl.segment import Destination, Segment

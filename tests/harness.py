@@ -13,10 +13,10 @@ import pytest
 
 from retl import rejected, sql
 from retl.cli import execute
+from retl.config.project import find_project, load_sync
 from retl.model import make_model
 from retl.pace import Pace
 from retl.pipeline import Job, Options, run
-from retl.project import find_project, load_sync
 from retl.receipt import Patience
 from retl.run import Run
 from retl.sandbox import Request, Sandbox

@@ -10,6 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "retl"
 
 ROOMS = {
+    "config": "forms receivers",
     "receivers": "forms",
     "forms": "",
     "warehouse": "",

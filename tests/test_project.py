@@ -5,9 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from retl.errors import ConfigError, ModelError
-from retl.model import Model
-from retl.project import (
+from retl.config.project import (
     Project,
     check_names,
     find_project,
@@ -17,7 +15,9 @@ from retl.project import (
     warehouse_url,
     write_key,
 )
-from retl.sync import Sync
+from retl.config.sync import Sync
+from retl.errors import ConfigError, ModelError
+from retl.model import Model
 
 SYNC = "model: {model}\nprimary_key: id\nidentify: {{user_id: id}}\n"
 

@@ -8,10 +8,10 @@ import pyarrow as pa
 import pytest
 from harness import Bench
 
+from retl.config.sync import Sync
 from retl.errors import WarehouseError
 from retl.mapping import read_mapping
 from retl.snapshot import stage
-from retl.sync import Sync
 from retl.warehouse import FAULT
 
 SYNC = Sync.model_validate(

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from retl.config.json_schema import json_schema, sync_file_markdown
+from retl.config.settings import check_defaults
+from retl.config.sync import Change, Limit, Nulls, Sync, Value, parse
 from retl.errors import ConfigError
 from retl.forms.yaml_file import load
-from retl.schema import json_schema, sync_file_markdown
-from retl.settings import check_defaults
-from retl.sync import Change, Limit, Nulls, Sync, Value, parse
 
 DOCS = Path(__file__).parent.parent / "docs" / "sync-file.md"
 

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 
-from retl.fields import Count, Name, Text, WebAddress, Zone
+from retl.config.fields import Count, Name, Text, WebAddress, Zone
 from retl.forms.form import Frozen, explain, nearest, refusal
 from retl.forms.yaml_file import Document
 from retl.receivers.data_file import Settings, known_receivers, read_settings

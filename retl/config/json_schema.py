@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from pydantic import SecretStr
 from pydantic_core import PydanticUndefined
 
-from retl.fields import (
+from retl.config.fields import (
     AllOrFields,
     Column,
     Columns,
@@ -24,10 +24,10 @@ from retl.fields import (
     WebAddress,
     Zone,
 )
+from retl.config.settings import Defaults, GuardLimit, Guards, Receivers, SegmentSettings
+from retl.config.sync import KINDS, Audience, Group, Identify, RemovedTraits, Sync, Track, TrackCall
 from retl.forms.form import Frozen, keys
 from retl.receivers.data_file import Setting, known_receivers, receiver
-from retl.settings import Defaults, GuardLimit, Guards, Receivers, SegmentSettings
-from retl.sync import KINDS, Audience, Group, Identify, RemovedTraits, Sync, Track, TrackCall
 
 _INTRODUCTION = """\
 # The sync file

@@ -7,7 +7,18 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from retl.fields import EVERY, AllOrFields, Column, Columns, Constants, Event, Fields, Text, Timestamp, Value
+from retl.config.fields import (
+    EVERY,
+    AllOrFields,
+    Column,
+    Columns,
+    Constants,
+    Event,
+    Fields,
+    Text,
+    Timestamp,
+    Value,
+)
 from retl.forms.dotted import path
 from retl.forms.form import Frozen, refusal
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
+from retl.config.settings import check_defaults
+from retl.config.sync import Sync, parse
 from retl.errors import ConfigError
 from retl.forms.form import nearest
 from retl.forms.yaml_file import Document, interpolate, load
 from retl.model import Model, make_model, read_model
-from retl.settings import check_defaults
-from retl.sync import Sync, parse
 
 _SECRET = (("segment", "write_key"), ("warehouse",))
 """Keys of the files whose variables are filled in when they are needed, so that checking needs no secret."""

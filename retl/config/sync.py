@@ -7,7 +7,8 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 
-from retl.blocks import (
+from retl.config.fields import Columns, Event, Fields, Ids, ModelName, Name, Nulls, Text, Value, Zone
+from retl.config.kinds import (
     Audience,
     Change,
     Group,
@@ -18,12 +19,11 @@ from retl.blocks import (
     refuse_overlap,
     refuse_reserved,
 )
+from retl.config.settings import Guards, Limit, Receivers, SegmentSettings
 from retl.errors import ConfigError
-from retl.fields import Columns, Event, Fields, Ids, ModelName, Name, Nulls, Text, Value, Zone
 from retl.forms.dotted import literal_name
 from retl.forms.form import Frozen, explain, nearest, refusal
 from retl.forms.yaml_file import Document, Location
-from retl.settings import Guards, Limit, Receivers, SegmentSettings
 
 __all__ = [
     "Audience",
