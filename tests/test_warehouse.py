@@ -32,7 +32,7 @@ from retl.cli import execute
 from retl.errors import ConfigError, ModelError, WarehouseError
 from retl.model import Model
 from retl.warehouse import Warehouse, open_warehouse
-from retl.warehouse.texts import decimals
+from retl.warehouse.parse import decimals
 from retl.warehouse.untyped import as_json
 
 CREATE = "CREATE TABLE users (user_id INTEGER, email VARCHAR(80), score DOUBLE PRECISION, document JSON)"

@@ -25,7 +25,7 @@ from retl.warehouse.base import (
     sentence_in,
     wanted,
 )
-from retl.warehouse.texts import within_years
+from retl.warehouse.parse import within_years
 
 # How messages begin that are not about the SQL; errors in the midst of a read arrive without their class.
 _WORLDS_FAULT = re.compile(

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from retl.errors import ModelError
 from retl.model import Model
-from retl.warehouse import texts
+from retl.warehouse import parse
 from retl.warehouse.base import Parsed, unspelled
 
 SESSION = (
@@ -187,11 +187,11 @@ def to_arrow(values: Sequence[bytes | None], kind: Kind) -> Parsed:
         return _bits(values, kind.length), None
     if kind.code in _TEXTS and kind.is_bytes:
         return pa.array(values, pa.binary()), None
-    text, reasons = texts.decoded(values)
+    text, reasons = parse.decoded(values)
     if kind.code in _TEXTS:
         return text, reasons
     if kind.code == _JSON:
-        return texts.as_json(text), reasons
+        return parse.as_json(text), reasons
     if kind.code in _INTEGERS:
         return text.cast(_INTEGERS[kind.code][2 if kind.is_unsigned else 1]), None
     if kind.code in _FLOATS:
@@ -199,8 +199,8 @@ def to_arrow(values: Sequence[bytes | None], kind: Kind) -> Parsed:
     if kind.code in _DECIMALS:
         return _decimals(text, kind), None
     if kind.code == _TIME:
-        return texts.without_trailing_zeros(text), None
-    array, reasons = texts.instants(text, _INSTANTS[kind.code][1])
+        return parse.without_trailing_zeros(text), None
+    array, reasons = parse.instants(text, _INSTANTS[kind.code][1])
     # Only a TIMESTAMP is an instant, which the server gives in the session's zone.
     return array.cast(pa.timestamp("us", "UTC")) if kind.code == _TIMESTAMP else array, reasons
 
@@ -216,5 +216,5 @@ def _decimals(text: pa.Array, kind: Kind) -> pa.Array:
     # The zero before the point is not counted where there is no other digit.
     longest = kind.length + (precision == kind.scale)
     if (pc.max(pc.binary_length(text)).as_py() or 0) > longest:
-        return texts.decimals(text, None, None)  # wider than the server said
-    return texts.decimals(text, precision, kind.scale)
+        return parse.decimals(text, None, None)  # wider than the server said
+    return parse.decimals(text, precision, kind.scale)

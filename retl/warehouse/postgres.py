@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 
 from retl.errors import ModelError
 from retl.model import Model
-from retl.warehouse import texts, untyped
+from retl.warehouse import parse, untyped
 from retl.warehouse.base import BAD_TIMESTAMP, Parsed, unspelled
 
 SESSION = (
@@ -221,7 +221,7 @@ def _json_lists(values: Sequence[Any], type_: _Type) -> Parsed:
         items = items.cast(pa.string()).cast(pa.float64())  # 0.1 is 0.1, not the double next to it
     spelled = items if items.type == pa.json_() else untyped.as_json(items.to_pylist())[0]
     leaves = iter(spelled.storage.to_pylist())
-    array = texts.as_json(
+    array = parse.as_json(
         pa.array([None if value is None else _json_list(value, leaves) for value in values], pa.string())
     )
     if reasons is not None:
@@ -272,11 +272,11 @@ def _parsed(loaded: pa.Array, type_: _Type, precision: int | None, scale: int | 
     if not type_.as_text or type_.arrow == pa.string():
         return loaded, None
     if type_.arrow == pa.json_():
-        return texts.as_json(loaded), None
+        return parse.as_json(loaded), None
     if type_.oid == _NUMERIC:
         # Neither decimals nor JSON have these.
-        return texts.decimals(_without(loaded, "NaN", "Infinity", "-Infinity"), precision, scale), None
-    return texts.instants(_without(loaded, "infinity", "-infinity"), type_.arrow)
+        return parse.decimals(_without(loaded, "NaN", "Infinity", "-Infinity"), precision, scale), None
+    return parse.instants(_without(loaded, "infinity", "-infinity"), type_.arrow)
 
 
 def _without(values: pa.Array, *words: str) -> pa.Array:

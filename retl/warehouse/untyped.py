@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from retl.json_values import SAFE_INTEGER
-from retl.warehouse import texts
+from retl.warehouse import parse
 from retl.warehouse.base import Parsed
 
 
@@ -20,7 +20,7 @@ def inferred(values: Sequence[Any]) -> Parsed:
     """The values as what they are; as JSON where they are of several types, or nested."""
     kinds = {type(value) for value in values} - {type(None)}
     if kinds == {str}:
-        return texts.strings(values)
+        return parse.strings(values)
     # Arrow would take a datetime among dates for a date, and a string among bytes for bytes.
     if (len(kinds) > 1 and not _are_doubles(kinds, values)) or kinds & {dict, list}:
         return as_json(values)
@@ -44,8 +44,8 @@ def _are_doubles(kinds: set[type], values: Sequence[Any]) -> bool:
 
 def as_json(values: Sequence[Any]) -> Parsed:
     """Each value spelled as JSON, by the rules that `retl.value` has for columns of one type."""
-    array, reasons = texts.strings([None if value is None else _text(value) for value in values])
-    return texts.as_json(array), reasons
+    array, reasons = parse.strings([None if value is None else _text(value) for value in values])
+    return parse.as_json(array), reasons
 
 
 def _text(value: Any) -> str:
