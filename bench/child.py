@@ -15,8 +15,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from retl import cli, diff, outbox, pipeline, snapshot
-from retl.mapping import read_mapping
+from retl import cli, outbox, pipeline
+from retl.engine import diff, snapshot
+from retl.engine.mapping import read_mapping
 from retl.session import find_sessions
 from retl.state import State
 

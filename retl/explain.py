@@ -8,9 +8,10 @@ import duckdb
 
 from retl import sql
 from retl.config.sync import Change
+from retl.engine.canonical import plain_text
+from retl.engine.mapping import Mapping as SyncMapping
 from retl.errors import ConfigError
 from retl.hearing import heed, parsed
-from retl.mapping import Mapping as SyncMapping
 from retl.outlook import foresee, reached
 from retl.pipeline import Changes, Job, find_changes, render
 from retl.preview import shown
@@ -19,7 +20,6 @@ from retl.receivers.data_file import Effect, Settings, receiver
 from retl.receivers.translate import View, translate
 from retl.rejected import REASONS
 from retl.suppose import render_supposed, suppose, telling_kinds
-from retl.value import plain_text
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,14 @@ from dataclasses import dataclass, replace
 import duckdb
 import pyarrow as pa
 
-from retl import diff, guard, outbox, rejected, signals, snapshot
+from retl import outbox, rejected, signals
 from retl.call import Rendering, render_calls
-from retl.cast import refuse_casts
 from retl.clock import Clock
 from retl.config.sync import Sync, with_columns
 from retl.deliver import Terms, deliver
+from retl.engine import diff, guard, snapshot
+from retl.engine.cast import refuse_casts
+from retl.engine.mapping import Comparison, Mapping, comparisons, read_mapping, refuse_other_identity
 from retl.errors import (
     ConfigError,
     DeadlineError,
@@ -24,7 +26,6 @@ from retl.errors import (
     ModelError,
 )
 from retl.hearing import heed
-from retl.mapping import Comparison, Mapping, comparisons, read_mapping, refuse_other_identity
 from retl.model import Model
 from retl.outlook import reached
 from retl.run import Run, begin_run, keep_run

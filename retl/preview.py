@@ -12,8 +12,8 @@ import pyarrow as pa
 from retl import rejected
 from retl.batch import MAX_BATCH_CALLS
 from retl.call import LIBRARY
-from retl.diff import Diff
-from retl.guard import Guard
+from retl.engine.diff import Diff
+from retl.engine.guard import Guard
 from retl.hearing import heed
 from retl.outlook import reached
 from retl.pipeline import Job, find_changes, render

@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from retl.check import Verdict
+from retl.engine.guard import compare_instead, phantom_sentence
 from retl.errors import RetlError
 from retl.explain import Explained, Opinion
-from retl.guard import compare_instead, phantom_sentence
 from retl.outlook import Finding
 from retl.preview import Plan
 from retl.receivers.checker import Objection

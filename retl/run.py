@@ -11,9 +11,9 @@ from typing import Any
 import duckdb
 
 from retl.deliver import Delivery
-from retl.diff import Diff
+from retl.engine.diff import Diff
+from retl.engine.guard import Guard
 from retl.errors import RetlError
-from retl.guard import Guard
 from retl.outbox import Enqueued
 
 KEPT_RUNS = 1_000

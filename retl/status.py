@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from retl import outbox, rejected, snapshot
+from retl import outbox, rejected
 from retl.clock import SystemClock
+from retl.engine import snapshot
 from retl.errors import LockedError
 from retl.run import last_runs
 from retl.session import Session

@@ -10,6 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "retl"
 
 ROOMS = {
+    "engine": "config warehouse",
     "config": "forms receivers",
     "receivers": "forms",
     "forms": "",

@@ -9,9 +9,9 @@ import pytest
 from harness import Bench
 
 from retl.config.sync import Sync
+from retl.engine.mapping import read_mapping
+from retl.engine.snapshot import stage
 from retl.errors import WarehouseError
-from retl.mapping import read_mapping
-from retl.snapshot import stage
 from retl.warehouse import FAULT
 
 SYNC = Sync.model_validate(

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from retl.engine.canonical import canonical, json_text, plain_text, valid_json
 from retl.json_values import SAFE_INTEGER
-from retl.value import canonical, json_text, plain_text, valid_json
 
 quick = settings(max_examples=100, deadline=None)
 

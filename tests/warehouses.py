@@ -13,8 +13,8 @@ import sqlalchemy
 from sqlalchemy.engine import make_url
 
 from retl import sql
+from retl.engine.canonical import canonical, json_text
 from retl.model import Model
-from retl.value import canonical, json_text
 from retl.warehouse import Warehouse
 from retl.warehouse.base import FAULT
 

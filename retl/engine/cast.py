@@ -6,10 +6,10 @@ text: functions take SQL expressions and give SQL expressions, as in `retl.value
 
 from retl import sql
 from retl.config.sync import Sync, Value
+from retl.engine.canonical import json_text, local_instant, plain_text, trimmed, valid_json, zoned_instant
+from retl.engine.mapping import Mapping
 from retl.errors import ConfigError
 from retl.json_values import SAFE_INTEGER
-from retl.mapping import Mapping
-from retl.value import json_text, local_instant, plain_text, trimmed, valid_json, zoned_instant
 
 FIRST_MOMENT, LAST_MOMENT = "TIMESTAMP '0001-01-01'", "TIMESTAMP '9999-12-31 23:59:59.999'"
 """The ends of what ISO 8601 can write with four digits for the year."""

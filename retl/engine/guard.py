@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from retl.config.sync import Limit, Sync
-from retl.diff import SMALL_SNAPSHOT, Diff
+from retl.engine.diff import SMALL_SNAPSHOT, Diff
+from retl.engine.snapshot import DUPLICATE_KEY, NULL_KEY
 from retl.errors import GuardError
-from retl.snapshot import DUPLICATE_KEY, NULL_KEY
 
 NAMES = ("min_rows", "removed", "changed", "added")
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 import duckdb
 
 from retl import sql
-from retl.cast import cast_json, unreadable
-from retl.mapping import Comparison, Mapping, nested_columns
-from retl.value import json_text, plain_text, valid_json
+from retl.engine.canonical import json_text, plain_text, valid_json
+from retl.engine.cast import cast_json, unreadable
+from retl.engine.mapping import Comparison, Mapping, nested_columns
 
 SMALL_SNAPSHOT = 100
 """Of fewer rows than this a percentage says little."""

@@ -15,10 +15,7 @@ import pyarrow as pa
 
 from retl import sql
 from retl.config.sync import Sync
-from retl.errors import ModelError
-from retl.mapping import Comparison, Mapping, moved_columns
-from retl.state import State
-from retl.value import (
+from retl.engine.canonical import (
     NOTHING,
     Canonical,
     as_json_text,
@@ -28,6 +25,9 @@ from retl.value import (
     local_instant,
     plain_text,
 )
+from retl.engine.mapping import Comparison, Mapping, moved_columns
+from retl.errors import ModelError
+from retl.state import State
 from retl.warehouse import FAULT
 
 NULL_KEY = "null_key"
