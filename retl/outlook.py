@@ -10,13 +10,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from retl.calls.template import Template, templates
 from retl.config.fields import EVERY
 from retl.config.sync import Sync
 from retl.forms.dotted import path
 from retl.forms.form import nearest
 from retl.receivers.checker import Charge, Objection, charges
 from retl.receivers.data_file import Effect, Receiver, Setting, Settings, known_receivers, places, receiver
-from retl.template import Template, templates
 
 Place = tuple[str, ...]
 """The keys that lead to a place in a call."""

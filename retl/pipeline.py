@@ -11,7 +11,7 @@ import duckdb
 import pyarrow as pa
 
 from retl import outbox, rejected, signals
-from retl.call import Rendering, render_calls
+from retl.calls.render import Rendering, render_calls
 from retl.clock import Clock
 from retl.config.sync import Sync, with_columns
 from retl.deliver import Terms, deliver

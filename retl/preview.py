@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from retl import rejected
 from retl.batch import MAX_BATCH_CALLS
-from retl.call import LIBRARY
+from retl.calls.render import LIBRARY
 from retl.engine.diff import Diff
 from retl.engine.guard import Guard
 from retl.hearing import heed

@@ -1,10 +1,10 @@
 """Calls to look at: those that a model's rows would make if they were new, had changed, or were gone."""
 
 from retl import sql
-from retl.call import Rendering, render_calls
+from retl.calls.render import Rendering, render_calls
+from retl.calls.template import templates
 from retl.config.sync import Change, Sync
 from retl.pipeline import Changes, Job
-from retl.template import templates
 
 
 def telling_kinds(sync: Sync) -> list[Change]:

@@ -10,6 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "retl"
 
 ROOMS = {
+    "calls": "forms config engine",
     "engine": "config warehouse",
     "config": "forms receivers",
     "receivers": "forms",

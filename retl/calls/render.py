@@ -15,13 +15,13 @@ from typing import Any
 import duckdb
 
 from retl import sql
+from retl.calls.template import RANK, Template, templates
 from retl.config.sync import Change, Nulls, Sync, Value
 from retl.engine.canonical import plain_text
 from retl.engine.cast import cast_json, moment, unreadable
 from retl.engine.mapping import Mapping
 from retl.forms.dotted import path
 from retl.json_values import json_constant, json_string
-from retl.template import RANK, Template, templates
 from retl.version import __version__
 
 MAX_CALL_BYTES = 32 * 1024

@@ -1,0 +1,1 @@
+"""From changes to calls: templates, and the SQL that renders them."""
