@@ -15,7 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from retl import cli, outbox, pipeline
+from retl import cli, pipeline
+from retl.delivery import outbox
 from retl.engine import diff, snapshot
 from retl.engine.mapping import read_mapping
 from retl.session import find_sessions

@@ -12,12 +12,12 @@ from typing import Any
 import duckdb
 
 from retl.config.sync import Sync
+from retl.delivery.rejected import REASONS
 from retl.hearing import Heard, hear
 from retl.outlook import Finding, foresee, reached
 from retl.pipeline import Job, find_changes
 from retl.receivers.checker import Judge, Objection, ReceiverJudge
 from retl.receivers.data_file import Effect, Settings
-from retl.rejected import REASONS
 from retl.suppose import render_supposed, suppose, telling_kinds
 from retl.tracking_plan import JUDGE as PLAN
 from retl.tracking_plan import TrackingPlan

@@ -13,18 +13,19 @@ from typing import Any
 
 import click
 
-from retl import outbox, progress, rejected, report, signals
+from retl import progress, report, signals
 from retl.check import Verdict, check_calls
 from retl.clock import SystemClock
 from retl.config.json_schema import json_schema
 from retl.config.project import check_names, find_project, find_syncs
+from retl.delivery import outbox, rejected
+from retl.delivery.rate_limit import Pace
 from retl.engine import snapshot
 from retl.engine.guard import NAMES as GUARDS
 from retl.errors import ConfigError, GuardError, Interrupted, LockedError, RetlError
 from retl.explain import explain
 from retl.faults import Faults
 from retl.options import AS_JSON, BACKFILL, ONE_SYNC, RECEIVERS, REHEARSAL, STATE_DIR, SYNCS, seconds
-from retl.pace import Pace
 from retl.pipeline import Job, Options, read_columns, run
 from retl.preview import preview
 from retl.receivers.data_file import Settings, chosen_receivers, read_settings

@@ -8,6 +8,7 @@ import duckdb
 
 from retl import sql
 from retl.config.sync import Change
+from retl.delivery.rejected import REASONS
 from retl.engine.canonical import plain_text
 from retl.engine.mapping import Mapping as SyncMapping
 from retl.errors import ConfigError
@@ -18,7 +19,6 @@ from retl.preview import shown
 from retl.receivers.checker import Objection, ReceiverJudge
 from retl.receivers.data_file import Effect, Settings, receiver
 from retl.receivers.translate import View, translate
-from retl.rejected import REASONS
 from retl.suppose import render_supposed, suppose, telling_kinds
 
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from retl import outbox
 from retl.clock import SystemClock
+from retl.delivery import outbox
 from retl.pipeline import Job, Options
 from retl.preview import Plan, preview
 from retl.session import find_sessions

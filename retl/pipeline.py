@@ -10,11 +10,13 @@ from dataclasses import dataclass, replace
 import duckdb
 import pyarrow as pa
 
-from retl import outbox, rejected, signals
+from retl import signals
 from retl.calls.render import Rendering, render_calls
 from retl.clock import Clock
 from retl.config.sync import Sync, with_columns
-from retl.deliver import Terms, deliver
+from retl.delivery import outbox, rejected
+from retl.delivery.deliver import Terms, deliver
+from retl.delivery.segment import Segment
 from retl.engine import diff, guard, snapshot
 from retl.engine.cast import refuse_casts
 from retl.engine.mapping import Comparison, Mapping, comparisons, read_mapping, refuse_other_identity
@@ -29,7 +31,6 @@ from retl.hearing import heed
 from retl.model import Model
 from retl.outlook import reached
 from retl.run import Run, begin_run, keep_run
-from retl.segment import Segment
 from retl.state import State, out_of_room
 from retl.warehouse import Warehouse
 from retl.watch import Watch

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import pyarrow as pa
 
-from retl import rejected
-from retl.batch import MAX_BATCH_CALLS
 from retl.calls.render import LIBRARY
+from retl.delivery import rejected
+from retl.delivery.batch import MAX_BATCH_CALLS
+from retl.delivery.segment import MAX_BATCH_BYTES
 from retl.engine.diff import Diff
 from retl.engine.guard import Guard
 from retl.hearing import heed
 from retl.outlook import reached
 from retl.pipeline import Job, find_changes, render
-from retl.segment import MAX_BATCH_BYTES
 
 if TYPE_CHECKING:
     import pandas  # slow to import, and only notebooks need it

@@ -10,11 +10,11 @@ from typing import Any
 
 import duckdb
 
-from retl.deliver import Delivery
+from retl.delivery.deliver import Delivery
+from retl.delivery.outbox import Enqueued
 from retl.engine.diff import Diff
 from retl.engine.guard import Guard
 from retl.errors import RetlError
-from retl.outbox import Enqueued
 
 KEPT_RUNS = 1_000
 """So many runs and their receipts are kept."""

@@ -21,11 +21,11 @@ from retl.config.project import (
     write_key,
 )
 from retl.config.sync import Sync
+from retl.delivery.rate_limit import Pace
+from retl.delivery.response import Patience
+from retl.delivery.segment import Destination, Segment, destination
 from retl.model import Model
-from retl.pace import Pace
-from retl.receipt import Patience
 from retl.sandbox import Sandbox
-from retl.segment import Destination, Segment, destination
 from retl.state import LOCK_PATIENCE_SECONDS, State, hold, open_state, peek_state
 from retl.warehouse import BATCH_ROWS, Column, Warehouse, open_warehouse
 

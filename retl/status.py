@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from retl import outbox, rejected
 from retl.clock import SystemClock
+from retl.delivery import outbox, rejected
 from retl.engine import snapshot
 from retl.errors import LockedError
 from retl.run import last_runs

@@ -13,14 +13,14 @@ import pyarrow as pa
 
 from retl.clock import Clock, SystemClock
 from retl.config.project import Project, load_model, load_sync
-from retl.deliver import Delivery, Terms, deliver
+from retl.delivery.deliver import Delivery, Terms, deliver
+from retl.delivery.outbox import pending
+from retl.delivery.rate_limit import Pace
+from retl.delivery.response import Patience
+from retl.delivery.segment import Destination, Segment
 from retl.model import Model
-from retl.outbox import pending
-from retl.pace import Pace
 from retl.pipeline import Job, Options, run
-from retl.receipt import Patience
 from retl.run import Run
-from retl.segment import Destination, Segment
 from retl.state import State, open_state, peek_state
 from retl.warehouse import Column
 from retl.watch import Silent, Watch

@@ -11,16 +11,17 @@ from typing import Any
 
 import pytest
 
-from retl import rejected, sql
+from retl import sql
 from retl.cli import execute
 from retl.config.project import find_project, load_sync
+from retl.delivery import rejected
+from retl.delivery.rate_limit import Pace
+from retl.delivery.response import Patience
+from retl.delivery.segment import Destination, Segment
 from retl.model import make_model
-from retl.pace import Pace
 from retl.pipeline import Job, Options, run
-from retl.receipt import Patience
 from retl.run import Run
 from retl.sandbox import Request, Sandbox
-from retl.segment import Destination, Segment
 from retl.state import State, open_state
 from retl.warehouse import Warehouse
 from retl.watch import Silent

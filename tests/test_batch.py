@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retl.batch import Batch, cut
+from retl.delivery.batch import Batch, cut
 
 texts = st.lists(st.binary(min_size=1, max_size=40), min_size=1, max_size=60)
 limits = st.integers(min_value=1, max_value=120)

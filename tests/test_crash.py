@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 from test_properties import Picture, applied, pictures, table
 
+from retl.delivery.outbox import pending
+from retl.delivery.response import Patience
 from retl.faults import Answer
 from retl.model import Model
-from retl.outbox import pending
-from retl.receipt import Patience
 from retl.sandbox import Sandbox
 from retl.state import State, open_state
 from retl.watch import Silent

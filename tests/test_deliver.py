@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from delivery import NOON, FakeClock, fill, memory_state, numbers, rows, segment, send, waiting
 
-from retl import outbox
-from retl.deliver import HOPELESS
+from retl.delivery import outbox
+from retl.delivery.deliver import HOPELESS
+from retl.delivery.response import Patience
 from retl.errors import DeadlineError, DestinationError, Interrupted, SegmentError
 from retl.faults import Answer
-from retl.receipt import Patience
 from retl.sandbox import Sandbox
 from retl.state import State, open_state
 from retl.watch import Silent

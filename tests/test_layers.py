@@ -10,6 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "retl"
 
 ROOMS = {
+    "delivery": "config",
     "calls": "forms config engine",
     "engine": "config warehouse",
     "config": "forms receivers",
@@ -108,4 +109,4 @@ def test_only_one_module_knows_the_official_client() -> None:
         for node in ast.walk(tree)
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "segment"
     ]
-    assert {"segment"} == set(users)
+    assert {"delivery.segment"} == set(users)

@@ -5,7 +5,7 @@ from delivery import FakeClock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retl.pace import Pace
+from retl.delivery.rate_limit import Pace
 
 
 @given(

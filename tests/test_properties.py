@@ -10,10 +10,10 @@ from delivery import IDENTIFY, NOON, TRACK, FakeClock, Shop, Table, memory_state
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from retl.delivery.segment import Segment
 from retl.pipeline import Options
 from retl.run import Run
 from retl.sandbox import Sandbox
-from retl.segment import Segment
 from retl.state import State, open_state
 
 pytestmark = pytest.mark.slow

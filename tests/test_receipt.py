@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from retl.receipt import Answer, Patience, Verdict, judge
+from retl.delivery.response import Answer, Patience, Verdict, judge
 
 PATIENCE = Patience(base=0.5, cap=60.0, jitter=0.1, retries=10)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from retl.rejected import REASONS
+from retl.delivery.rejected import REASONS
 
 TESTS = Path(__file__).parent
 PROMISES = TESTS.parent / "docs" / "promises"

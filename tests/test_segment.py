@@ -13,13 +13,13 @@ import pytest
 from delivery import HURRIED, KEY, NOON, Shop, Table, segment
 from segment.analytics import Client
 
-from retl.batch import Batch
 from retl.config.settings import SegmentSettings
+from retl.delivery.batch import Batch
+from retl.delivery.rate_limit import Pace
+from retl.delivery.segment import LONGEST_WAIT, Destination, Segment, destination, iso
 from retl.errors import ConfigError, DestinationError
 from retl.faults import Answer
-from retl.pace import Pace
 from retl.sandbox import Request, Sandbox
-from retl.segment import LONGEST_WAIT, Destination, Segment, destination, iso
 
 CALL = b'{"type":"identify","userId":"u1","messageId":"m1","traits":{"name":"Zo\xc3\xab"}}'
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")

@@ -6,7 +6,7 @@ from typing import Any
 
 import duckdb
 
-from retl.batch import Batch
+from retl.delivery.batch import Batch
 
 REASONS = {
     "null_key": "a column of the primary key is null",

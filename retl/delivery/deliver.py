@@ -15,12 +15,12 @@ from dataclasses import dataclass, field, replace
 import duckdb
 import numpy as np
 
-from retl import outbox, rejected
-from retl.batch import Batch, cut
 from retl.clock import Clock
+from retl.delivery import outbox, rejected
+from retl.delivery.batch import Batch, cut
+from retl.delivery.response import Receipt, Verdict, judge
+from retl.delivery.segment import MAX_BATCH_BYTES, Segment
 from retl.errors import DeadlineError, DestinationError, Interrupted, RetlError, SegmentError
-from retl.receipt import Receipt, Verdict, judge
-from retl.segment import MAX_BATCH_BYTES, Segment
 from retl.state import State, transaction
 from retl.watch import Watch
 

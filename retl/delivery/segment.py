@@ -31,11 +31,11 @@ from urllib3.exceptions import (
     SSLError,
 )
 
-from retl.batch import ENVELOPE_BYTES, MAX_BATCH_CALLS, Batch
 from retl.config.sync import SegmentSettings
+from retl.delivery.batch import ENVELOPE_BYTES, MAX_BATCH_CALLS, Batch
+from retl.delivery.rate_limit import Pace
+from retl.delivery.response import Answer, Patience
 from retl.errors import ConfigError, DestinationError
-from retl.pace import Pace
-from retl.receipt import Answer, Patience
 from retl.version import __version__
 
 MAX_BATCH_BYTES = BATCH_SIZE_LIMIT - ENVELOPE_BYTES

@@ -1,0 +1,1 @@
+"""From the outbox to Segment: batches, attempts, answers, and what was refused."""
