@@ -11,16 +11,16 @@ from typing import Any
 
 import duckdb
 
+from retl.checks.call_check import Heard, hear
+from retl.checks.static_check import Finding, foresee, reached
+from retl.checks.tracking_plan import JUDGE as PLAN
+from retl.checks.tracking_plan import TrackingPlan
 from retl.config.sync import Sync
 from retl.delivery.rejected import REASONS
-from retl.hearing import Heard, hear
-from retl.outlook import Finding, foresee, reached
 from retl.pipeline import Job, find_changes
 from retl.receivers.checker import Judge, Objection, ReceiverJudge
 from retl.receivers.data_file import Effect, Settings
 from retl.suppose import render_supposed, suppose, telling_kinds
-from retl.tracking_plan import JUDGE as PLAN
-from retl.tracking_plan import TrackingPlan
 
 
 @dataclass(frozen=True)

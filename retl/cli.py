@@ -15,6 +15,7 @@ import click
 
 from retl import progress, report, signals
 from retl.check import Verdict, check_calls
+from retl.checks.tracking_plan import TrackingPlan, read_tracking_plan
 from retl.clock import SystemClock
 from retl.config.json_schema import json_schema
 from retl.config.project import check_names, find_project, find_syncs
@@ -34,7 +35,6 @@ from retl.sandbox import Sandbox
 from retl.session import Session, find_sessions, load_session
 from retl.state import State, new_state
 from retl.status import sync_status
-from retl.tracking_plan import TrackingPlan, read_tracking_plan
 from retl.version import __version__
 from retl.watch import Silent
 

@@ -7,13 +7,13 @@ from typing import Any
 import duckdb
 
 from retl import sql
+from retl.checks.call_check import heed, parsed
+from retl.checks.static_check import foresee, reached
 from retl.config.sync import Change
 from retl.delivery.rejected import REASONS
 from retl.engine.canonical import plain_text
 from retl.engine.mapping import Mapping as SyncMapping
 from retl.errors import ConfigError
-from retl.hearing import heed, parsed
-from retl.outlook import foresee, reached
 from retl.pipeline import Changes, Job, find_changes, render
 from retl.preview import shown
 from retl.receivers.checker import Objection, ReceiverJudge

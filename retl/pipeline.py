@@ -12,6 +12,8 @@ import pyarrow as pa
 
 from retl import signals
 from retl.calls.render import Rendering, render_calls
+from retl.checks.call_check import heed
+from retl.checks.static_check import reached
 from retl.clock import Clock
 from retl.config.sync import Sync, with_columns
 from retl.delivery import outbox, rejected
@@ -27,9 +29,7 @@ from retl.errors import (
     MissingColumnError,
     ModelError,
 )
-from retl.hearing import heed
 from retl.model import Model
-from retl.outlook import reached
 from retl.run import Run, begin_run, keep_run
 from retl.state import State, out_of_room
 from retl.warehouse import Warehouse

@@ -10,13 +10,13 @@ import duckdb
 import pyarrow as pa
 
 from retl.calls.render import LIBRARY
+from retl.checks.call_check import heed
+from retl.checks.static_check import reached
 from retl.delivery import rejected
 from retl.delivery.batch import MAX_BATCH_CALLS
 from retl.delivery.segment import MAX_BATCH_BYTES
 from retl.engine.diff import Diff
 from retl.engine.guard import Guard
-from retl.hearing import heed
-from retl.outlook import reached
 from retl.pipeline import Job, find_changes, render
 
 if TYPE_CHECKING:

@@ -13,16 +13,16 @@ from rich.table import Table
 from rich.text import Text
 
 from retl.check import Verdict
+from retl.checks.static_check import Finding
+from retl.checks.tracking_plan import JUDGE as PLAN
 from retl.delivery.rejected import REASONS
 from retl.engine.guard import compare_instead, phantom_sentence
 from retl.errors import RetlError
 from retl.explain import Explained, Opinion
-from retl.outlook import Finding
 from retl.preview import Plan
 from retl.receivers.checker import Objection
 from retl.receivers.data_file import Effect, meaning, receiver
 from retl.run import Run, Status
-from retl.tracking_plan import JUDGE as PLAN
 
 SIGNS = {
     "added": ("+", "green"),

@@ -35,8 +35,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from retl.checks.static_check import foresee, outlines
 from retl.config.project import find_project, load_sync
-from retl.outlook import foresee, outlines
 from retl.receivers.checker import MOST_NAMES, ReceiverJudge
 from retl.receivers.data_file import Effect, known_receivers, meaning, read_settings, receiver
 from retl.receivers.translate import translate

@@ -14,9 +14,9 @@ from typing import Any
 
 import jsonschema_rs
 
+from retl.checks.static_check import Finding, outlines
 from retl.config.sync import Sync
 from retl.errors import ConfigError
-from retl.outlook import Finding, outlines
 from retl.receivers.checker import Objection, Subject
 from retl.receivers.data_file import Effect
 
