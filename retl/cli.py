@@ -25,13 +25,13 @@ from retl.engine import snapshot
 from retl.engine.guard import NAMES as GUARDS
 from retl.errors import ConfigError, GuardError, Interrupted, LockedError, RetlError
 from retl.explain import explain
-from retl.faults import Faults
 from retl.options import AS_JSON, BACKFILL, ONE_SYNC, RECEIVERS, REHEARSAL, STATE_DIR, SYNCS, seconds
 from retl.pipeline import Job, Options, read_columns, run
 from retl.preview import preview
 from retl.receivers.data_file import Settings, chosen_receivers, read_settings
 from retl.run import Run, begin_run
-from retl.sandbox import Sandbox
+from retl.sandbox.failures import Faults
+from retl.sandbox.server import Sandbox
 from retl.session import Session, find_sessions, load_session
 from retl.state import State, new_state
 from retl.status import sync_status

@@ -25,7 +25,7 @@ from retl.delivery.rate_limit import Pace
 from retl.delivery.response import Patience
 from retl.delivery.segment import Destination, Segment, destination
 from retl.model import Model
-from retl.sandbox import Sandbox
+from retl.sandbox.server import Sandbox
 from retl.state import LOCK_PATIENCE_SECONDS, State, hold, open_state, peek_state
 from retl.warehouse import BATCH_ROWS, Column, Warehouse, open_warehouse
 

@@ -21,7 +21,7 @@ from retl.delivery.segment import Destination, Segment
 from retl.model import make_model
 from retl.pipeline import Job, Options, run
 from retl.run import Run
-from retl.sandbox import Request, Sandbox
+from retl.sandbox.server import Request, Sandbox
 from retl.state import State, open_state
 from retl.warehouse import Warehouse
 from retl.watch import Silent

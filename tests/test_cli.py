@@ -17,8 +17,8 @@ import pytest
 from harness import Retl, runner
 
 from retl.cli import execute
-from retl.faults import Answer
-from retl.sandbox import Sandbox
+from retl.sandbox.failures import Answer
+from retl.sandbox.server import Sandbox
 from retl.state import hold
 
 ROOT = Path(__file__).parent.parent

@@ -21,9 +21,9 @@ from test_properties import Picture, applied, pictures, table
 
 from retl.delivery.outbox import pending
 from retl.delivery.response import Patience
-from retl.faults import Answer
 from retl.model import Model
-from retl.sandbox import Sandbox
+from retl.sandbox.failures import Answer
+from retl.sandbox.server import Sandbox
 from retl.state import State, open_state
 from retl.watch import Silent
 

@@ -15,8 +15,8 @@ from retl.delivery import outbox
 from retl.delivery.deliver import HOPELESS
 from retl.delivery.response import Patience
 from retl.errors import DeadlineError, DestinationError, Interrupted, SegmentError
-from retl.faults import Answer
-from retl.sandbox import Sandbox
+from retl.sandbox.failures import Answer
+from retl.sandbox.server import Sandbox
 from retl.state import State, open_state
 from retl.watch import Silent
 

@@ -10,6 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "retl"
 
 ROOMS = {
+    "sandbox": "",
     "checks": "forms receivers config calls",
     "delivery": "config",
     "calls": "forms config engine",

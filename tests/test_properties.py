@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from retl.delivery.segment import Segment
 from retl.pipeline import Options
 from retl.run import Run
-from retl.sandbox import Sandbox
+from retl.sandbox.server import Sandbox
 from retl.state import State, open_state
 
 pytestmark = pytest.mark.slow

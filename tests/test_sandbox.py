@@ -13,9 +13,9 @@ import pytest
 import urllib3
 
 from retl.errors import ConfigError
-from retl.faults import Answer, Faults
-from retl.ingestion import discard_code
-from retl.sandbox import Sandbox
+from retl.sandbox.failures import Answer, Faults
+from retl.sandbox.ingestion import discard_code
+from retl.sandbox.server import Sandbox
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SUCCESS = {"success": True}

@@ -18,8 +18,8 @@ from retl.delivery.batch import Batch
 from retl.delivery.rate_limit import Pace
 from retl.delivery.segment import LONGEST_WAIT, Destination, Segment, destination, iso
 from retl.errors import ConfigError, DestinationError
-from retl.faults import Answer
-from retl.sandbox import Request, Sandbox
+from retl.sandbox.failures import Answer
+from retl.sandbox.server import Request, Sandbox
 
 CALL = b'{"type":"identify","userId":"u1","messageId":"m1","traits":{"name":"Zo\xc3\xab"}}'
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")

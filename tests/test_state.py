@@ -12,7 +12,7 @@ import pytest
 from delivery import IDENTIFY, NOON, FakeClock, Shop, Table, rows
 
 from retl.errors import LockedError, StateError
-from retl.sandbox import Sandbox
+from retl.sandbox.server import Sandbox
 from retl.state import (
     SCHEMA_VERSION,
     STORAGE_VERSION,

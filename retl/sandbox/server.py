@@ -26,8 +26,8 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from retl.errors import ConfigError
-from retl.faults import Answer, Faults
-from retl.ingestion import (
+from retl.sandbox.failures import Answer, Faults
+from retl.sandbox.ingestion import (
     BATCH_LIMIT,
     BODY_LIMIT,
     CALL_LIMIT,
