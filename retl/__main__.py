@@ -1,5 +1,5 @@
 """`python -m retl` is `retl`."""
 
-from retl.cli import main
+from retl.cli.main import main
 
 main()

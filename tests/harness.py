@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from retl import sql
-from retl.cli import execute
+from retl.cli.main import execute
 from retl.config.project import find_project, load_sync
 from retl.delivery import rejected
 from retl.delivery.rate_limit import Pace

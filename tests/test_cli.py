@@ -16,7 +16,7 @@ import duckdb
 import pytest
 from harness import Retl, runner
 
-from retl.cli import execute
+from retl.cli.main import execute
 from retl.sandbox.failures import Answer
 from retl.sandbox.server import Sandbox
 from retl.state import hold

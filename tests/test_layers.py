@@ -10,6 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "retl"
 
 ROOMS = {
+    "cli": "checks calls config delivery engine forms receivers sandbox warehouse",
     "sandbox": "",
     "checks": "forms receivers config calls",
     "delivery": "config",

@@ -28,7 +28,7 @@ from warehouses import (
     types_seen_by_duckdb,
 )
 
-from retl.cli import execute
+from retl.cli.main import execute
 from retl.errors import ConfigError, ModelError, WarehouseError
 from retl.model import Model
 from retl.warehouse import Warehouse, open_warehouse

@@ -13,9 +13,11 @@ from typing import Any
 
 import click
 
-from retl import progress, report, signals
+from retl import signals
 from retl.check import Verdict, check_calls
 from retl.checks.tracking_plan import TrackingPlan, read_tracking_plan
+from retl.cli import progress, report
+from retl.cli.options import AS_JSON, BACKFILL, ONE_SYNC, RECEIVERS, REHEARSAL, STATE_DIR, SYNCS, seconds
 from retl.clock import SystemClock
 from retl.config.json_schema import json_schema
 from retl.config.project import check_names, find_project, find_syncs
@@ -25,7 +27,6 @@ from retl.engine import snapshot
 from retl.engine.guard import NAMES as GUARDS
 from retl.errors import ConfigError, GuardError, Interrupted, LockedError, RetlError
 from retl.explain import explain
-from retl.options import AS_JSON, BACKFILL, ONE_SYNC, RECEIVERS, REHEARSAL, STATE_DIR, SYNCS, seconds
 from retl.pipeline import Job, Options, read_columns, run
 from retl.preview import preview
 from retl.receivers.data_file import Settings, chosen_receivers, read_settings

@@ -1,0 +1,1 @@
+"""The command line: arguments, the call of one story, and the text that is printed."""
