@@ -199,7 +199,7 @@ def _make(path: Path, sync: str) -> None:
 
 
 def _create(db: duckdb.DuckDBPyConnection, sync: str) -> None:
-    schema = resources.files("retl").joinpath("schema.sql").read_text(encoding="utf-8")
+    schema = resources.files("retl").joinpath("state.sql").read_text(encoding="utf-8")
     with transaction(db):
         db.execute(schema)
         db.execute(
