@@ -1,7 +1,7 @@
 """retl sends what changed in a SQL model to Twilio Segment, and remembers what it sent."""
 
-from retl.notebook import plan
-from retl.preview import Plan
+from retl.api import plan
+from retl.planning import Plan
 from retl.version import __version__
 
 __all__ = ["Plan", "__version__", "plan"]

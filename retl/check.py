@@ -20,7 +20,7 @@ from retl.delivery.rejected import REASONS
 from retl.pipeline import Job, find_changes
 from retl.receivers.checker import Judge, Objection, ReceiverJudge
 from retl.receivers.data_file import Effect, Settings
-from retl.suppose import render_supposed, suppose, telling_kinds
+from retl.what_if import render_supposed, suppose, telling_kinds
 
 
 @dataclass(frozen=True)

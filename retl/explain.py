@@ -15,11 +15,11 @@ from retl.engine.canonical import plain_text
 from retl.engine.mapping import Mapping as SyncMapping
 from retl.errors import ConfigError
 from retl.pipeline import Changes, Job, find_changes, render
-from retl.preview import shown
+from retl.planning import shown
 from retl.receivers.checker import Objection, ReceiverJudge
 from retl.receivers.data_file import Effect, Settings, receiver
 from retl.receivers.translate import View, translate
-from retl.suppose import render_supposed, suppose, telling_kinds
+from retl.what_if import render_supposed, suppose, telling_kinds
 
 
 @dataclass(frozen=True)

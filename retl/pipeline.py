@@ -30,10 +30,10 @@ from retl.errors import (
     ModelError,
 )
 from retl.model import Model
+from retl.observer import Watch
 from retl.run import Run, begin_run, keep_run
 from retl.state import State, out_of_room
 from retl.warehouse import Warehouse
-from retl.watch import Watch
 
 
 @dataclass(frozen=True)

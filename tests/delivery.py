@@ -19,11 +19,11 @@ from retl.delivery.rate_limit import Pace
 from retl.delivery.response import Patience
 from retl.delivery.segment import Destination, Segment
 from retl.model import Model
+from retl.observer import Silent, Watch
 from retl.pipeline import Job, Options, run
 from retl.run import Run
 from retl.state import State, open_state, peek_state
 from retl.warehouse import Column
-from retl.watch import Silent, Watch
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 HURRIED = Patience(base=0.001, jitter=0.0)

@@ -19,12 +19,12 @@ from retl.delivery.rate_limit import Pace
 from retl.delivery.response import Patience
 from retl.delivery.segment import Destination, Segment
 from retl.model import make_model
+from retl.observer import Silent
 from retl.pipeline import Job, Options, run
 from retl.run import Run
 from retl.sandbox.server import Request, Sandbox
 from retl.state import State, open_state
 from retl.warehouse import Warehouse
-from retl.watch import Silent
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 

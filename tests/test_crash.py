@@ -22,10 +22,10 @@ from test_properties import Picture, applied, pictures, table
 from retl.delivery.outbox import pending
 from retl.delivery.response import Patience
 from retl.model import Model
+from retl.observer import Silent
 from retl.sandbox.failures import Answer
 from retl.sandbox.server import Sandbox
 from retl.state import State, open_state
-from retl.watch import Silent
 
 pytestmark = pytest.mark.slow
 
@@ -213,7 +213,7 @@ CHILD = """
 import os, signal, sys
 from pathlib import Path
 from delivery import Shop, TRACK
-from retl.watch import Silent
+from retl.observer import Silent
 from test_properties import table
 
 class Fatal(Silent):

@@ -15,10 +15,10 @@ from retl.delivery import outbox
 from retl.delivery.deliver import HOPELESS
 from retl.delivery.response import Patience
 from retl.errors import DeadlineError, DestinationError, Interrupted, SegmentError
+from retl.observer import Silent
 from retl.sandbox.failures import Answer
 from retl.sandbox.server import Sandbox
 from retl.state import State, open_state
-from retl.watch import Silent
 
 LOST = Answer(lost=True)
 
@@ -554,7 +554,7 @@ from pathlib import Path
 from delivery import fill, segment, send
 from retl.errors import Interrupted
 from retl.state import open_state
-from retl.watch import Silent
+from retl.observer import Silent
 
 def stop(number, _):
     raise Interrupted(number)

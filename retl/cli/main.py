@@ -27,8 +27,9 @@ from retl.engine import snapshot
 from retl.engine.guard import NAMES as GUARDS
 from retl.errors import ConfigError, GuardError, Interrupted, LockedError, RetlError
 from retl.explain import explain
+from retl.observer import Silent
 from retl.pipeline import Job, Options, read_columns, run
-from retl.preview import preview
+from retl.planning import preview
 from retl.receivers.data_file import Settings, chosen_receivers, read_settings
 from retl.run import Run, begin_run
 from retl.sandbox.failures import Faults
@@ -37,7 +38,6 @@ from retl.session import Session, find_sessions, load_session
 from retl.state import State, new_state
 from retl.status import sync_status
 from retl.version import __version__
-from retl.watch import Silent
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

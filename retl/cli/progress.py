@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.progress import TimeRemainingColumn as TimeLeft
 from rich.text import Text
 
-from retl.watch import Silent, Watch
+from retl.observer import Silent, Watch
 
 log = logging.getLogger("retl")
 

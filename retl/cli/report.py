@@ -19,7 +19,7 @@ from retl.delivery.rejected import REASONS
 from retl.engine.guard import compare_instead, phantom_sentence
 from retl.errors import RetlError
 from retl.explain import Explained, Opinion
-from retl.preview import Plan
+from retl.planning import Plan
 from retl.receivers.checker import Objection
 from retl.receivers.data_file import Effect, meaning, receiver
 from retl.run import Run, Status

@@ -21,8 +21,8 @@ from retl.delivery.batch import Batch, cut
 from retl.delivery.response import Receipt, Verdict, judge
 from retl.delivery.segment import MAX_BATCH_BYTES, Segment
 from retl.errors import DeadlineError, DestinationError, Interrupted, RetlError, SegmentError
+from retl.observer import Watch
 from retl.state import State, transaction
-from retl.watch import Watch
 
 HOPELESS = 20
 """So many calls refused one by one with none accepted in between: then it is not the calls."""

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from retl.clock import SystemClock
 from retl.delivery import outbox
+from retl.observer import Silent
 from retl.pipeline import Job, Options
-from retl.preview import Plan, preview
+from retl.planning import Plan, preview
 from retl.session import find_sessions
-from retl.watch import Silent
 
 
 def plan(sync: str | Path, *, backfill: bool = False, sandbox: bool = False) -> Plan:
