@@ -35,8 +35,7 @@ bench: .venv/test
 	$(BIN)/python -m bench.receivers
 
 docs: .venv/retl
-	$(BIN)/python -m retl.schema > docs/sync-file.md
-	$(BIN)/python -m retl.tables > docs/receivers.md
+	$(BIN)/python docs/make.py
 
 clean:
 	rm -rf .venv state/*.duckdb* state/sandbox

@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from receivers_page import receivers_markdown
 from ruamel.yaml import YAML
 
 from retl.checks.static_check import foresee, outlines
@@ -40,7 +41,6 @@ from retl.config.project import find_project, load_sync
 from retl.receivers.checker import MOST_NAMES, ReceiverJudge
 from retl.receivers.data_file import Effect, known_receivers, meaning, read_settings, receiver
 from retl.receivers.translate import translate
-from retl.tables import receivers_markdown
 
 FOLDER = Path(__file__).parent / "cases" / "receivers"
 

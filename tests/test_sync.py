@@ -4,8 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
+from sync_file_page import sync_file_markdown
 
-from retl.config.json_schema import json_schema, sync_file_markdown
+from retl.config.json_schema import json_schema
 from retl.config.settings import check_defaults
 from retl.config.sync import Change, Limit, Nulls, Sync, Value, parse
 from retl.errors import ConfigError
@@ -680,7 +681,7 @@ def test_docs_are_generated() -> None:
     """The page on the sync file says what the models say.
 
     If it does not, write it again:
-    python -c "import retl.schema as s; print(s.sync_file_markdown(), end='')" > docs/sync-file.md
+    make docs
     """
     assert sync_file_markdown() == DOCS.read_text(encoding="utf-8")
 

@@ -1,6 +1,5 @@
 """docs/receivers.md: what receivers read, make of it and refuse, from their data files."""
 
-import sys
 from collections.abc import Iterable, Iterator
 
 from retl.receivers.data_file import Becomes, Connection, Effect, Receiver, Targets, known_receivers, receiver
@@ -190,7 +189,3 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[s
     if lines:
         rule = "|" + "---|" * len(head)
         yield "\n".join([f"| {' | '.join(head)} |", rule, *lines]) + "\n"
-
-
-if __name__ == "__main__":
-    sys.stdout.write(receivers_markdown())
