@@ -23,6 +23,12 @@ ROOMS = {
 }
 """Each package of retl, and the packages that its modules may import; the ground is open to all of them."""
 
+GROUND = ["clock", "errors", "json_values", "model", "observer", "signals", "sql", "state", "version"]
+"""Modules at the top that know no package; each package may import them."""
+
+STORIES = ["api", "check", "explain", "pipeline", "planning", "run", "session", "status", "what_if"]
+"""Modules at the top that tell what a command does; only these and the command line may import them."""
+
 MISNOMERS = {"utils", "util", "core", "helpers", "helper", "manager", "common", "misc", "base_utils"}
 
 MAY_IMPORT_INSIDE = {"warehouse.postgres"}
@@ -74,9 +80,31 @@ def test_every_package_is_a_room() -> None:
 def test_a_room_imports_only_rooms_below_it(room: str) -> None:
     """A module of a package imports its own package and those that the table allows, no other."""
     used = {
-        room_of(one) for module, tree in MODULES.items() if room_of(module) == room for one in imported(tree)
+        room_of(one) or one
+        for module, tree in MODULES.items()
+        if room_of(module) == room
+        for one in imported(tree)
     }
-    assert set() == used - {room, "", *ROOMS[room].split()}
+    stories = STORIES if room == "cli" else []
+    assert set() == used - {room, *ROOMS[room].split(), *GROUND, *stories}
+
+
+def test_the_top_is_ground_and_stories() -> None:
+    """A module at the top is named above, either as ground or as a story; nothing else stands there."""
+    top = {module for module in MODULES if "." not in module and module not in ROOMS}
+    assert {*GROUND, *STORIES, "retl", "__main__"} == top
+
+
+@pytest.mark.parametrize("module", GROUND)
+def test_the_ground_imports_only_ground(module: str) -> None:
+    """Modules of the ground import no package and no story."""
+    assert set() == set(imported(MODULES[module])) - set(GROUND)
+
+
+@pytest.mark.parametrize("module", STORIES)
+def test_stories_do_not_know_the_command_line(module: str) -> None:
+    """A story can be told to a notebook as well: it imports nothing of the command line."""
+    assert [] == [one for one in imported(MODULES[module]) if room_of(one) == "cli"]
 
 
 def test_no_import_leads_back() -> None:
