@@ -6,7 +6,7 @@ from retl.clock import SystemClock
 from retl.delivery import outbox
 from retl.observer import Silent
 from retl.pipeline import Job, Options
-from retl.planning import Plan, preview
+from retl.planning import Plan, make_plan
 from retl.session import find_sessions
 
 
@@ -28,4 +28,4 @@ def plan(sync: str | Path, *, backfill: bool = False, sandbox: bool = False) -> 
     (session,) = find_sessions([str(sync)], None, sandbox)
     with session.peeked_state(clock) as state:
         job = Job(session.sync, session.model, state, session.warehouse, Options(backfill), clock, Silent())
-        return preview(job, outbox.pending(state.db), with_calls=True)
+        return make_plan(job, outbox.pending(state.db), with_calls=True)

@@ -1,6 +1,6 @@
-"""What receivers and a tracking plan have against the calls of a sync, before one is sent.
+"""Checking a sync by the rules of receivers and of a tracking plan, before a call is sent.
 
-First what the sync's file tells, then the calls that the model's rows make now: each row as if it were new
+The sync file is checked first, then the calls that the model's rows make now: each row as if it were new
 and, where a sync has an event of its own for it, as if it had changed and as if it were gone.
 """
 
@@ -11,21 +11,22 @@ from typing import Any
 
 import duckdb
 
-from retl.checks.call_check import Heard, hear
-from retl.checks.static_check import Finding, foresee, reached
-from retl.checks.tracking_plan import JUDGE as PLAN
+from retl.checks.call_check import CheckedCall, find_violations
+from retl.checks.static_check import Finding, check_file, receivers_reached
+from retl.checks.tracking_plan import CHECKER as PLAN
 from retl.checks.tracking_plan import TrackingPlan
 from retl.config.sync import Sync
 from retl.delivery.rejected import REASONS
 from retl.pipeline import Job, find_changes
-from retl.receivers.checker import Judge, Objection, ReceiverJudge
+from retl.receivers.checker import Checker, ReceiverChecker
+from retl.receivers.compiled_check import Violation
 from retl.receivers.data_file import Effect, Settings
-from retl.what_if import render_supposed, suppose, telling_kinds
+from retl.what_if import fill_changes, render_what_if, telling_kinds
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What was found of a sync.
+class CheckReport:
+    """The result of a check of one sync.
 
     Attributes:
         sync: its name.
@@ -33,8 +34,8 @@ class Verdict:
         rows: how many of them were looked at.
         calls: how many calls they make.
         outcome: how many of the calls are refused, and how many doubtful.
-        findings: what there is against them, what is worst first.
-        judges: who was asked: receivers, by name, and the tracking plan.
+        findings: the violations, the worst first.
+        checkers: names of the receivers that were asked, and of the tracking plan.
     """
 
     sync: str
@@ -43,7 +44,7 @@ class Verdict:
     calls: int
     outcome: Mapping[Effect, int]
     findings: Sequence[Finding]
-    judges: Sequence[str]
+    checkers: Sequence[str]
 
     def as_json(self) -> dict[str, Any]:
         """The object that `retl check --json` prints."""
@@ -60,51 +61,54 @@ class Verdict:
     @property
     def is_clean(self) -> bool:
         """Whether no call would be refused, as far as the receivers' documents go."""
-        return not any(finding.objection.effect.is_breach for finding in self.findings)
+        return not any(finding.violation.effect.is_breach for finding in self.findings)
 
 
-def check_calls(
+def check_sync(
     job: Job, settings: Mapping[str, Settings], plan: TrackingPlan | None, sample: int | None
-) -> Verdict:
-    """Hold a sync and the calls of its rows against receivers and a tracking plan.
+) -> CheckReport:
+    """Check a sync and the calls of its rows by the rules of receivers and of a tracking plan.
 
     Args:
         job: what a run would work with; its state must be empty, and stays so.
-        settings: the receivers by name, with what the customer set there.
+        settings: the customer's settings of each receiver, by its name.
         plan: a tracking plan; None is none.
-        sample: how many rows to look at, ones that a hash picks; 0 is the file alone, None all.
+        sample: rows to look at, picked by a hash of their keys; 0 checks the file alone, None all rows.
 
     Raises:
         RetlError: whatever would stop a run before its guards.
     """
     asked = [*settings, *([PLAN] if plan else [])]
     if sample == 0:
-        findings = _ranked(_foreseen(job.sync, settings, plan))
-        return Verdict(job.sync.name, None, None, 0, {}, findings, asked)
+        findings = _ranked(_file_findings(job.sync, settings, plan))
+        return CheckReport(job.sync.name, None, None, 0, {}, findings, asked)
     changes = find_changes(job, job.clock.monotonic() + job.options.deadline_seconds)
-    docket = _Docket()
-    judges: list[Judge] = [ReceiverJudge(reached(job.sync, settings)), *([plan] if plan else [])]
-    docket.add_faults(job.state.db, _ROW_FAULTS)
+    tally = _Tally()
+    checkers: list[Checker] = [
+        ReceiverChecker(receivers_reached(job.sync, settings)),
+        *([plan] if plan else []),
+    ]
+    tally.add_faults(job.state.db, _ROW_FAULTS)
     rows = calls = 0
     for kind in telling_kinds(changes.sync):
-        rows = suppose(job, changes, kind, sample=sample)
-        calls += render_supposed(job, changes)
-        docket.add_faults(job.state.db, _CALL_FAULTS)
-        for judge in judges:
-            for heard in hear(job.state.db, judge):
-                docket.add(heard)
-        docket.close_kind()
-    findings = _ranked(docket.findings(_foreseen(changes.sync, settings, plan)))
-    return Verdict(job.sync.name, changes.diff.rows_read, rows, calls, docket.outcome, findings, asked)
+        rows = fill_changes(job, changes, kind, sample=sample)
+        calls += render_what_if(job, changes)
+        tally.add_faults(job.state.db, _CALL_FAULTS)
+        for checker in checkers:
+            for checked in find_violations(job.state.db, checker):
+                tally.add(checked)
+        tally.close_kind()
+    findings = _ranked(tally.findings(_file_findings(changes.sync, settings, plan)))
+    return CheckReport(job.sync.name, changes.diff.rows_read, rows, calls, tally.outcome, findings, asked)
 
 
-def _foreseen(sync: Sync, settings: Mapping[str, Settings], plan: TrackingPlan | None) -> list[Finding]:
-    """What the file of a sync tells."""
-    return foresee(sync, settings) + (plan.foresee(sync) if plan else [])
+def _file_findings(sync: Sync, settings: Mapping[str, Settings], plan: TrackingPlan | None) -> list[Finding]:
+    """The findings of the sync file alone."""
+    return check_file(sync, settings) + (plan.check_file(sync) if plan else [])
 
 
-class _Docket:
-    """What was found, counted by objection and call.
+class _Tally:
+    """The violations that were found, counted by violation and call.
 
     Attributes:
         outcome: how many calls are refused, and how many doubtful, at worst.
@@ -112,23 +116,23 @@ class _Docket:
 
     def __init__(self) -> None:
         self.outcome: Counter[Effect] = Counter()
-        self._of_kind: dict[tuple[Objection, str], list[Any]] = {}  # rows, and the least of their keys
-        self._found: dict[tuple[Objection, str], tuple[int, str]] = {}
+        self._of_kind: dict[tuple[Violation, str], list[Any]] = {}  # rows, and the least of their keys
+        self._found: dict[tuple[Violation, str], tuple[int, str]] = {}
 
     def close_kind(self) -> None:
-        """Take what was found of one kind of change to the rest; a row has one call of a kind."""
+        """Add what was found of one kind of change to the rest; a row has one call of each kind."""
         for found, (rows, key) in self._of_kind.items():
             known, example = self._found.get(found, (0, key))
             self._found[found] = max(known, rows), min(example, key)
         self._of_kind = {}
 
-    def add(self, heard: Heard) -> None:
-        """Add a call to which there are objections."""
+    def add(self, checked: CheckedCall) -> None:
+        """Add a call that breaks rules."""
         worst = None
-        for objection in heard.objections:
-            self._count(objection, heard.call, 1, heard.key)
-            if objection.effect is Effect.REFUSED or (objection.effect is Effect.DOUBTFUL and worst is None):
-                worst = objection.effect
+        for violation in checked.violations:
+            self._count(violation, checked.call, 1, checked.key)
+            if violation.effect is Effect.REFUSED or (violation.effect is Effect.DOUBTFUL and worst is None):
+                worst = violation.effect
         if worst is not None:
             self.outcome[worst] += 1
 
@@ -136,22 +140,21 @@ class _Docket:
         """Add what retl itself would reject: reason, call, rows, and a key."""
         for reason, call, rows, key in db.execute(query).fetchall():
             does = "mend the rows, or the mapping"
-            self._count(Objection("retl", reason, Effect.REFUSED, REASONS[reason], does), call, rows, key)
+            self._count(Violation("retl", reason, Effect.REFUSED, REASONS[reason], does), call, rows, key)
             self.outcome[Effect.REFUSED] += rows
 
-    def _count(self, objection: Objection, call: str, rows: int, key: str) -> None:
-        tally = self._of_kind.setdefault((objection, call), [0, key])
-        tally[0] += rows
-        if key < tally[1]:
-            tally[1] = key
+    def _count(self, violation: Violation, call: str, rows: int, key: str) -> None:
+        found = self._of_kind.setdefault((violation, call), [0, key])
+        found[0] += rows
+        found[1] = min(found[1], key)
 
-    def findings(self, foreseen: Sequence[Finding]) -> Iterator[Finding]:
-        """What was found, and what the file told, with the rows that have it."""
-        for finding in foreseen:
-            rows, key = self._found.pop((finding.objection, finding.call), (None, None))
+    def findings(self, of_file: Sequence[Finding]) -> Iterator[Finding]:
+        """All findings: those of the file with the rows that have them, then those of calls alone."""
+        for finding in of_file:
+            rows, key = self._found.pop((finding.violation, finding.call), (None, None))
             yield replace(finding, rows=rows, example=key)
-        for (objection, call), (rows, key) in self._found.items():
-            yield Finding(objection, call, rows, key)
+        for (violation, call), (rows, key) in self._found.items():
+            yield Finding(violation, call, rows, key)
 
 
 _ROW_FAULTS = (
@@ -169,4 +172,4 @@ GROUP BY ALL
 def _ranked(findings: Iterable[Finding]) -> list[Finding]:
     """The worst first, each receiver's in the order of its rules."""
     order = list(Effect)
-    return sorted(findings, key=lambda one: (order.index(one.objection.effect), -(one.rows or 0)))
+    return sorted(findings, key=lambda one: (order.index(one.violation.effect), -(one.rows or 0)))

@@ -1,4 +1,4 @@
-"""One row or user explained: the calls that it makes, and what receivers would make of them."""
+"""Explaining one row or user: its calls, and the results of these at receivers."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,84 +7,85 @@ from typing import Any
 import duckdb
 
 from retl import sql
-from retl.checks.call_check import heed, parsed
-from retl.checks.static_check import foresee, reached
+from retl.checks.call_check import apply_receivers, parsed
+from retl.checks.static_check import check_file, receivers_reached
 from retl.config.sync import Change
 from retl.delivery.rejected import REASONS
 from retl.engine.canonical import plain_text
-from retl.engine.mapping import Mapping as SyncMapping
+from retl.engine.mapping import SyncMapping
 from retl.errors import ConfigError
 from retl.pipeline import Changes, Job, find_changes, render
 from retl.planning import shown
-from retl.receivers.checker import Objection, ReceiverJudge
+from retl.receivers.checker import ReceiverChecker
+from retl.receivers.compiled_check import CallKind, Violation
 from retl.receivers.data_file import Effect, Settings, receiver
-from retl.receivers.translate import View, translate
-from retl.what_if import render_supposed, suppose, telling_kinds
+from retl.receivers.translate import Arrival, translate
+from retl.what_if import fill_changes, render_what_if, telling_kinds
 
 
 @dataclass(frozen=True)
-class Opinion:
-    """What a receiver makes of a call.
+class ReceiverResult:
+    """The result of a call at a receiver.
 
     Attributes:
         receiver: its name.
-        view: what arrives there.
-        objections: what it has against the call.
+        arrival: the user and events that arrive there.
+        violations: the rules of the receiver that the call breaks.
     """
 
     receiver: str
-    view: View
-    objections: Sequence[Objection]
+    arrival: Arrival
+    violations: Sequence[Violation]
 
 
 @dataclass(frozen=True)
 class Explained:
-    """A call, and what becomes of it.
+    """A call of a row, and its results at receivers.
 
     Attributes:
         key: of the row.
-        change: what happened to the row since the last run: "added", "changed", "removed" or "unchanged".
-        supposed: the kind of change that the call would answer; None where the next run makes it.
+        change: the change of the row since the last run: "added", "changed", "removed" or "unchanged".
+        what_if: the kind of change that would make the call; None where the next run makes it.
         reason: the code for which it would be rejected; None where it would be sent.
         body: its JSON text as it would be sent, less message id and retl's own context.
-        opinions: what each receiver makes of it.
+        results: at each receiver.
     """
 
     key: str
     change: str
-    supposed: str | None
+    what_if: str | None
     reason: str | None
     body: str
-    opinions: Sequence[Opinion]
+    results: Sequence[ReceiverResult]
 
     def as_json(self) -> dict[str, Any]:
         """The object that `retl explain --json` prints; `call` is its text, which has all digits."""
         return {
             "key": self.key,
             "change": self.change,
-            "supposed": self.supposed,
+            "what_if": self.what_if,
             "reason": self.reason,
             "call": self.body,
             "receivers": {
                 one.receiver: {
-                    "user": one.view.user,
-                    "events": one.view.events,
-                    "objections": [objection.as_json() for objection in one.objections],
+                    "user": one.arrival.user,
+                    "events": one.arrival.events,
+                    "violations": [violation.as_json() for violation in one.violations],
                 }
-                for one in self.opinions
+                for one in self.results
             },
         }
 
 
 def explain(job: Job, key: str, settings: Mapping[str, Settings]) -> list[Explained]:
-    """The calls of a row, by its key, or of a user's rows, and what receivers make of them.
+    """The calls of a row, by its key, or of a user's rows, and their results at receivers.
 
     A row that the next run has a call for is explained by that; any other by each call that it could make.
 
     Args:
         job: what a run would work with; its state file stays as it is.
         key: a primary key as `retl plan` shows it, or a user id or an anonymous id.
-        settings: the receivers to ask by name, with what the customer set there.
+        settings: the customer's settings of each receiver to ask, by its name.
 
     Raises:
         ConfigError: no row has the key, and no user the id.
@@ -98,8 +99,8 @@ def explain(job: Job, key: str, settings: Mapping[str, Settings]) -> list[Explai
     explained = _calls(job, changes, settings, found_rows, None)
     db.execute("DELETE FROM found WHERE key IN (SELECT key FROM call)")
     for kind in telling_kinds(changes.sync):
-        suppose(job, changes, kind, "key IN (SELECT key FROM found)")
-        render_supposed(job, changes)
+        fill_changes(job, changes, kind, "key IN (SELECT key FROM found)")
+        render_what_if(job, changes)
         explained += _calls(job, changes, settings, found_rows, kind)
     if not explained:
         raise _nothing_found(job, key)
@@ -132,37 +133,37 @@ def _is_about(key: str, image: str, mapping: SyncMapping) -> str:
 def _calls(
     job: Job, changes: Changes, settings: Mapping[str, Settings], rows: Mapping[str, str], kind: Change | None
 ) -> list[Explained]:
-    """The calls of the table `call`, with what receivers make of them."""
+    """The calls of the table `call`, with their results at receivers."""
     db, sync = job.state.db, changes.sync
-    heed(db, reached(sync, sync.receivers))
-    asked = reached(sync, settings)
-    judge = ReceiverJudge(asked)
-    foreseen = foresee(sync, settings)
+    apply_receivers(db, receivers_reached(sync, sync.receivers))
+    asked = receivers_reached(sync, settings)
+    checker = ReceiverChecker(asked)
+    of_file = check_file(sync, settings)
     explained = []
     for key, type_, event, size, reason, body in db.execute(_CALLS).fetchall():
         # The text of a call with a fault may be no JSON.
         call = None if reason in REASONS else parsed(body)
-        objections = [*judge.objections((type_, event), call, size)] if call else []
-        objections += [one.objection for one in foreseen if one.call == (event or type_)]
-        opinions = _opinions(call, objections, settings, asked) if call else []
-        supposed = kind.value if kind else None
-        explained.append(Explained(key, rows[key], supposed, reason, shown(body or ""), opinions))
+        violations = [*checker.violations(CallKind(type_, event), call, size)] if call else []
+        violations += [one.violation for one in of_file if one.call == (event or type_)]
+        results = _results(call, violations, settings, asked) if call else []
+        what_if = kind.value if kind else None
+        explained.append(Explained(key, rows[key], what_if, reason, shown(body or ""), results))
     return explained
 
 
-def _opinions(
+def _results(
     call: Mapping[str, Any],
-    objections: Sequence[Objection],
+    violations: Sequence[Violation],
     settings: Mapping[str, Settings],
     asked: Collection[str],
-) -> list[Opinion]:
-    """What each receiver makes of a call: nothing, where it is not asked. Notes are left out."""
-    worth = dict.fromkeys(one for one in objections if one.effect is not Effect.NOTE)
-    opinions = []
+) -> list[ReceiverResult]:
+    """The result of a call at each receiver; nothing arrives where it is switched off. Notes are left out."""
+    worth = dict.fromkeys(one for one in violations if one.effect is not Effect.NOTE)
+    results = []
     for name, own in settings.items():
-        view = translate(receiver(name), own, call) if name in asked else View({}, ())
-        opinions.append(Opinion(name, view, [one for one in worth if one.receiver == name]))
-    return opinions
+        arrival = translate(receiver(name), own, call) if name in asked else Arrival({}, ())
+        results.append(ReceiverResult(name, arrival, [one for one in worth if one.receiver == name]))
+    return results
 
 
 _CALLS = "SELECT key, type, event, bytes, reason, body FROM call ORDER BY key, rank"

@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from retl import signals
 from retl.calls.render import Rendering, render_calls
-from retl.checks.call_check import heed
-from retl.checks.static_check import reached
+from retl.checks.call_check import apply_receivers
+from retl.checks.static_check import receivers_reached
 from retl.clock import Clock
 from retl.config.sync import Sync, with_columns
 from retl.delivery import outbox, rejected
@@ -21,7 +21,7 @@ from retl.delivery.deliver import Terms, deliver
 from retl.delivery.segment import Segment
 from retl.engine import diff, guard, snapshot
 from retl.engine.cast import refuse_casts
-from retl.engine.mapping import Comparison, Mapping, comparisons, read_mapping, refuse_other_identity
+from retl.engine.mapping import Comparison, SyncMapping, comparisons, read_mapping, refuse_other_identity
 from retl.errors import (
     ConfigError,
     DeadlineError,
@@ -83,8 +83,8 @@ class Changes:
     """
 
     sync: Sync
-    mapping: Mapping
-    memory: Mapping | None
+    mapping: SyncMapping
+    memory: SyncMapping | None
     compared: tuple[Comparison, ...]
     sends: bool
     diff: diff.Diff
@@ -109,7 +109,7 @@ def run(job: Job, segment: Segment) -> Run:
             record = record.with_diff(changes.diff, changes.guards, baseline=not changes.sends)
             guard.stop_if_tripped(sync, changes.diff, changes.guards)
             render(job, changes, segment.connections)
-            objections = heed(state.db, reached(sync, sync.receivers))
+            violations = apply_receivers(state.db, receivers_reached(sync, sync.receivers))
             rejected.collect(state.db)
             tally = rejected.tally(state.db)
             record = record.with_diff(
@@ -117,7 +117,7 @@ def run(job: Job, segment: Segment) -> Run:
                 changes.guards,
                 baseline=not changes.sends,
             )
-            record = record.evolve(objections=objections)
+            record = record.evolve(violations=violations)
             with state.transaction():
                 enqueued = outbox.enqueue(state.db, record.run_id)
                 refused = rejected.record(state.db, record.run_id, clock.now())
@@ -156,7 +156,7 @@ def find_changes(job: Job, deadline: float) -> Changes:
         DeadlineError: the time is up.
     """
     db, about = job.state.db, job.state.about
-    memory = Mapping.from_json(about.mapping) if about.mapping else None
+    memory = SyncMapping.from_json(about.mapping) if about.mapping else None
     if memory is not None:
         refuse_other_identity(job.sync, read_mapping(job.sync), memory)
     sends = will_send(job, about.first_pass)
@@ -187,7 +187,7 @@ def render(job: Job, changes: Changes, connections: int) -> None:
     render_calls(job.state.db, rendering, silent=not changes.sends)
 
 
-def remember(job: Job, mapping: Mapping, sends: bool, segment: Segment) -> None:
+def remember(job: Job, mapping: SyncMapping, sends: bool, segment: Segment) -> None:
     """Note where the sync stands now; to be run in the run's transaction."""
     about = job.state.about
     job.state.note(

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping as Named
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +10,8 @@ import duckdb
 import pyarrow as pa
 
 from retl.calls.render import LIBRARY
-from retl.checks.call_check import heed
-from retl.checks.static_check import reached
+from retl.checks.call_check import apply_receivers
+from retl.checks.static_check import receivers_reached
 from retl.delivery import rejected
 from retl.delivery.batch import MAX_BATCH_CALLS
 from retl.delivery.segment import MAX_BATCH_BYTES
@@ -48,7 +48,7 @@ class Plan:
         sends: whether changes become calls; a first pass may be a silent baseline.
         diff: how many rows changed, and how.
         guards: what the guards say.
-        objections: how many calls break a rule of a receiver, by the rule's code.
+        violations: how many calls break a rule of a receiver, by the rule's code.
         calls: number of calls by change and name; the name of an identify or group call is its type.
         bytes: of all calls.
         undated: calls that would take the moment of detection, as the column of their timestamp is null.
@@ -62,8 +62,8 @@ class Plan:
     sends: bool
     diff: Diff
     guards: tuple[Guard, ...]
-    objections: Named[str, int]
-    calls: Named[tuple[str, str], int]
+    violations: Mapping[str, int]
+    calls: Mapping[tuple[str, str], int]
     bytes: int
     undated: int
     calls_per_second: int
@@ -122,12 +122,12 @@ class Plan:
             "seconds": round(self.seconds, 1),
             "pending": self.pending,
             "guards": [dict(guard.__dict__) for guard in self.guards],
-            "objections": dict(self.objections),
+            "violations": dict(self.violations),
             "samples": [dict(sample.__dict__) for sample in self.samples],
         }
 
 
-def preview(job: Job, pending: int, samples: int = 2, with_calls: bool = False) -> Plan:
+def make_plan(job: Job, pending: int, samples: int = 2, with_calls: bool = False) -> Plan:
     """Find out what a run would do.
 
     Args:
@@ -142,7 +142,7 @@ def preview(job: Job, pending: int, samples: int = 2, with_calls: bool = False) 
     db = job.state.db
     changes = find_changes(job, job.clock.monotonic() + job.options.deadline_seconds)
     render(job, changes, connections=1)
-    objections = heed(db, reached(job.sync, job.sync.receivers))
+    violations = apply_receivers(db, receivers_reached(job.sync, job.sync.receivers))
     rejected.collect(db)
     tally = rejected.tally(db)
     totals = db.execute(
@@ -163,7 +163,7 @@ def preview(job: Job, pending: int, samples: int = 2, with_calls: bool = False) 
         sends=changes.sends,
         diff=changes.diff.without(tally.by_change, tally.by_reason),
         guards=changes.guards,
-        objections=objections,
+        violations=violations,
         calls={(change, name): count for change, name, count in names},
         bytes=totals[0],
         undated=totals[1],

@@ -59,7 +59,7 @@ class Calls:
 class Run:
     """The record of a run, as `retl run --json` prints it; counts are None where it did not get so far.
 
-    `rows_read = unchanged + added + changed + rejected_rows` holds in each. `objections` has how many calls
+    `rows_read = unchanged + added + changed + rejected_rows` holds in each. `violations` has how many calls
     break a rule of a receiver, by the rule's code.
     """
 
@@ -81,7 +81,7 @@ class Run:
     bytes: int | None = None
     retries: int | None = None
     guards: Sequence[Guard] = ()
-    objections: dict[str, int] = field(default_factory=dict)
+    violations: dict[str, int] = field(default_factory=dict)
     error: RetlError | None = None
     exit_code: int | None = None
 
@@ -178,7 +178,7 @@ class Run:
             "bytes": self.bytes,
             "retries": self.retries,
             "guards": [dict(guard.__dict__) for guard in self.guards],
-            "objections": self.objections,
+            "violations": self.violations,
             "error": {"code": error.code, "message": str(error), "hint": error.hint} if error else None,
         }
 

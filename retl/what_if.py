@@ -1,4 +1,4 @@
-"""Calls to look at: those that a model's rows would make if they were new, had changed, or were gone."""
+"""What-if calls: the calls of a model's rows if all were new, had changed, or were gone."""
 
 from retl import sql
 from retl.calls.render import Rendering, render_calls
@@ -8,29 +8,33 @@ from retl.pipeline import Changes, Job
 
 
 def telling_kinds(sync: Sync) -> list[Change]:
-    """The kinds of change for which a sync has calls that say something of their own."""
+    """The kinds of change whose calls differ from those of the other kinds."""
     kinds: dict[str, Change] = {}
     for template in templates(sync):
         if not template.moved:
-            said = f"{template.type} {template.event} {template.fields} {template.image} {template.previous}"
-            kinds.setdefault(said, template.change)
+            content = (
+                f"{template.type} {template.event} {template.fields} {template.image} {template.previous}"
+            )
+            kinds.setdefault(content, template.change)
     return [kind for kind in Change if kind in kinds.values()]
 
 
-def suppose(job: Job, changes: Changes, kind: Change, wanted: str = "true", sample: int | None = None) -> int:
+def fill_changes(
+    job: Job, changes: Changes, kind: Change, wanted: str = "true", sample: int | None = None
+) -> int:
     """Fill the table `change` with staged rows, as if all were of one kind.
 
     A changed row has all its values from before, but for its message id.
 
     Args:
         job: with the table `stage` filled.
-        changes: what was found of the rows.
+        changes: the sync and its mapping, as the rows were read.
         kind: added, changed or removed.
         wanted: SQL condition on `key` and `row`.
-        sample: how many rows; None is all. A hash picks them, so that they are the same each time.
+        sample: number of rows, picked by a hash of the key, so that they are the same each time; None is all.
 
     Returns:
-        How many rows that are.
+        The number of rows in the table.
     """
     before, after = {
         Change.ADDED: (_nothing_like("row"), "row"),
@@ -38,7 +42,7 @@ def suppose(job: Job, changes: Changes, kind: Change, wanted: str = "true", samp
         Change.REMOVED: ("row", _nothing_like("row")),
     }[kind]
     some = "" if sample is None else f"ORDER BY hash(key), key LIMIT {sample}"
-    query = _SUPPOSED.format(before=before, after=after, wanted=wanted, some=some)
+    query = _ALL_OF_ONE_KIND.format(before=before, after=after, wanted=wanted, some=some)
     job.state.db.execute(query, {"kind": kind.value})
     return _count(job, "change")
 
@@ -59,7 +63,7 @@ def _nothing_like(value: str) -> str:
     return f"CASE WHEN false THEN {value} END"
 
 
-_SUPPOSED = """
+_ALL_OF_ONE_KIND = """
 CREATE OR REPLACE TEMP TABLE change AS
 SELECT $kind AS change, key, {before} AS before, {after} AS after, false AS stale
 FROM stage
@@ -68,8 +72,8 @@ WHERE key IS NOT NULL AND key NOT IN (SELECT key FROM row_fault WHERE key IS NOT
 """
 
 
-def render_supposed(job: Job, changes: Changes) -> int:
-    """Turn the table `change` into the table `call`; returns how many calls."""
+def render_what_if(job: Job, changes: Changes) -> int:
+    """Turn the table `change` into the table `call`; returns the number of calls."""
     rendering = Rendering(
         sync=changes.sync,
         mapping=changes.mapping,

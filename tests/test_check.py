@@ -208,7 +208,7 @@ def test_people_get_the_worst_first_and_what_to_do(retl: Retl) -> None:
     assert 1 == code
     assert [
         "syncs/orders.yml: track from models/orders.sql",
-        "  4 rows, 12 calls, held against insider: 10 calls refused",
+        "  4 rows, 12 calls, checked by the rules of insider: 10 calls refused",
         "  refused   insider I18  the event's name has a sign that Insider refuses  (`Order Cancelled!`: 4",
         "                         rows; such as o-1)",
         "                         → name it with letters, digits and spaces only",
@@ -231,7 +231,7 @@ def test_a_model_that_fails_is_an_error(retl: Retl, tmp_path: Path) -> None:
     assert 2 == code
     assert "error: syncs/bad.yml" in err
     assert "syncs/orders.yml: track" in out
-    assert "held against suprsend" in out
+    assert "checked by the rules of suprsend" in out
 
     _, out, _ = retl("check", "--receiver", "suprsend", "--json")
 
@@ -248,7 +248,7 @@ def test_a_sample_goes_with_what_looks_at_calls(retl: Retl) -> None:
 
 
 @pytest.mark.rule("B12")
-def test_a_tracking_plan_is_held_against_calls(retl: Retl, tmp_path: Path) -> None:
+def test_calls_are_checked_by_a_tracking_plan(retl: Retl, tmp_path: Path) -> None:
     """What lacks a property of the plan is told by its place, an event that the plan lacks by its name."""
     (tmp_path / "plan.json").write_text(json.dumps(PLAN))
 
@@ -339,7 +339,7 @@ def test_a_row_is_explained_by_its_key(retl: Retl) -> None:
     view = explained["receivers"]["insider"]
     assert {"identifiers": {"uuid": "u2"}} == view["user"]
     assert ["confirmation_page_view"] == [event["event_name"] for event in view["events"]]
-    assert {"I4", "I7", "I20"} == {one["rule"] for one in view["objections"]}
+    assert {"I4", "I7", "I20"} == {one["rule"] for one in view["violations"]}
 
 
 @pytest.mark.rule("B11")
@@ -371,7 +371,7 @@ def test_a_row_is_explained_by_what_happened_to_it(retl: Retl, tmp_path: Path) -
         _, out, _ = retl("explain", "orders", key, "--sandbox", "--json")
         told = [json.loads(line) for line in out.splitlines()]
         shown |= {
-            (one["key"], one["change"], one["supposed"], json.loads(one["call"])["event"]) for one in told
+            (one["key"], one["change"], one["what_if"], json.loads(one["call"])["event"]) for one in told
         }
 
     assert {
@@ -398,7 +398,7 @@ def test_all_rows_of_a_user_are_explained(retl: Retl, tmp_path: Path) -> None:
     told = [json.loads(line) for line in out.splitlines()]
 
     assert {("o-1", "unchanged"), ("o-2", "changed")} == {(one["key"], one["change"]) for one in told}
-    assert [None] == [one["supposed"] for one in told if one["key"] == "o-2"]
+    assert [None] == [one["what_if"] for one in told if one["key"] == "o-2"]
 
 
 @pytest.mark.rule("B11")
@@ -429,7 +429,7 @@ def test_nothing_arrives_where_the_receiver_is_switched_off(retl: Retl, tmp_path
     view = json.loads(out.splitlines()[0])["receivers"]["insider"]
 
     assert ({}, []) == (view["user"], view["events"])
-    assert ["I22"] == [one["rule"] for one in view["objections"]]
+    assert ["I22"] == [one["rule"] for one in view["violations"]]
 
 
 def test_people_get_what_arrives_line_by_line(retl: Retl) -> None:

@@ -6,7 +6,7 @@ shows, its own `receiver` and `settings` where they are others, and one of these
 
     like      the name of a good call; each mapping in
     found     changes it, by path, to one to which the receiver objects by the rule, and each in
-    fine      to one to which it does not; `effect` is the objection's
+    fine      to one to which it does not; `effect` is the violation's
 
     like      the name of a good call, or
     call      a call; `with` changes it by path;
@@ -36,9 +36,10 @@ import pytest
 from receivers_page import receivers_markdown
 from ruamel.yaml import YAML
 
-from retl.checks.static_check import foresee, outlines
+from retl.checks.static_check import check_file, outlines
 from retl.config.project import find_project, load_sync
-from retl.receivers.checker import MOST_NAMES, ReceiverJudge
+from retl.receivers.checker import ReceiverChecker
+from retl.receivers.compiled_check import MOST_NAMES, CallKind
 from retl.receivers.data_file import Effect, known_receivers, meaning, read_settings, receiver
 from retl.receivers.translate import translate
 
@@ -99,13 +100,13 @@ def settings_of(file: Mapping[str, Any], case: Mapping[str, Any]) -> Any:
     return read_settings(case["receiver"], case.get("settings", file.get("settings", {})))
 
 
-def objections(
+def violations(
     file: Mapping[str, Any], case: Mapping[str, Any], call: Mapping[str, Any]
 ) -> set[tuple[str, str]]:
-    """The receiver's objections to a call: rules and their effects."""
-    judge = ReceiverJudge({case["receiver"]: settings_of(file, case)})
-    subject = (call["type"], call.get("event"))
-    found = judge.objections(subject, call, len(json.dumps(call)))
+    """The rules of the receiver that a call breaks, with their effects."""
+    checker = ReceiverChecker({case["receiver"]: settings_of(file, case)})
+    kind = CallKind(call["type"], call.get("event"))
+    found = checker.violations(kind, call, len(json.dumps(call)))
     return {(one.rule, one.effect.value) for one in found}
 
 
@@ -114,9 +115,9 @@ def test_calls(file: dict[str, Any], case: dict[str, Any]) -> None:
     """A receiver objects to a call by the rule that it breaks, and to no other."""
     (rule,), effect = case["rules"], case.get("effect", "refused")
     for changes in case.get("found", ()):
-        assert (rule, effect) in objections(file, case, call_of(file, case, changes)), changes
+        assert (rule, effect) in violations(file, case, call_of(file, case, changes)), changes
     for changes in case.get("fine", ()):
-        assert (rule, effect) not in objections(file, case, call_of(file, case, changes)), changes
+        assert (rule, effect) not in violations(file, case, call_of(file, case, changes)), changes
 
 
 @pytest.mark.parametrize(("file", "case"), cases("user", "events"))
@@ -140,7 +141,7 @@ def test_syncs(file: dict[str, Any], case: dict[str, Any], tmp_path: Path) -> No
     path.write_text(json.dumps({"sql": "SELECT 1", "primary_key": "id", **case["sync"]}), encoding="utf-8")
     sync = load_sync(path, find_project(path, {}))
 
-    found = [one.objection for one in foresee(sync, {case["receiver"]: settings_of(file, case)})]
+    found = [one.violation for one in check_file(sync, {case["receiver"]: settings_of(file, case)})]
 
     for rule, sentence in case.get("finds", {}).items():
         assert [one for one in found if one.rule == rule and sentence in one.says], (rule, found)
@@ -209,11 +210,11 @@ def test_a_code_says_what_was_wrong(code: str, says: str) -> None:
 
 def test_one_misspelt_event_does_not_stand_for_others() -> None:
     """However many names of events there are, what is said of a misspelt one is said of it alone."""
-    judge = ReceiverJudge({"insider": read_settings("insider", {})})
+    checker = ReceiverChecker({"insider": read_settings("insider", {})})
 
     def rules(event: str) -> set[str]:
         call = {"type": "track", "userId": "u1", "event": event}
-        return {one.rule for one in judge.objections(("track", event), call, 100)}
+        return {one.rule for one in checker.violations(CallKind("track", event), call, 100)}
 
     for number in range(MOST_NAMES):
         assert {"I3"} == rules("Product Viewed" + "!" * (number + 1)) - {"I18"}

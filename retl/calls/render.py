@@ -19,7 +19,7 @@ from retl.calls.template import RANK, Template, templates
 from retl.config.sync import Change, Nulls, Sync, Value
 from retl.engine.canonical import plain_text
 from retl.engine.cast import cast_json, moment, unreadable
-from retl.engine.mapping import Mapping
+from retl.engine.mapping import SyncMapping
 from retl.forms.dotted import path
 from retl.json_values import json_constant, json_string
 from retl.version import __version__
@@ -55,8 +55,8 @@ class Rendering:
     """
 
     sync: Sync
-    mapping: Mapping
-    memory: Mapping | None
+    mapping: SyncMapping
+    memory: SyncMapping | None
     id_prefix: str
     detected_at: datetime
     lanes: int = 1

@@ -1,4 +1,4 @@
-"""The calls in the table `call`, heard by judges; the one place where retl looks at calls one by one."""
+"""Checking the calls in the table `call`; the one place where retl looks at calls one by one."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,41 +11,42 @@ from pydantic_core import from_json
 
 from retl import sql
 from retl.config.sync import Change
-from retl.receivers.checker import Judge, Objection, ReceiverJudge
+from retl.receivers.checker import Checker, ReceiverChecker
+from retl.receivers.compiled_check import CallKind, Violation
 from retl.receivers.data_file import Settings
 
 BATCH_ROWS = 10_000
-"""So many calls are in memory at once."""
+"""Calls in memory at a time."""
 
 
 @dataclass(frozen=True)
-class Heard:
-    """A call to which judges object.
+class CheckedCall:
+    """A call that breaks rules.
 
     Attributes:
         row: its place in the table `call`.
         change: the kind of change that it answers.
         key: of its row.
         call: its event, or its type where it has none.
-        objections: what there is against it.
+        violations: the rules that it breaks.
     """
 
     row: int
     change: str
     key: str
     call: str
-    objections: Sequence[Objection]
+    violations: Sequence[Violation]
 
 
-def hear(db: duckdb.DuckDBPyConnection, judge: Judge) -> Iterator[Heard]:
-    """The calls to which there are objections, of those that retl itself would send, in the table's order."""
+def find_violations(db: duckdb.DuckDBPyConnection, checker: Checker) -> Iterator[CheckedCall]:
+    """The calls that break rules, in the table's order; calls that retl itself rejects are left out."""
     for batch in sql.stream(db, _CALLS, BATCH_ROWS):
         columns = (column.to_pylist() for column in batch.columns)
-        for row, change, key, kind, event, size, body in zip(*columns, strict=True):
+        for row, change, key, type_, event, size, body in zip(*columns, strict=True):
             call = parsed(body)
-            objections = judge.objections((kind, event), call, size) if call else ()
-            if objections:
-                yield Heard(row, change, key, event or kind, objections)
+            violations = checker.violations(CallKind(type_, event), call, size) if call else ()
+            if violations:
+                yield CheckedCall(row, change, key, event or type_, violations)
 
 
 _CALLS = "SELECT rowid, change, key, type, event, bytes, body FROM call WHERE reason IS NULL"
@@ -60,29 +61,29 @@ def parsed(body: str) -> dict[str, Any] | None:
     return call
 
 
-def heed(db: duckdb.DuckDBPyConnection, settings: Mapping[str, Settings]) -> dict[str, int]:
-    """Hold the calls against their receivers, and give those a `reason` that one of them is to reject.
+def apply_receivers(db: duckdb.DuckDBPyConnection, settings: Mapping[str, Settings]) -> dict[str, int]:
+    """Check the calls by the rules of their receivers; a call that one of them rejects gets a `reason`.
 
-    The call of a row that is gone has no second chance, so it is sent whatever receivers have against it.
+    The call of a row that is gone is made only once, so it is sent whatever rules it breaks.
 
     Args:
         db: the state's connection, with the table `call` filled.
-        settings: the receivers by name, with what the customer set there.
+        settings: the customer's settings of each receiver, by its name.
 
     Returns:
         How many calls that are not rejected break each rule, by its code (`insider_I6`).
     """
     counts: Counter[str] = Counter()
     reasons: dict[int, str] = {}
-    for heard in hear(db, ReceiverJudge(settings)) if settings else ():
-        breaches = {one.code: one.receiver for one in heard.objections if one.effect.is_breach}
+    for checked in find_violations(db, ReceiverChecker(settings)) if settings else ():
+        breaches = {one.code: one.receiver for one in checked.violations if one.effect.is_breach}
         rejecting = [code for code, name in breaches.items() if settings[name].rejects]
-        if rejecting and heard.change != Change.REMOVED:
-            reasons[heard.row] = rejecting[0]
+        if rejecting and checked.change != Change.REMOVED:
+            reasons[checked.row] = rejecting[0]
         else:
             counts.update(breaches.keys())
     if reasons:
-        db.register("objected", pa.table({"row": list(reasons), "reason": list(reasons.values())}))
-        db.execute("UPDATE call SET reason = objected.reason FROM objected WHERE call.rowid = objected.row")
-        db.unregister("objected")
+        db.register("refused", pa.table({"row": list(reasons), "reason": list(reasons.values())}))
+        db.execute("UPDATE call SET reason = refused.reason FROM refused WHERE call.rowid = refused.row")
+        db.unregister("refused")
     return dict(sorted(counts.items()))

@@ -1,7 +1,7 @@
-"""What the file of a sync alone tells of its receivers, before any row is read.
+"""Checking a sync file by the rules of its receivers, before any row is read.
 
 An **outline** is what all calls of one template have in common: type, event, and the places that have a
-value. Receivers have objections to outlines as judges have to calls.
+value. Rules of receivers are checked on outlines as they are on calls.
 """
 
 import difflib
@@ -15,7 +15,7 @@ from retl.config.fields import EVERY
 from retl.config.sync import Sync
 from retl.forms.dotted import path
 from retl.forms.form import nearest
-from retl.receivers.checker import Charge, Objection, charges
+from retl.receivers.compiled_check import CallKind, CompiledCheck, Violation, compiled_checks
 from retl.receivers.data_file import Effect, Receiver, Setting, Settings, known_receivers, places, receiver
 
 Place = tuple[str, ...]
@@ -84,16 +84,16 @@ def _outline(sync: Sync, template: Template) -> Outline:
 
 @dataclass(frozen=True)
 class Finding:
-    """What a receiver has against calls of a sync.
+    """A violation by calls of a sync.
 
     Attributes:
-        objection: what it is.
+        violation: what it is.
         call: the event of the calls, or their type.
         rows: how many rows have such a call, of the kind of change with the most; None where the file tells.
         example: the key of one of them.
     """
 
-    objection: Objection
+    violation: Violation
     call: str
     rows: int | None = None
     example: str | None = None
@@ -101,39 +101,39 @@ class Finding:
     def as_json(self) -> dict[str, Any]:
         """As `retl check --json` prints it."""
         told = {"call": self.call, "rows": self.rows, "example": self.example}
-        return {**self.objection.as_json(), **told}
+        return {**self.violation.as_json(), **told}
 
 
-def foresee(sync: Sync, settings: Mapping[str, Settings]) -> list[Finding]:
-    """What receivers have against a sync's calls, as far as its file tells.
+def check_file(sync: Sync, settings: Mapping[str, Settings]) -> list[Finding]:
+    """The rules of receivers that a sync's calls break, as far as its file shows.
 
     Args:
         sync: the sync.
-        settings: the receivers by name, with what the customer set there.
+        settings: the customer's settings of each receiver, by its name.
     """
     found: dict[Finding, None] = {}
     for name, own in settings.items():
         for outline in outlines(sync):
-            for objection in _objections(sync, receiver(name), own, outline):
-                if objection.rule not in own.ignore:
-                    found[Finding(objection, outline.name)] = None
+            for violation in _violations(sync, receiver(name), own, outline):
+                if violation.rule not in own.ignore:
+                    found[Finding(violation, outline.name)] = None
     return list(found)
 
 
-def reached(sync: Sync, settings: Mapping[str, Settings]) -> dict[str, Settings]:
+def receivers_reached(sync: Sync, settings: Mapping[str, Settings]) -> dict[str, Settings]:
     """The receivers that a sync's calls go to: those that its `integrations` do not switch off."""
     return {name: own for name, own in settings.items() if not _is_off(sync, receiver(name))}
 
 
-def _objections(sync: Sync, about: Receiver, settings: Settings, outline: Outline) -> Iterator[Objection]:
+def _violations(sync: Sync, about: Receiver, settings: Settings, outline: Outline) -> Iterator[Violation]:
     yield from _switched_off(sync, about)
     if _is_off(sync, about):
         return
     unread = list(_not_read(about, settings, outline))
-    told = {objection.rule for objection in unread}
-    for charge in charges(about, settings, (outline.type, outline.event)):
-        if _foretold(charge, outline) and not (charge.of_file and charge.objection.rule in told):
-            yield charge.objection
+    shown = {violation.rule for violation in unread}
+    for check in compiled_checks(about, settings, CallKind(outline.type, outline.event)):
+        if _is_certain(check, outline) and not (check.of_file and check.violation.rule in shown):
+            yield check.violation
     if outline.type in about.calls.read and (outline.event is None or about.becomes(outline.event)):
         yield from _to_set_up(about, outline)
         yield from _badly_named(about, outline)
@@ -141,12 +141,12 @@ def _objections(sync: Sync, about: Receiver, settings: Settings, outline: Outlin
         yield from _not_sent(sync, about, outline)
 
 
-def _foretold(charge: Charge, outline: Outline) -> bool:
-    """Whether all such calls will fail a charge; of the members of a list a file tells nothing."""
-    if not charge.where:
+def _is_certain(check: CompiledCheck, outline: Outline) -> bool:
+    """Whether all such calls will fail a check; a file does not show the members of a list."""
+    if not check.where:
         return True
-    lacks = not any(map(outline.has, charge.where)) and not any("*" in place for place in charge.where)
-    return (charge.needed and lacks) or (charge.objection.effect is Effect.NOTE and not lacks)
+    lacks = not any(map(outline.has, check.where)) and not any("*" in place for place in check.where)
+    return (check.needed and lacks) or (check.violation.effect is Effect.NOTE and not lacks)
 
 
 def _is_off(sync: Sync, about: Receiver) -> bool:
@@ -163,23 +163,23 @@ def _is_off(sync: Sync, about: Receiver) -> bool:
     )
 
 
-def _switched_off(sync: Sync, about: Receiver) -> Iterator[Objection]:
+def _switched_off(sync: Sync, about: Receiver) -> Iterator[Violation]:
     """Where the calls' `integrations` keep them from the receiver, or name it wrongly."""
     if about.integration is None:
         return
     name, rule = about.integration.name, about.integration.rule
     if _is_off(sync, about):
         do = f"nothing, or write `{name}: true`" if name else "nothing, or name the webhook there as well"
-        yield Objection(about.name, rule, Effect.IGNORED, "`integrations` keeps the calls from it", do)
+        yield Violation(about.name, rule, Effect.IGNORED, "`integrations` keeps the calls from it", do)
     for key in sync.block.integrations if name else ():
         is_near = name and difflib.SequenceMatcher(None, key, name).ratio() > 0.8
         is_meant = is_near or key.casefold() == about.title.casefold()
         if key != name and is_meant:
             says = f"`{key}` in `integrations` is not its name"
-            yield Objection(about.name, rule, Effect.IGNORED, says, f"write `{name}`")
+            yield Violation(about.name, rule, Effect.IGNORED, says, f"write `{name}`")
 
 
-def _to_set_up(about: Receiver, outline: Outline) -> Iterator[Objection]:
+def _to_set_up(about: Receiver, outline: Outline) -> Iterator[Violation]:
     """The mapping that the customer must add at the destination before such calls arrive."""
     becomes, other = about.becomes(outline.event or ""), about.other_events
     if outline.type != "track" or not (becomes and becomes.setup and about.setup_rule):
@@ -190,10 +190,10 @@ def _to_set_up(about: Receiver, outline: Outline) -> Iterator[Objection]:
     elif other and becomes is not other:
         do += f'; if "{other.setup}" is on too, narrow its trigger, or the event arrives twice'
     says = "works once its mapping is added to the destination"
-    yield Objection(about.name, about.setup_rule, Effect.NOTE, says, do)
+    yield Violation(about.name, about.setup_rule, Effect.NOTE, says, do)
 
 
-def _badly_named(about: Receiver, outline: Outline) -> Iterator[Objection]:
+def _badly_named(about: Receiver, outline: Outline) -> Iterator[Violation]:
     """Where the file has names that a check advises against."""
     for rule, about_rule in about.rules.items():
         for check in about_rule.checks:
@@ -206,10 +206,10 @@ def _badly_named(about: Receiver, outline: Outline) -> Iterator[Objection]:
             bad = [f"`{name}`" for name in names if not re.search(pattern, name)]
             if bad:
                 says = f"{check.says}: {', '.join(bad)}"
-                yield Objection(about.name, rule, check.effect, says, check.do)
+                yield Violation(about.name, rule, check.effect, says, check.do)
 
 
-def _not_read(about: Receiver, settings: Settings, outline: Outline) -> Iterator[Objection]:
+def _not_read(about: Receiver, settings: Settings, outline: Outline) -> Iterator[Violation]:
     """Traits and properties that have no place at the receiver, or none until the customer gives them one."""
     if outline.names_itself:
         return
@@ -229,22 +229,22 @@ def _not_read(about: Receiver, settings: Settings, outline: Outline) -> Iterator
     for name in [one for one in lost if _plain(one) in known]:
         lost.remove(name)
         says, do = f"`{name}` is not read", f"send it as `{known[_plain(name)]}`, or as both"
-        yield Objection(about.name, rule, Effect.IGNORED, says, do)
+        yield Violation(about.name, rule, Effect.IGNORED, says, do)
     if lost:
         says = f"{outline.body} that are not read: {', '.join(f'`{name}`' for name in lost)}"
         setting = "parameters" if outline.type == "track" else "attributes"
         do = f"nothing, or map them there and name them here: receivers: {{{about.name}: {{{setting}: …}}}}"
-        yield Objection(about.name, rule, Effect.IGNORED, says, do)
+        yield Violation(about.name, rule, Effect.IGNORED, says, do)
 
 
-def _not_set(about: Receiver, name: str, key: str, setting: Setting) -> Objection:
+def _not_set(about: Receiver, name: str, key: str, setting: Setting) -> Violation:
     """That a trait has a place only once the customer gives it one."""
     example = f"{key}: {name}"
     if setting.kind == "traits":
         keys = sorted(setting.keys or (), key=len, reverse=True)
         near = (one for one in keys if _plain(one).removesuffix("optin") in _plain(name))
         example = f"{key}: {{{next(near, '…')}: {name}}}"
-    return Objection(
+    return Violation(
         about.name,
         setting.rule or "",
         Effect.IGNORED,
@@ -258,7 +258,7 @@ def _plain(name: str) -> str:
     return re.sub(r"[\W_]", "", name.lower())
 
 
-def _not_sent(sync: Sync, about: Receiver, outline: Outline) -> Iterator[Objection]:
+def _not_sent(sync: Sync, about: Receiver, outline: Outline) -> Iterator[Violation]:
     """Traits that the sync's own settings of the receiver name, and that it does not send."""
     settings = sync.receivers.get(about.name)
     sent = sorted({".".join(place[1:]) for place in outline.places if place[0] == outline.body})
@@ -273,7 +273,7 @@ def _not_sent(sync: Sync, about: Receiver, outline: Outline) -> Iterator[Objecti
                 says = f"`{'.'.join(location)}` names `{trait}`, which this sync does not send"
                 near = nearest(trait, sent).removeprefix("; ").removesuffix("?")
                 do = f"{near}?" if near.startswith("did") else "name one that it sends, or leave it out"
-                yield Objection(about.name, setting.rule or "", Effect.IGNORED, says, do)
+                yield Violation(about.name, setting.rule or "", Effect.IGNORED, says, do)
 
 
 def _meant_for(about: Receiver, name: str) -> tuple[str, Setting] | None:

@@ -1,4 +1,4 @@
-"""A Segment tracking plan as a judge: JSON Schema for each event, as Protocols holds it against calls.
+"""A Segment tracking plan: JSON Schema for each event, by which Segment Protocols checks calls.
 
 Two forms of file are read: the rules that Segment's Public API lists (`type`, `key`, `version`,
 `jsonSchema`), and the plan of its older Config API (`rules`: `events`, `global`, `identify`, `group`).
@@ -17,52 +17,52 @@ import jsonschema_rs
 from retl.checks.static_check import Finding, outlines
 from retl.config.sync import Sync
 from retl.errors import ConfigError
-from retl.receivers.checker import Objection, Subject
+from retl.receivers.compiled_check import CallKind, Violation
 from retl.receivers.data_file import Effect
 
-JUDGE = "tracking_plan"
+CHECKER = "tracking_plan"
 
-EVERY_CALL = ("common", None)
-"""The subject of rules that are for all calls."""
+EVERY_CALL = CallKind("common", None)
+"""The kind of rules that are for all calls."""
 
 
 class TrackingPlan:
-    """The judge that speaks for a tracking plan.
+    """The rules of a tracking plan.
 
     Args:
-        rules: for each subject its validators by version, the oldest first.
+        rules: the validators of each kind of call by version, the oldest first.
     """
 
-    def __init__(self, rules: Mapping[Subject, Mapping[int, jsonschema_rs.Validator]]) -> None:
+    def __init__(self, rules: Mapping[CallKind, Mapping[int, jsonschema_rs.Validator]]) -> None:
         self._rules = rules
         self._planned = {name.lower(): name for kind, name in rules if kind == "track" and name}
-        self._unplanned = lru_cache(maxsize=1_000)(self._say_unplanned)
+        self._unplanned = lru_cache(maxsize=1_000)(self._unplanned_violation)
 
-    def objections(self, subject: Subject, call: Mapping[str, Any], size: int) -> Sequence[Objection]:
-        """What the plan has against a call; the rule's name is the place in the call."""
-        versions = self._rules.get(subject)
-        if versions is None and subject[0] == "track":
-            return [self._unplanned(subject[1] or "")]
+    def violations(self, kind: CallKind, call: Mapping[str, Any], size: int) -> Sequence[Violation]:
+        """The rules of the plan that a call breaks; a rule is named for its place in the call."""
+        versions = self._rules.get(kind)
+        if versions is None and kind.type == "track":
+            return [self._unplanned(kind.event or "")]
         validators = list(self._rules.get(EVERY_CALL, {}).values())
         if versions:
             validators.append(versions.get(_version(call), next(iter(versions.values()))))
         failed = (validator for validator in validators if not validator.is_valid(call))
-        return list(dict.fromkeys(_objection(error) for one in failed for error in one.iter_errors(call)))
+        return list(dict.fromkeys(_violation(error) for one in failed for error in one.iter_errors(call)))
 
-    def foresee(self, sync: Sync) -> list[Finding]:
-        """The events of a sync that the plan lacks, as far as its file tells."""
+    def check_file(self, sync: Sync) -> list[Finding]:
+        """The events of a sync that the plan lacks, as far as its file shows."""
         return [
             Finding(self._unplanned(outline.event), outline.name)
             for outline in outlines(sync)
-            if outline.event is not None and ("track", outline.event) not in self._rules
+            if outline.event is not None and CallKind("track", outline.event) not in self._rules
         ]
 
-    def _say_unplanned(self, event: str) -> Objection:
+    def _unplanned_violation(self, event: str) -> Violation:
         near = difflib.get_close_matches(event.lower(), self._planned, n=1)
         do = "add it to the plan, or take a name that is in it"
         if near:
             do = f"did you mean `{self._planned[near[0]]}`?"
-        return Objection(JUDGE, "event", Effect.DOUBTFUL, "the plan has no such event", do)
+        return Violation(CHECKER, "event", Effect.DOUBTFUL, "the plan has no such event", do)
 
 
 def _version(call: Mapping[str, Any]) -> int:
@@ -72,7 +72,7 @@ def _version(call: Mapping[str, Any]) -> int:
     return version if isinstance(version, int) else -1
 
 
-def _objection(error: jsonschema_rs.ValidationError) -> Objection:
+def _violation(error: jsonschema_rs.ValidationError) -> Violation:
     place = ".".join("*" if isinstance(key, int) else key for key in error.instance_path)
     kind, about, said = error.kind.name, error.kind.as_dict(), error.message
     says = f"`{place or 'the call'}` {said.removeprefix(MASK).lstrip()}"
@@ -82,7 +82,9 @@ def _objection(error: jsonschema_rs.ValidationError) -> Objection:
     elif kind == "additionalProperties":
         names = ", ".join(f"`{name}`" for name in about["unexpected"])
         says = f"{names} in `{place}` is not in the plan"
-    return Objection(JUDGE, place, Effect.DOUBTFUL, says, "mend the mapping or the model, or change the plan")
+    return Violation(
+        CHECKER, place, Effect.DOUBTFUL, says, "mend the mapping or the model, or change the plan"
+    )
 
 
 MASK = "it"
@@ -101,12 +103,12 @@ def read_tracking_plan(path: Path) -> TrackingPlan:
         written = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"cannot be read ({error})", where=str(path)) from error
-    rules: dict[Subject, dict[int, jsonschema_rs.Validator]] = defaultdict(dict)
-    for subject, version, schema in sorted(_rules(written, path), key=lambda rule: rule[1]):
+    rules: dict[CallKind, dict[int, jsonschema_rs.Validator]] = defaultdict(dict)
+    for kind, version, schema in sorted(_rules(written, path), key=lambda rule: rule[1]):
         try:
-            rules[subject][version] = _validator(schema)
+            rules[kind][version] = _validator(schema)
         except ValueError as error:
-            name, reason = subject[1] or subject[0], str(error).splitlines()[0]
+            name, reason = kind.event or kind.type, str(error).splitlines()[0]
             raise ConfigError(
                 f"the rule of `{name}` is no JSON Schema ({reason})", where=str(path)
             ) from error
@@ -128,8 +130,8 @@ def _refuse(address: str) -> Any:
 HINT = "save what the Public API lists as its rules, all pages together: GET /tracking-plans/ID/rules"
 
 
-def _rules(written: Any, path: Path) -> Iterator[tuple[Subject, int, Any]]:
-    """Each rule of a file: subject, version, JSON Schema."""
+def _rules(written: Any, path: Path) -> Iterator[tuple[CallKind, int, Any]]:
+    """Each rule of a file: kind of call, version, JSON Schema."""
     found = written.get("data", written) if isinstance(written, dict) else written
     rules = found.get("rules") if isinstance(found, dict) else found
     pages = found.get("pagination") if isinstance(found, dict) else None
@@ -143,16 +145,17 @@ def _rules(written: Any, path: Path) -> Iterator[tuple[Subject, int, Any]]:
         raise ConfigError("this is no tracking plan of Segment", where=str(path), hint=HINT) from error
 
 
-def _public(rule: Mapping[str, Any]) -> tuple[Subject, int, Any]:
+def _public(rule: Mapping[str, Any]) -> tuple[CallKind, int, Any]:
     kind, key = rule["type"].lower(), rule.get("key") or None
     if kind not in TYPES or not isinstance(key, str | None):
         raise ValueError(kind)
-    return (kind, key if kind == "track" else None), int(rule.get("version") or 1), rule["jsonSchema"]
+    event = key if kind == "track" else None
+    return CallKind(kind, event), int(rule.get("version") or 1), rule["jsonSchema"]
 
 
-def _config(rules: Any) -> Iterator[tuple[Subject, int, Any]]:
+def _config(rules: Any) -> Iterator[tuple[CallKind, int, Any]]:
     for event in rules.get("events") or ():
-        yield ("track", str(event["name"])), int(event.get("version") or 1), event.get("rules") or {}
+        yield CallKind("track", str(event["name"])), int(event.get("version") or 1), event.get("rules") or {}
     for key, kind in (("global", "common"), ("identify", "identify"), ("group", "group")):
         if rules.get(key):
-            yield (kind, None), 1, rules[key]
+            yield CallKind(kind, None), 1, rules[key]

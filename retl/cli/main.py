@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from retl import signals
-from retl.check import Verdict, check_calls
+from retl.check import CheckReport, check_sync
 from retl.checks.tracking_plan import TrackingPlan, read_tracking_plan
 from retl.cli import progress, report
 from retl.cli.options import AS_JSON, BACKFILL, ONE_SYNC, RECEIVERS, REHEARSAL, STATE_DIR, SYNCS, seconds
@@ -29,7 +29,7 @@ from retl.errors import ConfigError, GuardError, Interrupted, LockedError, RetlE
 from retl.explain import explain
 from retl.observer import Silent
 from retl.pipeline import Job, Options, read_columns, run
-from retl.planning import preview
+from retl.planning import make_plan
 from retl.receivers.data_file import Settings, chosen_receivers, read_settings
 from retl.run import Run, begin_run
 from retl.sandbox.failures import Faults
@@ -178,7 +178,7 @@ def plan_command(syncs: Sequence[str], rehearsal: bool, as_json: bool, **flags: 
             session = load_session(path, state_dir, rehearsal)
             with session.peeked_state(clock) as state:
                 job = Job(session.sync, session.model, state, session.warehouse, options, clock, Silent())
-                plan = preview(job, outbox.pending(state.db), flags["samples"])
+                plan = make_plan(job, outbox.pending(state.db), flags["samples"])
         except RetlError as error:
             printer.error(error)
             codes.append(error.exit_code)
@@ -203,7 +203,7 @@ def plan_command(syncs: Sequence[str], rehearsal: bool, as_json: bool, **flags: 
     "--tracking-plan",
     "plan_file",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="A Segment tracking plan to hold the calls against, as JSON.",
+    help="A Segment tracking plan to check the calls by, as JSON.",
 )
 @click.option(
     "--sample", type=click.IntRange(min=0), help="Rows to look at; 0 is the file alone. [default: all]"
@@ -214,8 +214,9 @@ def check_command(
 ) -> int:
     """Check sync files, their models and their settings; without SYNC, all in syncs/.
 
-    With --receiver or --tracking-plan also what the systems behind Segment make of the calls: of those that
-    the file foretells, and of those that the model's rows make now. Nothing is sent.
+    With --receiver or --tracking-plan it also checks the calls by the rules of the systems behind Segment:
+    first the calls that the sync file describes, then the calls that the model's rows make now. Nothing is
+    sent.
 
     Example: retl check syncs/orders.yml --receiver insider,miso
     """
@@ -243,17 +244,17 @@ def check_command(
         if checked is not None:
             codes.append(0 if checked.is_clean else 1)
             if not flags["as_json"]:
-                report.console().print(report.verdict_report(checked))
+                report.console().print(report.check_report(checked))
     check_names([session.sync for session in sessions])
     return max(codes)
 
 
 def _check_calls(
     session: Session, names: Sequence[str], plan: TrackingPlan | None, sample: int | None
-) -> Verdict:
-    """What receivers and a tracking plan have against a sync's calls."""
+) -> CheckReport:
+    """Check a sync by the rules of receivers and of a tracking plan."""
     with new_state(session.sync.name) as state:
-        return check_calls(_looking(session, state), _settings(session, names), plan, sample)
+        return check_sync(_looking(session, state), _settings(session, names), plan, sample)
 
 
 def _looking(session: Session, state: State) -> Job:

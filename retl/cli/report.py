@@ -12,15 +12,15 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
-from retl.check import Verdict
+from retl.check import CheckReport
 from retl.checks.static_check import Finding
-from retl.checks.tracking_plan import JUDGE as PLAN
+from retl.checks.tracking_plan import CHECKER as PLAN
 from retl.delivery.rejected import REASONS
 from retl.engine.guard import compare_instead, phantom_sentence
 from retl.errors import RetlError
-from retl.explain import Explained, Opinion
+from retl.explain import Explained, ReceiverResult
 from retl.planning import Plan
-from retl.receivers.checker import Objection
+from retl.receivers.compiled_check import Violation
 from retl.receivers.data_file import Effect, meaning, receiver
 from retl.run import Run, Status
 
@@ -62,8 +62,8 @@ def run_report(run: Run, flags: str = "") -> RenderableType:
         lines.append(Text(f"  {count(run.calls.rejected, 'call')} rejected", "yellow"))
     if run.rejected_anything and run.status is not Status.GUARDED:
         lines.append(Text(f"  see: retl rejected {run.sync}{flags}", "dim"))
-    if run.objections:
-        lines.append(Text(f"  sent, {_though(run.objections)}", "yellow"))
+    if run.violations:
+        lines.append(Text(f"  sent, {_though(run.violations)}", "yellow"))
     if run.calls.undated:
         lines.append(Text(f"  {_undated(run.calls.undated)}", "yellow"))
     if run.calls.unsure:
@@ -77,8 +77,8 @@ def run_report(run: Run, flags: str = "") -> RenderableType:
     return Group(*lines)
 
 
-def _though(objections: Mapping[str, int]) -> str:
-    rules = ", ".join(f"{code} {calls:,}" for code, calls in objections.items())
+def _though(violations: Mapping[str, int]) -> str:
+    rules = ", ".join(f"{code} {calls:,}" for code, calls in violations.items())
     return f"though they break a rule of a receiver: {rules}"
 
 
@@ -145,8 +145,8 @@ def plan_report(plan: Plan, width: int | None) -> RenderableType:
         lines += [Text(f"  → {instead}")] if instead else []
     if plan.undated:
         lines.append(Text(f"  {_undated(plan.undated)}", "yellow"))
-    if plan.objections:
-        lines.append(Text(f"  to be sent, {_though(plan.objections)}", "yellow"))
+    if plan.violations:
+        lines.append(Text(f"  to be sent, {_though(plan.violations)}", "yellow"))
     for reason, rows in plan.diff.rejected_by.items():
         lines.append(Text(f"  {count(rows, 'row')} rejected: {_meaning(reason)} ({reason})", "yellow"))
     lines += [_sample_line(sample.change, sample.call, width) for sample in plan.samples]
@@ -260,24 +260,24 @@ def _meaning(reason: str) -> str:
 EFFECT_COLORS = {Effect.REFUSED: "red", Effect.DOUBTFUL: "yellow", Effect.IGNORED: "cyan", Effect.NOTE: "dim"}
 
 
-def verdict_report(verdict: Verdict) -> RenderableType:
-    """What receivers and a tracking plan have against a sync's calls, the worst first."""
+def check_report(report: CheckReport) -> RenderableType:
+    """The violations of a sync's calls, the worst first."""
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1))
     for column in ("", "effect", "rule"):
         table.add_column(column, no_wrap=True)
     table.add_column("sentence", overflow="fold")
-    together: dict[Objection, list[Finding]] = {}
-    for finding in verdict.findings:
-        together.setdefault(finding.objection, []).append(finding)
-    for objection, findings in together.items():
-        color = EFFECT_COLORS[objection.effect]
-        table.add_row("", Text(objection.effect, color), _rule(objection), _sentence(objection, findings))
-    head = Text(f"  {_looked_at(verdict)}, held against {', '.join(verdict.judges)}: ")
-    worst = [(effect, calls) for effect in Effect if (calls := verdict.outcome.get(effect, 0))]
+    together: dict[Violation, list[Finding]] = {}
+    for finding in report.findings:
+        together.setdefault(finding.violation, []).append(finding)
+    for violation, findings in together.items():
+        color = EFFECT_COLORS[violation.effect]
+        table.add_row("", Text(violation.effect, color), _rule(violation), _sentence(violation, findings))
+    head = Text(f"  {_looked_at(report)}, checked by the rules of {', '.join(report.checkers)}: ")
+    worst = [(effect, calls) for effect in Effect if (calls := report.outcome.get(effect, 0))]
     outcome = [(f"{count(calls, 'call')} {effect}", EFFECT_COLORS[effect]) for effect, calls in worst]
     if not outcome:
         outcome = (
-            [("nothing refused or doubtful", "green")] if verdict.is_clean else [("not all is taken", "red")]
+            [("nothing refused or doubtful", "green")] if report.is_clean else [("not all is taken", "red")]
         )
     for place, part in enumerate(outcome):
         head.append(", " if place else "")
@@ -285,26 +285,26 @@ def verdict_report(verdict: Verdict) -> RenderableType:
     return Group(head, Ragged(table)) if together else head
 
 
-def _looked_at(verdict: Verdict) -> str:
-    if verdict.rows is None or verdict.rows_read is None:
+def _looked_at(report: CheckReport) -> str:
+    if report.rows is None or report.rows_read is None:
         return "the file alone"
-    of_all = f" of {verdict.rows_read:,}" if verdict.rows < verdict.rows_read else ""
-    noun = "row" if max(verdict.rows, verdict.rows_read) == 1 else "rows"
-    return f"{verdict.rows:,}{of_all} {noun}, {count(verdict.calls, 'call')}"
+    of_all = f" of {report.rows_read:,}" if report.rows < report.rows_read else ""
+    noun = "row" if max(report.rows, report.rows_read) == 1 else "rows"
+    return f"{report.rows:,}{of_all} {noun}, {count(report.calls, 'call')}"
 
 
-def _rule(objection: Objection) -> str:
+def _rule(violation: Violation) -> str:
     """A rule with its receiver; the rules of a tracking plan are places, which its sentences have."""
-    return "plan" if objection.receiver == PLAN else f"{objection.receiver} {objection.rule}"
+    return "plan" if violation.receiver == PLAN else f"{violation.receiver} {violation.rule}"
 
 
-def _sentence(objection: Objection, findings: Sequence[Finding], most: int = 3) -> Text:
+def _sentence(violation: Violation, findings: Sequence[Finding], most: int = 3) -> Text:
     """What is wrong, where, and what to do, on two lines."""
     calls = [f"`{one.call}`{_of_rows(one)}" for one in sorted(findings, key=lambda one: -(one.rows or 0))]
     named = ", ".join(calls[:most]) + (f" and {len(calls) - most} more" if len(calls) > most else "")
     example = next((one.example for one in findings if one.example), None)
     such_as = f"; such as {example}" if example else ""
-    return Text.assemble(objection.says, (f"  ({named}{such_as})", "dim"), "\n", (f"→ {objection.do}", "dim"))
+    return Text.assemble(violation.says, (f"  ({named}{such_as})", "dim"), "\n", (f"→ {violation.do}", "dim"))
 
 
 def _of_rows(finding: Finding) -> str:
@@ -312,37 +312,37 @@ def _of_rows(finding: Finding) -> str:
 
 
 def explained_report(explained: Explained) -> RenderableType:
-    """A call, and what each receiver makes of it."""
+    """A call, and its result at each receiver."""
     sign, color = SIGNS[explained.change]
     head = Text.assemble((explained.key, "bold"), ": ", (f"{sign} {explained.change}", color))
-    if explained.supposed is not None:
-        head.append(f"; the next run has no call for it, but {_SUPPOSED[explained.supposed]} this one:")
+    if explained.what_if is not None:
+        head.append(f"; the next run has no call for it, but {_WHAT_IF[explained.what_if]} this one:")
     elif explained.reason is None:
         head.append("; the next run sends:")
     lines: list[RenderableType] = [head, Text(f"  {explained.body}")]
     if explained.reason:
         rejected = f"would be rejected: {_meaning(explained.reason)} ({explained.reason})"
         lines.append(Text(f"  {rejected}", "yellow"))
-    for opinion in explained.opinions:
-        lines += _opinion(opinion)
+    for result in explained.results:
+        lines += _result_lines(result)
     return Group(*lines)
 
 
-_SUPPOSED = {"added": "if it were new", "changed": "if it changed", "removed": "if it were gone"}
+_WHAT_IF = {"added": "if it were new", "changed": "if it changed", "removed": "if it were gone"}
 
 
-def _opinion(opinion: Opinion) -> list[RenderableType]:
-    lines: list[RenderableType] = [Text(receiver(opinion.receiver).title, "bold")]
-    for objection in opinion.objections:
-        effect = (f"{objection.effect} {objection.rule}", EFFECT_COLORS[objection.effect])
-        lines.append(Text.assemble("  ", effect, f"  {objection.says}\n    → {objection.do}"))
-    parts = [("user", opinion.view.user)] if opinion.view.user else []
-    several = len(opinion.view.events) > 1
-    for number, event in enumerate(opinion.view.events, start=1):
+def _result_lines(result: ReceiverResult) -> list[RenderableType]:
+    lines: list[RenderableType] = [Text(receiver(result.receiver).title, "bold")]
+    for violation in result.violations:
+        effect = (f"{violation.effect} {violation.rule}", EFFECT_COLORS[violation.effect])
+        lines.append(Text.assemble("  ", effect, f"  {violation.says}\n    → {violation.do}"))
+    parts = [("user", result.arrival.user)] if result.arrival.user else []
+    several = len(result.arrival.events) > 1
+    for number, event in enumerate(result.arrival.events, start=1):
         parts.append((f"event {number}" if several else "event", event))
     if not parts:
         return [*lines, Text("  nothing arrives", "cyan")]
-    if any(objection.effect is Effect.REFUSED for objection in opinion.objections):
+    if any(violation.effect is Effect.REFUSED for violation in result.violations):
         lines.append(Text("  refused, so that nothing of this arrives:", "red"))
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1))
     table.add_column("")

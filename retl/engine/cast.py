@@ -7,7 +7,7 @@ text: functions take SQL expressions and give SQL expressions, as in `retl.value
 from retl import sql
 from retl.config.sync import Sync, Value
 from retl.engine.canonical import json_text, local_instant, plain_text, trimmed, valid_json, zoned_instant
-from retl.engine.mapping import Mapping
+from retl.engine.mapping import SyncMapping
 from retl.errors import ConfigError
 from retl.json_values import SAFE_INTEGER
 
@@ -140,7 +140,7 @@ def _parsed(timezone: str) -> str:
     )
 
 
-def refuse_casts(sync: Sync, mapping: Mapping) -> None:
+def refuse_casts(sync: Sync, mapping: SyncMapping) -> None:
     """Refuse fields that ask for what their column's type cannot give.
 
     Raises:

@@ -5,8 +5,7 @@ rows that are sent again all the same), `key`, and the row `before` and `after`.
 is only written otherwise than before are in the TEMP table `respelled`.
 """
 
-from collections.abc import Iterable, Sequence
-from collections.abc import Mapping as Named
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import duckdb
@@ -14,7 +13,7 @@ import duckdb
 from retl import sql
 from retl.engine.canonical import json_text, plain_text, valid_json
 from retl.engine.cast import cast_json, unreadable
-from retl.engine.mapping import Comparison, Mapping, nested_columns
+from retl.engine.mapping import Comparison, SyncMapping, nested_columns
 
 SMALL_SNAPSHOT = 100
 """Of fewer rows than this a percentage says little."""
@@ -77,7 +76,7 @@ class Diff:
         shares = {name: rows / known for name, rows in self.by_column.items()}
         return {name: share for name, share in shares.items() if share > PHANTOM_SHARE}
 
-    def without(self, by_change: Named[str, int], by_reason: Named[str, int]) -> "Diff":
+    def without(self, by_change: Mapping[str, int], by_reason: Mapping[str, int]) -> "Diff":
         """The diff once it is known which rows cannot be sent: they are neither added nor changed.
 
         Args:
@@ -94,8 +93,8 @@ class Diff:
 
 def diff(
     db: duckdb.DuckDBPyConnection,
-    new: Mapping,
-    old: Mapping | None,
+    new: SyncMapping,
+    old: SyncMapping | None,
     compared: Sequence[Comparison],
     full: bool = False,
 ) -> Diff:
@@ -138,7 +137,9 @@ def _any(conditions: Iterable[str]) -> str:
     return f"({sql.join_lines(list(conditions) or ['false'], ' OR', indent=' ' * 8)})"
 
 
-def _differs(one: Comparison, new: Mapping, old: Mapping | None, before_row: str, after_row: str) -> str:
+def _differs(
+    one: Comparison, new: SyncMapping, old: SyncMapping | None, before_row: str, after_row: str
+) -> str:
     """True where the two rows differ in one thing; equal spelling is equal, whatever the types.
 
     What a field casts differs where the cast does, or where it cannot be cast any more.
@@ -172,7 +173,11 @@ def _spelled(one: Comparison, kind: str, value: str) -> str:
 
 
 def _forgive_json_spelling(
-    db: duckdb.DuckDBPyConnection, new: Mapping, old: Mapping, compared: Sequence[Comparison], full: bool
+    db: duckdb.DuckDBPyConnection,
+    new: SyncMapping,
+    old: SyncMapping,
+    compared: Sequence[Comparison],
+    full: bool,
 ) -> None:
     """Take back changes that are only another key order or other spaces in JSON.
 
@@ -205,7 +210,7 @@ def _forgive_json_spelling(
     _take_as_before(db, old, dict(zip(same_columns, same[len(doubtful) :], strict=True)))
 
 
-def _texts(one: Comparison, new: Mapping, old: Mapping) -> tuple[str, str]:
+def _texts(one: Comparison, new: SyncMapping, old: SyncMapping) -> tuple[str, str]:
     """The JSON texts of one thing before and after, in the table `change`."""
     assert one.before is not None
     before = _spelled(one, old.types[one.before], f"before[{sql.text(one.before)}]")
@@ -223,7 +228,7 @@ def _find_json_forms(db: duckdb.DuckDBPyConnection, pairs: Sequence[tuple[str, s
     return db.execute("SELECT count(*) FROM json_form").fetchone() != (0,)
 
 
-def _take_as_before(db: duckdb.DuckDBPyConnection, old: Mapping, same: dict[str, str]) -> None:
+def _take_as_before(db: duckdb.DuckDBPyConnection, old: SyncMapping, same: dict[str, str]) -> None:
     """Let changed rows have had the JSON that they have now, where it means the same."""
     if not same:
         return
@@ -280,7 +285,7 @@ GROUP BY text
 
 
 def _count(
-    db: duckdb.DuckDBPyConnection, new: Mapping, old: Mapping | None, compared: Sequence[Comparison]
+    db: duckdb.DuckDBPyConnection, new: SyncMapping, old: SyncMapping | None, compared: Sequence[Comparison]
 ) -> Diff:
     conditions = [f"change = '{kind}'" for kind in ("added", "changed", "removed", "unchanged")]
     conditions += [f"change = 'changed' AND {_differs(one, new, old, 'before', 'after')}" for one in compared]

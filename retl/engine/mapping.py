@@ -14,7 +14,7 @@ from retl.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Mapping:
+class SyncMapping:
     """The part of a sync that decides what counts as a change.
 
     Attributes:
@@ -49,7 +49,7 @@ class Mapping:
         return dict(self.__dict__)
 
     @classmethod
-    def from_json(cls, memory: dict[str, Any]) -> "Mapping":
+    def from_json(cls, memory: dict[str, Any]) -> "SyncMapping":
         """From what the state remembers."""
         known: dict[str, Any] = {
             name: tuple(one) if isinstance(one, list) else one
@@ -63,7 +63,7 @@ class Mapping:
         named = {**self.fields, **self.carried}
         return named.get(f".{change} {name}", named.get(name))
 
-    def source_of(self, column: str, old: "Mapping") -> str | None:
+    def source_of(self, column: str, old: "SyncMapping") -> str | None:
         """The column of the old mapping that fed what a column feeds now; None where nothing did."""
         served = ((self.compared, old.compared), (self.fields, old.fields), (self.carried, old.carried))
         for feeds, fed in served:
@@ -73,7 +73,7 @@ class Mapping:
         return column if column in old.types else None
 
 
-def read_mapping(sync: Sync) -> Mapping:
+def read_mapping(sync: Sync) -> SyncMapping:
     """The mapping as a sync file has it, with no types yet."""
     block = sync.block
     named = {"user_id": block.user_id, "anonymous_id": block.anonymous_id}
@@ -90,7 +90,7 @@ def read_mapping(sync: Sync) -> Mapping:
     columns = [*elsewhere, *ids.values(), *fields.values(), *compared.values(), *carried.values()]
     as_json = [value.column for value in block.values if value.column and value.as_ == "json"]
     otherwise = {value.column for value in block.values if value.as_ != "json"}.union(elsewhere)
-    return Mapping(
+    return SyncMapping(
         kind=sync.kind,
         primary_key=sync.primary_key,
         ids=ids,
@@ -129,7 +129,7 @@ def _carried(block: Track | Audience | Identify | Group) -> Iterator[tuple[str, 
                 yield f"{about} {name}", value.column
 
 
-def refuse_other_identity(sync: Sync, new: Mapping, old: Mapping) -> None:
+def refuse_other_identity(sync: Sync, new: SyncMapping, old: SyncMapping) -> None:
     """Refuse a mapping under which the snapshot's rows would mean something else.
 
     Raises:
@@ -178,7 +178,7 @@ class Comparison:
 
 
 def comparisons(
-    sync: Sync, new: Mapping, old: Mapping | None, send_new_fields: bool
+    sync: Sync, new: SyncMapping, old: SyncMapping | None, send_new_fields: bool
 ) -> tuple[Comparison, ...]:
     """What a diff compares, given the mapping with which the snapshot was built.
 
@@ -211,14 +211,14 @@ def comparisons(
     return tuple(found)
 
 
-def moved_columns(new: Mapping, old: Mapping) -> set[str]:
+def moved_columns(new: SyncMapping, old: SyncMapping) -> set[str]:
     """The snapshot's columns of instants without a zone, where the zone in which they are read was edited."""
     if not _is_moved(new, old):
         return set()
     return {column for column in old.zoneless if old.types[column] == "TIMESTAMP"}
 
 
-def nested_columns(new: Mapping, old: Mapping) -> set[str]:
+def nested_columns(new: SyncMapping, old: SyncMapping) -> set[str]:
     """Columns of nested values in which instants moved with the timezone; it is not known where in them."""
     if not _is_moved(new, old):
         return set()
@@ -226,7 +226,7 @@ def nested_columns(new: Mapping, old: Mapping) -> set[str]:
     return {column for column in both if new.types[column] == old.types[column] == "JSON"}
 
 
-def _is_moved(new: Mapping, old: Mapping) -> bool:
+def _is_moved(new: SyncMapping, old: SyncMapping) -> bool:
     return old.timezone is not None and new.timezone != old.timezone
 
 

@@ -25,7 +25,7 @@ from retl.engine.canonical import (
     local_instant,
     plain_text,
 )
-from retl.engine.mapping import Comparison, Mapping, moved_columns
+from retl.engine.mapping import Comparison, SyncMapping, moved_columns
 from retl.errors import ModelError
 from retl.state import State
 from retl.warehouse import FAULT
@@ -35,8 +35,8 @@ DUPLICATE_KEY = "duplicate_key"
 
 
 def stage(
-    db: duckdb.DuckDBPyConnection, sync: Sync, mapping: Mapping, batches: Iterable[pa.RecordBatch]
-) -> Mapping:
+    db: duckdb.DuckDBPyConnection, sync: Sync, mapping: SyncMapping, batches: Iterable[pa.RecordBatch]
+) -> SyncMapping:
     """Stage a model's rows, and note in the TEMP table `row_fault` those that cannot be compared.
 
     Args:
@@ -121,7 +121,7 @@ HAVING count(*) = 1 AND count(fault) = 1
 """
 
 
-def recall(db: duckdb.DuckDBPyConnection, new: Mapping, old: Mapping | None) -> None:
+def recall(db: duckdb.DuckDBPyConnection, new: SyncMapping, old: SyncMapping | None) -> None:
     """Make the TEMP view `known` of the snapshot, with its instants moved where the timezone was edited.
 
     An instant that names no zone is kept as UTC, and means another moment in another zone: so that an edit
@@ -134,7 +134,7 @@ def recall(db: duckdb.DuckDBPyConnection, new: Mapping, old: Mapping | None) -> 
     db.execute(f"CREATE OR REPLACE TEMP VIEW known AS SELECT key, {row}, stale FROM state.snapshot")
 
 
-def _read_anew(column: str, new: Mapping, old: Mapping) -> str:
+def _read_anew(column: str, new: SyncMapping, old: SyncMapping) -> str:
     value = f"row[{sql.text(column)}]"
     if column not in moved_columns(new, old):
         return value
@@ -143,7 +143,7 @@ def _read_anew(column: str, new: Mapping, old: Mapping) -> str:
 
 
 def _canonical_columns(
-    db: duckdb.DuckDBPyConnection, sync: Sync, mapping: Mapping, schema: pa.Schema
+    db: duckdb.DuckDBPyConnection, sync: Sync, mapping: SyncMapping, schema: pa.Schema
 ) -> dict[str, Canonical]:
     relation = db.from_arrow(pa.RecordBatchReader.from_batches(schema, []))
     sources = dict(zip(relation.columns, relation.types, strict=True))
@@ -162,7 +162,7 @@ def _canonical_columns(
     return found
 
 
-def _key(columns: dict[str, Canonical], mapping: Mapping) -> str:
+def _key(columns: dict[str, Canonical], mapping: SyncMapping) -> str:
     """One column is spelled as it is, several as a JSON list of texts; NULL if any is NULL."""
     values = [columns[column] for column in mapping.primary_key]
     texts = [value.exact or plain_text(value.type, value.expression) for value in values]
@@ -172,7 +172,7 @@ def _key(columns: dict[str, Canonical], mapping: Mapping) -> str:
     return f"'[' || {members} || ']'"
 
 
-def _row(columns: dict[str, Canonical], mapping: Mapping, types: dict[str, str]) -> str:
+def _row(columns: dict[str, Canonical], mapping: SyncMapping, types: dict[str, str]) -> str:
     members = [
         f"{sql.name(column)} := {converted(columns[column].type, types[column], columns[column].expression)}"
         for column in mapping.columns
@@ -180,7 +180,7 @@ def _row(columns: dict[str, Canonical], mapping: Mapping, types: dict[str, str])
     return f"struct_pack({', '.join(members)})"
 
 
-def _struct_type(types: dict[str, str], mapping: Mapping) -> str:
+def _struct_type(types: dict[str, str], mapping: SyncMapping) -> str:
     members = (f"{sql.name(column)} {_stored(types[column])}" for column in mapping.columns)
     return f"STRUCT({', '.join(members)})"
 
@@ -191,7 +191,7 @@ def _stored(kind: str) -> str:
 
 
 def _widen(
-    db: duckdb.DuckDBPyConnection, mapping: Mapping, types: dict[str, str], incoming: dict[str, str]
+    db: duckdb.DuckDBPyConnection, mapping: SyncMapping, types: dict[str, str], incoming: dict[str, str]
 ) -> dict[str, str]:
     """Make room in `stage` for values of other types, without changing how the staged ones are spelled."""
     wider = {column: common_type(types[column], incoming[column]) for column in mapping.columns}
@@ -206,8 +206,8 @@ def _widen(
 
 
 def promote(
-    db: duckdb.DuckDBPyConnection, new: Mapping, old: Mapping | None, compared: Sequence[Comparison]
-) -> Mapping:
+    db: duckdb.DuckDBPyConnection, new: SyncMapping, old: SyncMapping | None, compared: Sequence[Comparison]
+) -> SyncMapping:
     """Make the snapshot what the calls of this run say; to be run inside the run's transaction.
 
     Rows in `rejected` keep their old version, rows in `respelled` take their values' new spelling. Where
@@ -235,7 +235,7 @@ def promote(
     return shape
 
 
-def _learnt(new: Mapping, shape: Mapping, old: Mapping | None) -> str:
+def _learnt(new: SyncMapping, shape: SyncMapping, old: SyncMapping | None) -> str:
     """The members of an unchanged row: what is compared, as the model has it; the rest as it was."""
     return ", ".join(
         _value(column, new.types[column], shape, "new.row", column)
@@ -245,7 +245,7 @@ def _learnt(new: Mapping, shape: Mapping, old: Mapping | None) -> str:
     )
 
 
-def _with_room(db: duckdb.DuckDBPyConnection, new: Mapping, old: Mapping) -> Mapping:
+def _with_room(db: duckdb.DuckDBPyConnection, new: SyncMapping, old: SyncMapping) -> SyncMapping:
     """The mapping with types that also hold the values which rows keep from the old snapshot."""
     kept = db.execute(
         "SELECT count(*) FROM state.snapshot WHERE key IN (SELECT key FROM rejected)"
@@ -300,14 +300,14 @@ WHERE old.key IN (SELECT key FROM rejected)
 """
 
 
-def _kept(column: str, shape: Mapping, old: Mapping | None) -> str:
+def _kept(column: str, shape: SyncMapping, old: SyncMapping | None) -> str:
     """A column of an old row: what fed the same field then."""
     source = shape.source_of(column, old) if old else None
     kind = old.types[source] if old and source else "NULL"
     return _value(column, kind, shape, "old.row", source or column)
 
 
-def _value(column: str, kind: str, shape: Mapping, row: str, source: str) -> str:
+def _value(column: str, kind: str, shape: SyncMapping, row: str, source: str) -> str:
     """A member of a snapshot's row, taken from a column of another row."""
     return f"{sql.name(column)} := {converted(kind, shape.types[column], f'{row}[{sql.text(source)}]')}"
 

@@ -2,7 +2,7 @@
 
 A file says which calls it reads, what becomes of each event, trait and property there, which of that the
 customer may set otherwise, and its rules, with what it refuses as JSON Schema. `translate` shows what it
-makes of a call, `judge` holds calls against its rules, `outlook` a sync.
+makes of a call, `checker` holds calls against its rules, `outlook` a sync.
 """
 
 import re

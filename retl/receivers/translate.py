@@ -14,8 +14,8 @@ MISSING = object()
 
 
 @dataclass(frozen=True)
-class View:
-    """A call as a receiver has it in the end; both are empty where nothing arrives.
+class Arrival:
+    """A call as it arrives at a receiver; both are empty where nothing arrives.
 
     Attributes:
         user: fields of the user, nested.
@@ -26,7 +26,7 @@ class View:
     events: Sequence[Mapping[str, Any]]
 
 
-def translate(receiver: Receiver, settings: Settings, call: Mapping[str, Any]) -> View:
+def translate(receiver: Receiver, settings: Settings, call: Mapping[str, Any]) -> Arrival:
     """What becomes of a call at a receiver.
 
     Args:
@@ -35,16 +35,16 @@ def translate(receiver: Receiver, settings: Settings, call: Mapping[str, Any]) -
         call: a Segment call, as it was parsed from JSON.
     """
     if call.get("type") == "identify" and receiver.identify:
-        return View(_Reading(receiver.blank, settings).tree(receiver.identify.user, call), ())
+        return Arrival(_Reading(receiver.blank, settings).tree(receiver.identify.user, call), ())
     event = call.get("event")
     becomes = receiver.becomes(event) if isinstance(event, str) else None
     if call.get("type") != "track" or becomes is None:
-        return View({}, ())
+        return Arrival({}, ())
     assert isinstance(event, str)
     reading = _Reading((None,) if receiver.track.keeps_empty else receiver.blank, settings)
     name = {receiver.track.name_as: receiver.named(event, settings)}
     events = reading.events({**receiver.track.event, **becomes.event}, becomes, call)
-    return View(reading.tree(receiver.track.user, call), [{**name, **fields} for fields in events])
+    return Arrival(reading.tree(receiver.track.user, call), [{**name, **fields} for fields in events])
 
 
 @dataclass(frozen=True)
