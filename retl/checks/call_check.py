@@ -10,6 +10,7 @@ import pyarrow as pa
 from pydantic_core import from_json
 
 from retl import sql
+from retl.calls.template import RANK
 from retl.config.sync import Change
 from retl.receivers.checker import Checker, ReceiverChecker
 from retl.receivers.compiled_check import CallKind, Violation
@@ -25,14 +26,14 @@ class CheckedCall:
 
     Attributes:
         row: its place in the table `call`.
-        change: the kind of change that it answers.
+        leaves: whether it is the only call that tells that a row, or a row's former user, is gone.
         key: of its row.
         call: its event, or its type where it has none.
         violations: the rules that it breaks.
     """
 
     row: int
-    change: str
+    leaves: bool
     key: str
     call: str
     violations: Sequence[Violation]
@@ -42,14 +43,14 @@ def find_violations(db: duckdb.DuckDBPyConnection, checker: Checker) -> Iterator
     """The calls that break rules, in the table's order; calls that retl itself rejects are left out."""
     for batch in sql.stream(db, _CALLS, BATCH_ROWS):
         columns = (column.to_pylist() for column in batch.columns)
-        for row, change, key, type_, event, size, body in zip(*columns, strict=True):
+        for row, rank, key, type_, event, size, body in zip(*columns, strict=True):
             call = parsed(body)
             violations = checker.violations(CallKind(type_, event), call, size) if call else ()
             if violations:
-                yield CheckedCall(row, change, key, event or type_, violations)
+                yield CheckedCall(row, rank == RANK[Change.REMOVED], key, event or type_, violations)
 
 
-_CALLS = "SELECT rowid, change, key, type, event, bytes, body FROM call WHERE reason IS NULL"
+_CALLS = "SELECT rowid, rank, key, type, event, bytes, body FROM call WHERE reason IS NULL"
 
 
 def parsed(body: str) -> dict[str, Any] | None:
@@ -64,7 +65,8 @@ def parsed(body: str) -> dict[str, Any] | None:
 def apply_receivers(db: duckdb.DuckDBPyConnection, settings: Mapping[str, Settings]) -> dict[str, int]:
     """Check the calls by the rules of their receivers; a call that one of them rejects gets a `reason`.
 
-    The call of a row that is gone is made only once, so it is sent whatever rules it breaks.
+    The call that tells that a row, or a row's former user, is gone is made only once. It is sent whatever
+    rules it breaks.
 
     Args:
         db: the state's connection, with the table `call` filled.
@@ -78,7 +80,7 @@ def apply_receivers(db: duckdb.DuckDBPyConnection, settings: Mapping[str, Settin
     for checked in find_violations(db, ReceiverChecker(settings)) if settings else ():
         breaches = {one.code: one.receiver for one in checked.violations if one.effect.is_breach}
         rejecting = [code for code, name in breaches.items() if settings[name].rejects]
-        if rejecting and checked.change != Change.REMOVED:
+        if rejecting and not checked.leaves:
             reasons[checked.row] = rejecting[0]
         else:
             counts.update(breaches.keys())
