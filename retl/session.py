@@ -21,12 +21,12 @@ from retl.config.project import (
     write_key,
 )
 from retl.config.sync import Sync
-from retl.delivery.rate_limit import Pace
-from retl.delivery.response import Patience
+from retl.delivery.rate_limit import RateLimiter
+from retl.delivery.response import RetryPolicy
 from retl.delivery.segment import Destination, Segment, destination
 from retl.model import Model
 from retl.sandbox.server import Sandbox
-from retl.state import LOCK_PATIENCE_SECONDS, State, hold, open_state, peek_state
+from retl.state import LOCK_TIMEOUT_SECONDS, State, hold, open_state, peek_state
 from retl.warehouse import BATCH_ROWS, Column, Warehouse, open_warehouse
 
 SANDBOX_KEY = "sandbox"
@@ -61,13 +61,13 @@ class Session:
         """The sync's model."""
         return load_model(self.sync, self.project)
 
-    def hold(self, clock: Clock, patience: float = LOCK_PATIENCE_SECONDS) -> AbstractContextManager[None]:
+    def hold(self, clock: Clock, timeout: float = LOCK_TIMEOUT_SECONDS) -> AbstractContextManager[None]:
         """Keep other processes from the state.
 
         Raises:
-            LockedError: another process holds it after `patience` seconds; -1 waits without end.
+            LockedError: another process holds it after `timeout` seconds; -1 waits without end.
         """
-        return hold(self.state_path, clock.now(), patience)
+        return hold(self.state_path, clock.now(), timeout)
 
     def open_state(self) -> State:
         """The state, made where there is none; to be held before.
@@ -122,12 +122,16 @@ class Session:
         to = destination(self.sync.segment, write_key(self.sync, self.project))
         return replace(to, ssl_cert=str(self.project.root / to.ssl_cert)) if to.ssl_cert else to
 
-    def open_segment(self, sandbox: Sandbox | None, paces: dict[str, Pace], clock: Clock) -> Segment:
-        """The way to Segment; syncs with one destination share one pace, and the sandbox takes any."""
+    def open_segment(
+        self, sandbox: Sandbox | None, rate_limiters: dict[str, RateLimiter], clock: Clock
+    ) -> Segment:
+        """The way to Segment; syncs with one destination share one rate; the sandbox has none."""
         to = self.destination(sandbox)
         settings = self.sync.segment
-        pace = paces.setdefault(to.hash, Pace(0 if sandbox else settings.events_per_second, clock))
-        return Segment(to, pace, Patience(), settings.concurrency)
+        rate_limiter = rate_limiters.setdefault(
+            to.hash, RateLimiter(0 if sandbox else settings.events_per_second, clock)
+        )
+        return Segment(to, rate_limiter, RetryPolicy(), settings.concurrency)
 
 
 def find_sessions(arguments: Sequence[str], state_dir: Path | None, rehearsal: bool) -> list[Session]:

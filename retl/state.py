@@ -33,7 +33,7 @@ MIGRATIONS = {
 STORAGE_VERSION = "v1.4.0"
 """DuckDB's file format, kept readable by the oldest DuckDB that retl supports."""
 
-LOCK_PATIENCE_SECONDS = 1.0
+LOCK_TIMEOUT_SECONDS = 1.0
 """How long a run waits for a command that only looks (`status`, `rejected`) to let go."""
 
 
@@ -286,19 +286,19 @@ def _first_line(error: Exception) -> str:
 
 
 @contextmanager
-def hold(path: Path, now: datetime, patience: float = LOCK_PATIENCE_SECONDS) -> Iterator[None]:
+def hold(path: Path, now: datetime, timeout: float = LOCK_TIMEOUT_SECONDS) -> Iterator[None]:
     """Hold a sync's state for this process alone.
 
     Args:
         path: the state file; the lock stands beside it and outlives no process.
         now: the moment, for the message that another process gets.
-        patience: seconds to wait for the lock; -1 waits without end.
+        timeout: seconds to wait for the lock; -1 waits without end.
 
     Raises:
         LockedError: another process holds it; the message names that process.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = FileLock(f"{path}.lock", timeout=patience, mode=0o600)
+    lock = FileLock(f"{path}.lock", timeout=timeout, mode=0o600)
     try:
         lock.acquire(poll_interval=0.02)
     except Timeout as error:

@@ -15,8 +15,8 @@ from retl.clock import Clock, SystemClock
 from retl.config.project import Project, load_model, load_sync
 from retl.delivery.deliver import Delivery, Terms, deliver
 from retl.delivery.outbox import pending
-from retl.delivery.rate_limit import Pace
-from retl.delivery.response import Patience
+from retl.delivery.rate_limit import RateLimiter
+from retl.delivery.response import RetryPolicy
 from retl.delivery.segment import Destination, Segment
 from retl.model import Model
 from retl.observer import Silent, Watch
@@ -26,7 +26,7 @@ from retl.state import State, open_state, peek_state
 from retl.warehouse import Column
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
-HURRIED = Patience(base=0.001, jitter=0.0)
+HURRIED = RetryPolicy(base=0.001, jitter=0.0)
 KEY = "key"
 
 
@@ -113,11 +113,13 @@ def segment(
     *,
     rate: int = 0,
     connections: int = 1,
-    patience: Patience = HURRIED,
+    retry_policy: RetryPolicy = HURRIED,
     key: str = KEY,
 ) -> Segment:
     """A way to a sandbox."""
-    return Segment(Destination(url, key), Pace(rate, clock or SystemClock()), patience, connections)
+    return Segment(
+        Destination(url, key), RateLimiter(rate, clock or SystemClock()), retry_policy, connections
+    )
 
 
 def send(
@@ -238,13 +240,13 @@ class Shop:
         options: Options | None = None,
         *,
         connections: int = 2,
-        patience: Patience = HURRIED,
+        retry_policy: RetryPolicy = HURRIED,
     ) -> Run:
         """One run, from opening the state file to closing it."""
         with ExitStack() as stack:
             state = stack.enter_context(open_state(self.state_path, self.sync.name))
             to = stack.enter_context(
-                segment(self.url, self.clock, connections=connections, patience=patience)
+                segment(self.url, self.clock, connections=connections, retry_policy=retry_policy)
             )
             return self.run_with(state, warehouse, to, options)
 

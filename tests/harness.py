@@ -15,8 +15,8 @@ from retl import sql
 from retl.cli.main import execute
 from retl.config.project import find_project, load_sync
 from retl.delivery import rejected
-from retl.delivery.rate_limit import Pace
-from retl.delivery.response import Patience
+from retl.delivery.rate_limit import RateLimiter
+from retl.delivery.response import RetryPolicy
 from retl.delivery.segment import Destination, Segment
 from retl.model import make_model
 from retl.observer import Silent
@@ -130,9 +130,9 @@ class Bench:
         model = make_model("rows", self._select(rows), "models/rows.sql")
         seen_calls, seen_requests = len(self.sandbox.accepted), len(self.sandbox.requests)
         to = Destination(self.sandbox.url, "a write key")
-        patience = Patience(base=0.001)
+        retry_policy = RetryPolicy(base=0.001)
         job = Job(loaded, model, self.state, self._warehouse, options or Options(), self.clock, Silent())
-        with Segment(to, Pace(0, self.clock), patience, connections=2) as segment:
+        with Segment(to, RateLimiter(0, self.clock), retry_policy, connections=2) as segment:
             known_calls = rejected.counts(self.state.db)[1]
             record = run(job, segment)
         rows = rejected.rejected_rows(self.state.db, 1_000)

@@ -17,7 +17,7 @@ import pytest
 from harness import Retl, runner
 
 from retl.cli.main import execute
-from retl.sandbox.failures import Answer
+from retl.sandbox.failures import Reply
 from retl.sandbox.server import Sandbox
 from retl.state import hold
 
@@ -331,7 +331,7 @@ def test_an_unreachable_segment_leaves_the_calls_pending(retl: Retl, project: Pa
 @pytest.mark.rule("L4")
 def test_left_over_calls_go_first(retl: Retl, sandbox: Sandbox) -> None:
     """Calls that a run could not deliver leave with the next one, under the same message ids."""
-    sandbox.script([Answer(status=401)])
+    sandbox.script([Reply(status=401)])
     refused = record(retl)
     assert (2, 2) == (refused["exit_code"], refused["calls"]["pending"])
     ids = [call["messageId"] for call in sandbox.requests[-1].parsed["batch"]]
@@ -503,7 +503,7 @@ def test_hints_of_a_rehearsal_stay_with_the_rehearsal(retl: Retl, project: Path)
 
 def test_a_run_that_was_cut_off_is_not_called_a_success(project: Path, retl: Retl, sandbox: Sandbox) -> None:
     """After a kill -9 in the middle, status says interrupted, with the calls that are pending."""
-    sandbox.script([Answer(status=503, retry_after=300)])
+    sandbox.script([Reply(status=503, retry_after=300)])
     with start(project, "run", "users") as process:
         assert process.stderr is not None
         while "again in" not in (line := process.stderr.readline()):
@@ -586,7 +586,7 @@ def test_several_syncs_run_one_after_another(retl: Retl, project: Path, sandbox:
 def test_status_shows_what_is(retl: Retl, project: Path, sandbox: Sandbox) -> None:
     """Status tells a sync that never ran, one that ran, one with pending calls, and one under way."""
     assert json.loads(retl("status", "--json")[1])["status"] == "never"
-    sandbox.script([Answer(status=401)])
+    sandbox.script([Reply(status=401)])
     retl("run", "users")
     failed = json.loads(retl("status", "users", "--json")[1])
     assert ("failed", 2) == (failed["status"], failed["pending"])
@@ -609,7 +609,7 @@ def test_check_and_schema(retl: Retl) -> None:
 def test_the_write_key_is_never_shown(retl: Retl, project: Path, sandbox: Sandbox) -> None:
     """Neither output nor state holds the write key, whatever goes wrong."""
     (project / ".env").write_text("SEGMENT_WRITE_KEY=s3cr3t\n")
-    sandbox.script([Answer(status=401, body="who is s3cr3t?")])
+    sandbox.script([Reply(status=401, body="who is s3cr3t?")])
     printed = "".join(map(str, retl("run", "users", "--json")))
     printed += "".join(map(str, retl("run", "users")))
 
@@ -665,7 +665,7 @@ def test_a_signal_stops_a_run_in_good_order(
     project: Path, sandbox: Sandbox, retl: Retl, number: signal.Signals, code: int
 ) -> None:
     """A signal ends a waiting run with its exit code; the next run goes on with the same message ids."""
-    sandbox.script([Answer(status=503, retry_after=300)])
+    sandbox.script([Reply(status=503, retry_after=300)])
     with start(project, "run", "users", "--json") as process:
         assert process.stderr is not None
         while "again in" not in (line := process.stderr.readline()):

@@ -20,18 +20,18 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 from test_properties import Picture, applied, pictures, table
 
 from retl.delivery.outbox import pending
-from retl.delivery.response import Patience
+from retl.delivery.response import RetryPolicy
 from retl.model import Model
 from retl.observer import Silent
-from retl.sandbox.failures import Answer
+from retl.sandbox.failures import Reply
 from retl.sandbox.server import Sandbox
 from retl.state import State, open_state
 
 pytestmark = pytest.mark.slow
 
-KEPT_TRYING = Patience(base=0.001, jitter=0.0, retries=1)
+KEPT_TRYING = RetryPolicy(base=0.001, jitter=0.0, retries=1)
 
-ANSWERS = [Answer(), Answer(lost=True), Answer(500), Answer(429, retry_after=1), Answer(401), Answer(302)]
+ANSWERS = [Reply(), Reply(lost=True), Reply(500), Reply(429, retry_after=1), Reply(401), Reply(302)]
 
 
 class Killed(BaseException):
@@ -141,7 +141,7 @@ class Killable:
         shop = Shop(self.shop.folder, self.shop.url, TRACK, _BurningClock(fuse), _BurningWatch(fuse))
         with open_state(shop.state_path, "shop") as opened:
             state = State(_BurningConnection(opened.db, fuse), shop.state_path)  # type: ignore[arg-type]
-            with segment(shop.url, shop.clock, patience=KEPT_TRYING) as to:
+            with segment(shop.url, shop.clock, retry_policy=KEPT_TRYING) as to:
                 try:
                     return shop.run_with(state, _BurningTable(table(picture), fuse), to).exit_code
                 except Killed:
@@ -184,7 +184,7 @@ class _Crashes(RuleBasedStateMachine):
         steps=st.none() | st.integers(min_value=1, max_value=52),
         answers=st.lists(st.sampled_from(ANSWERS), max_size=4),
     )
-    def run(self, steps: int | None, answers: list[Answer]) -> None:
+    def run(self, steps: int | None, answers: list[Reply]) -> None:
         self.sandbox.script(answers)
         if self.killable.run(self.picture, steps) == 0:
             self.killable.check(self.picture)
@@ -241,11 +241,11 @@ Shop(Path(folder), url, TRACK, watch=Fatal(int(at))).run(rows)
 @pytest.mark.rule("L2", "L3", "D1")
 @pytest.mark.parametrize(
     ("dies_at", "answers", "arrived", "unsure"),
-    [(1, [], 0, 0), (3, [], 30, 0), (0, [Answer(), Answer(hang=True)], 15, 15)],
+    [(1, [], 0, 0), (3, [], 30, 0), (0, [Reply(), Reply(hang=True)], 15, 15)],
     ids=["before the first batch", "after two batches", "while it waits for an answer"],
 )
 def test_a_process_that_is_killed_loses_nothing(
-    tmp_path: Path, dies_at: int, answers: list[Answer], arrived: int, unsure: int
+    tmp_path: Path, dies_at: int, answers: list[Reply], arrived: int, unsure: int
 ) -> None:
     """After a real `kill -9` the next process delivers the rest, each call under its id, in order."""
     with Sandbox() as sandbox:

@@ -13,14 +13,14 @@ from delivery import NOON, FakeClock, fill, memory_state, numbers, rows, segment
 
 from retl.delivery import outbox
 from retl.delivery.deliver import HOPELESS
-from retl.delivery.response import Patience
+from retl.delivery.response import RetryPolicy
 from retl.errors import DeadlineError, DestinationError, Interrupted, SegmentError
 from retl.observer import Silent
-from retl.sandbox.failures import Answer
+from retl.sandbox.failures import Reply
 from retl.sandbox.server import Sandbox
 from retl.state import State, open_state
 
-LOST = Answer(lost=True)
+LOST = Reply(lost=True)
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_a_batch_is_no_larger_than_a_second(state: State, sandbox: Sandbox, cloc
 def test_throttling_pauses_every_lane(state: State, sandbox: Sandbox, clock: FakeClock) -> None:
     """After a 429 with Retry-After no lane sends until that time has passed, and then not all at once."""
     fill(state, 80, users=4, lanes=4)
-    sandbox.script([Answer(429, retry_after=30)])
+    sandbox.script([Reply(429, retry_after=30)])
     clock.threads = 4
     with segment(sandbox.url, clock, rate=10, connections=4) as to:
         assert 80 == send(state, to, clock).delivered
@@ -145,20 +145,20 @@ def test_throttling_pauses_every_lane(state: State, sandbox: Sandbox, clock: Fak
 def test_waits_that_segment_asks_for_are_not_counted(
     state: State, sandbox: Sandbox, clock: FakeClock
 ) -> None:
-    """A server may put a batch off as often as it likes; only time ends that, and patience stays whole."""
+    """A server may put a batch off as often as it likes; only time ends that, and no retry is used up."""
     fill(state, 5)
-    sandbox.script([*[Answer(429, retry_after=10)] * 40, Answer(500)])
-    with segment(sandbox.url, clock, patience=Patience(jitter=0.0, retries=1)) as to:
+    sandbox.script([*[Reply(429, retry_after=10)] * 40, Reply(500)])
+    with segment(sandbox.url, clock, retry_policy=RetryPolicy(jitter=0.0, retries=1)) as to:
         delivery = send(state, to, clock)
     assert (5, 41, None) == (delivery.delivered, delivery.retries, delivery.error)
     assert 400.5 == clock.monotonic()
 
 
 def test_a_failing_server_is_waited_for(state: State, sandbox: Sandbox, clock: FakeClock) -> None:
-    """Waits before retries double, and the receipt tells how many attempts it took."""
+    """Waits before retries double, and the decision tells how many attempts it took."""
     fill(state, 5)
-    sandbox.script([Answer(500), Answer(503), Answer(429)])
-    with segment(sandbox.url, clock, patience=Patience(jitter=0.0)) as to:
+    sandbox.script([Reply(500), Reply(503), Reply(429)])
+    with segment(sandbox.url, clock, retry_policy=RetryPolicy(jitter=0.0)) as to:
         delivery = send(state, to, clock)
     assert (5, 3, 0) == (delivery.delivered, delivery.retries, delivery.unsure)
     assert 0.5 + 1 + 2 == clock.monotonic()
@@ -197,7 +197,7 @@ def test_all_refused_calls_are_found(state: State) -> None:
 def test_a_batch_that_is_too_large_for_something_in_between_is_split(state: State, sandbox: Sandbox) -> None:
     """A 413 halves the batch like a 400; the halves get through."""
     fill(state, 8)
-    sandbox.script([Answer(413), Answer(200)] * 3 + [Answer(413)])
+    sandbox.script([Reply(413), Reply(200)] * 3 + [Reply(413)])
     with segment(sandbox.url) as to:
         delivery = send(state, to)
     assert [8, 4, 4, 2, 2, 1, 1] == [request.calls for request in sandbox.requests]
@@ -254,7 +254,7 @@ def test_answers_that_no_retry_can_mend_stop_at_once(
 ) -> None:
     """The first such answer ends delivery in every lane; all calls stay pending."""
     fill(state, 40, users=4, lanes=4)
-    sandbox.script([Answer(status, retry_after=60)] * 4)
+    sandbox.script([Reply(status, retry_after=60)] * 4)
     with segment(sandbox.url, connections=4) as to:
         delivery = send(state, to)
     assert delivery.error is not None
@@ -301,11 +301,11 @@ def test_calls_are_unsure_when_they_go_out_again_not_before(
 ) -> None:
     """A lost answer in one run is counted by the run that sends the calls again, whatever fails between."""
     fill(state, 30)
-    sandbox.script([Answer(200), LOST])
-    with segment(sandbox.url, clock, rate=10, patience=Patience(retries=0)) as to:
+    sandbox.script([Reply(200), LOST])
+    with segment(sandbox.url, clock, rate=10, retry_policy=RetryPolicy(retries=0)) as to:
         first = send(state, to, clock)
     assert (10, 0) == (first.delivered, first.unsure)
-    with segment("http://127.0.0.1:1", clock, patience=Patience(retries=0)) as to:
+    with segment("http://127.0.0.1:1", clock, retry_policy=RetryPolicy(retries=0)) as to:
         second = send(state, to, clock)
     assert (0, 0) == (second.delivered, second.unsure)
     with segment(sandbox.url, clock) as to:
@@ -317,8 +317,8 @@ def test_calls_are_unsure_when_they_go_out_again_not_before(
 def test_an_answer_that_says_no_leaves_no_doubt(state: State, sandbox: Sandbox) -> None:
     """Calls that Segment was heard to refuse or to put off are not unsure in the next run."""
     fill(state, 10)
-    sandbox.script([Answer(500), Answer(503)])
-    with segment(sandbox.url, patience=Patience(base=0.001, retries=1)) as to:
+    sandbox.script([Reply(500), Reply(503)])
+    with segment(sandbox.url, retry_policy=RetryPolicy(base=0.001, retries=1)) as to:
         assert send(state, to).error is not None
     with segment(sandbox.url) as to:
         assert (10, 0) == ((again := send(state, to)).delivered, again.unsure)
@@ -327,13 +327,13 @@ def test_an_answer_that_says_no_leaves_no_doubt(state: State, sandbox: Sandbox) 
 def test_doubt_outlives_a_later_refusal(state: State, sandbox: Sandbox) -> None:
     """A batch without an answer that is then put off, or split, may still have arrived the first time."""
     fill(state, 8)
-    sandbox.script([LOST, Answer(503), Answer(413)])
+    sandbox.script([LOST, Reply(503), Reply(413)])
     with segment(sandbox.url) as to:
         delivery = send(state, to)
     assert (8, 8, 2) == (delivery.delivered, delivery.unsure, delivery.batches)
     fill(state, 8)
-    sandbox.script([LOST, Answer(503)])
-    with segment(sandbox.url, patience=Patience(base=0.001, retries=1)) as to:
+    sandbox.script([LOST, Reply(503)])
+    with segment(sandbox.url, retry_policy=RetryPolicy(base=0.001, retries=1)) as to:
         assert 0 == send(state, to).unsure
     with segment(sandbox.url) as to:
         assert 8 == send(state, to).unsure
@@ -344,7 +344,7 @@ def test_half_of_a_split_batch_is_not_unsure_by_the_other(
 ) -> None:
     """When delivery stops between two halves, the half that did not go out alone is not counted later."""
     fill(state, 8)
-    sandbox.script([Answer(400), Answer(200), Answer(401)])
+    sandbox.script([Reply(400), Reply(200), Reply(401)])
     with segment(sandbox.url) as to:
         assert (4, 2) == ((first := send(state, to)).delivered, getattr(first.error, "exit_code", None))
     assert [4, 5, 6, 7] == waiting(state)
@@ -355,7 +355,7 @@ def test_half_of_a_split_batch_is_not_unsure_by_the_other(
 def test_a_deadline_ends_a_wait_at_once(state: State, sandbox: Sandbox, clock: FakeClock) -> None:
     """A wait that would go beyond the deadline is not begun."""
     fill(state, 10)
-    sandbox.script([Answer(429, retry_after=3_600)])
+    sandbox.script([Reply(429, retry_after=3_600)])
     with segment(sandbox.url, clock) as to:
         delivery = send(state, to, clock, seconds=600)
     assert isinstance(delivery.error, SegmentError)
@@ -393,7 +393,7 @@ def test_a_limit_lets_exactly_so_many_leave(state: State, sandbox: Sandbox, limi
 def test_delivery_goes_on_where_it_stopped(state: State, sandbox: Sandbox, clock: FakeClock) -> None:
     """After a stop in the middle the next delivery sends only what is left."""
     fill(state, 30)
-    sandbox.script([Answer(200), Answer(401)])
+    sandbox.script([Reply(200), Reply(401)])
     with segment(sandbox.url, clock, rate=10) as to:
         assert 10 == send(state, to, clock).delivered
     assert list(range(10, 30)) == waiting(state)
@@ -455,7 +455,7 @@ class _Told(Silent):
 def test_the_watch_is_told(state: State, sandbox: Sandbox, clock: FakeClock) -> None:
     """Whoever watches learns how much is due, each success, and why a batch waits."""
     fill(state, 30)
-    sandbox.script([Answer(503, retry_after=5, body="busy")])
+    sandbox.script([Reply(503, retry_after=5, body="busy")])
     told = _Told()
     with segment(sandbox.url, clock) as to:
         send(state, to, clock, watch=told)
@@ -536,7 +536,7 @@ def test_a_signal_ends_delivery_in_good_order(state: State, sandbox: Sandbox) ->
 def test_a_signal_ends_a_long_wait(state: State, sandbox: Sandbox) -> None:
     """Nobody has to sit out the hour that Segment asked for."""
     fill(state, 10)
-    sandbox.script([Answer(429, retry_after=3_600)])
+    sandbox.script([Reply(429, retry_after=3_600)])
 
     class _Impatient(Silent):
         def waiting(self, reason: str, seconds: float) -> None:

@@ -2,132 +2,132 @@ import math
 
 import pytest
 
-from retl.delivery.response import Answer, Patience, Verdict, judge
+from retl.delivery.response import Action, Response, RetryPolicy, decide
 
-PATIENCE = Patience(base=0.5, cap=60.0, jitter=0.1, retries=10)
+POLICY = RetryPolicy(base=0.5, cap=60.0, jitter=0.1, retries=10)
 
 DELIVERED = [
-    Answer(200, '{"success": true}'),
-    Answer(200, '{\n  "success": true\n}'),
-    Answer(200, ""),
-    Answer(200, "OK"),
-    Answer(202, "{}"),
-    Answer(204),
+    Response(200, '{"success": true}'),
+    Response(200, '{\n  "success": true\n}'),
+    Response(200, ""),
+    Response(200, "OK"),
+    Response(202, "{}"),
+    Response(204),
 ]
 
 TRIED_AGAIN = [
-    Answer(200, "<html>Sign in to the hotel's network</html>"),
-    Answer(200, "\ufeff \n<!DOCTYPE html>"),
-    Answer(200, '{"success": false, "message": "no"}'),
-    Answer(200, '{"message": "a long answer that was cut off'),
-    Answer(408),
-    Answer(410),
-    Answer(429),
-    Answer(460),
-    Answer(500),
-    Answer(502),
-    Answer(503),
-    Answer(504),
-    Answer(529),
-    Answer(None, error="connection refused"),
-    Answer(None, error="connection reset", unsure=True),
+    Response(200, "<html>Sign in to the hotel's network</html>"),
+    Response(200, "\ufeff \n<!DOCTYPE html>"),
+    Response(200, '{"success": false, "message": "no"}'),
+    Response(200, '{"message": "a long answer that was cut off'),
+    Response(408),
+    Response(410),
+    Response(429),
+    Response(460),
+    Response(500),
+    Response(502),
+    Response(503),
+    Response(504),
+    Response(529),
+    Response(None, error="connection refused"),
+    Response(None, error="connection reset", unsure=True),
 ]
 
-SPLIT = [Answer(400), Answer(413), Answer(400, retry_after=7)]
+SPLIT = [Response(400), Response(413), Response(400, retry_after=7)]
 
-REFUSED = [Answer(401), Answer(403)]
+REFUSED = [Response(401), Response(403)]
 
 STOPPED = [
-    Answer(300),
-    Answer(301),
-    Answer(302),
-    Answer(307),
-    Answer(308),
-    Answer(404),
-    Answer(405),
-    Answer(415),
-    Answer(422),
-    Answer(501),
-    Answer(505),
-    Answer(511),
+    Response(300),
+    Response(301),
+    Response(302),
+    Response(307),
+    Response(308),
+    Response(404),
+    Response(405),
+    Response(415),
+    Response(422),
+    Response(501),
+    Response(505),
+    Response(511),
 ]
 
 TABLE = [
-    *((answer, Verdict.DELIVERED) for answer in DELIVERED),
-    *((answer, Verdict.RETRY) for answer in TRIED_AGAIN),
-    *((answer, Verdict.SPLIT) for answer in SPLIT),
-    *((answer, Verdict.REFUSED) for answer in REFUSED),
-    *((answer, Verdict.STOP) for answer in STOPPED),
+    *((answer, Action.DELIVERED) for answer in DELIVERED),
+    *((answer, Action.RETRY) for answer in TRIED_AGAIN),
+    *((answer, Action.SPLIT) for answer in SPLIT),
+    *((answer, Action.REFUSED) for answer in REFUSED),
+    *((answer, Action.STOP) for answer in STOPPED),
 ]
 
 
 @pytest.mark.rule("L6")
 @pytest.mark.parametrize(
-    ("answer", "verdict"), TABLE, ids=[f"{answer.status} {answer.body[:12]!r}" for answer, _ in TABLE]
+    ("answer", "action"), TABLE, ids=[f"{answer.status} {answer.body[:12]!r}" for answer, _ in TABLE]
 )
-def test_each_answer_has_its_verdict(answer: Answer, verdict: Verdict) -> None:
+def test_each_answer_has_its_verdict(answer: Response, action: Action) -> None:
     """What to do next follows from status and body as Segment and its clients have it."""
-    assert verdict == judge(answer, 0, PATIENCE, 0.0).verdict
+    assert action == decide(answer, 0, POLICY, 0.0).action
 
 
 @pytest.mark.parametrize("answer", TRIED_AGAIN, ids=lambda answer: str(answer.status))
-def test_counted_retries_run_out(answer: Answer) -> None:
-    """A batch is tried again as often as patience allows, and then delivery stops; no call is given up."""
-    verdicts = [judge(answer, retry, PATIENCE, 0.0).verdict for retry in range(12)]
-    assert [Verdict.RETRY] * 10 + [Verdict.STOP] * 2 == verdicts
+def test_counted_retries_run_out(answer: Response) -> None:
+    """A batch is tried again as often as the policy allows, and then delivery stops; no call is given up."""
+    actions = [decide(answer, retry, POLICY, 0.0).action for retry in range(12)]
+    assert [Action.RETRY] * 10 + [Action.STOP] * 2 == actions
 
 
 def test_waits_double_up_to_the_cap() -> None:
     """Each counted wait is twice the one before, until the cap."""
-    waits = [judge(Answer(500), retry, PATIENCE, 0.0).wait for retry in range(10)]
+    waits = [decide(Response(500), retry, POLICY, 0.0).wait for retry in range(10)]
     assert [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0] == waits
 
 
 def test_jitter_makes_a_wait_longer_never_shorter() -> None:
     """Chance adds at most its share to a wait, so that clients that failed together part."""
-    waits = [judge(Answer(500), 3, PATIENCE, chance).wait for chance in (0.0, 0.5, math.nextafter(1, 0))]
+    waits = [decide(Response(500), 3, POLICY, chance).wait for chance in (0.0, 0.5, math.nextafter(1, 0))]
     assert 4.0 == waits[0] < waits[1] < waits[2] <= 4.4
 
 
 @pytest.mark.parametrize("status", [200, 408, 410, 429, 460, 500, 503, 529])
 def test_retry_after_is_obeyed_on_every_retryable_answer(status: int) -> None:
     """A wait that the server asks for is taken as it is, is not counted, and holds for every lane."""
-    answer = Answer(status, '{"success": false}', retry_after=3600)
-    receipt = judge(answer, 10, PATIENCE, 0.9)
-    assert (Verdict.RETRY, 3600.0, True) == (receipt.verdict, receipt.wait, receipt.directed)
+    answer = Response(status, '{"success": false}', retry_after=3600)
+    decision = decide(answer, 10, POLICY, 0.9)
+    assert (Action.RETRY, 3600.0, True) == (decision.action, decision.wait, decision.requested)
 
 
 def test_retry_after_of_zero_does_not_spin() -> None:
     """`Retry-After: 0` names no wait, so that the counted one is taken and retries run out."""
-    first, last = (judge(Answer(429, retry_after=0), retry, PATIENCE, 0.0) for retry in (0, 10))
-    assert (Verdict.RETRY, 0.5, False) == (first.verdict, first.wait, first.directed)
-    assert Verdict.STOP == last.verdict
+    first, last = (decide(Response(429, retry_after=0), retry, POLICY, 0.0) for retry in (0, 10))
+    assert (Action.RETRY, 0.5, False) == (first.action, first.wait, first.requested)
+    assert Action.STOP == last.action
 
 
 @pytest.mark.parametrize("answer", [*SPLIT, *REFUSED, *STOPPED], ids=lambda answer: str(answer.status))
-def test_no_wait_where_no_retry_follows(answer: Answer) -> None:
-    """A verdict that is not to retry asks for no wait, whatever the server says."""
-    receipt = judge(answer, 0, PATIENCE, 0.5)
-    assert (0.0, False) == (receipt.wait, receipt.directed)
+def test_no_wait_where_no_retry_follows(answer: Response) -> None:
+    """A action that is not to retry asks for no wait, whatever the server says."""
+    decision = decide(answer, 0, POLICY, 0.5)
+    assert (0.0, False) == (decision.wait, decision.requested)
 
 
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (Answer(400, "  too\n large "), "400 too large"),
-        (Answer(503), "503"),
-        (Answer(302), "a redirect (302), which would lose the calls"),
-        (Answer(200, "<html>"), "200 without success: <html>"),
-        (Answer(None, error="connection refused"), "connection refused"),
-        (Answer(None), "no answer"),
-        (Answer(500, "x" * 500), "500 " + "x" * 120),
+        (Response(400, "  too\n large "), "400 too large"),
+        (Response(503), "503"),
+        (Response(302), "a redirect (302), which would lose the calls"),
+        (Response(200, "<html>"), "200 without success: <html>"),
+        (Response(None, error="connection refused"), "connection refused"),
+        (Response(None), "no answer"),
+        (Response(500, "x" * 500), "500 " + "x" * 120),
     ],
 )
-def test_reason_is_the_answer_in_a_few_words(answer: Answer, words: str) -> None:
+def test_reason_is_the_answer_in_a_few_words(answer: Response, words: str) -> None:
     """The reason names status and body in one short line."""
-    assert words == judge(answer, 0, PATIENCE, 0.0).reason
+    assert words == decide(answer, 0, POLICY, 0.0).reason
 
 
 def test_giving_up_says_after_how_many_attempts() -> None:
     """When retries run out, the reason tells how often it was tried."""
-    assert "503, 11 times" == judge(Answer(503), 10, PATIENCE, 0.0).reason
+    assert "503, 11 times" == decide(Response(503), 10, POLICY, 0.0).reason

@@ -13,7 +13,7 @@ import pytest
 import urllib3
 
 from retl.errors import ConfigError
-from retl.sandbox.failures import Answer, Faults
+from retl.sandbox.failures import Failures, Reply
 from retl.sandbox.ingestion import discard_code
 from retl.sandbox.server import Sandbox
 
@@ -371,10 +371,10 @@ def test_script(http: urllib3.PoolManager, sandbox: Sandbox) -> None:
     page = "<html>sign in</html>"
     sandbox.script(
         [
-            Answer(429, retry_after=7),
-            Answer(529),
-            Answer(307, location="/elsewhere"),
-            Answer(200, body=page, content_type="text/html"),
+            Reply(429, retry_after=7),
+            Reply(529),
+            Reply(307, location="/elsewhere"),
+            Reply(200, body=page, content_type="text/html"),
         ]
     )
     throttled, overloaded, moved, portal = (post(http, sandbox, batch(call())) for _ in range(4))
@@ -394,14 +394,14 @@ def test_script(http: urllib3.PoolManager, sandbox: Sandbox) -> None:
 
 def test_plain_answer_follows_the_rules(http: urllib3.PoolManager, sandbox: Sandbox) -> None:
     """A plain answer in a script lets its request through to the rules; any other stands above them."""
-    sandbox.script([Answer(), Answer(), Answer(500)])
+    sandbox.script([Reply(), Reply(), Reply(500)])
     assert [200, 400, 500] == [post(http, sandbox, body).status for body in (batch(call()), b"{", b"{")]
     assert 1 == len(sandbox.accepted)
 
 
 def test_lost_answer(http: urllib3.PoolManager, sandbox: Sandbox) -> None:
     """With a lost answer the client sees a broken connection although the calls were taken."""
-    sandbox.script([Answer(lost=True)])
+    sandbox.script([Reply(lost=True)])
     with pytest.raises(urllib3.exceptions.ProtocolError):
         post(http, sandbox, batch(call()))
     assert 1 == len(sandbox.accepted)
@@ -411,7 +411,7 @@ def test_lost_answer(http: urllib3.PoolManager, sandbox: Sandbox) -> None:
 
 def test_refused_connection(http: urllib3.PoolManager, sandbox: Sandbox) -> None:
     """With a refused request the client sees a broken connection and nothing was taken."""
-    sandbox.script([Answer(refused=True)])
+    sandbox.script([Reply(refused=True)])
     with pytest.raises(urllib3.exceptions.ProtocolError):
         post(http, sandbox, batch(call()))
     assert [] == sandbox.accepted
@@ -438,17 +438,17 @@ def test_reject_if(http: urllib3.PoolManager) -> None:
 
 
 def test_faults_text() -> None:
-    """Each part of a faults text is understood, and no text means no faults."""
+    """Each part of a failures text is understood, and no text means no failures."""
     text = "429=0.05, 503=.5,hang=0.01,lost_answer=0,latency=30ms"
     chances = (
-        (0.05, Answer(429, retry_after=1)),
-        (0.5, Answer(503)),
-        (0.01, Answer(hang=True)),
-        (0.0, Answer(lost=True)),
+        (0.05, Reply(429, retry_after=1)),
+        (0.5, Reply(503)),
+        (0.01, Reply(hang=True)),
+        (0.0, Reply(lost=True)),
     )
-    assert Faults(chances, latency=0.03) == Faults.parse(text)
-    assert Faults(latency=1.5) == Faults.parse("latency=1.5s")
-    assert Faults() == Faults.parse("")
+    assert Failures(chances, latency=0.03) == Failures.parse(text)
+    assert Failures(latency=1.5) == Failures.parse("latency=1.5s")
+    assert Failures() == Failures.parse("")
 
 
 @pytest.mark.parametrize(
@@ -457,33 +457,33 @@ def test_faults_text() -> None:
 def test_bad_faults_text(bad: str) -> None:
     """A part that is no fault, or asks for more than certainty, is named."""
     with pytest.raises(ConfigError, match=f"'{bad}'"):
-        Faults.parse(f"429=0.1,{bad}")
+        Failures.parse(f"429=0.1,{bad}")
 
 
 def test_faults_are_drawn_by_their_chances() -> None:
     """Each answer comes about as often as its probability says, and the same seed draws the same."""
-    faults = Faults.parse("429=0.5,500=0.25")
-    drawn = [faults.draw(random).status for random in [Random(1)] for _ in range(1000)]
+    failures = Failures.parse("429=0.5,500=0.25")
+    drawn = [failures.draw(random).status for random in [Random(1)] for _ in range(1000)]
     assert 450 < drawn.count(429) < 550
     assert 200 < drawn.count(500) < 300
-    assert drawn == [faults.draw(random).status for random in [Random(1)] for _ in range(1000)]
+    assert drawn == [failures.draw(random).status for random in [Random(1)] for _ in range(1000)]
 
 
 def test_faults_are_given(http: urllib3.PoolManager) -> None:
-    """Drawn faults are answered over HTTP, after the script is used up."""
-    with Sandbox(faults=Faults.parse("429=1,latency=1ms")) as sandbox:
-        sandbox.script([Answer()])
+    """Drawn failures are answered over HTTP, after the script is used up."""
+    with Sandbox(failures=Failures.parse("429=1,latency=1ms")) as sandbox:
+        sandbox.script([Reply()])
         assert 200 == post(http, sandbox, batch(call())).status
         answer = post(http, sandbox, batch(call()))
         assert (429, "1") == (answer.status, answer.headers["Retry-After"])
 
 
-class WatchedFaults(Faults):
-    """Faults that tell when a request has arrived."""
+class WatchedFaults(Failures):
+    """Failures that tell when a request has arrived."""
 
     drawn = Event()
 
-    def draw(self, random: Random) -> Answer:
+    def draw(self, random: Random) -> Reply:
         """Draw as usual, and tell."""
         self.drawn.set()
         return super().draw(random)
@@ -492,14 +492,14 @@ class WatchedFaults(Faults):
 @pytest.mark.parametrize("text", ["hang=1", "latency=1000s"])
 def test_closing_ends_what_is_under_way(http: urllib3.PoolManager, text: str) -> None:
     """Closing ends idle connections and waiting requests, and nothing of those was taken."""
-    faults = WatchedFaults.parse(text)
-    assert isinstance(faults, WatchedFaults)
-    faults.drawn.clear()
+    failures = WatchedFaults.parse(text)
+    assert isinstance(failures, WatchedFaults)
+    failures.drawn.clear()
     with ThreadPoolExecutor(1) as threads:
-        with Sandbox(faults=faults) as sandbox:
+        with Sandbox(failures=failures) as sandbox:
             idle = socket.create_connection(("127.0.0.1", int(sandbox.url.rpartition(":")[2])), timeout=5)
             waiting = threads.submit(post, http, sandbox, batch(call()))
-            assert faults.drawn.wait(5)
+            assert failures.drawn.wait(5)
         with pytest.raises(urllib3.exceptions.ProtocolError):
             waiting.result()
     with idle:
@@ -510,7 +510,7 @@ def test_closing_ends_what_is_under_way(http: urllib3.PoolManager, text: str) ->
 def test_client_gives_up_on_hanging_request(http: urllib3.PoolManager) -> None:
     """A client can give up on a hanging request and go on over another connection."""
     with Sandbox() as sandbox:
-        sandbox.script([Answer(hang=True)])
+        sandbox.script([Reply(hang=True)])
         with pytest.raises(urllib3.exceptions.TimeoutError):
             http.request(
                 "POST",

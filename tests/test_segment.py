@@ -15,10 +15,10 @@ from segment.analytics import Client
 
 from retl.config.settings import SegmentSettings
 from retl.delivery.batch import Batch
-from retl.delivery.rate_limit import Pace
+from retl.delivery.rate_limit import RateLimiter
 from retl.delivery.segment import LONGEST_WAIT, Destination, Segment, destination, iso
 from retl.errors import ConfigError, DestinationError
-from retl.sandbox.failures import Answer
+from retl.sandbox.failures import Reply
 from retl.sandbox.server import Request, Sandbox
 
 CALL = b'{"type":"identify","userId":"u1","messageId":"m1","traits":{"name":"Zo\xc3\xab"}}'
@@ -109,7 +109,7 @@ def test_iso_cuts_to_milliseconds() -> None:
 
 def test_bodies_can_be_compressed(sandbox: Sandbox) -> None:
     """With gzip on, the same body travels compressed, and says so."""
-    with Segment(Destination(sandbox.url, KEY, gzip=True), Pace(0, NOWHEN), HURRIED, 1) as to:
+    with Segment(Destination(sandbox.url, KEY, gzip=True), RateLimiter(0, NOWHEN), HURRIED, 1) as to:
         assert 200 == to.post(batch(*[CALL] * 50), NOON, 0).status
     (request,) = sandbox.requests
     assert "gzip" == request.headers["content-encoding"]
@@ -127,7 +127,7 @@ def test_connections_are_kept() -> None:
 @pytest.mark.rule("L6")
 def test_redirects_are_not_followed(sandbox: Sandbox) -> None:
     """A redirect is an answer like another: the batch goes nowhere else, and certainly not as a GET."""
-    sandbox.script([Answer(status, location=f"{sandbox.url}/elsewhere") for status in (301, 302, 307)])
+    sandbox.script([Reply(status, location=f"{sandbox.url}/elsewhere") for status in (301, 302, 307)])
     with segment(sandbox.url) as to:
         assert [301, 302, 307] == [to.post(batch(CALL), NOON, 0).status for _ in range(3)]
     assert ["/v1/batch"] * 3 == [request.path for request in sandbox.requests]
@@ -227,7 +227,7 @@ def test_an_endpoint_must_be_a_url() -> None:
 def asking(sandbox: Sandbox, key: str, url: str | None = None) -> Segment:
     """A way to a sandbox that can be asked about the key."""
     settings_url = f"{url or sandbox.url}/v1/projects/{key}/settings"
-    return Segment(Destination(sandbox.url, key, settings_url), Pace(0, NOWHEN), HURRIED, 1)
+    return Segment(Destination(sandbox.url, key, settings_url), RateLimiter(0, NOWHEN), HURRIED, 1)
 
 
 def test_a_known_key_raises_no_doubt() -> None:
@@ -259,7 +259,8 @@ def test_a_question_without_answer_is_only_a_doubt(sandbox: Sandbox) -> None:
 def test_a_forbidding_gateway_is_only_a_doubt() -> None:
     """A 403 comes from something in between that blocks the host; it says nothing about the key."""
     with Recorder([b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"]) as gateway:
-        to = Segment(Destination(gateway.url, KEY, f"{gateway.url}/settings"), Pace(0, NOWHEN), HURRIED, 1)
+        there = Destination(gateway.url, KEY, f"{gateway.url}/settings")
+        to = Segment(there, RateLimiter(0, NOWHEN), HURRIED, 1)
         with to:
             assert "HTTP 403" in (to.check_key() or "")
 
@@ -280,8 +281,8 @@ def test_a_name_without_address_is_not_unsure() -> None:
     assert (None, False) == (answer.status, answer.unsure)
 
 
-@pytest.mark.parametrize("answer", [Answer(lost=True), Answer(refused=True)], ids=["lost", "refused"])
-def test_a_connection_that_breaks_after_the_request_is_unsure(sandbox: Sandbox, answer: Answer) -> None:
+@pytest.mark.parametrize("answer", [Reply(lost=True), Reply(refused=True)], ids=["lost", "refused"])
+def test_a_connection_that_breaks_after_the_request_is_unsure(sandbox: Sandbox, answer: Reply) -> None:
     """Once the request is out, nobody can know whether Segment took the calls."""
     sandbox.script([answer])
     with segment(sandbox.url) as to:
@@ -301,7 +302,7 @@ def test_an_answer_cut_off_in_the_middle_is_unsure() -> None:
 def test_the_key_is_in_no_text(sandbox: Sandbox) -> None:
     """Neither a repr nor what a gateway quotes from the request gives the write key away."""
     to = destination(SegmentSettings(write_key="wk-secret"), "wk-secret")
-    sandbox.script([Answer(400, body="bad request: writeKey=wk-secret")])
+    sandbox.script([Reply(400, body="bad request: writeKey=wk-secret")])
     with segment(sandbox.url, key="wk-secret") as way:
         answer = way.post(batch(CALL), NOON, 0)
         assert "bad request: writeKey=…" == answer.body
@@ -325,7 +326,7 @@ def test_the_key_is_in_no_text(sandbox: Sandbox) -> None:
 )
 def test_retry_after_is_read(sandbox: Sandbox, written: int | str | None, seconds: int | None) -> None:
     """Seconds are taken in full, a date as the official client takes it, anything else as not said."""
-    sandbox.script([Answer(429, retry_after=written)])
+    sandbox.script([Reply(429, retry_after=written)])
     with segment(sandbox.url) as to:
         assert seconds == to.post(batch(CALL), NOON, 0).retry_after
 

@@ -248,7 +248,7 @@ def test_a_second_process_is_told_who_holds_the_state(path: Path) -> None:
     """While one process holds a sync, another gets exit code 5 and the name of the first."""
     now = "datetime(2026, 3, 1, tzinfo=UTC)"
     with another_process(f"held = hold(path, {now})\nheld.__enter__()", path) as other:
-        with pytest.raises(LockedError) as caught, hold(path, NOON, patience=0):
+        with pytest.raises(LockedError) as caught, hold(path, NOON, timeout=0):
             pass
         assert 5 == caught.value.exit_code
         assert f"pid {other.pid} on " in str(caught.value)
@@ -260,7 +260,7 @@ def test_a_killed_holder_blocks_nobody(path: Path) -> None:
     with another_process("held = hold(path, datetime.now(UTC))\nheld.__enter__()", path) as other:
         other.kill()
         other.wait()
-    with hold(path, NOON, patience=0):
+    with hold(path, NOON, timeout=0):
         found = holder(path)
         assert found is not None
         assert os.getpid() == found.pid
@@ -269,9 +269,9 @@ def test_a_killed_holder_blocks_nobody(path: Path) -> None:
 
 def test_two_holders_in_one_process_exclude_each_other(path: Path) -> None:
     """The lock holds between the threads of one process, too."""
-    with hold(path, NOON), pytest.raises(LockedError), hold(path, NOON, patience=0):
+    with hold(path, NOON), pytest.raises(LockedError), hold(path, NOON, timeout=0):
         pass
-    with hold(path, NOON, patience=0):
+    with hold(path, NOON, timeout=0):
         pass
 
 
@@ -279,7 +279,7 @@ def test_an_error_while_holding_lets_go(path: Path) -> None:
     """The lock outlives no error."""
     with pytest.raises(ValueError, match="no"), hold(path, NOON):
         raise ValueError("no")
-    with hold(path, NOON, patience=0):
+    with hold(path, NOON, timeout=0):
         pass
 
 

@@ -22,7 +22,7 @@ from retl.clock import SystemClock
 from retl.config.json_schema import json_schema
 from retl.config.project import check_names, find_project, find_syncs
 from retl.delivery import outbox, rejected
-from retl.delivery.rate_limit import Pace
+from retl.delivery.rate_limit import RateLimiter
 from retl.engine import snapshot
 from retl.engine.guard import NAMES as GUARDS
 from retl.errors import ConfigError, GuardError, Interrupted, LockedError, RetlError
@@ -32,7 +32,7 @@ from retl.pipeline import Job, Options, read_columns, run
 from retl.planning import make_plan
 from retl.receivers.data_file import Settings, chosen_receivers, read_settings
 from retl.run import Run, begin_run
-from retl.sandbox.failures import Faults
+from retl.sandbox.failures import Failures
 from retl.sandbox.server import Sandbox
 from retl.session import Session, find_sessions, load_session
 from retl.state import State, new_state
@@ -95,11 +95,11 @@ def run_command(syncs: Sequence[str], **flags: Any) -> int:
         click.confirm("--full sends every current row again; go on?", abort=True, err=True)
     printer = report.Printer(flags["as_json"], flags["quiet"], flags["rehearsal"], flags["state_dir"])
     codes: list[int] = []
-    paces: dict[str, Pace] = {}
+    rate_limiters: dict[str, RateLimiter] = {}
     names: dict[str, Path] = {}
     with _sandbox_if(flags["rehearsal"]) as sandbox:
         for path in find_syncs(syncs, Path.cwd()):
-            record = _run_one(path, names, sandbox, paces, flags)
+            record = _run_one(path, names, sandbox, rate_limiters, flags)
             if record is None:
                 continue
             codes.append(record.exit_code or 0)
@@ -112,7 +112,11 @@ def run_command(syncs: Sequence[str], **flags: Any) -> int:
 
 
 def _run_one(
-    path: Path, names: dict[str, Path], sandbox: Sandbox | None, paces: dict[str, Pace], flags: dict[str, Any]
+    path: Path,
+    names: dict[str, Path],
+    sandbox: Sandbox | None,
+    rate_limiters: dict[str, RateLimiter],
+    flags: dict[str, Any],
 ) -> Run | None:
     """Run a sync; None where another run is under way and that is fine."""
     clock = SystemClock()
@@ -125,7 +129,7 @@ def _run_one(
         full=flags["full"],
         deadline_seconds=flags["deadline"],
     )
-    patience = {"patience": flags["deadline"]} if flags["wait"] else {}
+    timeout = {"timeout": flags["deadline"]} if flags["wait"] else {}
     try:
         session = load_session(path, flags["state_dir"], flags["rehearsal"])
         began = began.evolve(sync=session.sync.name)
@@ -139,8 +143,8 @@ def _run_one(
             )
         model = session.model
         with (
-            session.open_segment(sandbox, paces, clock) as segment,
-            session.hold(clock, **patience),
+            session.open_segment(sandbox, rate_limiters, clock) as segment,
+            session.hold(clock, **timeout),
             session.open_state() as state,
         ):
             job = Job(session.sync, model, state, session.warehouse, options, clock, watch)
@@ -411,11 +415,15 @@ def rekey_command(sync: str, state_dir: Path | None) -> int:
     "--port", type=click.IntRange(0, 65535), default=8765, help="0 takes a free one. [default: 8765]"
 )
 @click.option(
-    "--faults", default="", help="Such as 429=0.05,500=0.02,hang=0.01,lost_answer=0.02,latency=30ms."
+    "--failures",
+    "--faults",
+    "failures",
+    default="",
+    help="Such as 429=0.05,500=0.02,hang=0.01,lost_answer=0.02,latency=30ms.",
 )
-def sandbox_command(port: int, faults: str) -> int:
+def sandbox_command(port: int, failures: str) -> int:
     """Run a local Segment until it is interrupted; what it took is listed as JSON at its address."""
-    with Sandbox(port, faults=Faults.parse(faults)) as sandbox:
+    with Sandbox(port, failures=Failures.parse(failures)) as sandbox:
         click.echo(f"a local Segment listens on {sandbox.url}; its calls: {sandbox.url}/calls.json")
         click.echo("in the sync: segment: {endpoint: " + sandbox.url + ", write_key: sandbox}")
         try:

@@ -2,7 +2,7 @@
 
 Each lane is worked off by one thread, in order, batch after batch. An attempt is noted before it is made
 and its answer after, so that a process that dies in between leaves a trace. What an answer means is
-decided in `receipt`; here it is done.
+decided in `response`; here it is done.
 """
 
 import random
@@ -18,7 +18,7 @@ import numpy as np
 from retl.clock import Clock
 from retl.delivery import outbox, rejected
 from retl.delivery.batch import Batch, cut
-from retl.delivery.response import Receipt, Verdict, judge
+from retl.delivery.response import Action, Decision, decide
 from retl.delivery.segment import MAX_BATCH_BYTES, Segment
 from retl.errors import DeadlineError, DestinationError, Interrupted, RetlError, SegmentError
 from retl.observer import Watch
@@ -267,56 +267,56 @@ class _Worker:
             self._note_attempted(batch, max(self.attempted, batch.last_seq))
             answer = round_.segment.post(batch, round_.clock.now(), attempts)
             attempts += 1
-            receipt = judge(answer, retry, round_.segment.patience, random.random())
-            if receipt.verdict is Verdict.DELIVERED:
+            decision = decide(answer, retry, round_.segment.retry_policy, random.random())
+            if decision.action is Action.DELIVERED:
                 self._note_delivered(batch, attempts, answer.status or 0)
                 return True
             if answer.unsure:
                 self.attempted = max(self.attempted, batch.last_seq)
             else:
                 self._note_attempted(batch, self.attempted)
-            if receipt.verdict is Verdict.SPLIT:
-                return self._split(batch, receipt)
-            if receipt.verdict is not Verdict.RETRY:
-                round_.end(self._final(receipt))
+            if decision.action is Action.SPLIT:
+                return self._split(batch, decision)
+            if decision.action is not Action.RETRY:
+                round_.end(self._final(decision))
                 return False
-            retry += not receipt.directed
-            if not self._wait_for_retry(receipt):
+            retry += not decision.requested
+            if not self._wait_for_retry(decision):
                 return False
         return False
 
     def _wait_for_turn(self, batch: Batch) -> bool:
-        """Wait until no pause holds and the pace has a place; False where the round is over.
+        """Wait until no pause holds and the rate limit lets the calls go; False where the round is over.
 
-        A place is booked only when the pause is over: else all lanes would leave at its end together.
+        Time is reserved only when the pause is over: else all lanes would send together at its end.
         """
-        round_, pace = self.round, self.round.segment.pace
+        round_, rate_limiter = self.round, self.round.segment.rate_limiter
         late = DeadlineError("the time for this run is up", hint="run it again; nothing is lost")
-        while round_.wait(round_.pause_left, late) and round_.wait(pace.book(batch.calls), late):
+        while round_.wait(round_.pause_left, late) and round_.wait(rate_limiter.reserve(batch.calls), late):
             if round_.pause_left == 0:
                 return True
         return False
 
-    def _wait_for_retry(self, receipt: Receipt) -> bool:
+    def _wait_for_retry(self, decision: Decision) -> bool:
         """Wait before a retry, with all lanes where Segment asked for it; False where the round is over."""
         with self.round.noting() as tally:
             self.round.tally = replace(tally, retries=tally.retries + 1)
-        self.round.watch.waiting(receipt.reason, receipt.wait)
-        if receipt.directed:
-            self.round.pause(receipt.wait)
+        self.round.watch.waiting(decision.reason, decision.wait)
+        if decision.requested:
+            self.round.pause(decision.wait)
         late = SegmentError(
-            f"Segment does not take the calls ({receipt.reason}), and the time for this run is up",
+            f"Segment does not take the calls ({decision.reason}), and the time for this run is up",
             where=self.round.segment.to.endpoint,
             hint="run it again; nothing is lost",
         )
-        return self.round.wait(receipt.wait, late)
+        return self.round.wait(decision.wait, late)
 
-    def _split(self, batch: Batch, receipt: Receipt) -> bool:
+    def _split(self, batch: Batch, decision: Decision) -> bool:
         """Deliver a refused batch in halves; a call that is refused alone is held as a suspect."""
         if batch.calls > 1:
             return all(self._deliver(half) for half in batch.halves())
         with self.round.noting():
-            self.round.suspects.append((batch, receipt.reason))
+            self.round.suspects.append((batch, decision.reason))
             if len(self.round.suspects) < HOPELESS:
                 return True
         self.round.end(self.round.hopeless())
@@ -343,16 +343,16 @@ class _Worker:
             )
         self.round.watch.delivered(batch.calls)
 
-    def _final(self, receipt: Receipt) -> RetlError:
+    def _final(self, decision: Decision) -> RetlError:
         where = self.round.segment.to.endpoint
-        if receipt.verdict is Verdict.REFUSED:
+        if decision.action is Action.REFUSED:
             return DestinationError(
-                f"Segment refuses the write key ({receipt.reason})",
+                f"Segment refuses the write key ({decision.reason})",
                 where=where,
                 hint="check the write key and the region; the calls stay pending",
             )
         return SegmentError(
-            f"Segment does not take the calls ({receipt.reason})",
+            f"Segment does not take the calls ({decision.reason})",
             where=where,
             hint="check the endpoint and the network, then run it again; nothing is lost",
         )

@@ -1,15 +1,15 @@
-"""The pace at which calls may leave for one destination."""
+"""The rate at which calls may leave for one destination."""
 
 import threading
 
 from retl.clock import Clock
 
 
-class Pace:
-    """Spreads calls so that no more than so many a second leave; shared by all that send to one place.
+class RateLimiter:
+    """A limit on calls a second, shared by all that send to one destination.
 
-    Segment counts a workspace's calls a second (Segment docs, "Rate limits"), so whoever wants to send
-    first books a place in time.
+    Segment counts the calls of a whole workspace (Segment docs, "Rate limits"). A sender first reserves a
+    time for its calls, and then waits for that time.
     """
 
     def __init__(self, calls_per_second: int, clock: Clock) -> None:
@@ -19,8 +19,8 @@ class Pace:
         self._lock = threading.Lock()
         self._free_at = float("-inf")
 
-    def book(self, calls: int) -> float:
-        """Book a place for so many calls; returns the seconds to wait until they may leave."""
+    def reserve(self, calls: int) -> float:
+        """Reserve time for a number of calls; returns the seconds to wait until they may leave."""
         if self.calls_per_second == 0:
             return 0.0
         with self._lock:

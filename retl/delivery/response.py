@@ -1,4 +1,4 @@
-"""Receipts: what Segment's answer to a batch means, decided without touching anything."""
+"""Deciding what Segment's response to a batch means; nothing is touched."""
 
 import json
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ PERMANENT_5XX = frozenset({501, 505, 511})
 """5xx that a retry cannot mend (the same sources; 511 means a login page in between)."""
 
 
-class Verdict(StrEnum):
-    """What to do next with a batch."""
+class Action(StrEnum):
+    """The next step for a batch."""
 
     DELIVERED = "delivered"  # Segment has it
     RETRY = "retry"  # wait, then the same batch again
@@ -22,8 +22,8 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What came back for one attempt.
+class Response:
+    """The result of one attempt: an HTTP response, or the reason why none came.
 
     Attributes:
         status: the HTTP status; None where no answer came.
@@ -41,8 +41,8 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Patience:
-    """How a batch is tried again (the official clients' policy).
+class RetryPolicy:
+    """The retries of a batch (the official clients' policy).
 
     Attributes:
         base: seconds before the first retry; doubles with each.
@@ -63,46 +63,46 @@ class Patience:
 
 
 @dataclass(frozen=True)
-class Receipt:
-    """What an answer means.
+class Decision:
+    """The meaning of a response.
 
     Attributes:
-        verdict: what to do next.
-        reason: the answer in a few words.
+        action: what to do next.
+        reason: the response in a few words.
         wait: with RETRY, seconds before the next attempt.
-        directed: with RETRY, whether the server asked for the wait; it then holds for every lane.
+        requested: with RETRY, whether the server asked for the wait; it then holds for every lane.
     """
 
-    verdict: Verdict
+    action: Action
     reason: str
     wait: float = 0.0
-    directed: bool = False
+    requested: bool = False
 
 
-def judge(answer: Answer, retry: int, patience: Patience, chance: float) -> Receipt:
-    """Decide what an answer means.
+def decide(response: Response, retry: int, retry_policy: RetryPolicy, chance: float) -> Decision:
+    """Decide what to do after a response.
 
     Args:
-        answer: what came back.
+        response: to the last attempt.
         retry: counted retries so far.
-        patience: the policy for waits.
+        retry_policy: the policy for waits.
         chance: a random number in [0, 1), for the jitter.
     """
-    reason = describe(answer)
-    status = answer.status
-    if status is not None and 200 <= status < 300 and _is_success(answer.body):
-        return Receipt(Verdict.DELIVERED, reason)
+    reason = describe(response)
+    status = response.status
+    if status is not None and 200 <= status < 300 and _is_success(response.body):
+        return Decision(Action.DELIVERED, reason)
     if status in {400, 413}:
-        return Receipt(Verdict.SPLIT, reason)
+        return Decision(Action.SPLIT, reason)
     if status in {401, 403}:
-        return Receipt(Verdict.REFUSED, reason)
+        return Decision(Action.REFUSED, reason)
     if status is None or 200 <= status < 300 or is_retryable(status):
-        if answer.retry_after:
-            return Receipt(Verdict.RETRY, reason, float(answer.retry_after), directed=True)
-        if retry >= patience.retries:
-            return Receipt(Verdict.STOP, f"{reason}, {retry + 1} times")
-        return Receipt(Verdict.RETRY, reason, patience.wait(retry, chance))
-    return Receipt(Verdict.STOP, reason)
+        if response.retry_after:
+            return Decision(Action.RETRY, reason, float(response.retry_after), requested=True)
+        if retry >= retry_policy.retries:
+            return Decision(Action.STOP, f"{reason}, {retry + 1} times")
+        return Decision(Action.RETRY, reason, retry_policy.wait(retry, chance))
+    return Decision(Action.STOP, reason)
 
 
 def is_retryable(status: int) -> bool:
@@ -122,15 +122,15 @@ def _is_success(body: str) -> bool:
     return not (isinstance(said, dict) and said.get("success") is False)
 
 
-def describe(answer: Answer) -> str:
-    """An answer in a few words."""
-    if answer.status is None:
-        return answer.error or "no answer"
-    if 300 <= answer.status < 400:
-        return f"a redirect ({answer.status}), which would lose the calls"
-    if 200 <= answer.status < 300 and not _is_success(answer.body):
-        return f"{answer.status} without success: {_excerpt(answer.body)}"
-    return f"{answer.status} {_excerpt(answer.body)}".strip()
+def describe(response: Response) -> str:
+    """A response in a few words."""
+    if response.status is None:
+        return response.error or "no answer"
+    if 300 <= response.status < 400:
+        return f"a redirect ({response.status}), which would lose the calls"
+    if 200 <= response.status < 300 and not _is_success(response.body):
+        return f"{response.status} without success: {_excerpt(response.body)}"
+    return f"{response.status} {_excerpt(response.body)}".strip()
 
 
 def _excerpt(body: str) -> str:

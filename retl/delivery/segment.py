@@ -33,8 +33,8 @@ from urllib3.exceptions import (
 
 from retl.config.sync import SegmentSettings
 from retl.delivery.batch import ENVELOPE_BYTES, MAX_BATCH_CALLS, Batch
-from retl.delivery.rate_limit import Pace
-from retl.delivery.response import Answer, Patience
+from retl.delivery.rate_limit import RateLimiter
+from retl.delivery.response import Response, RetryPolicy
 from retl.errors import ConfigError, DestinationError
 from retl.version import __version__
 
@@ -101,15 +101,17 @@ class Segment:
 
     Attributes:
         to: the destination.
-        pace: at which calls may leave.
-        patience: with which batches are tried again.
+        rate_limiter: for the calls that leave.
+        retry_policy: for batches that did not arrive.
         connections: how many batches may be under way at a time.
     """
 
-    def __init__(self, to: Destination, pace: Pace, patience: Patience, connections: int) -> None:
+    def __init__(
+        self, to: Destination, rate_limiter: RateLimiter, retry_policy: RetryPolicy, connections: int
+    ) -> None:
         self.to = to
-        self.pace = pace
-        self.patience = patience
+        self.rate_limiter = rate_limiter
+        self.retry_policy = retry_policy
         self.connections = connections
         self._pool = _pool(to, connections)
         self._headers = {
@@ -127,9 +129,9 @@ class Segment:
     @property
     def max_calls(self) -> int:
         """Calls in a batch: Segment's limit, and no more than one second's allowance."""
-        return min(MAX_BATCH_CALLS, self.pace.calls_per_second or MAX_BATCH_CALLS)
+        return min(MAX_BATCH_CALLS, self.rate_limiter.calls_per_second or MAX_BATCH_CALLS)
 
-    def post(self, batch: Batch, sent_at: datetime, retry: int) -> Answer:
+    def post(self, batch: Batch, sent_at: datetime, retry: int) -> Response:
         """Post a batch once.
 
         `sentAt` is of this very attempt: Segment shifts each timestamp by the time between `sentAt`
@@ -171,15 +173,15 @@ class Segment:
             return f"could not ask Segment whether the write key exists ({reason})"
         return None
 
-    def _request(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Answer:
+    def _request(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Response:
         try:
             response = self._pool.request(
                 method, url, headers=headers, body=body, retries=False, redirect=False, timeout=TIMEOUT
             )
         except HTTPError as error:
-            return Answer(None, error=self._without_key(_words(error)), unsure=not _never_left(error))
+            return Response(None, error=self._without_key(_words(error)), unsure=not _never_left(error))
         text = self._without_key(response.data.decode("utf-8", "replace"))
-        return Answer(response.status, text, _retry_after(response.headers))
+        return Response(response.status, text, _retry_after(response.headers))
 
     def _without_key(self, text: str) -> str:
         """A text from outside that may quote the request; what it says is shown and stored."""

@@ -1,4 +1,4 @@
-"""Faults: what a local Segment does wrong when it is told to."""
+"""Failures that a local Segment makes on demand."""
 
 import math
 import re
@@ -9,11 +9,11 @@ from retl.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Answer:
-    """How to answer one POST; the plain one leaves it to Segment's rules.
+class Reply:
+    """The reply to one POST; the plain one follows Segment's rules.
 
     Attributes:
-        status: an HTTP status. Only with 200 and no `body` is the request judged and are its calls taken.
+        status: an HTTP status. Only with 200 and no `body` are Segment's rules followed and calls taken.
         retry_after: the value of `Retry-After`: seconds, or a date as HTTP writes it.
         body: in place of the usual JSON; what it claims to be is `content_type`.
         location: where a redirect leads.
@@ -33,7 +33,7 @@ class Answer:
 
     @property
     def takes_calls(self) -> bool:
-        """Whether the request is judged by Segment's rules."""
+        """Whether Segment's rules decide about the request."""
         return self.status == 200 and self.body is None and not (self.refused or self.hang)
 
     @property
@@ -43,53 +43,53 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Faults:
-    """What goes wrong by chance.
+class Failures:
+    """Failures by chance.
 
     Attributes:
-        chances: probabilities, together at most 1, each with the answer that it brings.
-        latency: seconds that each POST waits before it is judged.
+        chances: probabilities, together at most 1, each with the reply that it brings.
+        latency: seconds that each POST waits before it is looked at.
     """
 
-    chances: tuple[tuple[float, Answer], ...] = ()
+    chances: tuple[tuple[float, Reply], ...] = ()
     latency: float = 0.0
 
     @classmethod
-    def parse(cls, text: str) -> "Faults":
-        """Read faults such as `429=0.05,500=0.02,hang=0.01,lost_answer=0.02,latency=30ms`.
+    def parse(cls, text: str) -> "Failures":
+        """Read failures such as `429=0.05,500=0.02,hang=0.01,lost_answer=0.02,latency=30ms`.
 
         A 429 by chance asks for one second by `Retry-After`.
 
         Raises:
             ConfigError: a part of the text is unknown, or the probabilities exceed 1.
         """
-        faults = cls()
+        failures = cls()
         for part in filter(None, map(str.strip, text.split(","))):
             if latency := re.fullmatch(r"latency=(\d*\.?\d+)(ms|s)", part):
-                faults = replace(faults, latency=float(latency[1]) / (1000 if latency[2] == "ms" else 1))
+                failures = replace(failures, latency=float(latency[1]) / (1000 if latency[2] == "ms" else 1))
                 continue
             chance = re.fullmatch(r"(hang|lost_answer|[45]\d\d)=(\d*\.?\d+)", part)
             if chance is None:
-                hint = "write faults as 429=0.05,500=0.02,hang=0.01,lost_answer=0.02,latency=30ms"
-                raise ConfigError(f"{part!r} is not a fault", where="faults", hint=hint)
-            answer = _NAMED_ANSWERS[chance[1]] if chance[1] in _NAMED_ANSWERS else Answer(int(chance[1]))
-            faults = replace(faults, chances=(*faults.chances, (float(chance[2]), answer)))
-            if math.fsum(probability for probability, _ in faults.chances) > 1:
-                raise ConfigError(f"with {part!r} the probabilities exceed 1", where="faults")
-        return faults
+                hint = "write failures as 429=0.05,500=0.02,hang=0.01,lost_answer=0.02,latency=30ms"
+                raise ConfigError(f"{part!r} is not a failure", where="failures", hint=hint)
+            reply = _NAMED_REPLIES[chance[1]] if chance[1] in _NAMED_REPLIES else Reply(int(chance[1]))
+            failures = replace(failures, chances=(*failures.chances, (float(chance[2]), reply)))
+            if math.fsum(probability for probability, _ in failures.chances) > 1:
+                raise ConfigError(f"with {part!r} the probabilities exceed 1", where="failures")
+        return failures
 
-    def draw(self, random: Random) -> Answer:
-        """Draw the answer for one request."""
+    def draw(self, random: Random) -> Reply:
+        """Draw the reply for one request."""
         point = random.random()
-        for probability, answer in self.chances:
+        for probability, reply in self.chances:
             if point < probability:
-                return answer
+                return reply
             point -= probability
-        return Answer()
+        return Reply()
 
 
-_NAMED_ANSWERS = {
-    "429": Answer(429, retry_after=1),
-    "hang": Answer(hang=True),
-    "lost_answer": Answer(lost=True),
+_NAMED_REPLIES = {
+    "429": Reply(429, retry_after=1),
+    "hang": Reply(hang=True),
+    "lost_answer": Reply(lost=True),
 }

@@ -26,7 +26,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from retl.errors import ConfigError
-from retl.sandbox.failures import Answer, Faults
+from retl.sandbox.failures import Failures, Reply
 from retl.sandbox.ingestion import (
     BATCH_LIMIT,
     BODY_LIMIT,
@@ -71,20 +71,20 @@ class Sandbox:
 
     Args:
         port: where to listen on 127.0.0.1; 0 takes any free port.
-        faults: what goes wrong by chance.
+        failures: what goes wrong by chance.
         now: the clock that stamps arrivals; must tell its zone.
         unknown_keys: write keys that Segment does not know. The settings question answers 404 for them;
             calls sent with one of them, or with none, are discarded under a 200.
         keep: how many calls of each kind are held in memory, the newest; counts go on beyond.
         reject_if: any request that holds such a call is answered 400.
-        seed: of the chances of `faults`.
+        seed: of the chances of `failures`.
     """
 
     def __init__(
         self,
         port: int = 0,
         *,
-        faults: Faults | None = None,
+        failures: Failures | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         unknown_keys: Iterable[str] = (),
         keep: int = 100_000,
@@ -92,7 +92,7 @@ class Sandbox:
         seed: int = 0,
     ) -> None:
         self.url = ""
-        self.faults = faults or Faults()
+        self.failures = failures or Failures()
         self.unknown_keys = frozenset(unknown_keys)
         self.reject_if = reject_if
         self.closing = threading.Event()
@@ -101,7 +101,7 @@ class Sandbox:
         self._keep = keep
         self._random = Random(seed)
         self._lock = threading.Lock()
-        self._script: deque[Answer] = deque()
+        self._script: deque[Reply] = deque()
         self._first_arrivals: dict[str, datetime] = {}
         self._requests: deque[Request] = deque()
         self._calls_in_requests = 0
@@ -141,7 +141,7 @@ class Sandbox:
         while not self.closing.is_set():
             self._server.handle_request()
 
-    def script(self, answers: Iterable[Answer]) -> None:
+    def script(self, answers: Iterable[Reply]) -> None:
         """Line up answers, one for each POST to come; chance waits until they are used up."""
         with self._lock:
             self._script.extend(answers)
@@ -185,13 +185,13 @@ class Sandbox:
             "duplicates": self.duplicates[newest],
         }
 
-    def next_answer(self) -> Answer:
+    def next_reply(self) -> Reply:
         """Take what the script, or else chance, has for the next POST."""
         with self._lock:
-            return self._script.popleft() if self._script else self.faults.draw(self._random)
+            return self._script.popleft() if self._script else self.failures.draw(self._random)
 
-    def receive(self, path: str, headers: Mapping[str, str], body: bytes, answer: Answer) -> Answer:
-        """Judge a POST, take its calls if `answer` lets it, note it; return the answer to give."""
+    def receive(self, path: str, headers: Mapping[str, str], body: bytes, reply: Reply) -> Reply:
+        """Check a POST, take its calls where `reply` lets it, and note it; returns the reply to send."""
         calls: list[Any] = []
         try:
             body = _unpacked(body, headers)
@@ -199,12 +199,12 @@ class Sandbox:
             calls = _calls(path, envelope)
             self._check(calls)
         except _RefusalError as refusal:
-            if answer.takes_calls:
-                answer = replace(answer, status=refusal.status, body=_failure(str(refusal)))
-        if answer.takes_calls:
+            if reply.takes_calls:
+                reply = replace(reply, status=refusal.status, body=_failure(str(refusal)))
+        if reply.takes_calls:
             self._take(calls, envelope, _write_key(headers, envelope))
-        self.note(Request("POST", path, headers, body, len(calls), answer.seen_status))
-        return answer
+        self.note(Request("POST", path, headers, body, len(calls), reply.seen_status))
+        return reply
 
     def note(self, request: Request) -> None:
         """Remember a request."""
@@ -363,25 +363,25 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         sandbox = self.server.sandbox
         path, headers = urlsplit(self.path).path, self._lowered_headers()
-        answer = sandbox.next_answer()
+        reply = sandbox.next_reply()
         length = headers.get("content-length", "")
         readable = length.isdecimal()
-        if readable and not answer.refused:
+        if readable and not reply.refused:
             body = self.rfile.read(int(length))
-            if len(body) < int(length) or sandbox.closing.wait(sandbox.faults.latency):
+            if len(body) < int(length) or sandbox.closing.wait(sandbox.failures.latency):
                 self.close_connection = True
                 return
-            answer = sandbox.receive(path, headers, body, answer)
+            reply = sandbox.receive(path, headers, body, reply)
         else:
-            answer = answer if answer.refused else Answer(HTTPStatus.LENGTH_REQUIRED)
-            sandbox.note(Request("POST", path, headers, b"", 0, answer.seen_status))
-        if answer.seen_status is not None:
-            self._send(answer)
-        if answer.seen_status is None or not readable:
+            reply = reply if reply.refused else Reply(HTTPStatus.LENGTH_REQUIRED)
+            sandbox.note(Request("POST", path, headers, b"", 0, reply.seen_status))
+        if reply.seen_status is not None:
+            self._send(reply)
+        if reply.seen_status is None or not readable:
             self.close_connection = True
-        if answer.hang or not (readable or answer.refused):
+        if reply.hang or not (readable or reply.refused):
             # The end comes when the client gives up or the closing sandbox ends the connection. To close
-            # before, with a body unread, would also tear the answer out of the client's hands.
+            # before, with a body unread, would also lose the answer on its way to the client.
             self.wfile.flush()
             while self.rfile.read(1):
                 pass
@@ -392,30 +392,30 @@ class _Handler(BaseHTTPRequestHandler):
         if address.path in ("/", "/calls.json"):
             limit = parse_qs(address.query).get("limit", ["100"])[-1]
             listing = json.dumps(sandbox.listing(int(limit))) if limit.isdecimal() else None
-            self._send(Answer(body=listing) if listing else Answer(HTTPStatus.BAD_REQUEST))
+            self._send(Reply(body=listing) if listing else Reply(HTTPStatus.BAD_REQUEST))
             return
-        answer = Answer(HTTPStatus.METHOD_NOT_ALLOWED if address.path in ROUTES else HTTPStatus.NOT_FOUND)
+        reply = Reply(HTTPStatus.METHOD_NOT_ALLOWED if address.path in ROUTES else HTTPStatus.NOT_FOUND)
         if settings := re.fullmatch(r"/v1/projects/([^/]+)/settings", address.path):
             known = unquote(settings[1]) not in sandbox.unknown_keys
-            answer = Answer(body='{"integrations": {}}') if known else answer
-        sandbox.note(Request("GET", address.path, self._lowered_headers(), b"", 0, answer.status))
-        self._send(answer)
+            reply = Reply(body='{"integrations": {}}') if known else reply
+        sandbox.note(Request("GET", address.path, self._lowered_headers(), b"", 0, reply.status))
+        self._send(reply)
 
     def _lowered_headers(self) -> dict[str, str]:
         return {name.lower(): value for name, value in self.headers.items()}
 
-    def _send(self, answer: Answer) -> None:
-        usual = '{"success": true}' if answer.status == 200 else _failure(f"answered {answer.status}")
-        body = (usual if answer.body is None else answer.body).encode()
-        reset = answer.retry_after if answer.status == HTTPStatus.TOO_MANY_REQUESTS else None
+    def _send(self, reply: Reply) -> None:
+        usual = '{"success": true}' if reply.status == 200 else _failure(f"answered {reply.status}")
+        body = (usual if reply.body is None else reply.body).encode()
+        reset = reply.retry_after if reply.status == HTTPStatus.TOO_MANY_REQUESTS else None
         fields = {
-            "Retry-After": answer.retry_after,
+            "Retry-After": reply.retry_after,
             "X-RateLimit-Reset": reset,
-            "Location": answer.location,
-            "Connection": "close" if answer.status == HTTPStatus.LENGTH_REQUIRED else None,
+            "Location": reply.location,
+            "Connection": "close" if reply.status == HTTPStatus.LENGTH_REQUIRED else None,
         }
-        self.send_response(answer.status)
-        self.send_header("Content-Type", answer.content_type)
+        self.send_response(reply.status)
+        self.send_header("Content-Type", reply.content_type)
         self.send_header("Content-Length", str(len(body)))
         for name, value in fields.items():
             if value is not None:
