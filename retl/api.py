@@ -4,7 +4,7 @@ from pathlib import Path
 
 from retl.clock import SystemClock
 from retl.delivery import outbox
-from retl.observer import Silent
+from retl.observer import SilentObserver
 from retl.pipeline import Job, Options
 from retl.planning import Plan, make_plan
 from retl.session import find_sessions
@@ -27,5 +27,7 @@ def plan(sync: str | Path, *, backfill: bool = False, sandbox: bool = False) -> 
     clock = SystemClock()
     (session,) = find_sessions([str(sync)], None, sandbox)
     with session.peeked_state(clock) as state:
-        job = Job(session.sync, session.model, state, session.warehouse, Options(backfill), clock, Silent())
+        job = Job(
+            session.sync, session.model, state, session.warehouse, Options(backfill), clock, SilentObserver()
+        )
         return make_plan(job, outbox.pending(state.db), with_calls=True)

@@ -1,16 +1,16 @@
 """What can go wrong, grouped by what to do next.
 
     RetlError
-    ├── FilesError            exit 2   fix a file, a setting or a credential
+    ├── SetupError            exit 2   fix a file, a setting or a credential
     │   ├── ConfigError                a sync, retl.yml or the command line
     │   ├── ModelError                 the model's SQL or its columns
     │   │   └── MissingColumnError
     │   ├── StateError                 the state file is damaged, foreign or newer
     │   └── DestinationError           write key refused, or not the one the state knows
-    ├── WorldError            exit 3   the outside failed; state is intact, run again
+    ├── ExternalError         exit 3   a system outside failed; state is intact, run again
     │   ├── WarehouseError             unreachable, or the read broke off
     │   ├── SegmentError               unreachable, or it keeps refusing
-    │   ├── RoomError                  no disk or memory for the state
+    │   ├── StorageError               no disk or memory for the state
     │   └── DeadlineError              time is up
     ├── GuardError            exit 4   a guard stopped the run before the first call
     ├── LockedError           exit 5   another process holds the sync
@@ -44,20 +44,20 @@ class RetlError(Exception):
         return f"{self.where}: {self.message}" if self.where else self.message
 
 
-class FilesError(RetlError):
-    """A file, a setting or a credential must be mended."""
+class SetupError(RetlError):
+    """A file, a setting or a credential must be fixed."""
 
-    code = "files"
+    code = "config"
     exit_code = 2
 
 
-class ConfigError(FilesError):
+class ConfigError(SetupError):
     """A sync file, retl.yml, the environment or the command line is wrong."""
 
     code = "config"
 
 
-class ModelError(FilesError):
+class ModelError(SetupError):
     """The model's SQL fails, or its result lacks what the sync needs."""
 
     code = "model"
@@ -73,44 +73,44 @@ class MissingColumnError(ModelError):
         self.column = column
 
 
-class StateError(FilesError):
+class StateError(SetupError):
     """The state file is no state file, is damaged, or was written by a newer retl."""
 
     code = "state"
 
 
-class DestinationError(FilesError):
+class DestinationError(SetupError):
     """Segment refuses the write key, or the state belongs to another destination."""
 
     code = "destination"
 
 
-class WorldError(RetlError):
-    """The outside world failed; state is intact and the same command can be run again."""
+class ExternalError(RetlError):
+    """A system outside retl failed; state is intact and the same command can be run again."""
 
-    code = "world"
+    code = "external"
     exit_code = 3
 
 
-class WarehouseError(WorldError):
+class WarehouseError(ExternalError):
     """The warehouse cannot be reached, or a read broke off."""
 
     code = "warehouse"
 
 
-class SegmentError(WorldError):
+class SegmentError(ExternalError):
     """Segment cannot be reached, or keeps refusing."""
 
     code = "segment"
 
 
-class RoomError(WorldError):
+class StorageError(ExternalError):
     """The disk or the memory for the state is full, or cannot be written."""
 
-    code = "room"
+    code = "storage"
 
 
-class DeadlineError(WorldError):
+class DeadlineError(ExternalError):
     """The time that the run was given is up."""
 
     code = "deadline"

@@ -1,35 +1,35 @@
-"""What a run tells whoever watches it."""
+"""The observer of a run: progress, waits and notices, as they happen."""
 
 from typing import Protocol
 
 
-class Watch(Protocol):
-    """Told of each turn of a run; must be quick, and is called from several threads."""
+class Observer(Protocol):
+    """Receives each turn of a run. Its methods must be quick, and are called from several threads."""
 
     def rows_read(self, rows: int) -> None:
-        """So many more rows came from the warehouse."""
+        """More rows came from the warehouse; `rows` is how many."""
 
     def diffed(self, added: int, changed: int, removed: int) -> None:
         """The diff is known."""
 
     def delivering(self, calls: int) -> None:
-        """So many calls are about to be delivered."""
+        """Delivery begins; `calls` are waiting."""
 
     def delivered(self, calls: int) -> None:
-        """Segment accepted so many more calls."""
+        """The destination accepted `calls` more."""
 
     def waiting(self, reason: str, seconds: float) -> None:
         """A batch waits before it is tried again."""
 
     def notice(self, sentence: str) -> None:
-        """Something the user should know."""
+        """A sentence that the user should read."""
 
     def close(self) -> None:
         """The run is over."""
 
 
-class Silent:
-    """Watches without a word."""
+class SilentObserver:
+    """Ignores everything."""
 
     def rows_read(self, rows: int) -> None:
         """Nothing."""

@@ -5,7 +5,7 @@ the module that owns it.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import duckdb
 import pyarrow as pa
@@ -30,9 +30,9 @@ from retl.errors import (
     ModelError,
 )
 from retl.model import Model
-from retl.observer import Watch
+from retl.observer import Observer, SilentObserver
 from retl.run import Run, begin_run, keep_run
-from retl.state import State, out_of_room
+from retl.state import State, storage_error
 from retl.warehouse import Warehouse
 
 
@@ -65,7 +65,7 @@ class Job:
     warehouse: Warehouse
     options: Options
     clock: Clock
-    watch: Watch
+    observer: Observer = field(default_factory=SilentObserver)
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def run(job: Job, segment: Segment) -> Run:
     terms = Terms(record.run_id, began + job.options.deadline_seconds, job.options.limit)
     try:
         refuse_other_destination(job, segment)
-        left_over = deliver(state, segment, terms, clock, job.watch)
+        left_over = deliver(state, segment, terms, clock, job.observer)
         record = record.with_delivery(left_over)
         if left_over.error is None and outbox.pending(state.db) == 0:
             changes = find_changes(job, terms.deadline)
@@ -125,10 +125,10 @@ def run(job: Job, segment: Segment) -> Run:
                 remember(job, mapping, changes.sends, segment)
                 keep_run(state.db, record.with_calls(enqueued, refused))
             record = record.with_calls(enqueued, refused)
-            delivery = deliver(state, segment, terms.after(left_over), clock, job.watch)
+            delivery = deliver(state, segment, terms.after(left_over), clock, job.observer)
             record = record.with_delivery(delivery)
     except Exception as error:
-        record = record.evolve(error=out_of_room(error) or signals.told(error))
+        record = record.evolve(error=storage_error(error) or signals.told(error))
     return finish(job, record, clock.monotonic() - began)
 
 
@@ -141,7 +141,7 @@ def finish(job: Job, record: Run, seconds: float) -> Run:
         with job.state.transaction():
             keep_run(db, record)
     except duckdb.Error as error:
-        record = record.evolve(error=record.error or out_of_room(error) or signals.told(error))
+        record = record.evolve(error=record.error or storage_error(error) or signals.told(error))
         record = record.finished(seconds, None, rejected_fails=True)
     return record
 
@@ -155,31 +155,31 @@ def find_changes(job: Job, deadline: float) -> Changes:
         WarehouseError: the warehouse cannot be reached, or the read broke off.
         DeadlineError: the time is up.
     """
-    db, about = job.state.db, job.state.about
-    memory = SyncMapping.from_json(about.mapping) if about.mapping else None
+    db, metadata = job.state.db, job.state.metadata
+    memory = SyncMapping.from_json(metadata.mapping) if metadata.mapping else None
     if memory is not None:
         refuse_other_identity(job.sync, read_mapping(job.sync), memory)
-    sends = will_send(job, about.first_pass)
+    sends = will_send(job, metadata.first_pass)
     sync, batches = read_columns(job.sync, job.model, job.warehouse)
     mapping = snapshot.stage(db, sync, read_mapping(sync), _watched(batches, job, deadline))
     refuse_casts(sync, mapping)
     snapshot.recall(db, mapping, memory)
     compared = comparisons(sync, mapping, memory, send_new_fields=_sends_new_fields(sync))
     found = diff.diff(db, mapping, memory, compared, job.options.full)
-    job.watch.diffed(found.added, found.changed, found.removed)
+    job.observer.diffed(found.added, found.changed, found.removed)
     guards = guard.check(sync, found, memory is None, sends, job.options.forced)
     return Changes(sync, mapping, memory, compared, sends, found, guards)
 
 
 def render(job: Job, changes: Changes, connections: int) -> None:
     """Turn the changes into calls, in the table `call`; none in a silent baseline."""
-    about = job.state.about
+    metadata = job.state.metadata
     found = changes.diff
     rendering = Rendering(
         sync=changes.sync,
         mapping=changes.mapping,
         memory=changes.memory,
-        id_prefix=f"{about.destination_id}:{about.sync}:{about.generation + 1}:",
+        id_prefix=f"{metadata.destination_id}:{metadata.sync}:{metadata.generation + 1}:",
         detected_at=job.clock.now(),
         lanes=outbox.lane_count(found.added + found.changed + found.removed + found.resent, connections),
         full=job.options.full,
@@ -189,13 +189,13 @@ def render(job: Job, changes: Changes, connections: int) -> None:
 
 def remember(job: Job, mapping: SyncMapping, sends: bool, segment: Segment) -> None:
     """Note where the sync stands now; to be run in the run's transaction."""
-    about = job.state.about
+    metadata = job.state.metadata
     job.state.note(
         replace(
-            about,
+            metadata,
             destination_hash=segment.to.hash,
-            generation=about.generation + 1,
-            first_pass="sent" if job.options.full else about.first_pass or ("sent" if sends else "silent"),
+            generation=metadata.generation + 1,
+            first_pass="sent" if job.options.full else metadata.first_pass or ("sent" if sends else "silent"),
             mapping=mapping.as_json(),
         )
     )
@@ -207,11 +207,11 @@ def refuse_other_destination(job: Job, segment: Segment) -> None:
     Raises:
         DestinationError: write key or endpoint are others than before, or Segment does not know the key.
     """
-    known = job.state.about.destination_hash
+    known = job.state.metadata.destination_hash
     if known is None:
         doubt = segment.check_key()
         if doubt is not None:
-            job.watch.notice(doubt)
+            job.observer.notice(doubt)
     elif known != segment.to.hash:
         raise DestinationError(
             "the write key or the endpoint is another than in the last run",
@@ -240,7 +240,7 @@ def will_send(job: Job, first_pass: str | None) -> bool:
             hint=f"to send every row as new: retl run {sync.path} --full",
         )
     if first_pass == "sent" or first_is_sent:
-        job.watch.notice("--initial-backfill changes nothing here: the first pass is sent anyway, or was")
+        job.observer.notice("--initial-backfill changes nothing here: the first pass is sent anyway, or was")
     return True
 
 
@@ -273,5 +273,5 @@ def _watched(batches: Iterator[pa.RecordBatch], job: Job, deadline: float) -> It
     for batch in batches:
         if job.clock.monotonic() > deadline:
             raise DeadlineError("the time for this run is up", hint="run it again with a later --deadline")
-        job.watch.rows_read(batch.num_rows)
+        job.observer.rows_read(batch.num_rows)
         yield batch

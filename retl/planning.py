@@ -78,14 +78,14 @@ class Plan:
 
     @property
     def requests(self) -> int:
-        """About how many HTTP requests it takes."""
+        """Metadata how many HTTP requests it takes."""
         per_batch = min(MAX_BATCH_CALLS, self.calls_per_second or MAX_BATCH_CALLS)
         by_bytes: int = math.ceil(self.bytes / MAX_BATCH_BYTES)
         return max(math.ceil(self.total_calls / per_batch), by_bytes)
 
     @property
     def seconds(self) -> float:
-        """About how long delivery takes at the given rate; 0 where there is no limit."""
+        """Metadata how long delivery takes at the given rate; 0 where there is no limit."""
         return self.total_calls / self.calls_per_second if self.calls_per_second else 0.0
 
     def to_pandas(self) -> "pandas.DataFrame":
@@ -110,7 +110,9 @@ class Plan:
             "rejected_rows": self.diff.rejected,
             "rejected_by": dict(self.diff.rejected_by),
             "changed_by": dict(self.diff.by_column),
-            "phantoms": {name: round(share, 4) for name, share in self.diff.phantoms.items()},
+            "suspicious_columns": {
+                name: round(share, 4) for name, share in self.diff.suspicious_columns.items()
+            },
             "calls": [
                 {"change": change, "name": name, "calls": count}
                 for (change, name), count in self.calls.items()

@@ -21,7 +21,7 @@ import duckdb
 from filelock import FileLock, Timeout
 
 from retl import sql
-from retl.errors import LockedError, RoomError, StateError
+from retl.errors import LockedError, StateError, StorageError
 
 SCHEMA_VERSION = 2
 
@@ -38,8 +38,8 @@ LOCK_TIMEOUT_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class About:
-    """What a state file is, and where its sync stands.
+class Metadata:
+    """The identity of a state file, and how far its sync has got.
 
     Attributes:
         sync: the name of the sync.
@@ -89,15 +89,15 @@ class State:
         self.db.close()
 
     @property
-    def about(self) -> About:
+    def metadata(self) -> Metadata:
         """What the file says of itself now."""
         row = self.db.execute(
             "SELECT sync, destination_id, destination_hash, generation, first_pass, mapping FROM state.about"
         ).fetchone()
         assert row is not None
-        return replace(About(*row), mapping=json.loads(row[5]) if row[5] else None)
+        return replace(Metadata(*row), mapping=json.loads(row[5]) if row[5] else None)
 
-    def note(self, about: About) -> None:
+    def note(self, metadata: Metadata) -> None:
         """Write what the file says of itself."""
         self.db.execute(
             """
@@ -105,16 +105,16 @@ class State:
             SET destination_hash = ?, generation = ?, first_pass = ?, mapping = ?
             """,
             [
-                about.destination_hash,
-                about.generation,
-                about.first_pass,
-                json.dumps(about.mapping) if about.mapping is not None else None,
+                metadata.destination_hash,
+                metadata.generation,
+                metadata.first_pass,
+                json.dumps(metadata.mapping) if metadata.mapping is not None else None,
             ],
         )
 
     def rekey(self, destination_hash: str) -> None:
         """Note that another write key or endpoint leads to the same Segment source."""
-        self.note(replace(self.about, destination_hash=destination_hash))
+        self.note(replace(self.metadata, destination_hash=destination_hash))
 
     def transaction(self) -> AbstractContextManager[None]:
         """All or nothing, on the state's connection."""
@@ -134,12 +134,12 @@ def transaction(db: duckdb.DuckDBPyConnection) -> Iterator[None]:
     db.execute("COMMIT")
 
 
-def out_of_room(error: Exception) -> RoomError | None:
+def storage_error(error: Exception) -> StorageError | None:
     """What to report where DuckDB ran out of disk or memory, or could not write; None for other errors."""
     cannot_write = isinstance(error, duckdb.TransactionException) and "write" in str(error).lower()
     if not cannot_write and not isinstance(error, duckdb.IOException | duckdb.OutOfMemoryException):
         return None
-    return RoomError(
+    return StorageError(
         f"the state cannot be written ({_first_line(error)})",
         hint="make room on its disk, then run it again; nothing is lost",
     )

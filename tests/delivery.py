@@ -19,7 +19,7 @@ from retl.delivery.rate_limit import RateLimiter
 from retl.delivery.response import RetryPolicy
 from retl.delivery.segment import Destination, Segment
 from retl.model import Model
-from retl.observer import Silent, Watch
+from retl.observer import Observer, SilentObserver
 from retl.pipeline import Job, Options, run
 from retl.run import Run
 from retl.state import State, open_state, peek_state
@@ -129,12 +129,12 @@ def send(
     *,
     limit: int | None = None,
     seconds: float = 600.0,
-    watch: Watch | None = None,
+    observer: Observer | None = None,
 ) -> Delivery:
     """Deliver the outbox of a state."""
     clock = clock or SystemClock()
     terms = Terms("run-1", clock.monotonic() + seconds, limit)
-    return deliver(state, to, terms, clock, watch or Silent())
+    return deliver(state, to, terms, clock, observer or SilentObserver())
 
 
 def numbers(calls: Sequence[Mapping[str, Any]], user: str | None = None) -> list[int]:
@@ -219,7 +219,7 @@ class Shop:
     url: str
     text: str
     clock: Clock = field(default_factory=SystemClock)
-    watch: Watch = field(default_factory=Silent)
+    observer: Observer = field(default_factory=SilentObserver)
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -252,5 +252,5 @@ class Shop:
 
     def run_with(self, state: State, warehouse: Table, to: Segment, options: Options | None = None) -> Run:
         """One run with a state that is open."""
-        job = Job(self.sync, self.model, state, warehouse, options or Options(), self.clock, self.watch)
+        job = Job(self.sync, self.model, state, warehouse, options or Options(), self.clock, self.observer)
         return run(job, to)

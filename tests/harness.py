@@ -19,7 +19,7 @@ from retl.delivery.rate_limit import RateLimiter
 from retl.delivery.response import RetryPolicy
 from retl.delivery.segment import Destination, Segment
 from retl.model import make_model
-from retl.observer import Silent
+from retl.observer import SilentObserver
 from retl.pipeline import Job, Options, run
 from retl.run import Run
 from retl.sandbox.server import Request, Sandbox
@@ -131,7 +131,9 @@ class Bench:
         seen_calls, seen_requests = len(self.sandbox.accepted), len(self.sandbox.requests)
         to = Destination(self.sandbox.url, "a write key")
         retry_policy = RetryPolicy(base=0.001)
-        job = Job(loaded, model, self.state, self._warehouse, options or Options(), self.clock, Silent())
+        job = Job(
+            loaded, model, self.state, self._warehouse, options or Options(), self.clock, SilentObserver()
+        )
         with Segment(to, RateLimiter(0, self.clock), retry_policy, connections=2) as segment:
             known_calls = rejected.counts(self.state.db)[1]
             record = run(job, segment)

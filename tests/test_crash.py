@@ -22,7 +22,7 @@ from test_properties import Picture, applied, pictures, table
 from retl.delivery.outbox import pending
 from retl.delivery.response import RetryPolicy
 from retl.model import Model
-from retl.observer import Silent
+from retl.observer import SilentObserver
 from retl.sandbox.failures import Reply
 from retl.sandbox.server import Sandbox
 from retl.state import State, open_state
@@ -74,7 +74,7 @@ class _BurningClock(FakeClock):
         return super().wait(seconds, stop)
 
 
-class _BurningWatch(Silent):
+class _BurningWatch(SilentObserver):
     def __init__(self, fuse: _Fuse) -> None:
         self.fuse = fuse
 
@@ -213,10 +213,10 @@ CHILD = """
 import os, signal, sys
 from pathlib import Path
 from delivery import Shop, TRACK
-from retl.observer import Silent
+from retl.observer import SilentObserver
 from test_properties import table
 
-class Fatal(Silent):
+class Fatal(SilentObserver):
     def __init__(self, at):
         self.left = at
 
@@ -234,7 +234,7 @@ class Fatal(Silent):
 folder, url, at = sys.argv[1:]
 rows = table({f"k{n}": ("u1", "x" * 30_000) for n in range(60)})
 print("begins", flush=True)
-Shop(Path(folder), url, TRACK, watch=Fatal(int(at))).run(rows)
+Shop(Path(folder), url, TRACK, observer=Fatal(int(at))).run(rows)
 """
 
 

@@ -15,7 +15,7 @@ from retl.delivery import outbox
 from retl.delivery.deliver import HOPELESS
 from retl.delivery.response import RetryPolicy
 from retl.errors import DeadlineError, DestinationError, Interrupted, SegmentError
-from retl.observer import Silent
+from retl.observer import SilentObserver
 from retl.sandbox.failures import Reply
 from retl.sandbox.server import Sandbox
 from retl.state import State, open_state
@@ -434,7 +434,7 @@ def test_few_calls_share_a_lane() -> None:
     assert 1 == outbox.lane_count(10**7, 1)
 
 
-class _Told(Silent):
+class _Told(SilentObserver):
     """Remembers what it is told."""
 
     def __init__(self) -> None:
@@ -458,7 +458,7 @@ def test_the_watch_is_told(state: State, sandbox: Sandbox, clock: FakeClock) -> 
     sandbox.script([Reply(503, retry_after=5, body="busy")])
     told = _Told()
     with segment(sandbox.url, clock) as to:
-        send(state, to, clock, watch=told)
+        send(state, to, clock, observer=told)
     assert (30, 30, [("503 busy", 5.0)]) == (told.calls, told.arrived, told.waits)
 
 
@@ -466,7 +466,7 @@ class _Bug(Exception):
     """Not one of ours."""
 
 
-class _Failing(Silent):
+class _Failing(SilentObserver):
     """Raises an error when calls arrive for the n-th time."""
 
     def __init__(self, error: BaseException, at: int = 1) -> None:
@@ -485,7 +485,7 @@ def test_a_bug_in_a_thread_is_raised_and_the_outbox_stands(
     """An error that nobody expected is no silence: it comes out, and what was accepted stays noted."""
     fill(state, 60, users=2, lanes=2)
     with segment(sandbox.url, clock, rate=10, connections=2) as to, pytest.raises(_Bug):
-        send(state, to, clock, watch=_Failing(_Bug(), at=3))
+        send(state, to, clock, observer=_Failing(_Bug(), at=3))
     delivered = len(sandbox.accepted)
     assert 30 <= delivered < 60
     assert 60 - delivered == outbox.pending(state.db)
@@ -495,7 +495,7 @@ def test_a_bug_in_a_thread_is_raised_and_the_outbox_stands(
     assert [] == sandbox.duplicates
 
 
-class _Stopping(Silent):
+class _Stopping(SilentObserver):
     """Sends this process a signal when calls arrive for the n-th time, from whatever thread."""
 
     def __init__(self, at: int) -> None:
@@ -522,7 +522,7 @@ def test_a_signal_ends_delivery_in_good_order(state: State, sandbox: Sandbox) ->
     """A signal is an end like another: counted, noted, and the next delivery sends only the rest."""
     fill(state, 4_000, users=2, lanes=2, pad=500)
     with segment(sandbox.url, connections=2) as to:
-        stopped = send(state, to, watch=_Stopping(at=2))
+        stopped = send(state, to, observer=_Stopping(at=2))
     assert isinstance(stopped.error, Interrupted)
     assert len(sandbox.accepted) == stopped.delivered < 4_000
     assert 4_000 - stopped.delivered == outbox.pending(state.db)
@@ -538,12 +538,12 @@ def test_a_signal_ends_a_long_wait(state: State, sandbox: Sandbox) -> None:
     fill(state, 10)
     sandbox.script([Reply(429, retry_after=3_600)])
 
-    class _Impatient(Silent):
+    class _Impatient(SilentObserver):
         def waiting(self, reason: str, seconds: float) -> None:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
 
     with segment(sandbox.url) as to:
-        stopped = send(state, to, seconds=7_200, watch=_Impatient())
+        stopped = send(state, to, seconds=7_200, observer=_Impatient())
     assert isinstance(stopped.error, Interrupted)
     assert list(range(10)) == waiting(state)
 
@@ -554,12 +554,12 @@ from pathlib import Path
 from delivery import fill, segment, send
 from retl.errors import Interrupted
 from retl.state import open_state
-from retl.observer import Silent
+from retl.observer import SilentObserver
 
 def stop(number, _):
     raise Interrupted(number)
 
-class Telling(Silent):
+class Telling(SilentObserver):
     def delivered(self, calls):
         print(calls, flush=True)
 
@@ -567,7 +567,7 @@ signal.signal(signal.SIGTERM, stop)
 with open_state(Path(sys.argv[1]), "shop") as state:
     fill(state, 1000)
     with segment(sys.argv[2], rate=100) as to:
-        delivery = send(state, to, watch=Telling())
+        delivery = send(state, to, observer=Telling())
 sys.exit(delivery.error.exit_code)
 """
 

@@ -66,7 +66,7 @@ def test_a_new_file_knows_its_sync_and_has_an_id_of_its_own(tmp_path: Path) -> N
     abouts = []
     for name in ("one", "two"):
         with open_state(tmp_path / f"{name}.duckdb", name) as state:
-            abouts.append(state.about)
+            abouts.append(state.metadata)
     assert ["one", "two"] == [about.sync for about in abouts]
     assert 2 == len({about.destination_id for about in abouts})
     assert all(len(about.destination_id) == 32 for about in abouts)
@@ -82,12 +82,16 @@ def test_what_is_noted_is_there_again(path: Path) -> None:
     """What the file says of itself outlives the process that wrote it."""
     with open_state(path, "users") as state:
         noted = replace(
-            state.about, destination_hash="h", generation=3, first_pass="sent", mapping={"kind": "identify"}
+            state.metadata,
+            destination_hash="h",
+            generation=3,
+            first_pass="sent",
+            mapping={"kind": "identify"},
         )
         state.note(noted)
-        assert noted == state.about
+        assert noted == state.metadata
     with open_state(path, "users") as state:
-        assert noted == state.about
+        assert noted == state.metadata
 
 
 def test_only_the_owner_can_read_a_state_file(path: Path) -> None:
@@ -126,16 +130,16 @@ def test_spilled_data_of_a_killed_process_is_swept_away(path: Path) -> None:
 def test_looking_makes_no_file(path: Path) -> None:
     """Who only looks at a state that is not there sees an empty one, and leaves no trace."""
     with peek_state(path, "users") as state:
-        assert "users" == state.about.sync
+        assert "users" == state.metadata.sync
     assert not path.parent.exists()
 
 
 def test_looking_sees_what_is_there(path: Path) -> None:
     """Who looks at a state that is there sees it as it is."""
     with open_state(path, "users") as state:
-        known = state.about
+        known = state.metadata
     with peek_state(path, "users") as state:
-        assert known == state.about
+        assert known == state.metadata
 
 
 @pytest.mark.parametrize("content", [b"id,name\n1,Ada\n", b"\0" * 100_000], ids=["text", "zeros"])
@@ -212,10 +216,10 @@ def test_a_transaction_is_all_or_nothing(path: Path, error: type[BaseException])
 
         with pytest.raises(error):
             fail()
-        assert 0 == state.about.generation
+        assert 0 == state.metadata.generation
         with state.transaction():
             state.db.execute("UPDATE state.about SET generation = 8")
-        assert 8 == state.about.generation
+        assert 8 == state.metadata.generation
 
 
 def test_a_failing_statement_takes_its_transaction_back(path: Path) -> None:
@@ -230,7 +234,7 @@ def test_a_failing_statement_takes_its_transaction_back(path: Path) -> None:
         with pytest.raises(duckdb.Error):
             fail()
         with transaction(state.db):
-            assert 0 == state.about.generation
+            assert 0 == state.metadata.generation
 
 
 def test_the_holder_is_named_while_it_holds(path: Path) -> None:
@@ -313,7 +317,7 @@ def test_a_killed_writer_loses_only_what_it_had_not_committed(path: Path) -> Non
     with another_process(code, path):
         pass
     with open_state(path, "users") as state:
-        assert 5 == state.about.generation
+        assert 5 == state.metadata.generation
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ from retl.engine import snapshot
 from retl.engine.guard import NAMES as GUARDS
 from retl.errors import ConfigError, GuardError, Interrupted, LockedError, RetlError
 from retl.explain import explain
-from retl.observer import Silent
+from retl.observer import SilentObserver
 from retl.pipeline import Job, Options, read_columns, run
 from retl.planning import make_plan
 from retl.receivers.data_file import Settings, chosen_receivers, read_settings
@@ -121,7 +121,7 @@ def _run_one(
     """Run a sync; None where another run is under way and that is fine."""
     clock = SystemClock()
     began = begin_run(path.stem, clock.now(), flags["full"])
-    watch = progress.watch_for(path.stem, flags["quiet"], report.console(stderr=True))
+    observer = progress.observer_for(path.stem, flags["quiet"], report.console(stderr=True))
     options = Options(
         backfill=flags["backfill"],
         forced=frozenset(flags["forced"]),
@@ -147,17 +147,17 @@ def _run_one(
             session.hold(clock, **timeout),
             session.open_state() as state,
         ):
-            job = Job(session.sync, model, state, session.warehouse, options, clock, watch)
+            job = Job(session.sync, model, state, session.warehouse, options, clock, observer)
             return run(job, segment)
     except LockedError as error:
         if flags["skip_if_running"]:
-            watch.notice(f"skipped: {error.message}")
+            observer.notice(f"skipped: {error.message}")
             return None
         return began.failed(error)
     except RetlError as error:
         return began.failed(error)
     finally:
-        watch.close()
+        observer.close()
 
 
 @cli.command("plan")
@@ -181,7 +181,9 @@ def plan_command(syncs: Sequence[str], rehearsal: bool, as_json: bool, **flags: 
         try:
             session = load_session(path, state_dir, rehearsal)
             with session.peeked_state(clock) as state:
-                job = Job(session.sync, session.model, state, session.warehouse, options, clock, Silent())
+                job = Job(
+                    session.sync, session.model, state, session.warehouse, options, clock, SilentObserver()
+                )
                 plan = make_plan(job, outbox.pending(state.db), flags["samples"])
         except RetlError as error:
             printer.error(error)
@@ -263,7 +265,9 @@ def _check_calls(
 
 def _looking(session: Session, state: State) -> Job:
     """What a command works with that only looks."""
-    return Job(session.sync, session.model, state, session.warehouse, Options(), SystemClock(), Silent())
+    return Job(
+        session.sync, session.model, state, session.warehouse, Options(), SystemClock(), SilentObserver()
+    )
 
 
 def _settings(session: Session, names: Sequence[str]) -> dict[str, Settings]:

@@ -1,4 +1,4 @@
-"""What a person, or a log, sees of a run while it is under way; all of it on stderr."""
+"""The progress of a run, for a person or a log; all of it goes to stderr."""
 
 import json
 import logging
@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.progress import TimeRemainingColumn as TimeLeft
 from rich.text import Text
 
-from retl.observer import Silent, Watch
+from retl.observer import Observer, SilentObserver
 
 log = logging.getLogger("retl")
 
@@ -19,10 +19,10 @@ LINE_EVERY_SECONDS = 10.0
 """How often a log gets a line of progress."""
 
 
-def watch_for(sync: str, quiet: bool, console: Console) -> Watch:
+def observer_for(sync: str, quiet: bool, console: Console) -> Observer:
     """Bars for a terminal, lines for a pipe or a log, nothing where quiet is asked for."""
     if quiet:
-        return Silent()
+        return SilentObserver()
     if console.is_terminal and log.getEffectiveLevel() <= logging.INFO and not _json_logs():
         return Bars(sync, console)
     return Lines(sync)
@@ -51,7 +51,7 @@ class Lines:
             self._say(logging.INFO, action, sentence, **numbers)
 
     def rows_read(self, rows: int) -> None:
-        """So many more rows came from the warehouse."""
+        """More rows came from the warehouse; `rows` is how many."""
         self._read += rows
         self._now_and_then("rows_read", f"{self._read:,} rows read", rows=self._read)
 
@@ -61,12 +61,12 @@ class Lines:
         self._say(logging.DEBUG, "diffed", sentence, added=added, changed=changed, removed=removed)
 
     def delivering(self, calls: int) -> None:
-        """So many calls are about to be delivered."""
+        """Delivery begins; `calls` are waiting."""
         self._delivered, self._total = 0, calls
         self._say(logging.DEBUG, "delivering", f"{calls:,} calls to deliver", calls=calls)
 
     def delivered(self, calls: int) -> None:
-        """Segment accepted so many more calls."""
+        """The destination accepted `calls` more."""
         self._delivered += calls
         sentence = f"{self._delivered:,} of {self._total:,} calls delivered"
         self._now_and_then("delivered", sentence, delivered=self._delivered)
@@ -82,7 +82,7 @@ class Lines:
         )
 
     def notice(self, sentence: str) -> None:
-        """Something the user should know."""
+        """A sentence that the user should read."""
         log.warning(
             "%s: %s", self._sync, sentence, extra={"fields": {"action": "notice", "sync": self._sync}}
         )
@@ -123,7 +123,7 @@ class Bars:
         self._bars.update(task, so_far=f"{bar.completed:,.0f}{total} {unit}{speed}")
 
     def rows_read(self, rows: int) -> None:
-        """So many more rows came from the warehouse."""
+        """More rows came from the warehouse; `rows` is how many."""
         task = self._task if self._task is not None else self._show("reading rows", None)
         self._advance(task, rows, "rows")
 
@@ -135,11 +135,11 @@ class Bars:
             self._task = None
 
     def delivering(self, calls: int) -> None:
-        """So many calls are about to be delivered."""
+        """Delivery begins; `calls` are waiting."""
         self._show("delivering calls", calls)
 
     def delivered(self, calls: int) -> None:
-        """Segment accepted so many more calls."""
+        """The destination accepted `calls` more."""
         if self._task is not None:
             self._advance(self._task, calls, "calls")
             if self._bars.finished:
@@ -150,7 +150,7 @@ class Bars:
         self._console.print(Text(f"{self._sync}: {reason}; again in {seconds:.1f} s", "yellow"))
 
     def notice(self, sentence: str) -> None:
-        """Something the user should know."""
+        """A sentence that the user should read."""
         self._console.print(Text(f"{self._sync}: {sentence}", "yellow"))
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ from retl.check import CheckReport
 from retl.checks.static_check import Finding
 from retl.checks.tracking_plan import CHECKER as PLAN
 from retl.delivery.rejected import REASONS
-from retl.engine.guard import compare_instead, phantom_sentence
+from retl.engine.guard import compare_instead, suspicious_sentence
 from retl.errors import RetlError
 from retl.explain import Explained, ReceiverResult
 from retl.planning import Plan
@@ -139,8 +139,8 @@ def plan_report(plan: Plan, width: int | None) -> RenderableType:
     lines.append(_changes_table(plan))
     if plan.diff.by_column:
         lines.append(Text("  differing in: " + _by_column(plan.diff.by_column), "dim"))
-    if plan.diff.phantoms:
-        lines.append(Text(f"  {phantom_sentence(plan.diff)}", "yellow"))
+    if plan.diff.suspicious_columns:
+        lines.append(Text(f"  {suspicious_sentence(plan.diff)}", "yellow"))
         instead = compare_instead(plan.diff)
         lines += [Text(f"  → {instead}")] if instead else []
     if plan.undated:

@@ -74,14 +74,14 @@ class _Envelope(_Ids):
         return fields
 
     @property
-    def farewell(self) -> Fields:
-        """Those that only the call for a row that is gone has."""
+    def removed_fields(self) -> Fields:
+        """The fields that only the call of a removed row has."""
         return {}
 
     @property
     def values(self) -> Iterator[Value]:
         """Everything that a call says: traits or properties, and context."""
-        for fields in (self.fields, self.farewell, self.context):
+        for fields in (self.fields, self.removed_fields, self.context):
             yield from fields.values()
 
     @property
@@ -180,7 +180,7 @@ class Track(_Envelope):
         return super().placed.union(filter(None, own))
 
     @property
-    def farewell(self) -> Fields:
+    def removed_fields(self) -> Fields:
         """The properties of `removed`."""
         return (self.removed and self.removed.properties) or {}
 
@@ -223,7 +223,7 @@ class Track(_Envelope):
         return self
 
     @model_validator(mode="after")
-    def _farewell_has_its_own_id(self) -> Self:
+    def _removed_has_its_own_id(self) -> Self:
         column = self.removed and self.removed.message_id
         others = (self, self.added, self.changed)
         if column and any(call.message_id == column for call in others if call):
@@ -325,7 +325,7 @@ class _Traits(_Envelope):
     )
 
     @property
-    def farewell(self) -> Fields:
+    def removed_fields(self) -> Fields:
         """The traits of `removed`."""
         return self.removed.traits if self.removed else {}
 

@@ -21,7 +21,7 @@ from retl.delivery.batch import Batch, cut
 from retl.delivery.response import Action, Decision, decide
 from retl.delivery.segment import MAX_BATCH_BYTES, Segment
 from retl.errors import DeadlineError, DestinationError, Interrupted, RetlError, SegmentError
-from retl.observer import Watch
+from retl.observer import Observer
 from retl.state import State, transaction
 
 HOPELESS = 20
@@ -76,7 +76,7 @@ class Terms:
         return replace(self, limit=max(0, self.limit - delivery.delivered - delivery.rejected))
 
 
-def deliver(state: State, segment: Segment, terms: Terms, clock: Clock, watch: Watch) -> Delivery:
+def deliver(state: State, segment: Segment, terms: Terms, clock: Clock, observer: Observer) -> Delivery:
     """Deliver what is in the outbox.
 
     Never raises for what Segment or the network does, nor for a signal: that is the result's `error`, and
@@ -88,8 +88,8 @@ def deliver(state: State, segment: Segment, terms: Terms, clock: Clock, watch: W
     lanes = outbox.lanes(state.db)
     if not lanes:
         return Delivery()
-    watch.delivering(sum(lane.calls for lane in lanes))
-    round_ = _Round(segment, terms, clock, watch, deque(lanes), terms.limit)
+    observer.delivering(sum(lane.calls for lane in lanes))
+    round_ = _Round(segment, terms, clock, observer, deque(lanes), terms.limit)
     workers: list[_Worker] = []
     try:
         for _ in range(min(segment.connections, len(lanes))):
@@ -141,7 +141,7 @@ class _Round:
     segment: Segment
     terms: Terms
     clock: Clock
-    watch: Watch
+    observer: Observer
     lanes: deque[outbox.Lane]
     left: int | None
     stop: threading.Event = field(default_factory=threading.Event)
@@ -301,7 +301,7 @@ class _Worker:
         """Wait before a retry, with all lanes where Segment asked for it; False where the round is over."""
         with self.round.noting() as tally:
             self.round.tally = replace(tally, retries=tally.retries + 1)
-        self.round.watch.waiting(decision.reason, decision.wait)
+        self.round.observer.waiting(decision.reason, decision.wait)
         if decision.requested:
             self.round.pause(decision.wait)
         late = SegmentError(
@@ -341,7 +341,7 @@ class _Worker:
                 batches=tally.batches + 1,
                 bytes=tally.bytes + len(batch.text),
             )
-        self.round.watch.delivered(batch.calls)
+        self.round.observer.delivered(batch.calls)
 
     def _final(self, decision: Decision) -> RetlError:
         where = self.round.segment.to.endpoint

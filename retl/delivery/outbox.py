@@ -18,7 +18,7 @@ PAGE_BYTES = 4_000_000
 """How much of a lane is read from the outbox at a time, and one call more."""
 
 CALLS_WORTH_A_LANE = 2_000
-"""About two full batches."""
+"""Metadata two full batches."""
 
 
 @dataclass(frozen=True)

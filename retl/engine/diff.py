@@ -18,7 +18,7 @@ from retl.engine.mapping import Comparison, SyncMapping, nested_columns
 SMALL_SNAPSHOT = 100
 """Of fewer rows than this a percentage says little."""
 
-PHANTOM_SHARE = 0.95
+SUSPICIOUS_SHARE = 0.95
 """What differs in more of the rows than this is taken for no news of them."""
 
 
@@ -65,7 +65,7 @@ class Diff:
         return self.rows_matched - self.added - self.changed
 
     @property
-    def phantoms(self) -> dict[str, float]:
+    def suspicious_columns(self) -> dict[str, float]:
         """What differs in nearly every row that was there before, and its share of them.
 
         That is seldom news of the rows: rather a stamp of each load, or another spelling.
@@ -74,7 +74,7 @@ class Diff:
         if known < SMALL_SNAPSHOT:
             return {}
         shares = {name: rows / known for name, rows in self.by_column.items()}
-        return {name: share for name, share in shares.items() if share > PHANTOM_SHARE}
+        return {name: share for name, share in shares.items() if share > SUSPICIOUS_SHARE}
 
     def without(self, by_change: Mapping[str, int], by_reason: Mapping[str, int]) -> "Diff":
         """The diff once it is known which rows cannot be sent: they are neither added nor changed.

@@ -117,9 +117,9 @@ def compare_instead(diff: Diff) -> str | None:
 
     None where nothing differs so, or everything does.
     """
-    phantoms = {diff.columns[name] for name in diff.phantoms}
-    others = dict.fromkeys(column for column in diff.columns.values() if column not in phantoms)
-    return f"compare: [{', '.join(map(_as_yaml, others))}]" if phantoms and others else None
+    suspicious_columns = {diff.columns[name] for name in diff.suspicious_columns}
+    others = dict.fromkeys(column for column in diff.columns.values() if column not in suspicious_columns)
+    return f"compare: [{', '.join(map(_as_yaml, others))}]" if suspicious_columns and others else None
 
 
 def _as_yaml(column: str) -> str:
@@ -129,9 +129,9 @@ def _as_yaml(column: str) -> str:
     return column if is_plain and not is_word else json.dumps(column, ensure_ascii=False)
 
 
-def phantom_sentence(diff: Diff) -> str:
+def suspicious_sentence(diff: Diff) -> str:
     """What differs in nearly every row, in words; empty where nothing does."""
-    named = [f"`{name}` differs in {share:.1%} of rows" for name, share in diff.phantoms.items()]
+    named = [f"`{name}` differs in {share:.1%} of rows" for name, share in diff.suspicious_columns.items()]
     return ", ".join(named) + ("; leave it out with `compare`" if named else "")
 
 
@@ -151,8 +151,8 @@ def _sentence(guard: Guard, diff: Diff) -> str:
         "removed": f"of {diff.rows_before:,} rows are gone",
     }[guard.name]
     sentence = f"{guard.value:,} {whole}{share}, and the limit is {guard.limit}"
-    if guard.name == "changed" and diff.phantoms:
-        sentence += f" ({phantom_sentence(diff)})"
+    if guard.name == "changed" and diff.suspicious_columns:
+        sentence += f" ({suspicious_sentence(diff)})"
     elif guard.name == "changed" and diff.by_column:
         column, count = max(diff.by_column.items(), key=lambda item: item[1])
         sentence += f" (`{column}` differs in {count:,} of them)"

@@ -22,7 +22,8 @@ class SyncMapping:
         primary_key: the key's columns.
         ids: Segment's name of an id ("user_id", "anonymous_id", "group_id") to its column.
         fields: dotted name of each trait and property that comes from a column, to that column.
-        carried: name of what is sent and never compared (events, context, farewells) to its column.
+        carried: name of what is sent and never compared (events, context, fields of removed rows), to its
+            column.
         json_columns: columns that hold JSON wherever they are used, be they text or not.
         compared: what is compared, by name: ids, fields, or the columns that `compare` lists. Names that
             are no fields of the call itself begin with a dot, as no field can.
@@ -123,7 +124,7 @@ def _carried(block: Track | Audience | Identify | Group) -> Iterator[tuple[str, 
     for change, call in block.calls.items() if isinstance(block, Track) else ():
         if call.event.column is not None:
             yield f".{change} .event", call.event.column
-    for about, fields_ in ((".context", block.context), (f".{Change.REMOVED}", block.farewell)):
+    for about, fields_ in ((".context", block.context), (f".{Change.REMOVED}", block.removed_fields)):
         for name, value in fields_.items():
             if value.column is not None:
                 yield f"{about} {name}", value.column

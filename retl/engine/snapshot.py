@@ -322,4 +322,5 @@ def row_count(db: duckdb.DuckDBPyConnection) -> int:
 def forget(state: State) -> None:
     """Empty the snapshot, so that the next run is a first pass; to be run in a transaction."""
     state.db.execute("DELETE FROM state.snapshot")
-    state.note(replace(state.about, first_pass=None, mapping=None, generation=state.about.generation + 1))
+    metadata = state.metadata
+    state.note(replace(metadata, first_pass=None, mapping=None, generation=metadata.generation + 1))
