@@ -19,7 +19,7 @@ from retl.calls.template import RANK, Template, templates
 from retl.config.sync import Change, Nulls, Sync, Value
 from retl.engine.canonical import plain_text
 from retl.engine.cast import cast_json, moment, unreadable
-from retl.engine.mapping import SyncMapping
+from retl.engine.mapping import Part, SyncMapping, Use, field_use
 from retl.forms.dotted import path
 from retl.json_values import json_constant, json_string
 from retl.version import __version__
@@ -71,14 +71,14 @@ class Rendering:
         """SQL for a column of one of the two rows; NULL where that row lacks it."""
         return "NULL" if self.type_of(image, column) is None else f"{image}[{sql.text(column)}]"
 
-    def remembered(self, template: Template, name: str) -> str | None:
-        """The column from which the snapshot's mapping took a field; None where it had no such field."""
-        return self.memory.column_of(name, template.says) if self.memory else None
+    def remembered(self, template: Template, use: Use) -> str | None:
+        """The column that the snapshot's mapping had for a use; None where it had none."""
+        return self.memory.column_of(use, template.says) if self.memory else None
 
-    def source(self, template: Template, name: str, column: str) -> str:
-        """The column of a call's field; of a row that is gone, what the mapping said while it was there."""
+    def source(self, template: Template, use: Use, column: str) -> str:
+        """The column for a use in a call; for a removed row the one that was mapped while it was there."""
         if template.image == "before" and self.type_of("before", column) is None:
-            return self.remembered(template, name) or column
+            return self.remembered(template, use) or column
         return column
 
 
@@ -200,7 +200,7 @@ def _event(rendering: Rendering, template: Template) -> str:
     event = template.event
     if event is None or event.column is None:
         return sql.text(event.name) if event and event.name else "NULL::VARCHAR"
-    return _id(rendering, template.image, rendering.source(template, ".event", event.column))
+    return _id(rendering, template.image, rendering.source(template, Use(Part.EVENT), event.column))
 
 
 def _user(rendering: Rendering, image: str) -> str:
@@ -249,10 +249,11 @@ def _fault(rendering: Rendering, template: Template, ids: dict[str, str], own_id
     if template.message_id is not None and template.change is Change.CHANGED:
         last = _id(rendering, "before", template.message_id)
         faults.append(f"WHEN {own_id} = {last} THEN 'duplicate_message_id'")
-    context = {f".context {name}": value for name, value in rendering.sync.block.context.items()}
-    for name, value in {**template.fields, **context}.items():
+    values = {field_use(name): value for name, value in template.fields.items()}
+    values |= {Use(Part.CONTEXT, name): value for name, value in rendering.sync.block.context.items()}
+    for use, value in values.items():
         if not value.is_constant:
-            column = rendering.source(template, name, value.column or "")
+            column = rendering.source(template, use, value.column or "")
             unread += _unreadable(rendering, template.image, value, column)
     faults += (f"WHEN {condition} THEN {sql.text(reason)}" for condition, reason in unread)
     return f"CASE {' '.join(faults)} END"
@@ -294,13 +295,15 @@ def _undated(rendering: Rendering, template: Template) -> str:
 
 def _body(rendering: Rendering, template: Template) -> str:
     """The object of traits or properties."""
-    fields = {name: _field(rendering, template, name, value) for name, value in template.fields.items()}
+    fields = {
+        name: _field(rendering, template, field_use(name), value) for name, value in template.fields.items()
+    }
     if template.previous:
         was, names = {}, []
         for name, value in template.fields.items():
             if value.column is None:
                 continue
-            known_as = rendering.remembered(template, name) or value.column
+            known_as = rendering.remembered(template, field_use(name)) or value.column
             before = _known_json(rendering, value, known_as)
             differs = f"{before} IS DISTINCT FROM {_json(rendering, 'after', value, value.column)}"
             was[name] = f"CASE WHEN {differs} THEN coalesce({before}, 'null') END"
@@ -312,7 +315,7 @@ def _body(rendering: Rendering, template: Template) -> str:
 
 def _context(rendering: Rendering, template: Template) -> str:
     fields = {
-        name: _field(rendering, template, f".context {name}", value, Nulls.OMIT)
+        name: _field(rendering, template, Use(Part.CONTEXT, name), value, Nulls.OMIT)
         for name, value in rendering.sync.block.context.items()
     }
     if not any(path(name)[0] == "library" for name in fields):
@@ -321,16 +324,16 @@ def _context(rendering: Rendering, template: Template) -> str:
 
 
 def _field(
-    rendering: Rendering, template: Template, name: str, value: Value, nulls: Nulls | None = None
+    rendering: Rendering, template: Template, use: Use, value: Value, nulls: Nulls | None = None
 ) -> str:
     """The JSON text of one field, NULL where it is left out."""
     if value.is_constant:
         return sql.text(json_constant(value.constant))
-    written = _json(rendering, template.image, value, rendering.source(template, name, value.column or ""))
+    written = _json(rendering, template.image, value, rendering.source(template, use, value.column or ""))
     policy = value.nulls or nulls or template.nulls
     if policy is Nulls.SEND:
         return f"coalesce({written}, 'null')"
-    sent_from = rendering.remembered(template, name)
+    sent_from = rendering.remembered(template, use)
     if policy is Nulls.CLEAR and template.image == "after" and sent_from is not None:
         had = f"{_known_json(rendering, value, sent_from)} IS NOT NULL"
         return f"coalesce({written}, CASE WHEN {had} THEN 'null' END)"

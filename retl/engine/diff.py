@@ -303,7 +303,7 @@ def _count(
     ).fetchall()
     assert row is not None and totals is not None
     added, changed, removed, resent, *differing = row
-    names = [one.name.lstrip(".") for one in compared]
+    names = [one.use.label for one in compared]
     return Diff(
         rows_read=int(totals[0]),
         rows_before=int(totals[1]),

@@ -6,11 +6,49 @@ edited mapping are told apart from changed rows.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
 from typing import Any
 
 from retl.config.sync import Audience, Change, Group, Identify, Sync, Track, Value
 from retl.errors import ConfigError
+
+
+class Part(StrEnum):
+    """The part of a call, or of a sync, that a column is used for."""
+
+    ID = "id"  # user id, anonymous id or group id
+    FIELD = "field"  # a trait or property, by its dotted name
+    CONTEXT = "context"  # a field of the call's context
+    EVENT = "event"  # the name of the event
+    COLUMN = "column"  # a column that `compare` lists
+
+
+@dataclass(frozen=True)
+class Use:
+    """One use of a column.
+
+    Attributes:
+        part: the part that it is used for.
+        name: of the id, the field or the column; empty for an event.
+        change: the kind of change whose call alone has it; None for all calls.
+    """
+
+    part: Part
+    name: str = ""
+    change: Change | None = None
+
+    @property
+    def label(self) -> str:
+        """The use in a few words, as plans and guards name it."""
+        if self.part is Part.FIELD:
+            return f"{self.change} {self.name}" if self.change else self.name
+        return f"{self.part} {self.name}"
+
+
+def field_use(name: str) -> Use:
+    """The use as a trait or property of all calls."""
+    return Use(Part.FIELD, name)
 
 
 @dataclass(frozen=True)
@@ -21,12 +59,11 @@ class SyncMapping:
         kind: "identify", "track", "audience" or "group".
         primary_key: the key's columns.
         ids: Segment's name of an id ("user_id", "anonymous_id", "group_id") to its column.
-        fields: dotted name of each trait and property that comes from a column, to that column.
-        carried: name of what is sent and never compared (events, context, fields of removed rows), to its
-            column.
+        fields: each trait and property that comes from a column, to that column.
+        carried: uses that are sent and never compared (events, context, fields of removed rows), to their
+            columns.
         json_columns: columns that hold JSON wherever they are used, be they text or not.
-        compared: what is compared, by name: ids, fields, or the columns that `compare` lists. Names that
-            are no fields of the call itself begin with a dot, as no field can.
+        compared: uses that are compared, to their columns: ids and fields, or what `compare` lists.
         columns: all columns that a run reads, in a fixed order.
         types: canonical type of each column, as far as known.
         timezone: the zone in which instants without one were read; None where that is not known.
@@ -36,42 +73,57 @@ class SyncMapping:
     kind: str
     primary_key: tuple[str, ...]
     ids: dict[str, str]
-    fields: dict[str, str]
-    compared: dict[str, str]
+    fields: dict[Use, str]
+    compared: dict[Use, str]
     columns: tuple[str, ...]
     types: dict[str, str]
-    carried: dict[str, str] = field(default_factory=dict)
+    carried: dict[Use, str] = field(default_factory=dict)
     json_columns: tuple[str, ...] = ()
     timezone: str | None = None
     zoneless: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """As the state remembers it."""
-        return dict(self.__dict__)
+        return {
+            name: [{**asdict(use), "column": column} for use, column in value.items()]
+            if name in _USES
+            else value
+            for name, value in self.__dict__.items()
+        }
 
     @classmethod
     def from_json(cls, memory: dict[str, Any]) -> "SyncMapping":
         """From what the state remembers."""
         known: dict[str, Any] = {
-            name: tuple(one) if isinstance(one, list) else one
+            name: _uses(one) if name in _USES else tuple(one) if isinstance(one, list) else one
             for name, one in memory.items()
             if name in cls.__dataclass_fields__
         }
         return cls(**known)
 
-    def column_of(self, name: str, change: Change) -> str | None:
-        """The column that a field of a call came from, of the answer to one kind of change; None for none."""
-        named = {**self.fields, **self.carried}
-        return named.get(f".{change} {name}", named.get(name))
+    def column_of(self, use: Use, change: Change) -> str | None:
+        """The column for a use in the call of one kind of change; None where there was none."""
+        columns = {**self.fields, **self.carried}
+        return columns.get(replace(use, change=change), columns.get(use))
 
     def source_of(self, column: str, old: "SyncMapping") -> str | None:
         """The column of the old mapping that fed what a column feeds now; None where nothing did."""
         served = ((self.compared, old.compared), (self.fields, old.fields), (self.carried, old.carried))
         for feeds, fed in served:
-            for name, one in feeds.items():
-                if one == column and fed.get(name) in old.types:
-                    return fed[name]
+            for use, one in feeds.items():
+                if one == column and fed.get(use) in old.types:
+                    return fed[use]
         return column if column in old.types else None
+
+
+_USES = ("fields", "compared", "carried")
+
+
+def _uses(written: list[dict[str, Any]]) -> dict[Use, str]:
+    return {
+        Use(Part(one["part"]), one["name"], Change(one["change"]) if one["change"] else None): one["column"]
+        for one in written
+    }
 
 
 def read_mapping(sync: Sync) -> SyncMapping:
@@ -82,11 +134,11 @@ def read_mapping(sync: Sync) -> SyncMapping:
         named["group_id"] = block.group_id
     ids = {name: column for name, column in named.items() if column is not None}
     values = dict(_fields(block))
-    fields = {name: value.column for name, value in values.items() if value.column is not None}
+    fields = {use: value.column for use, value in values.items() if value.column is not None}
     carried = dict(_carried(block))
-    compared = {**{f".id {name}": column for name, column in ids.items()}, **fields}
+    compared = {**{Use(Part.ID, name): column for name, column in ids.items()}, **fields}
     if sync.compare is not None:
-        compared = {f".column {column}": column for column in sync.compare}
+        compared = {Use(Part.COLUMN, column): column for column in sync.compare}
     elsewhere = [*sync.primary_key, *sorted(block.placed)]
     columns = [*elsewhere, *ids.values(), *fields.values(), *compared.values(), *carried.values()]
     as_json = [value.column for value in block.values if value.column and value.as_ == "json"]
@@ -105,29 +157,28 @@ def read_mapping(sync: Sync) -> SyncMapping:
     )
 
 
-def _fields(block: Track | Audience | Identify | Group) -> Iterator[tuple[str, Value]]:
-    """The fields that count: those of a removed row's own call are kept, but never compared."""
+def _fields(block: Track | Audience | Identify | Group) -> Iterator[tuple[Use, Value]]:
+    """The fields that are compared; fields of a removed row's own call are kept, and never compared."""
     if not isinstance(block, Track):
-        yield from block.fields.items()
+        yield from ((field_use(name), value) for name, value in block.fields.items())
         return
     own = {change: call.properties or {} for change, call in block.calls.items()}
     for name, value in block.fields.items():
         if any(name not in properties for properties in own.values()):
-            yield name, value
+            yield field_use(name), value
     for change, properties in own.items():
         if change is not Change.REMOVED:
-            yield from ((f".{change} {name}", value) for name, value in properties.items())
+            yield from ((Use(Part.FIELD, name, change), value) for name, value in properties.items())
 
 
-def _carried(block: Track | Audience | Identify | Group) -> Iterator[tuple[str, str]]:
-    """What is sent and never compared, by names that are no fields'."""
+def _carried(block: Track | Audience | Identify | Group) -> Iterator[tuple[Use, str]]:
+    """The uses that are sent and never compared, with their columns."""
     for change, call in block.calls.items() if isinstance(block, Track) else ():
         if call.event.column is not None:
-            yield f".{change} .event", call.event.column
-    for about, fields_ in ((".context", block.context), (f".{Change.REMOVED}", block.removed_fields)):
-        for name, value in fields_.items():
-            if value.column is not None:
-                yield f"{about} {name}", value.column
+            yield Use(Part.EVENT, change=change), call.event.column
+    others = {Use(Part.CONTEXT, name): value for name, value in block.context.items()}
+    others |= {Use(Part.FIELD, name, Change.REMOVED): one for name, one in block.removed_fields.items()}
+    yield from ((use, value.column) for use, value in others.items() if value.column is not None)
 
 
 def refuse_other_identity(sync: Sync, new: SyncMapping, old: SyncMapping) -> None:
@@ -160,7 +211,7 @@ class Comparison:
     """One thing compared between the snapshot's row and the model's.
 
     Attributes:
-        name: of the id, the field or the column.
+        use: the id, the field or the column.
         before: the snapshot's column; None where the snapshot cannot have it, so that NULL stands in.
         after: the model's column.
         is_id: whether it is sent as text whatever its type, so that 1 and '1' are equal.
@@ -169,7 +220,7 @@ class Comparison:
         cast: the field, where it asks for another type than the column's.
     """
 
-    name: str
+    use: Use
     before: str | None
     after: str
     is_id: bool
@@ -190,14 +241,18 @@ def comparisons(
     found = []
     learnt = nested_columns(new, old) if old else set()
     values = dict(_fields(sync.block))
-    for name, after in new.compared.items():
+    for use, after in new.compared.items():
         if old is None:
             before: str | None = after
-        elif name in old.compared:
-            before = old.compared[name]
-        elif name in new.fields and send_new_fields:
-            before = old.fields.get(name)
-        elif (send_new_fields and after in old.columns) or _is_id(name) or after in old.compared.values():
+        elif use in old.compared:
+            before = old.compared[use]
+        elif use in new.fields and send_new_fields:
+            before = old.fields.get(use)
+        elif (
+            use.part is Part.ID
+            or after in old.compared.values()
+            or (send_new_fields and after in old.columns)
+        ):
             before = after
         else:
             continue
@@ -206,9 +261,9 @@ def comparisons(
         is_json_text = after in new.json_columns
         types = {new.types.get(after), old.types.get(before) if old and before else None}
         is_json = is_json_text or "JSON" in types
-        value = values.get(name)
+        value = values.get(use)
         cast = value if value and value.as_ not in (None, "json") else None
-        found.append(Comparison(name, before, after, _is_id(name), is_json_text, is_json, cast))
+        found.append(Comparison(use, before, after, use.part is Part.ID, is_json_text, is_json, cast))
     return tuple(found)
 
 
@@ -229,7 +284,3 @@ def nested_columns(new: SyncMapping, old: SyncMapping) -> set[str]:
 
 def _is_moved(new: SyncMapping, old: SyncMapping) -> bool:
     return old.timezone is not None and new.timezone != old.timezone
-
-
-def _is_id(name: str) -> bool:
-    return name.startswith(".id ")
