@@ -32,7 +32,7 @@ from retl.errors import (
 from retl.model import Model
 from retl.observer import Observer, SilentObserver
 from retl.run import Run, begin_run, keep_run
-from retl.state import State, storage_error
+from retl.state import FirstPass, State, storage_error
 from retl.warehouse import Warehouse
 
 
@@ -195,10 +195,17 @@ def remember(job: Job, mapping: SyncMapping, sends: bool, segment: Segment) -> N
             metadata,
             destination_hash=segment.to.hash,
             generation=metadata.generation + 1,
-            first_pass="sent" if job.options.full else metadata.first_pass or ("sent" if sends else "silent"),
+            first_pass=_first_pass(job, sends),
             mapping=mapping.as_json(),
         )
     )
+
+
+def _first_pass(job: Job, sends: bool) -> FirstPass:
+    """What is known of the first pass after this run: a full run makes up for a silent one."""
+    if job.options.full:
+        return FirstPass.SENT
+    return job.state.metadata.first_pass or (FirstPass.SENT if sends else FirstPass.SILENT)
 
 
 def refuse_other_destination(job: Job, segment: Segment) -> None:
@@ -221,7 +228,7 @@ def refuse_other_destination(job: Job, segment: Segment) -> None:
         )
 
 
-def will_send(job: Job, first_pass: str | None) -> bool:
+def will_send(job: Job, first_pass: FirstPass | None) -> bool:
     """Whether this run's changes become calls.
 
     Raises:
@@ -233,13 +240,13 @@ def will_send(job: Job, first_pass: str | None) -> bool:
     first_is_sent = sync.kind in {"identify", "group"} or sync.initial == "send"
     if not job.options.backfill:
         return first_pass is not None or first_is_sent
-    if first_pass == "silent":
+    if first_pass is FirstPass.SILENT:
         raise ConfigError(
             "the first pass was a silent baseline, so there is no initial backfill left to send",
             where=sync.path,
             hint=f"to send every row as new: retl run {sync.path} --full",
         )
-    if first_pass == "sent" or first_is_sent:
+    if first_pass is FirstPass.SENT or first_is_sent:
         job.observer.notice("--initial-backfill changes nothing here: the first pass is sent anyway, or was")
     return True
 

@@ -1,7 +1,7 @@
 """The state of a sync: one DuckDB file, one writer.
 
 Tables live in a database attached as `state`; whatever lasts no longer than a run is TEMP. Each table
-has one module that owns it; this one owns the file, the lock, transactions and `state.about`.
+has one module that owns it; this one owns the file, the lock, transactions and `state.metadata`.
 """
 
 import json
@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
+from enum import StrEnum
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -22,19 +23,22 @@ from filelock import FileLock, Timeout
 
 from retl import sql
 from retl.errors import LockedError, StateError, StorageError
+from retl.migrations import MIGRATIONS
 
-SCHEMA_VERSION = 2
-
-MIGRATIONS = {
-    1: "ALTER TABLE state.snapshot ADD COLUMN stale BOOLEAN DEFAULT false",
-}
-"""What makes of a file of one schema version one of the next."""
+SCHEMA_VERSION = 3
 
 STORAGE_VERSION = "v1.4.0"
 """DuckDB's file format, kept readable by the oldest DuckDB that retl supports."""
 
 LOCK_TIMEOUT_SECONDS = 1.0
 """How long a run waits for a command that only looks (`status`, `rejected`) to let go."""
+
+
+class FirstPass(StrEnum):
+    """What the first pass of a sync did with its rows."""
+
+    SILENT = "silent"  # remembered them, and sent nothing
+    SENT = "sent"  # sent them all
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Metadata:
         destination_id: random, made with the file; a part of each message id.
         destination_hash: of write key and endpoint; None until a run has sent.
         generation: diffs recorded so far; raised, never started again.
-        first_pass: None until there is a snapshot, then "silent" or "sent".
+        first_pass: None until there is a snapshot.
         mapping: the mapping that the snapshot was built with; None until there is one.
     """
 
@@ -54,7 +58,7 @@ class Metadata:
     destination_id: str
     destination_hash: str | None
     generation: int
-    first_pass: str | None
+    first_pass: FirstPass | None
     mapping: dict[str, Any] | None
 
 
@@ -92,16 +96,27 @@ class State:
     def metadata(self) -> Metadata:
         """What the file says of itself now."""
         row = self.db.execute(
-            "SELECT sync, destination_id, destination_hash, generation, first_pass, mapping FROM state.about"
+            """
+            SELECT sync, destination_id, destination_hash, generation, first_pass, mapping
+            FROM state.metadata
+            """
         ).fetchone()
         assert row is not None
-        return replace(Metadata(*row), mapping=json.loads(row[5]) if row[5] else None)
+        sync, destination_id, destination_hash, generation, first_pass, mapping = row
+        return Metadata(
+            sync,
+            destination_id,
+            destination_hash,
+            generation,
+            FirstPass(first_pass) if first_pass else None,
+            json.loads(mapping) if mapping else None,
+        )
 
     def note(self, metadata: Metadata) -> None:
         """Write what the file says of itself."""
         self.db.execute(
             """
-            UPDATE state.about
+            UPDATE state.metadata
             SET destination_hash = ?, generation = ?, first_pass = ?, mapping = ?
             """,
             [
@@ -156,7 +171,10 @@ def open_state(path: Path, sync: str) -> State:
         _make(path, sync)
     state = State(_attach(path), path)
     try:
-        _migrate(state, _check(state, path, sync))
+        version = _check(state, path, sync)
+        if version < SCHEMA_VERSION:
+            with state.transaction():
+                _migrate(state, version)
     except BaseException:
         state.db.close()
         raise
@@ -164,13 +182,27 @@ def open_state(path: Path, sync: str) -> State:
 
 
 def peek_state(path: Path, sync: str) -> State:
-    """The state as it is, for looking only: a missing file is played by an empty state in memory.
+    """The state, for looking only; an empty one in memory where there is no file.
+
+    The file stays as it is. An older one is migrated in a transaction that is never committed, so that it
+    looks like a file of this version until it is closed.
 
     Raises:
         StateError: as `open_state`.
         LockedError: as `open_state`.
     """
-    return open_state(path, sync) if path.exists() else new_state(sync)
+    if not path.exists():
+        return new_state(sync)
+    state = State(_attach(path), path)
+    try:
+        version = _check(state, path, sync)
+        if version < SCHEMA_VERSION:
+            state.db.execute("BEGIN TRANSACTION")
+            _migrate(state, version)
+    except BaseException:
+        state.db.close()
+        raise
+    return state
 
 
 def new_state(sync: str) -> State:
@@ -203,7 +235,7 @@ def _create(db: duckdb.DuckDBPyConnection, sync: str) -> None:
     with transaction(db):
         db.execute(schema)
         db.execute(
-            "INSERT INTO state.about VALUES (?, ?, ?, NULL, 0, NULL, NULL)",
+            "INSERT INTO state.metadata VALUES (?, ?, ?, NULL, 0, NULL, NULL)",
             [SCHEMA_VERSION, sync, secrets.token_hex(16)],
         )
 
@@ -247,10 +279,11 @@ def _set_up(db: duckdb.DuckDBPyConnection) -> None:
 
 def _check(state: State, path: Path, sync: str) -> int:
     """See that a file is this sync's state; gives its schema version."""
-    try:
-        row = state.db.execute("SELECT schema_version, sync FROM state.about").fetchone()
-    except (duckdb.CatalogException, duckdb.BinderException):
-        row = None
+    row = None
+    for table in ("metadata", "about"):  # its name before schema 3
+        with suppress(duckdb.CatalogException, duckdb.BinderException):
+            row = state.db.execute(f"SELECT schema_version, sync FROM state.{table}").fetchone()
+            break
     if row is None:
         raise StateError(
             "this DuckDB file was not made by retl",
@@ -274,11 +307,10 @@ def _check(state: State, path: Path, sync: str) -> int:
 
 
 def _migrate(state: State, version: int) -> None:
-    """Bring an older file to this version's schema, a step after the other."""
+    """Bring an older file to this version's schema, one step after another; to be run in a transaction."""
     for step in range(version, SCHEMA_VERSION):
-        with state.transaction():
-            state.db.execute(MIGRATIONS[step])
-            state.db.execute("UPDATE state.about SET schema_version = ?", [step + 1])
+        MIGRATIONS[step](state.db)
+    state.db.execute("UPDATE state.metadata SET schema_version = ?", [SCHEMA_VERSION])
 
 
 def _first_line(error: Exception) -> str:

@@ -1,7 +1,8 @@
--- The tables of a state file, whole. A change here raises state.SCHEMA_VERSION, and older files need a step.
+-- The tables of a state file, whole. A change here raises state.SCHEMA_VERSION, and older files need a step
+-- in migrations.py.
 
--- One row: what the file is, and where its sync stands.
-CREATE TABLE state.about (
+-- One row: the identity of the file, and how far its sync has got.
+CREATE TABLE state.metadata (
     schema_version   INTEGER NOT NULL,
     sync             VARCHAR NOT NULL,
     destination_id   VARCHAR NOT NULL,   -- random, made with the file; a part of each message id

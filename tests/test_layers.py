@@ -23,7 +23,18 @@ ROOMS = {
 }
 """Each package of retl, and the packages that its modules may import; the ground is open to all of them."""
 
-GROUND = ["clock", "errors", "json_values", "model", "observer", "signals", "sql", "state", "version"]
+GROUND = [
+    "clock",
+    "errors",
+    "json_values",
+    "migrations",
+    "model",
+    "observer",
+    "signals",
+    "sql",
+    "state",
+    "version",
+]
 """Modules at the top that know no package; each package may import them."""
 
 STORIES = ["api", "check", "explain", "pipeline", "planning", "run", "session", "status", "what_if"]

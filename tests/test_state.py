@@ -1,3 +1,4 @@
+import json
 import os
 import stat
 import subprocess
@@ -11,11 +12,15 @@ import duckdb
 import pytest
 from delivery import IDENTIFY, NOON, FakeClock, Shop, Table, rows
 
+from retl.config.sync import Change
+from retl.delivery.outbox import pending
+from retl.engine.mapping import Part, SyncMapping, Use, field_use
 from retl.errors import LockedError, StateError
 from retl.sandbox.server import Sandbox
 from retl.state import (
     SCHEMA_VERSION,
     STORAGE_VERSION,
+    FirstPass,
     Holder,
     hold,
     holder,
@@ -85,7 +90,7 @@ def test_what_is_noted_is_there_again(path: Path) -> None:
             state.metadata,
             destination_hash="h",
             generation=3,
-            first_pass="sent",
+            first_pass=FirstPass.SENT,
             mapping={"kind": "identify"},
         )
         state.note(noted)
@@ -171,21 +176,89 @@ def test_a_database_of_somebody_else_is_refused(path: Path, table: str) -> None:
 def test_a_newer_file_is_refused(path: Path) -> None:
     """A state that a newer retl wrote is refused with the way out, not half understood."""
     with open_state(path, "users") as state:
-        state.db.execute("UPDATE state.about SET schema_version = schema_version + 1")
+        state.db.execute("UPDATE state.metadata SET schema_version = schema_version + 1")
     with pytest.raises(StateError, match="newer retl") as caught:
         open_state(path, "users")
     assert "upgrade" in (caught.value.hint or "")
 
 
-def test_an_older_file_is_migrated(path: Path) -> None:
-    """A state of the first schema opens with its rows, none of them stale, and is of this schema then."""
-    with open_state(path, "users") as state:
-        state.db.execute("CREATE OR REPLACE TABLE state.snapshot AS SELECT 'k' AS key, {'v': 1} AS row")
-        state.db.execute("UPDATE state.about SET schema_version = 1")
+MAPPING_2 = {
+    "kind": "track",
+    "primary_key": ["id"],
+    "ids": {"user_id": "user"},
+    "fields": {"plan": "plan", ".changed note": "note"},
+    "compared": {".id user_id": "user", "plan": "plan", ".changed note": "note", ".column x": "x"},
+    "columns": ["id", "user", "plan"],
+    "types": {"id": "BIGINT", "user": "VARCHAR", "plan": "VARCHAR"},
+    "carried": {".added .event": "name", ".removed why": "why", ".context ip": "ip"},
+    "json_columns": [],
+    "timezone": "UTC",
+    "zoneless": [],
+}
+"""A mapping as schema 2 kept it."""
 
+
+def make_file_of_schema(version: int, path: Path) -> None:
+    """Make a state file as retl made them with schema 1 or 2: a row, a call that waits, a mapping."""
+    path.parent.mkdir()
+    with duckdb.connect() as db:
+        db.execute(f"ATTACH '{path}' AS state (STORAGE_VERSION 'v1.4.0')")
+        db.execute((Path(__file__).parent / "fixtures" / "state_2.sql").read_text(encoding="utf-8"))
+        db.execute(
+            "INSERT INTO state.about VALUES (?, 'users', 'some id', 'some hash', 7, 'sent', ?)",
+            [version, json.dumps(MAPPING_2)],
+        )
+        stale = ", false AS stale" if version > 1 else ""
+        db.execute(f"CREATE OR REPLACE TABLE state.snapshot AS SELECT 'k' AS key, {{'v': 1}} AS row{stale}")
+        db.execute("INSERT INTO state.outbox VALUES (1, 0, 'run', 'k', 'added', 'retl-1', '{}', 2)")
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_older_file_is_migrated(path: Path, version: int) -> None:
+    """A file of an older schema opens with its rows and pending calls, and is of this schema then."""
+    make_file_of_schema(version, path)
+
+    for _ in range(2):
+        with open_state(path, "users") as state:
+            assert [("k", {"v": 1}, False)] == state.db.execute("SELECT * FROM state.snapshot").fetchall()
+            assert 1 == pending(state.db)
+            assert ("some id", 7, FirstPass.SENT) == (
+                state.metadata.destination_id,
+                state.metadata.generation,
+                state.metadata.first_pass,
+            )
+            found = state.db.execute("SELECT schema_version FROM state.metadata").fetchone()
+            assert (SCHEMA_VERSION,) == found
+
+
+def test_the_mapping_of_an_older_file_is_understood(path: Path) -> None:
+    """The names by which schema 2 kept uses of columns are the same uses in this version."""
+    make_file_of_schema(2, path)
     with open_state(path, "users") as state:
+        mapping = SyncMapping.from_json(state.metadata.mapping or {})
+
+    assert {field_use("plan"): "plan", Use(Part.FIELD, "note", Change.CHANGED): "note"} == mapping.fields
+    assert {Use(Part.ID, "user_id"): "user", **mapping.fields, Use(Part.COLUMN, "x"): "x"} == mapping.compared
+    assert {
+        Use(Part.EVENT, change=Change.ADDED): "name",
+        Use(Part.FIELD, "why", Change.REMOVED): "why",
+        Use(Part.CONTEXT, "ip"): "ip",
+    } == mapping.carried
+    assert mapping == SyncMapping.from_json(json.loads(json.dumps(mapping.as_json())))
+
+
+def test_looking_at_an_older_file_does_not_migrate_it(path: Path) -> None:
+    """Who only looks at a file of an older schema sees it in this one; the file keeps its bytes."""
+    make_file_of_schema(1, path)
+    before = path.read_bytes()
+
+    with peek_state(path, "users") as state:
         assert [("k", {"v": 1}, False)] == state.db.execute("SELECT * FROM state.snapshot").fetchall()
-        assert (SCHEMA_VERSION,) == state.db.execute("SELECT schema_version FROM state.about").fetchone()
+        assert 1 == pending(state.db)
+        assert 7 == state.metadata.generation
+        state.db.execute("CREATE TEMP TABLE change AS SELECT * FROM state.snapshot")
+
+    assert before == path.read_bytes()
 
 
 def test_the_file_of_another_sync_is_refused(path: Path) -> None:
@@ -211,14 +284,14 @@ def test_a_transaction_is_all_or_nothing(path: Path, error: type[BaseException])
 
         def fail() -> None:
             with state.transaction():
-                state.db.execute("UPDATE state.about SET generation = 7")
+                state.db.execute("UPDATE state.metadata SET generation = 7")
                 raise error
 
         with pytest.raises(error):
             fail()
         assert 0 == state.metadata.generation
         with state.transaction():
-            state.db.execute("UPDATE state.about SET generation = 8")
+            state.db.execute("UPDATE state.metadata SET generation = 8")
         assert 8 == state.metadata.generation
 
 
@@ -228,7 +301,7 @@ def test_a_failing_statement_takes_its_transaction_back(path: Path) -> None:
 
         def fail() -> None:
             with transaction(state.db):
-                state.db.execute("UPDATE state.about SET generation = 7")
+                state.db.execute("UPDATE state.metadata SET generation = 7")
                 state.db.execute("SELECT * FROM state.nothing")
 
         with pytest.raises(duckdb.Error):
@@ -312,8 +385,8 @@ def test_a_file_that_another_program_has_open_is_locked_not_damaged(path: Path) 
 
 def test_a_killed_writer_loses_only_what_it_had_not_committed(path: Path) -> None:
     """What was committed before a kill is there, what was not is not, and the file opens at once."""
-    code = "state = open_state(path, 'users')\nstate.db.execute('UPDATE state.about SET generation = 5')\n"
-    code += "state.db.execute('BEGIN')\nstate.db.execute('UPDATE state.about SET generation = 6')"
+    code = "state = open_state(path, 'users')\nstate.db.execute('UPDATE state.metadata SET generation = 5')\n"
+    code += "state.db.execute('BEGIN')\nstate.db.execute('UPDATE state.metadata SET generation = 6')"
     with another_process(code, path):
         pass
     with open_state(path, "users") as state:
