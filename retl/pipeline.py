@@ -1,6 +1,6 @@
 """The story of a run.
 
-What lasts is handed in open: the state, the warehouse, the way to Segment. Each step is one call into
+What lasts is handed in open: the state, the warehouse, the destination. Each step is one call into
 the module that owns it.
 """
 
@@ -18,7 +18,7 @@ from retl.clock import Clock
 from retl.config.sync import Sync, with_columns
 from retl.delivery import outbox, rejected
 from retl.delivery.deliver import Terms, deliver
-from retl.delivery.segment import Segment
+from retl.delivery.destination import Destination
 from retl.engine import diff, guard, snapshot
 from retl.engine.cast import refuse_casts
 from retl.engine.mapping import Comparison, SyncMapping, comparisons, read_mapping, refuse_other_identity
@@ -91,7 +91,7 @@ class Changes:
     guards: tuple[guard.Guard, ...]
 
 
-def run(job: Job, segment: Segment) -> Run:
+def run(job: Job, destination: Destination) -> Run:
     """Send what changed in a model since the last run, and remember it.
 
     Whatever goes wrong ends as the record's `error`; only a bug is raised.
@@ -101,14 +101,14 @@ def run(job: Job, segment: Segment) -> Run:
     record = begin_run(sync.name, clock.now(), job.options.full)
     terms = Terms(record.run_id, began + job.options.deadline_seconds, job.options.limit)
     try:
-        refuse_other_destination(job, segment)
-        left_over = deliver(state, segment, terms, clock, job.observer)
+        refuse_other_destination(job, destination)
+        left_over = deliver(state, destination, terms, clock, job.observer)
         record = record.with_delivery(left_over)
         if left_over.error is None and outbox.pending(state.db) == 0:
             changes = find_changes(job, terms.deadline)
             record = record.with_diff(changes.diff, changes.guards, baseline=not changes.sends)
             guard.stop_if_tripped(sync, changes.diff, changes.guards)
-            render(job, changes, segment.connections)
+            render(job, changes, destination.connections)
             violations = apply_receivers(state.db, receivers_reached(sync, sync.receivers))
             rejected.collect(state.db)
             tally = rejected.tally(state.db)
@@ -122,10 +122,10 @@ def run(job: Job, segment: Segment) -> Run:
                 enqueued = outbox.enqueue(state.db, record.run_id)
                 refused = rejected.record(state.db, record.run_id, clock.now())
                 mapping = snapshot.promote(state.db, changes.mapping, changes.memory, changes.compared)
-                remember(job, mapping, changes.sends, segment)
+                remember(job, mapping, changes.sends, destination)
                 keep_run(state.db, record.with_calls(enqueued, refused))
             record = record.with_calls(enqueued, refused)
-            delivery = deliver(state, segment, terms.after(left_over), clock, job.observer)
+            delivery = deliver(state, destination, terms.after(left_over), clock, job.observer)
             record = record.with_delivery(delivery)
     except Exception as error:
         record = record.evolve(error=storage_error(error) or signals.told(error))
@@ -187,13 +187,13 @@ def render(job: Job, changes: Changes, connections: int) -> None:
     render_calls(job.state.db, rendering, silent=not changes.sends)
 
 
-def remember(job: Job, mapping: SyncMapping, sends: bool, segment: Segment) -> None:
+def remember(job: Job, mapping: SyncMapping, sends: bool, destination: Destination) -> None:
     """Note where the sync stands now; to be run in the run's transaction."""
     metadata = job.state.metadata
     job.state.note(
         replace(
             metadata,
-            destination_hash=segment.to.hash,
+            destination_hash=destination.id,
             generation=metadata.generation + 1,
             first_pass=_first_pass(job, sends),
             mapping=mapping.as_json(),
@@ -208,18 +208,18 @@ def _first_pass(job: Job, sends: bool) -> FirstPass:
     return job.state.metadata.first_pass or (FirstPass.SENT if sends else FirstPass.SILENT)
 
 
-def refuse_other_destination(job: Job, segment: Segment) -> None:
-    """See that the state belongs to this Segment source, and on a first run that the source exists.
+def refuse_other_destination(job: Job, destination: Destination) -> None:
+    """See that the state belongs to this destination, and on a first run that it takes calls.
 
     Raises:
         DestinationError: write key or endpoint are others than before, or Segment does not know the key.
     """
     known = job.state.metadata.destination_hash
     if known is None:
-        doubt = segment.check_key()
+        doubt = destination.check()
         if doubt is not None:
             job.observer.notice(doubt)
-    elif known != segment.to.hash:
+    elif known != destination.id:
         raise DestinationError(
             "the write key or the endpoint is another than in the last run",
             where=job.sync.where("segment", "write_key"),

@@ -13,8 +13,7 @@ from retl.calls.render import LIBRARY
 from retl.checks.call_check import apply_receivers
 from retl.checks.static_check import receivers_reached
 from retl.delivery import rejected
-from retl.delivery.batch import MAX_BATCH_CALLS
-from retl.delivery.segment import MAX_BATCH_BYTES
+from retl.delivery.segment import MAX_BATCH_BYTES, MAX_BATCH_CALLS
 from retl.engine.diff import Diff
 from retl.engine.guard import Guard
 from retl.pipeline import Job, find_changes, render

@@ -21,9 +21,10 @@ from retl.config.project import (
     write_key,
 )
 from retl.config.sync import Sync
+from retl.delivery.destination import Destination
 from retl.delivery.rate_limit import RateLimiter
 from retl.delivery.response import RetryPolicy
-from retl.delivery.segment import Destination, Segment, destination
+from retl.delivery.segment import Segment, Source, source_of
 from retl.model import Model
 from retl.sandbox.server import Sandbox
 from retl.state import LOCK_TIMEOUT_SECONDS, State, hold, open_state, peek_state
@@ -51,10 +52,17 @@ class Session:
 
     @property
     def state_path(self) -> Path:
-        """The sync's state file: `state/<sync>[.<segment.name>].duckdb`."""
-        folder = self.state_dir / "sandbox" if self.rehearsal else self.state_dir
-        source = f".{self.sync.segment.name}" if self.sync.segment.name and not self.rehearsal else ""
-        return folder / f"{self.sync.name}{source}.duckdb"
+        """The sync's state file: `state/<sync>[.<segment.name>].duckdb`.
+
+        Calls that go to a file are not sent, so such a sync has a state of its own, with the name `file`.
+        """
+        if self.rehearsal:
+            return self.state_dir / "sandbox" / f"{self.sync.name}.duckdb"
+        settings = self.sync.segment
+        source = settings.name
+        return self.state_dir / (
+            f"{self.sync.name}.{source}.duckdb" if source else f"{self.sync.name}.duckdb"
+        )
 
     @property
     def model(self) -> Model:
@@ -111,27 +119,33 @@ class Session:
         with chdir(root), open_warehouse(url, root) as warehouse:
             yield warehouse
 
-    def destination(self, sandbox: Sandbox | None) -> Destination:
-        """Where the calls go: the sandbox, else what the sync says.
+    def open_destination(
+        self, sandbox: Sandbox | None, rate_limiters: dict[str, RateLimiter], clock: Clock
+    ) -> Destination:
+        """The place that the calls go to: the sandbox, a file, or the sync's Segment source.
+
+        Args:
+            sandbox: the local Segment of a rehearsal.
+            rate_limiters: of this process by destination, since syncs with one destination share one rate.
+            clock: for the rate.
 
         Raises:
             ConfigError: there is no write key.
         """
-        if sandbox is not None:
-            return Destination(sandbox.url, SANDBOX_KEY, known_as="sandbox")
-        to = destination(self.sync.segment, write_key(self.sync, self.project))
-        return replace(to, ssl_cert=str(self.project.root / to.ssl_cert)) if to.ssl_cert else to
-
-    def open_segment(
-        self, sandbox: Sandbox | None, rate_limiters: dict[str, RateLimiter], clock: Clock
-    ) -> Segment:
-        """The way to Segment; syncs with one destination share one rate; the sandbox has none."""
-        to = self.destination(sandbox)
         settings = self.sync.segment
-        rate_limiter = rate_limiters.setdefault(
-            to.hash, RateLimiter(0 if sandbox else settings.events_per_second, clock)
-        )
-        return Segment(to, rate_limiter, RetryPolicy(), settings.concurrency)
+        source = self._source(sandbox)
+        rate = 0 if sandbox else settings.events_per_second
+        rate_limiter = rate_limiters.setdefault(source.hash, RateLimiter(rate, clock))
+        return Segment(source, rate_limiter, RetryPolicy(), settings.concurrency)
+
+    def _source(self, sandbox: Sandbox | None) -> Source:
+        """The Segment source of a run."""
+        if sandbox is not None:
+            return Source(sandbox.url, SANDBOX_KEY, known_as="sandbox")
+        source = source_of(self.sync.segment, write_key(self.sync, self.project))
+        if source.ssl_cert is None:
+            return source
+        return replace(source, ssl_cert=str(self.project.root / source.ssl_cert))
 
 
 def find_sessions(arguments: Sequence[str], state_dir: Path | None, rehearsal: bool) -> list[Session]:

@@ -17,7 +17,7 @@ from retl.delivery.deliver import Delivery, Terms, deliver
 from retl.delivery.outbox import pending
 from retl.delivery.rate_limit import RateLimiter
 from retl.delivery.response import RetryPolicy
-from retl.delivery.segment import Destination, Segment
+from retl.delivery.segment import Segment, Source
 from retl.model import Model
 from retl.observer import Observer, SilentObserver
 from retl.pipeline import Job, Options, run
@@ -117,9 +117,7 @@ def segment(
     key: str = KEY,
 ) -> Segment:
     """A way to a sandbox."""
-    return Segment(
-        Destination(url, key), RateLimiter(rate, clock or SystemClock()), retry_policy, connections
-    )
+    return Segment(Source(url, key), RateLimiter(rate, clock or SystemClock()), retry_policy, connections)
 
 
 def send(

@@ -17,7 +17,7 @@ from retl.config.project import find_project, load_sync
 from retl.delivery import rejected
 from retl.delivery.rate_limit import RateLimiter
 from retl.delivery.response import RetryPolicy
-from retl.delivery.segment import Destination, Segment
+from retl.delivery.segment import Segment, Source
 from retl.model import make_model
 from retl.observer import SilentObserver
 from retl.pipeline import Job, Options, run
@@ -129,7 +129,7 @@ class Bench:
         loaded = load_sync(path, find_project(path, {}))
         model = make_model("rows", self._select(rows), "models/rows.sql")
         seen_calls, seen_requests = len(self.sandbox.accepted), len(self.sandbox.requests)
-        to = Destination(self.sandbox.url, "a write key")
+        to = Source(self.sandbox.url, "a write key")
         retry_policy = RetryPolicy(base=0.001)
         job = Job(
             loaded, model, self.state, self._warehouse, options or Options(), self.clock, SilentObserver()

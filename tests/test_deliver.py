@@ -12,7 +12,7 @@ import pytest
 from delivery import NOON, FakeClock, fill, memory_state, numbers, rows, segment, send, waiting
 
 from retl.delivery import outbox
-from retl.delivery.deliver import HOPELESS
+from retl.delivery.deliver import MOST_REFUSED
 from retl.delivery.response import RetryPolicy
 from retl.errors import DeadlineError, DestinationError, Interrupted, SegmentError
 from retl.observer import SilentObserver
@@ -213,7 +213,7 @@ def test_when_every_call_is_refused_it_is_not_the_calls(state: State, sandbox: S
     with segment(sandbox.url) as to:
         delivery = send(state, to)
     assert isinstance(delivery.error, SegmentError)
-    assert f"{HOPELESS} calls were refused one by one" in str(delivery.error)
+    assert f"{MOST_REFUSED} calls were refused one by one" in str(delivery.error)
     assert (0, 0) == (delivery.delivered, delivery.rejected)
     assert list(range(100)) == waiting(state)
 

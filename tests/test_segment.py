@@ -16,7 +16,7 @@ from segment.analytics import Client
 from retl.config.settings import SegmentSettings
 from retl.delivery.batch import Batch
 from retl.delivery.rate_limit import RateLimiter
-from retl.delivery.segment import LONGEST_WAIT, Destination, Segment, destination, iso
+from retl.delivery.segment import LONGEST_WAIT, Segment, Source, iso, source_of
 from retl.errors import ConfigError, DestinationError
 from retl.sandbox.failures import Reply
 from retl.sandbox.server import Request, Sandbox
@@ -109,7 +109,7 @@ def test_iso_cuts_to_milliseconds() -> None:
 
 def test_bodies_can_be_compressed(sandbox: Sandbox) -> None:
     """With gzip on, the same body travels compressed, and says so."""
-    with Segment(Destination(sandbox.url, KEY, gzip=True), RateLimiter(0, NOWHEN), HURRIED, 1) as to:
+    with Segment(Source(sandbox.url, KEY, gzip=True), RateLimiter(0, NOWHEN), HURRIED, 1) as to:
         assert 200 == to.post(batch(*[CALL] * 50), NOON, 0).status
     (request,) = sandbox.requests
     assert "gzip" == request.headers["content-encoding"]
@@ -198,7 +198,7 @@ def test_unusable_proxy_is_a_setting_to_mend(monkeypatch: pytest.MonkeyPatch) ->
 )
 def test_settings_name_the_destination(settings: dict[str, Any], endpoint: str, asks: bool) -> None:
     """A region stands for its URL, an endpoint may end in /v1; only Segment's own hosts know about keys."""
-    to = destination(SegmentSettings(**settings), KEY)
+    to = source_of(SegmentSettings(**settings), KEY)
     assert endpoint == to.endpoint
     assert asks == (to.settings_url is not None)
 
@@ -206,15 +206,15 @@ def test_settings_name_the_destination(settings: dict[str, Any], endpoint: str, 
 def test_the_same_source_has_the_same_hash() -> None:
     """The way an endpoint is written does not make it another; key, region and sandbox do."""
     ways = [{"endpoint": "https://api.segment.io"}, {"endpoint": "https://api.segment.io/v1/"}, {}]
-    assert 1 == len({destination(SegmentSettings(**way), KEY).hash for way in ways})
+    assert 1 == len({source_of(SegmentSettings(**way), KEY).hash for way in ways})
     others = [
-        destination(SegmentSettings(), KEY),
-        destination(SegmentSettings(), "other"),
-        destination(SegmentSettings(region="eu"), KEY),
-        Destination("http://127.0.0.1:1", KEY, known_as="sandbox"),
+        source_of(SegmentSettings(), KEY),
+        source_of(SegmentSettings(), "other"),
+        source_of(SegmentSettings(region="eu"), KEY),
+        Source("http://127.0.0.1:1", KEY, known_as="sandbox"),
     ]
     assert 4 == len({other.hash for other in others})
-    moved = Destination("http://127.0.0.1:2", KEY, known_as="sandbox")
+    moved = Source("http://127.0.0.1:2", KEY, known_as="sandbox")
     assert moved.hash == others[3].hash
 
 
@@ -227,13 +227,13 @@ def test_an_endpoint_must_be_a_url() -> None:
 def asking(sandbox: Sandbox, key: str, url: str | None = None) -> Segment:
     """A way to a sandbox that can be asked about the key."""
     settings_url = f"{url or sandbox.url}/v1/projects/{key}/settings"
-    return Segment(Destination(sandbox.url, key, settings_url), RateLimiter(0, NOWHEN), HURRIED, 1)
+    return Segment(Source(sandbox.url, key, settings_url), RateLimiter(0, NOWHEN), HURRIED, 1)
 
 
 def test_a_known_key_raises_no_doubt() -> None:
     """Segment knows the key: nothing to say."""
     with Sandbox(unknown_keys=["bad"]) as sandbox, asking(sandbox, "good") as to:
-        assert to.check_key() is None
+        assert to.check() is None
 
 
 @pytest.mark.rule("R11")
@@ -241,7 +241,7 @@ def test_an_unknown_key_is_an_error_without_the_key() -> None:
     """Segment would answer 200 and drop every call, so the run must not begin."""
     unknowing = Sandbox(unknown_keys=["bad-key"])
     with unknowing, asking(unknowing, "bad-key") as to, pytest.raises(DestinationError) as caught:
-        to.check_key()
+        to.check()
     assert 2 == caught.value.exit_code
     assert "bad-key" not in f"{caught.value} {caught.value.hint}"
 
@@ -249,7 +249,7 @@ def test_an_unknown_key_is_an_error_without_the_key() -> None:
 def test_a_question_without_answer_is_only_a_doubt(sandbox: Sandbox) -> None:
     """Where nobody can be asked the run goes on, and says so without telling the key."""
     with asking(sandbox, "my-key", f"http://127.0.0.1:{closed_port()}") as to:
-        doubt = to.check_key()
+        doubt = to.check()
     assert doubt is not None
     assert "could not ask Segment" in doubt
     assert "refused" in doubt
@@ -259,10 +259,10 @@ def test_a_question_without_answer_is_only_a_doubt(sandbox: Sandbox) -> None:
 def test_a_forbidding_gateway_is_only_a_doubt() -> None:
     """A 403 comes from something in between that blocks the host; it says nothing about the key."""
     with Recorder([b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"]) as gateway:
-        there = Destination(gateway.url, KEY, f"{gateway.url}/settings")
+        there = Source(gateway.url, KEY, f"{gateway.url}/settings")
         to = Segment(there, RateLimiter(0, NOWHEN), HURRIED, 1)
         with to:
-            assert "HTTP 403" in (to.check_key() or "")
+            assert "HTTP 403" in (to.check() or "")
 
 
 def test_an_unreachable_endpoint_is_not_unsure() -> None:
@@ -301,12 +301,12 @@ def test_an_answer_cut_off_in_the_middle_is_unsure() -> None:
 @pytest.mark.rule("E12")
 def test_the_key_is_in_no_text(sandbox: Sandbox) -> None:
     """Neither a repr nor what a gateway quotes from the request gives the write key away."""
-    to = destination(SegmentSettings(write_key="wk-secret"), "wk-secret")
+    to = source_of(SegmentSettings(write_key="wk-secret"), "wk-secret")
     sandbox.script([Reply(400, body="bad request: writeKey=wk-secret")])
     with segment(sandbox.url, key="wk-secret") as way:
         answer = way.post(batch(CALL), NOON, 0)
         assert "bad request: writeKey=…" == answer.body
-        assert "wk-secret" not in f"{to!r} {to} {way!r} {way.to!r} {answer!r}"
+        assert "wk-secret" not in f"{to!r} {to} {way!r} {way.source!r} {answer!r}"
 
 
 @pytest.mark.parametrize(

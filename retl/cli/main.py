@@ -143,12 +143,12 @@ def _run_one(
             )
         model = session.model
         with (
-            session.open_segment(sandbox, rate_limiters, clock) as segment,
+            session.open_destination(sandbox, rate_limiters, clock) as destination,
             session.hold(clock, **timeout),
             session.open_state() as state,
         ):
             job = Job(session.sync, model, state, session.warehouse, options, clock, observer)
-            return run(job, segment)
+            return run(job, destination)
     except LockedError as error:
         if flags["skip_if_running"]:
             observer.notice(f"skipped: {error.message}")
@@ -281,8 +281,8 @@ def _check_connections(session: Session) -> str:
     for batch in batches:
         columns = batch.num_columns
         break
-    with session.open_segment(None, {}, SystemClock()) as segment:
-        doubt = segment.check_key()
+    with session.open_destination(None, {}, SystemClock()) as destination:
+        doubt = destination.check()
     return f", {columns} columns" + (f", but {doubt}" if doubt else "")
 
 
@@ -401,13 +401,13 @@ def rekey_command(sync: str, state_dir: Path | None) -> int:
                 "there is no state yet, so there is nothing to rekey", where=str(session.state_path)
             )
         with (
-            session.open_segment(None, {}, clock) as segment,
+            session.open_destination(None, {}, clock) as destination,
             session.hold(clock),
             session.open_state() as state,
         ):
-            doubt = segment.check_key()
+            doubt = destination.check()
             with state.transaction():
-                state.rekey(segment.to.hash)
+                state.rekey(destination.id)
         if doubt:
             click.echo(f"{session.sync.name}: {doubt}", err=True)
         click.echo(f"{session.sync.name}: the state goes on with this write key and endpoint")

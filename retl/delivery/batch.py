@@ -1,16 +1,10 @@
-"""Batches: calls that fit Segment's limits together."""
+"""Batches: calls that fit a destination's limits together."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-
-MAX_BATCH_CALLS = 2_500
-"""Calls in a batch; beyond it Segment answers 200 and drops them (Segment HTTP API docs, "Errors")."""
-
-ENVELOPE_BYTES = 256
-"""Room for `{"batch":[…],"sentAt":…,"writeKey":…}` around the calls."""
 
 
 @dataclass(frozen=True)

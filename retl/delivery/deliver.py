@@ -1,11 +1,10 @@
-"""Delivery: the outbox, lane by lane, to Segment.
+"""Delivery: the outbox, lane by lane, to its destination.
 
-Each lane is worked off by one thread, in order, batch after batch. An attempt is noted before it is made
-and its answer after, so that a process that dies in between leaves a trace. What an answer means is
-decided in `response`; here it is done.
+Each lane is delivered by one thread, in order, batch after batch. An attempt is noted before it is made and
+its answer after, so that a process that dies in between leaves a trace. The destination decides what follows
+from an answer; here it is done.
 """
 
-import random
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -18,14 +17,13 @@ import numpy as np
 from retl.clock import Clock
 from retl.delivery import outbox, rejected
 from retl.delivery.batch import Batch, cut
-from retl.delivery.response import Action, Decision, decide
-from retl.delivery.segment import MAX_BATCH_BYTES, Segment
-from retl.errors import DeadlineError, DestinationError, Interrupted, RetlError, SegmentError
+from retl.delivery.destination import Action, Attempt, Decision, Destination
+from retl.errors import DeadlineError, Interrupted, RetlError
 from retl.observer import Observer
 from retl.state import State, transaction
 
-HOPELESS = 20
-"""So many calls refused one by one with none accepted in between: then it is not the calls."""
+MOST_REFUSED = 20
+"""Calls refused one by one, with none accepted in between, from which on the calls are not to blame."""
 
 GRACE_SECONDS = 8.0
 """How long an interrupted delivery waits for the answers of batches in flight."""
@@ -33,13 +31,13 @@ GRACE_SECONDS = 8.0
 
 @dataclass(frozen=True)
 class Delivery:
-    """What became of the outbox.
+    """The result of a delivery.
 
     Attributes:
-        delivered: calls that Segment accepted.
+        delivered: calls that the destination accepted.
         rejected: calls that it refused for good.
         unsure: of the delivered ones, calls that had gone out before without an answer, also in an
-            earlier run, so that Segment may have got them twice.
+            earlier run, so that the destination may have got them twice.
         batches: accepted.
         bytes: of the accepted calls.
         retries: attempts that were not the first.
@@ -57,7 +55,7 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Terms:
-    """Under which terms calls are delivered.
+    """The limits of a delivery.
 
     Attributes:
         run_id: the run, for the receipts.
@@ -76,11 +74,13 @@ class Terms:
         return replace(self, limit=max(0, self.limit - delivery.delivered - delivery.rejected))
 
 
-def deliver(state: State, segment: Segment, terms: Terms, clock: Clock, observer: Observer) -> Delivery:
+def deliver(
+    state: State, destination: Destination, terms: Terms, clock: Clock, observer: Observer
+) -> Delivery:
     """Deliver what is in the outbox.
 
-    Never raises for what Segment or the network does, nor for a signal: that is the result's `error`, and
-    all calls that were not accepted stay in the outbox.
+    Never raises for a failure of the destination or the network, nor for a signal: it is the result's
+    `error`, and all calls that were not accepted stay in the outbox.
     """
     with state.transaction():
         outbox.settle(state.db)
@@ -89,10 +89,10 @@ def deliver(state: State, segment: Segment, terms: Terms, clock: Clock, observer
     if not lanes:
         return Delivery()
     observer.delivering(sum(lane.calls for lane in lanes))
-    round_ = _Round(segment, terms, clock, observer, deque(lanes), terms.limit)
+    round_ = _Round(destination, terms, clock, observer, deque(lanes), terms.limit)
     workers: list[_Worker] = []
     try:
-        for _ in range(min(segment.connections, len(lanes))):
+        for _ in range(min(destination.connections, len(lanes))):
             workers.append(_Worker(round_, state.db.cursor()))
             threading.Thread(target=workers[-1].work, daemon=True).start()
         for worker in workers:
@@ -108,13 +108,13 @@ def deliver(state: State, segment: Segment, terms: Terms, clock: Clock, observer
             round_.closed = True
     if round_.bug is not None:
         raise round_.bug
-    if round_.suspects and round_.error is None:
+    if round_.refused_alone and round_.error is None:
         if outbox.accepts(state.db):
             with state.transaction():
-                refused = round_.reject_suspects(state.db)
+                refused = round_.reject_refused(state.db)
             round_.tally = replace(round_.tally, rejected=round_.tally.rejected + refused)
         else:
-            round_.error = round_.hopeless()
+            round_.error = round_.all_refused()
     with state.transaction():
         outbox.settle(state.db)
     return replace(round_.tally, error=round_.error)
@@ -133,12 +133,13 @@ class _Round:
         left: how many calls may still leave; None is all.
         stop: set when no further batch may go out.
         closed: whether the outbox is no longer to be touched.
-        suspects: calls that were refused alone. Only when Segment has accepted others are they to blame.
-        paused_until: on the monotonic clock; before that, Segment wants no calls.
+        refused_alone: calls that were refused each alone, with the answer. They are rejected once the
+            destination has accepted another call: only then is it certain that it takes calls at all.
+        paused_until: on the monotonic clock; before that, the destination wants no calls.
         lock: for all that the threads write, here and in the outbox.
     """
 
-    segment: Segment
+    destination: Destination
     terms: Terms
     clock: Clock
     observer: Observer
@@ -146,7 +147,7 @@ class _Round:
     left: int | None
     stop: threading.Event = field(default_factory=threading.Event)
     closed: bool = False
-    suspects: list[tuple[Batch, str]] = field(default_factory=list)
+    refused_alone: list[tuple[Batch, str]] = field(default_factory=list)
     paused_until: float = 0.0
     tally: Delivery = field(default_factory=Delivery)
     error: RetlError | None = None
@@ -185,19 +186,18 @@ class _Round:
             self.error = self.error or error
             self.stop.set()
 
-    def reject_suspects(self, db: duckdb.DuckDBPyConnection) -> int:
+    def reject_refused(self, db: duckdb.DuckDBPyConnection) -> int:
         """Reject the calls that were refused alone; returns how many. To be run in a transaction."""
-        for batch, reason in self.suspects:
+        for batch, reason in self.refused_alone:
             rejected.reject_call(db, batch, reason, self.clock.now())
-        return len(self.suspects)
+        return len(self.refused_alone)
 
-    def hopeless(self) -> SegmentError:
-        """The error where calls are refused and none is accepted: then it is not the calls."""
-        reason = self.suspects[-1][1]
-        return SegmentError(
-            f"{len(self.suspects)} calls were refused one by one and none was accepted since ({reason})",
-            where=self.segment.to.endpoint,
-            hint="check the endpoint; the calls stay pending, and go out with the next run",
+    def all_refused(self) -> RetlError:
+        """The error where calls are refused and none is accepted: the calls are not to blame."""
+        reason = self.refused_alone[-1][1]
+        return self.destination.error(
+            f"{len(self.refused_alone)} calls were refused one by one and none was accepted since ({reason})",
+            "check the endpoint; the calls stay pending, and go out with the next run",
         )
 
     def pause(self, seconds: float) -> None:
@@ -251,8 +251,9 @@ class _Worker:
             self.done.set()
 
     def _batches(self, lane: outbox.Lane) -> Iterator[Batch]:
+        limits = self.round.destination.limits
         for page in outbox.pages(self.db, lane.number):
-            for start, stop in cut(page.ends, MAX_BATCH_BYTES, self.round.segment.max_calls):
+            for start, stop in cut(page.ends, limits.bytes, limits.calls):
                 calls = self.round.allow(stop - start)
                 if calls:
                     yield page.part(start, start + calls)
@@ -262,25 +263,25 @@ class _Worker:
     def _deliver(self, batch: Batch) -> bool:
         """Deliver a batch, however often it takes; False where the round is over."""
         round_ = self.round
-        attempts = retry = 0
+        attempts = retries = 0
         while self._wait_for_turn(batch):
             self._note_attempted(batch, max(self.attempted, batch.last_seq))
-            answer = round_.segment.post(batch, round_.clock.now(), attempts)
+            decision = round_.destination.send(batch, Attempt(attempts, retries, round_.clock.now()))
             attempts += 1
-            decision = decide(answer, retry, round_.segment.retry_policy, random.random())
             if decision.action is Action.DELIVERED:
-                self._note_delivered(batch, attempts, answer.status or 0)
+                self._note_delivered(batch, attempts, decision.status)
                 return True
-            if answer.unsure:
+            if decision.unsure:
                 self.attempted = max(self.attempted, batch.last_seq)
             else:
                 self._note_attempted(batch, self.attempted)
             if decision.action is Action.SPLIT:
                 return self._split(batch, decision)
             if decision.action is not Action.RETRY:
-                round_.end(self._final(decision))
+                assert decision.error is not None, "a decision to stop has an error"
+                round_.end(decision.error)
                 return False
-            retry += not decision.requested
+            retries += not decision.requested
             if not self._wait_for_retry(decision):
                 return False
         return False
@@ -290,7 +291,7 @@ class _Worker:
 
         Time is reserved only when the pause is over: else all lanes would send together at its end.
         """
-        round_, rate_limiter = self.round, self.round.segment.rate_limiter
+        round_, rate_limiter = self.round, self.round.destination.rate_limiter
         late = DeadlineError("the time for this run is up", hint="run it again; nothing is lost")
         while round_.wait(round_.pause_left, late) and round_.wait(rate_limiter.reserve(batch.calls), late):
             if round_.pause_left == 0:
@@ -304,22 +305,23 @@ class _Worker:
         self.round.observer.waiting(decision.reason, decision.wait)
         if decision.requested:
             self.round.pause(decision.wait)
-        late = SegmentError(
-            f"Segment does not take the calls ({decision.reason}), and the time for this run is up",
-            where=self.round.segment.to.endpoint,
-            hint="run it again; nothing is lost",
+        destination = self.round.destination
+        late = destination.error(
+            f"{destination.name} does not take the calls ({decision.reason}), "
+            "and the time for this run is up",
+            "run it again; nothing is lost",
         )
         return self.round.wait(decision.wait, late)
 
     def _split(self, batch: Batch, decision: Decision) -> bool:
-        """Deliver a refused batch in halves; a call that is refused alone is held as a suspect."""
+        """Deliver a refused batch in halves; a call that is refused alone is kept aside."""
         if batch.calls > 1:
             return all(self._deliver(half) for half in batch.halves())
         with self.round.noting():
-            self.round.suspects.append((batch, decision.reason))
-            if len(self.round.suspects) < HOPELESS:
+            self.round.refused_alone.append((batch, decision.reason))
+            if len(self.round.refused_alone) < MOST_REFUSED:
                 return True
-        self.round.end(self.round.hopeless())
+        self.round.end(self.round.all_refused())
         return False
 
     def _note_attempted(self, batch: Batch, seq: int) -> None:
@@ -330,29 +332,15 @@ class _Worker:
         with self.round.noting() as tally:
             now = self.round.clock.now().replace(tzinfo=None)
             with transaction(self.db):
-                suspects = self.round.reject_suspects(self.db)
+                refused = self.round.reject_refused(self.db)
                 outbox.note_delivered(self.db, batch, self.round.terms.run_id, attempts, status, now)
-            self.round.suspects.clear()
+            self.round.refused_alone.clear()
             self.round.tally = replace(
                 tally,
-                rejected=tally.rejected + suspects,
+                rejected=tally.rejected + refused,
                 delivered=tally.delivered + batch.calls,
                 unsure=tally.unsure + int(np.searchsorted(batch.seqs, self.attempted, side="right")),
                 batches=tally.batches + 1,
                 bytes=tally.bytes + len(batch.text),
             )
         self.round.observer.delivered(batch.calls)
-
-    def _final(self, decision: Decision) -> RetlError:
-        where = self.round.segment.to.endpoint
-        if decision.action is Action.REFUSED:
-            return DestinationError(
-                f"Segment refuses the write key ({decision.reason})",
-                where=where,
-                hint="check the write key and the region; the calls stay pending",
-            )
-        return SegmentError(
-            f"Segment does not take the calls ({decision.reason})",
-            where=where,
-            hint="check the endpoint and the network, then run it again; nothing is lost",
-        )

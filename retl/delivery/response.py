@@ -2,23 +2,14 @@
 
 import json
 from dataclasses import dataclass
-from enum import StrEnum
+
+from retl.delivery.destination import Action, Decision
 
 RETRYABLE = frozenset({408, 410, 429, 460})
 """4xx to try again, beside most 5xx (Twilio support article 51769112022299; the official clients)."""
 
 PERMANENT_5XX = frozenset({501, 505, 511})
 """5xx that a retry cannot mend (the same sources; 511 means a login page in between)."""
-
-
-class Action(StrEnum):
-    """The next step for a batch."""
-
-    DELIVERED = "delivered"  # Segment has it
-    RETRY = "retry"  # wait, then the same batch again
-    SPLIT = "split"  # a call in it is refused: halve it until that one is alone
-    REFUSED = "refused"  # write key or token refused: stop, the user must act
-    STOP = "stop"  # no retry can help: stop with all calls pending
 
 
 @dataclass(frozen=True)
@@ -60,23 +51,6 @@ class RetryPolicy:
     def wait(self, retry: int, chance: float) -> float:
         """Seconds before retry number `retry`, 0-based; `chance` is in [0, 1)."""
         return float(min(self.base * 2**retry, self.cap) * (1 + self.jitter * chance))
-
-
-@dataclass(frozen=True)
-class Decision:
-    """The meaning of a response.
-
-    Attributes:
-        action: what to do next.
-        reason: the response in a few words.
-        wait: with RETRY, seconds before the next attempt.
-        requested: with RETRY, whether the server asked for the wait; it then holds for every lane.
-    """
-
-    action: Action
-    reason: str
-    wait: float = 0.0
-    requested: bool = False
 
 
 def decide(response: Response, retry: int, retry_policy: RetryPolicy, chance: float) -> Decision:

@@ -8,13 +8,14 @@ import base64
 import gzip
 import hashlib
 import json
+import random
 import re
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from types import SimpleNamespace
-from typing import Any
+from types import SimpleNamespace, TracebackType
+from typing import Any, Self
 from urllib.parse import quote, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -32,11 +33,18 @@ from urllib3.exceptions import (
 )
 
 from retl.config.sync import SegmentSettings
-from retl.delivery.batch import ENVELOPE_BYTES, MAX_BATCH_CALLS, Batch
+from retl.delivery.batch import Batch
+from retl.delivery.destination import Action, Attempt, Decision, Limits
 from retl.delivery.rate_limit import RateLimiter
-from retl.delivery.response import Response, RetryPolicy
-from retl.errors import ConfigError, DestinationError
+from retl.delivery.response import Response, RetryPolicy, decide
+from retl.errors import ConfigError, DestinationError, SegmentError
 from retl.version import __version__
+
+MAX_BATCH_CALLS = 2_500
+"""Calls in a batch; beyond it Segment answers 200 and drops them (Segment HTTP API docs, "Errors")."""
+
+ENVELOPE_BYTES = 256
+"""Room for `{"batch":[…],"sentAt":…,"writeKey":…}` around the calls."""
 
 MAX_BATCH_BYTES = BATCH_SIZE_LIMIT - ENVELOPE_BYTES
 """Of the joined calls: the official client stops at 475,000 below Segment's 500 KB."""
@@ -55,7 +63,7 @@ LONGEST_WAIT = 1_000_000
 
 
 @dataclass(frozen=True)
-class Destination:
+class Source:
     """One Segment source and the way to it.
 
     Attributes:
@@ -81,11 +89,11 @@ class Destination:
 
     def __repr__(self) -> str:
         """Without the write key."""
-        return f"Destination({self.endpoint})"
+        return f"Source({self.endpoint})"
 
 
-def destination(settings: SegmentSettings, write_key: str) -> Destination:
-    """The destination that a sync's settings name.
+def source_of(settings: SegmentSettings, write_key: str) -> Source:
+    """The source that a sync's settings name.
 
     Only Segment's own hosts are asked about the key; another endpoint cannot know.
     """
@@ -93,43 +101,77 @@ def destination(settings: SegmentSettings, write_key: str) -> Destination:
     endpoint = endpoint.rstrip("/").removesuffix("/batch").removesuffix("/v1")
     segments_own = urlsplit(endpoint).hostname in {urlsplit(one).hostname for one in ENDPOINTS.values()}
     settings_url = SETTINGS_URL.format(write_key=quote(write_key, safe="")) if segments_own else None
-    return Destination(endpoint, write_key, settings_url, settings.gzip, settings.ssl_cert)
+    return Source(endpoint, write_key, settings_url, settings.gzip, settings.ssl_cert)
 
 
 class Segment:
-    """An open way to a destination, with kept-alive connections.
+    """Twilio Segment as a destination: an open way to one source, with kept-alive connections.
 
     Attributes:
-        to: the destination.
+        source: the source.
         rate_limiter: for the calls that leave.
         retry_policy: for batches that did not arrive.
         connections: how many batches may be under way at a time.
     """
 
+    name = "Segment"
+
     def __init__(
-        self, to: Destination, rate_limiter: RateLimiter, retry_policy: RetryPolicy, connections: int
+        self, source: Source, rate_limiter: RateLimiter, retry_policy: RetryPolicy, connections: int
     ) -> None:
-        self.to = to
+        self.source = source
         self.rate_limiter = rate_limiter
         self.retry_policy = retry_policy
         self.connections = connections
-        self._pool = _pool(to, connections)
+        self._pool = _pool(source, connections)
         self._headers = {
             "Content-Type": "application/json",
             "User-Agent": f"retl/{__version__} analytics-python/{CLIENT_VERSION}",
-            "Authorization": f"Basic {base64.b64encode(f'{to.write_key}:'.encode()).decode()}",
+            "Authorization": f"Basic {base64.b64encode(f'{source.write_key}:'.encode()).decode()}",
         }
 
-    def __enter__(self) -> "Segment":
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._pool.clear()
 
     @property
-    def max_calls(self) -> int:
-        """Calls in a batch: Segment's limit, and no more than one second's allowance."""
-        return min(MAX_BATCH_CALLS, self.rate_limiter.calls_per_second or MAX_BATCH_CALLS)
+    def id(self) -> str:
+        """The hash of endpoint and write key."""
+        return self.source.hash
+
+    @property
+    def limits(self) -> Limits:
+        """Segment's limits of a batch, and no more calls than may leave in one second."""
+        calls = min(MAX_BATCH_CALLS, self.rate_limiter.calls_per_second or MAX_BATCH_CALLS)
+        return Limits(calls, MAX_BATCH_BYTES)
+
+    def send(self, batch: Batch, attempt: Attempt) -> Decision:
+        """Post a batch once, and decide about the response; see `Destination.send`."""
+        response = self.post(batch, attempt.sent_at, attempt.number)
+        decision = decide(response, attempt.retries, self.retry_policy, random.random())
+        decision = replace(decision, status=response.status or 0, unsure=response.unsure)
+        if decision.action is Action.REFUSED:
+            return replace(decision, error=self._refused(decision.reason))
+        if decision.action is Action.STOP:
+            hint = "check the endpoint and the network, then run it again; nothing is lost"
+            failed = self.error(f"Segment does not take the calls ({decision.reason})", hint)
+            return replace(decision, error=failed)
+        return decision
+
+    def error(self, message: str, hint: str) -> SegmentError:
+        """An error of Segment, with the endpoint; see `Destination.error`."""
+        return SegmentError(message, where=self.source.endpoint, hint=hint)
+
+    def _refused(self, reason: str) -> DestinationError:
+        return DestinationError(
+            f"Segment refuses the write key ({reason})",
+            where=self.source.endpoint,
+            hint="check the write key and the region; the calls stay pending",
+        )
 
     def post(self, batch: Batch, sent_at: datetime, retry: int) -> Response:
         """Post a batch once.
@@ -142,30 +184,32 @@ class Segment:
                 b'{"batch":[',
                 batch.text,
                 b'],"sentAt":"%s","writeKey":%s}'
-                % (iso(sent_at).encode(), json.dumps(self.to.write_key).encode()),
+                % (iso(sent_at).encode(), json.dumps(self.source.write_key).encode()),
             )
         )
         headers = dict(self._headers)
         if retry:
             headers["X-Retry-Count"] = str(retry)
-        if self.to.gzip:
+        if self.source.gzip:
             body = gzip.compress(body, compresslevel=1)
             headers["Content-Encoding"] = "gzip"
-        return self._request("POST", f"{self.to.endpoint}/v1/batch", headers, body)
+        return self._request("POST", f"{self.source.endpoint}/v1/batch", headers, body)
 
-    def check_key(self) -> str | None:
+    def check(self) -> str | None:
         """Ask Segment whether it knows the write key; where that cannot be told, returns why.
 
         Raises:
             DestinationError: Segment does not know it, and would answer 200 and drop every call.
         """
-        if self.to.settings_url is None:
+        if self.source.settings_url is None:
             return None
-        answer = self._request("GET", self.to.settings_url, {"User-Agent": self._headers["User-Agent"]}, None)
+        answer = self._request(
+            "GET", self.source.settings_url, {"User-Agent": self._headers["User-Agent"]}, None
+        )
         if answer.status in {400, 404}:
             raise DestinationError(
                 "Segment does not know this write key, and would drop every call without a word",
-                where=self.to.endpoint,
+                where=self.source.endpoint,
                 hint="copy the key from the source's Settings > API Keys into SEGMENT_WRITE_KEY",
             )
         if answer.status is None or answer.status >= 300:
@@ -185,19 +229,24 @@ class Segment:
 
     def _without_key(self, text: str) -> str:
         """A text from outside that may quote the request; what it says is shown and stored."""
-        if not self.to.write_key:
+        if not self.source.write_key:
             return text
         basic = self._headers["Authorization"].removeprefix("Basic ")
-        for secret in (self.to.write_key, basic, basic.rstrip("="), quote(self.to.write_key, safe="")):
+        for secret in (
+            self.source.write_key,
+            basic,
+            basic.rstrip("="),
+            quote(self.source.write_key, safe=""),
+        ):
             text = text.replace(secret, "…")
         return text
 
 
-def _pool(to: Destination, connections: int) -> urllib3.PoolManager:
-    options: dict[str, Any] = {"num_pools": 4, "maxsize": connections, "ca_certs": to.ssl_cert}
-    address = urlsplit(to.endpoint)
+def _pool(source: Source, connections: int) -> urllib3.PoolManager:
+    options: dict[str, Any] = {"num_pools": 4, "maxsize": connections, "ca_certs": source.ssl_cert}
+    address = urlsplit(source.endpoint)
     if address.scheme not in {"http", "https"} or not address.hostname:
-        raise ConfigError(f"`{to.endpoint}` is no URL", where="segment.endpoint")
+        raise ConfigError(f"`{source.endpoint}` is no URL", where="segment.endpoint")
     proxy = _proxy(address.scheme, address.hostname)
     if proxy is None:
         return urllib3.PoolManager(**options)
