@@ -168,7 +168,7 @@ def make_plan(job: Job, pending: int, samples: int = 2, with_calls: bool = False
         calls={(change, name): count for change, name, count in names},
         bytes=totals[0],
         undated=totals[1],
-        calls_per_second=job.sync.segment.events_per_second,
+        calls_per_second=job.sync.segment.calls_per_second,
         pending=pending,
         samples=_samples(db, samples),
         _table=db.sql(_TABLE if with_calls else f"{_TABLE} LIMIT 0").to_arrow_table(),

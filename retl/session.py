@@ -22,6 +22,7 @@ from retl.config.project import (
 )
 from retl.config.sync import Sync
 from retl.delivery.destination import Destination
+from retl.delivery.file import NdjsonFile
 from retl.delivery.rate_limit import RateLimiter
 from retl.delivery.response import RetryPolicy
 from retl.delivery.segment import Segment, Source, source_of
@@ -59,7 +60,7 @@ class Session:
         if self.rehearsal:
             return self.state_dir / "sandbox" / f"{self.sync.name}.duckdb"
         settings = self.sync.segment
-        source = settings.name
+        source = settings.name or ("file" if settings.file is not None else None)
         return self.state_dir / (
             f"{self.sync.name}.{source}.duckdb" if source else f"{self.sync.name}.duckdb"
         )
@@ -133,8 +134,10 @@ class Session:
             ConfigError: there is no write key.
         """
         settings = self.sync.segment
+        if sandbox is None and settings.file is not None:
+            return NdjsonFile(self.project.root / settings.file, clock)
         source = self._source(sandbox)
-        rate = 0 if sandbox else settings.events_per_second
+        rate = 0 if sandbox else settings.calls_per_second
         rate_limiter = rate_limiters.setdefault(source.hash, RateLimiter(rate, clock))
         return Segment(source, rate_limiter, RetryPolicy(), settings.concurrency)
 

@@ -532,7 +532,8 @@ BAD = [
     (identify("segment: {region: asia}"), ":5 segment.region: must be `us` or `eu`"),
     (
         identify("segment: {endpoint: api.segment.io}"),
-        ":5 segment.endpoint: must be a URL that starts with http:// or https://",
+        ":5 segment.endpoint: must be a URL that starts with http:// or https://, "
+        "or a file: `file:calls.ndjson`",
     ),
     (identify("segment: {concurrency: 0}"), ":5 segment.concurrency: must be 1 or more"),
     (identify("segment: {concurrency: 65}"), ":5 segment.concurrency: must be 64 or less"),

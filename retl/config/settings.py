@@ -73,12 +73,27 @@ class SegmentSettings(Frozen):
         description="Write key of the source, as a variable: `${NAME}`.",
     )
     region: Literal["us", "eu"] = Field(default="us", description="Region of the workspace.")
-    endpoint: WebAddress | None = Field(default=None, description="URL to send to instead of the region's.")
+    endpoint: WebAddress | None = Field(
+        default=None,
+        description="URL to send to instead of the region's; `file:calls.ndjson` writes the calls to a file.",
+    )
     name: Name | None = Field(default=None, description="Name of the source, where one sync feeds several.")
     events_per_second: Count = Field(default=500, description="Most calls a second; 0: as fast as it goes.")
     concurrency: int = Field(default=4, ge=1, le=64, description="Requests under way at once: 1 to 64.")
     gzip: bool = Field(default=False, description="Compress the requests.")
     ssl_cert: Text | None = Field(default=None, description="File of certificates to trust, as PEM.")
+
+    @property
+    def file(self) -> str | None:
+        """The path of the file that takes the calls; None where they go to Segment."""
+        if self.endpoint is None or not self.endpoint.startswith("file:"):
+            return None
+        return self.endpoint.removeprefix("file:").removeprefix("//")
+
+    @property
+    def calls_per_second(self) -> int:
+        """The most calls a second; 0 is without limit, as for a file."""
+        return 0 if self.file is not None else self.events_per_second
 
 
 def _receivers(written: object) -> dict[str, Settings]:
