@@ -26,7 +26,7 @@ from retl.state import State
 STEPS: tuple[tuple[Any, str, str, str | None], ...] = (
     (snapshot, "stage", "read", None),
     (diff, "diff", "diff", None),
-    (pipeline, "render", "render", None),
+    (pipeline, "make_calls", "render", None),
     (outbox, "enqueue", "enqueue", None),
     (snapshot, "promote", "promote", "commit"),
     (pipeline, "deliver", "deliver", "the rest"),

@@ -17,7 +17,7 @@ from retl.checks.tracking_plan import CHECKER as PLAN
 from retl.checks.tracking_plan import TrackingPlan
 from retl.config.sync import Sync
 from retl.delivery.rejected import REASONS
-from retl.pipeline import Job, find_changes
+from retl.pipeline import Job, find_changes, open_engine
 from retl.receivers.checker import Checker, ReceiverChecker
 from retl.receivers.compiled_check import Violation
 from retl.receivers.data_file import Effect, Settings
@@ -82,7 +82,7 @@ def check_sync(
     if sample == 0:
         findings = _ranked(_file_findings(job.sync, settings, plan))
         return CheckReport(job.sync.name, None, None, 0, {}, findings, asked)
-    changes = find_changes(job, job.clock.monotonic() + job.options.deadline_seconds)
+    changes = find_changes(job, open_engine(job, job.deadline)).changes
     tally = _Tally()
     checkers: list[Checker] = [
         ReceiverChecker(receivers_reached(job.sync, settings)),

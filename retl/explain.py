@@ -11,10 +11,11 @@ from retl.checks.call_check import apply_receivers, parsed
 from retl.checks.static_check import check_file, receivers_reached
 from retl.config.sync import Change
 from retl.delivery.rejected import REASONS
+from retl.engine.base import Changes
 from retl.engine.canonical import plain_text
 from retl.engine.mapping import SyncMapping
 from retl.errors import ConfigError
-from retl.pipeline import Changes, Job, find_changes, render
+from retl.pipeline import Job, find_changes, open_engine, render
 from retl.planning import shown
 from retl.receivers.checker import ReceiverChecker
 from retl.receivers.compiled_check import CallKind, Violation
@@ -92,10 +93,11 @@ def explain(job: Job, key: str, settings: Mapping[str, Settings]) -> list[Explai
         RetlError: whatever would stop a run before its guards.
     """
     db = job.state.db
-    changes = find_changes(job, job.clock.monotonic() + job.options.deadline_seconds)
+    proposal = find_changes(job, open_engine(job, job.deadline))
+    changes = proposal.changes
     found_rows = _find_rows(db, key, changes)
     db.execute("DELETE FROM change WHERE key NOT IN (SELECT key FROM found)")
-    render(job, changes, connections=1)
+    render(job, proposal, connections=1)
     explained = _calls(job, changes, settings, found_rows, None)
     db.execute("DELETE FROM found WHERE key IN (SELECT key FROM call)")
     for kind in telling_kinds(changes.sync):
@@ -110,7 +112,7 @@ def explain(job: Job, key: str, settings: Mapping[str, Settings]) -> list[Explai
 def _find_rows(db: duckdb.DuckDBPyConnection, key: str, changes: Changes) -> dict[str, str]:
     """The rows of a key or a user, in the TEMP table `found`; returns what happened to each."""
     condition = _is_about(key, "row", changes.mapping)
-    before = _is_about(key, "before", changes.memory) if changes.memory else "false"
+    before = _is_about(key, "before", changes.old_mapping) if changes.old_mapping else "false"
     db.execute(
         f"""
         CREATE OR REPLACE TEMP TABLE found AS

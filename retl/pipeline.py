@@ -4,36 +4,32 @@ What lasts is handed in open: the state, the warehouse, the destination. Each st
 the module that owns it.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import duckdb
-import pyarrow as pa
 
 from retl import signals
+from retl.calls import rejection
 from retl.calls.render import Rendering, render_calls
 from retl.checks.call_check import apply_receivers
 from retl.checks.static_check import receivers_reached
 from retl.clock import Clock
-from retl.config.sync import Sync, with_columns
+from retl.config.sync import Sync
 from retl.delivery import outbox, rejected
 from retl.delivery.deliver import Terms, deliver
 from retl.delivery.destination import Destination
-from retl.engine import diff, guard, snapshot
-from retl.engine.cast import refuse_casts
-from retl.engine.mapping import Comparison, SyncMapping, comparisons, read_mapping, refuse_other_identity
-from retl.errors import (
-    ConfigError,
-    DeadlineError,
-    DestinationError,
-    MissingColumnError,
-    ModelError,
-)
+from retl.engine import guard
+from retl.engine.base import Changes, Engine
+from retl.engine.diff import Diff
+from retl.engine.local import LocalEngine
+from retl.engine.mapping import SyncMapping, read_mapping, refuse_other_identity
+from retl.errors import ConfigError, DestinationError
 from retl.model import Model
 from retl.observer import Observer, SilentObserver
 from retl.run import Run, begin_run, keep_run
 from retl.state import FirstPass, State, storage_error
 from retl.warehouse import Warehouse
+from retl.warehouse.watched import WatchedWarehouse
 
 
 @dataclass(frozen=True)
@@ -67,28 +63,45 @@ class Job:
     clock: Clock
     observer: Observer = field(default_factory=SilentObserver)
 
+    @property
+    def deadline(self) -> float:
+        """When to stop, on the monotonic clock, if the work begins now."""
+        return self.clock.monotonic() + self.options.deadline_seconds
+
 
 @dataclass(frozen=True)
-class Changes:
-    """What a model's rows became since the snapshot; the rows themselves are in the table `change`.
+class Proposal:
+    """What a run is about to do, before it does it.
 
     Attributes:
-        sync: the sync, in which `all` is spelled out as the model's columns.
-        mapping: the sync's mapping, with the types of the model's columns.
-        memory: the mapping with which the snapshot was built; None on a first pass.
-        compared: what was compared.
+        changes: of the model's rows, as the engine found them.
         sends: whether the changes become calls; a first pass may be a silent baseline.
-        diff: the counts.
-        guards: what the guards say.
+        guards: the guards and what they found.
     """
 
-    sync: Sync
-    mapping: SyncMapping
-    memory: SyncMapping | None
-    compared: tuple[Comparison, ...]
+    changes: Changes
     sends: bool
-    diff: diff.Diff
     guards: tuple[guard.Guard, ...]
+
+    @property
+    def diff(self) -> Diff:
+        """The counts of changes."""
+        return self.changes.diff
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """The calls of a proposal, which are in the view `leaving`.
+
+    Attributes:
+        diff: the counts of changes, without the rows that are rejected.
+        violations: how many calls break a rule of a receiver, by the rule's code.
+        undated: calls that take the moment of detection, as the column of their timestamp is null.
+    """
+
+    diff: Diff
+    violations: dict[str, int]
+    undated: int
 
 
 def run(job: Job, destination: Destination) -> Run:
@@ -105,26 +118,20 @@ def run(job: Job, destination: Destination) -> Run:
         left_over = deliver(state, destination, terms, clock, job.observer)
         record = record.with_delivery(left_over)
         if left_over.error is None and outbox.pending(state.db) == 0:
-            changes = find_changes(job, terms.deadline)
-            record = record.with_diff(changes.diff, changes.guards, baseline=not changes.sends)
-            guard.stop_if_tripped(sync, changes.diff, changes.guards)
-            render(job, changes, destination.connections)
-            violations = apply_receivers(state.db, receivers_reached(sync, sync.receivers))
-            rejected.collect(state.db)
-            tally = rejected.tally(state.db)
-            record = record.with_diff(
-                changes.diff.without(tally.by_change, tally.by_reason),
-                changes.guards,
-                baseline=not changes.sends,
-            )
-            record = record.evolve(violations=violations)
+            engine = open_engine(job, terms.deadline)
+            proposal = find_changes(job, engine)
+            record = record.with_diff(proposal.diff, proposal.guards, baseline=not proposal.sends)
+            guard.stop_if_tripped(sync, proposal.diff, proposal.guards)
+            outgoing = make_calls(job, proposal, destination.connections)
+            record = record.with_diff(outgoing.diff, proposal.guards, baseline=not proposal.sends)
+            record = record.evolve(violations=outgoing.violations)
             with state.transaction():
                 enqueued = outbox.enqueue(state.db, record.run_id)
                 refused = rejected.record(state.db, record.run_id, clock.now())
-                mapping = snapshot.promote(state.db, changes.mapping, changes.memory, changes.compared)
-                remember(job, mapping, changes.sends, destination)
-                keep_run(state.db, record.with_calls(enqueued, refused))
-            record = record.with_calls(enqueued, refused)
+                mapping = engine.promote(proposal.changes)
+                remember(job, mapping, proposal.sends, destination)
+                record = record.with_calls(enqueued, outgoing.undated, refused)
+                keep_run(state.db, record)
             delivery = deliver(state, destination, terms.after(left_over), clock, job.observer)
             record = record.with_delivery(delivery)
     except Exception as error:
@@ -146,7 +153,13 @@ def finish(job: Job, record: Run, seconds: float) -> Run:
     return record
 
 
-def find_changes(job: Job, deadline: float) -> Changes:
+def open_engine(job: Job, deadline: float) -> Engine:
+    """The engine that finds changes, and stops reading at a deadline on the monotonic clock."""
+    warehouse = WatchedWarehouse(job.warehouse, job.observer, job.clock, deadline)
+    return LocalEngine(job.state.db, warehouse)
+
+
+def find_changes(job: Job, engine: Engine) -> Proposal:
     """Read the model's rows and compare them with the snapshot; the state file stays as it is.
 
     Raises:
@@ -155,36 +168,43 @@ def find_changes(job: Job, deadline: float) -> Changes:
         WarehouseError: the warehouse cannot be reached, or the read broke off.
         DeadlineError: the time is up.
     """
-    db, metadata = job.state.db, job.state.metadata
-    memory = SyncMapping.from_json(metadata.mapping) if metadata.mapping else None
-    if memory is not None:
-        refuse_other_identity(job.sync, read_mapping(job.sync), memory)
-    sends = will_send(job, metadata.first_pass)
-    sync, batches = read_columns(job.sync, job.model, job.warehouse)
-    mapping = snapshot.stage(db, sync, read_mapping(sync), _watched(batches, job, deadline))
-    refuse_casts(sync, mapping)
-    snapshot.recall(db, mapping, memory)
-    compared = comparisons(sync, mapping, memory, send_new_fields=_sends_new_fields(sync))
-    found = diff.diff(db, mapping, memory, compared, job.options.full)
-    job.observer.diffed(found.added, found.changed, found.removed)
-    guards = guard.check(sync, found, memory is None, sends, job.options.forced)
-    return Changes(sync, mapping, memory, compared, sends, found, guards)
-
-
-def render(job: Job, changes: Changes, connections: int) -> None:
-    """Turn the changes into calls, in the table `call`; none in a silent baseline."""
     metadata = job.state.metadata
+    old_mapping = SyncMapping.from_json(metadata.mapping) if metadata.mapping else None
+    if old_mapping is not None:
+        refuse_other_identity(job.sync, read_mapping(job.sync), old_mapping)
+    sends = will_send(job, metadata.first_pass)
+    changes = engine.find_changes(job.sync, job.model, old_mapping, job.options.full)
+    job.observer.diffed(changes.diff.added, changes.diff.changed, changes.diff.removed)
+    first_pass = old_mapping is None
+    guards = guard.check(changes.sync, changes.diff, first_pass, sends, job.options.forced)
+    return Proposal(changes, sends, guards)
+
+
+def make_calls(job: Job, proposal: Proposal, connections: int) -> Outgoing:
+    """Turn the changes into calls that can be sent, in the view `leaving`; none in a silent baseline."""
+    db, sync = job.state.db, proposal.changes.sync
+    render(job, proposal, connections)
+    violations = apply_receivers(db, receivers_reached(sync, sync.receivers))
+    rejection.collect(db)
+    tally = rejection.tally(db)
+    diff = proposal.diff.without(tally.by_change, tally.by_reason)
+    return Outgoing(diff, violations, tally.undated)
+
+
+def render(job: Job, proposal: Proposal, connections: int) -> None:
+    """Turn the changes into calls, in the table `call`; none in a silent baseline."""
+    metadata, changes = job.state.metadata, proposal.changes
     found = changes.diff
     rendering = Rendering(
         sync=changes.sync,
         mapping=changes.mapping,
-        memory=changes.memory,
+        memory=changes.old_mapping,
         id_prefix=f"{metadata.destination_id}:{metadata.sync}:{metadata.generation + 1}:",
         detected_at=job.clock.now(),
         lanes=outbox.lane_count(found.added + found.changed + found.removed + found.resent, connections),
         full=job.options.full,
     )
-    render_calls(job.state.db, rendering, silent=not changes.sends)
+    render_calls(job.state.db, rendering, silent=not proposal.sends)
 
 
 def remember(job: Job, mapping: SyncMapping, sends: bool, destination: Destination) -> None:
@@ -237,48 +257,14 @@ def will_send(job: Job, first_pass: FirstPass | None) -> bool:
     sync = job.sync
     if job.options.full:
         return True
-    first_is_sent = sync.kind in {"identify", "group"} or sync.initial == "send"
     if not job.options.backfill:
-        return first_pass is not None or first_is_sent
+        return first_pass is not None or sync.sends_first_pass
     if first_pass is FirstPass.SILENT:
         raise ConfigError(
             "the first pass was a silent baseline, so there is no initial backfill left to send",
             where=sync.path,
             hint=f"to send every row as new: retl run {sync.path} --full",
         )
-    if first_pass is FirstPass.SENT or first_is_sent:
+    if first_pass is FirstPass.SENT or sync.sends_first_pass:
         job.observer.notice("--initial-backfill changes nothing here: the first pass is sent anyway, or was")
     return True
-
-
-def _sends_new_fields(sync: Sync) -> bool:
-    """Whether a field that is new in the mapping makes rows changed."""
-    default = "send" if sync.kind in {"identify", "group"} else "baseline"
-    return (sync.on_new_column or default) == "send"
-
-
-def read_columns(sync: Sync, model: Model, warehouse: Warehouse) -> tuple[Sync, Iterator[pa.RecordBatch]]:
-    """The sync with `all` spelled out as the model's columns, and the rows of those that it needs.
-
-    Raises:
-        ModelError: the SQL fails, or its result lacks a column; it says where the sync names it.
-        WarehouseError: the warehouse cannot be reached, or the read broke off.
-    """
-    if sync.block.sends_all:
-        sync = with_columns(sync, [column.name for column in warehouse.columns(model)])
-    return sync, _located(sync, warehouse.read(model, read_mapping(sync).columns))
-
-
-def _located(sync: Sync, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    try:
-        yield from batches
-    except MissingColumnError as error:
-        raise ModelError(error.message, where=sync.where_used(error.column), hint=error.hint) from error
-
-
-def _watched(batches: Iterator[pa.RecordBatch], job: Job, deadline: float) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        if job.clock.monotonic() > deadline:
-            raise DeadlineError("the time for this run is up", hint="run it again with a later --deadline")
-        job.observer.rows_read(batch.num_rows)
-        yield batch

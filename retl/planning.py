@@ -10,13 +10,10 @@ import duckdb
 import pyarrow as pa
 
 from retl.calls.render import LIBRARY
-from retl.checks.call_check import apply_receivers
-from retl.checks.static_check import receivers_reached
-from retl.delivery import rejected
 from retl.delivery.segment import MAX_BATCH_BYTES, MAX_BATCH_CALLS
 from retl.engine.diff import Diff
 from retl.engine.guard import Guard
-from retl.pipeline import Job, find_changes, render
+from retl.pipeline import Job, find_changes, make_calls, open_engine
 
 if TYPE_CHECKING:
     import pandas  # slow to import, and only notebooks need it
@@ -141,14 +138,9 @@ def make_plan(job: Job, pending: int, samples: int = 2, with_calls: bool = False
         RetlError: whatever would stop the run before its guards.
     """
     db = job.state.db
-    changes = find_changes(job, job.clock.monotonic() + job.options.deadline_seconds)
-    render(job, changes, connections=1)
-    violations = apply_receivers(db, receivers_reached(job.sync, job.sync.receivers))
-    rejected.collect(db)
-    tally = rejected.tally(db)
-    totals = db.execute(
-        "SELECT coalesce(sum(bytes), 0)::BIGINT, count(*) FILTER (undated) FROM leaving"
-    ).fetchone()
+    proposal = find_changes(job, open_engine(job, job.deadline))
+    outgoing = make_calls(job, proposal, connections=1)
+    ((size,),) = db.execute("SELECT coalesce(sum(bytes), 0)::BIGINT FROM leaving").fetchall()
     names = db.execute(
         """
         SELECT change, coalesce(event, type) AS name, count(*)
@@ -157,17 +149,16 @@ def make_plan(job: Job, pending: int, samples: int = 2, with_calls: bool = False
         ORDER BY min(rank), name
         """
     ).fetchall()
-    assert totals is not None
     return Plan(
         sync=job.sync.name,
-        first_pass=changes.memory is None,
-        sends=changes.sends,
-        diff=changes.diff.without(tally.by_change, tally.by_reason),
-        guards=changes.guards,
-        violations=violations,
+        first_pass=proposal.changes.old_mapping is None,
+        sends=proposal.sends,
+        diff=outgoing.diff,
+        guards=proposal.guards,
+        violations=outgoing.violations,
         calls={(change, name): count for change, name, count in names},
-        bytes=totals[0],
-        undated=totals[1],
+        bytes=size,
+        undated=outgoing.undated,
         calls_per_second=job.sync.segment.calls_per_second,
         pending=pending,
         samples=_samples(db, samples),

@@ -11,7 +11,6 @@ from typing import Any
 import duckdb
 
 from retl.delivery.deliver import Delivery
-from retl.delivery.outbox import Enqueued
 from retl.engine.diff import Diff
 from retl.engine.guard import Guard
 from retl.errors import RetlError
@@ -120,12 +119,12 @@ class Run:
             guards=guards,
         )
 
-    def with_calls(self, enqueued: Enqueued, refused: int) -> "Run":
-        """The run once its calls are in the outbox."""
+    def with_calls(self, enqueued: int, undated: int, refused: int) -> "Run":
+        """The run once its calls are in the outbox; `refused` ones of retl's own are not."""
         calls = replace(
             self.calls,
-            enqueued=enqueued.calls,
-            undated=enqueued.undated,
+            enqueued=enqueued,
+            undated=undated,
             rejected=(self.calls.rejected or 0) + refused,
         )
         return self.evolve(calls=calls)

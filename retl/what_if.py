@@ -4,7 +4,8 @@ from retl import sql
 from retl.calls.render import Rendering, render_calls
 from retl.calls.template import templates
 from retl.config.sync import Change, Sync
-from retl.pipeline import Changes, Job
+from retl.engine.base import Changes
+from retl.pipeline import Job
 
 
 def telling_kinds(sync: Sync) -> list[Change]:

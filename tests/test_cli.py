@@ -83,7 +83,7 @@ def contents(path: Path) -> dict[str, Any]:
     """What a state file holds, without the records of runs."""
     with duckdb.connect(":memory:") as db:
         db.execute(f"ATTACH '{path}' AS state (READ_ONLY)")
-        tables = ("about", "snapshot", "outbox", "mark", "rejected_row", "rejected_call")
+        tables = ("metadata", "snapshot", "outbox", "mark", "rejected_row", "rejected_call")
         return {
             table: db.sql(f"SELECT * FROM state.{table} ORDER BY ALL").to_arrow_table().to_pylist()
             for table in tables

@@ -25,10 +25,11 @@ from retl.delivery import outbox, rejected
 from retl.delivery.rate_limit import RateLimiter
 from retl.engine import snapshot
 from retl.engine.guard import NAMES as GUARDS
+from retl.engine.local import read_columns
 from retl.errors import ConfigError, GuardError, Interrupted, LockedError, RetlError
 from retl.explain import explain
 from retl.observer import SilentObserver
-from retl.pipeline import Job, Options, read_columns, run
+from retl.pipeline import Job, Options, run
 from retl.planning import make_plan
 from retl.receivers.data_file import Settings, chosen_receivers, read_settings
 from retl.run import Run, begin_run

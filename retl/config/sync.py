@@ -119,6 +119,17 @@ class Sync(Frozen):
         return block
 
     @property
+    def sends_first_pass(self) -> bool:
+        """Whether the first pass sends its rows, or else only remembers them."""
+        return self.kind in ("identify", "group") or self.initial == "send"
+
+    @property
+    def sends_new_fields(self) -> bool:
+        """Whether a field that is new in the mapping makes rows changed, or is only remembered."""
+        default = "send" if self.kind in ("identify", "group") else "baseline"
+        return (self.on_new_column or default) == "send"
+
+    @property
     def path(self) -> str:
         """The sync's file, as error messages show it; its name, where it was not read from a file."""
         return self._documents[0].shown if self._documents else self.name

@@ -1,6 +1,5 @@
 """What cannot be sent: rows with a fault, kept until they are mended, and calls refused for good."""
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -27,62 +26,6 @@ REASONS = {
     "refused": "Segment answered 400 or 413 to this call alone",
 }
 """Every reason code, with what it means."""
-
-
-def collect(db: duckdb.DuckDBPyConnection) -> None:
-    """Gather the rows of this run that cannot be sent in the TEMP table `rejected` (key, reason, rows).
-
-    The calls that can be sent are then the TEMP view `leaving`.
-
-    A row is rejected as a whole: where one of its calls has a fault, none of them leaves.
-    """
-    db.execute(
-        """
-        CREATE OR REPLACE TEMP TABLE rejected AS
-        SELECT key, reason, rows FROM row_fault WHERE key IS NOT NULL
-        UNION ALL
-        SELECT key, min(reason), 1
-        FROM call
-        WHERE reason IS NOT NULL AND change <> 'removed' AND rank > 0
-        GROUP BY key
-        """
-    )
-    db.execute(_LEAVING)
-
-
-_LEAVING = """
-CREATE OR REPLACE TEMP VIEW leaving AS
-SELECT * FROM call
-WHERE reason IS NULL AND (change = 'removed' OR key NOT IN (SELECT key FROM rejected))
-"""
-
-
-@dataclass(frozen=True)
-class Tally:
-    """The rejected rows of a run, by reason and by the kind of change that they would have been."""
-
-    by_reason: dict[str, int]
-    by_change: dict[str, int]
-
-
-def tally(db: duckdb.DuckDBPyConnection) -> Tally:
-    """Count what `collect` gathered."""
-    by_reason = db.execute(
-        """
-        SELECT reason, sum(rows)::BIGINT
-        FROM (
-            SELECT reason, rows FROM rejected
-            UNION ALL
-            SELECT reason, rows FROM row_fault WHERE key IS NULL
-        )
-        GROUP BY reason
-        ORDER BY reason
-        """
-    ).fetchall()
-    by_change = db.execute(
-        "SELECT change, count(*) FROM change WHERE key IN (SELECT key FROM rejected) GROUP BY change"
-    ).fetchall()
-    return Tally(dict(by_reason), dict(by_change))
 
 
 def record(db: duckdb.DuckDBPyConnection, run_id: str, now: datetime) -> int:

@@ -96,6 +96,8 @@ def diff(
     new: SyncMapping,
     old: SyncMapping | None,
     compared: Sequence[Comparison],
+    rows_read: int,
+    rows_before: int,
     full: bool = False,
 ) -> Diff:
     """Compare the staged rows with the snapshot, into the TEMP table `change`.
@@ -105,6 +107,8 @@ def diff(
         new: the mapping, with the types of the staged rows.
         old: the mapping with which the snapshot was built; None on a first pass.
         compared: what is compared.
+        rows_read: rows of the model.
+        rows_before: rows of the snapshot.
         full: whether unchanged rows are sent again.
     """
     differ = _any([*(_differs(one, new, old, "old.row", "new.row") for one in compared), "old.stale"])
@@ -114,7 +118,7 @@ def diff(
     if old is not None:
         _forgive_json_spelling(db, new, old, compared, full)
         _take_as_before(db, old, dict.fromkeys(nested_columns(new, old), "true"))
-    return _count(db, new, old, compared)
+    return _count(db, new, old, compared, rows_read, rows_before)
 
 
 _CHANGES = """
@@ -285,28 +289,26 @@ GROUP BY text
 
 
 def _count(
-    db: duckdb.DuckDBPyConnection, new: SyncMapping, old: SyncMapping | None, compared: Sequence[Comparison]
+    db: duckdb.DuckDBPyConnection,
+    new: SyncMapping,
+    old: SyncMapping | None,
+    compared: Sequence[Comparison],
+    rows_read: int,
+    rows_before: int,
 ) -> Diff:
     conditions = [f"change = '{kind}'" for kind in ("added", "changed", "removed", "unchanged")]
     conditions += [f"change = 'changed' AND {_differs(one, new, old, 'before', 'after')}" for one in compared]
     counts = (f"count(*) FILTER ({condition})" for condition in conditions)
     row = db.execute(f"SELECT {', '.join(counts)} FROM change").fetchone()
-    totals = db.execute(
-        """
-        SELECT
-            (SELECT count(*) FROM stage),
-            (SELECT count(*) FROM state.snapshot)
-        """
-    ).fetchone()
     faults = db.execute(
         "SELECT reason, sum(rows)::BIGINT FROM row_fault GROUP BY reason ORDER BY reason"
     ).fetchall()
-    assert row is not None and totals is not None
+    assert row is not None
     added, changed, removed, resent, *differing = row
     names = [one.use.label for one in compared]
     return Diff(
-        rows_read=int(totals[0]),
-        rows_before=int(totals[1]),
+        rows_read=rows_read,
+        rows_before=rows_before,
         added=added,
         changed=changed,
         removed=removed,

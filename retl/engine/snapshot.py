@@ -36,7 +36,7 @@ DUPLICATE_KEY = "duplicate_key"
 
 def stage(
     db: duckdb.DuckDBPyConnection, sync: Sync, mapping: SyncMapping, batches: Iterable[pa.RecordBatch]
-) -> SyncMapping:
+) -> tuple[SyncMapping, int]:
     """Stage a model's rows, and note in the TEMP table `row_fault` those that cannot be compared.
 
     Args:
@@ -46,7 +46,8 @@ def stage(
         batches: the model's rows; their schema may change from one batch to the next.
 
     Returns:
-        The mapping, with the canonical type of each column, and those whose instants name no zone.
+        The mapping, with the canonical type of each column and the columns whose instants name no zone, and
+        the number of rows.
 
     Raises:
         ModelError: a column's type cannot be sent.
@@ -54,6 +55,7 @@ def stage(
     types: dict[str, str] = {}
     zoneless: set[str] = set()
     unreadable = False
+    rows = 0
     stream = _Stream(batches)
     for schema, group in groupby(stream, key=lambda batch: batch.schema):
         columns = _canonical_columns(db, sync, mapping, schema)
@@ -69,7 +71,8 @@ def stage(
             key, row = _key(columns, mapping), _row(columns, mapping, types)
             unreadable |= FAULT in schema.names
             fault = sql.name(FAULT) if FAULT in schema.names else "NULL"
-            db.execute(f"INSERT INTO stage SELECT {key}, {row}, {fault} FROM incoming")
+            inserted = db.execute(f"INSERT INTO stage SELECT {key}, {row}, {fault} FROM incoming").fetchone()
+            rows += inserted[0] if inserted else 0
         except duckdb.Error:
             if stream.error is not None:
                 raise stream.error from None
@@ -78,7 +81,7 @@ def stage(
             db.unregister("incoming")
     db.execute(_ROW_FAULTS if unreadable else _KEY_FAULTS)
     stored = {column: _stored(kind) for column, kind in types.items()}
-    return replace(mapping, types=stored, zoneless=tuple(sorted(zoneless)))
+    return replace(mapping, types=stored, zoneless=tuple(sorted(zoneless))), rows
 
 
 class _Stream:

@@ -1,0 +1,71 @@
+"""Rejection: which rows and calls of a run cannot be sent.
+
+A row is rejected as a whole: where one of its calls has a reason against it, none of them leaves. The call
+of a row that is gone stands for itself.
+"""
+
+from dataclasses import dataclass
+
+import duckdb
+
+
+def collect(db: duckdb.DuckDBPyConnection) -> None:
+    """Gather the rows of this run that cannot be sent in the TEMP table `rejected` (key, reason, rows).
+
+    The calls that can be sent are then the TEMP view `leaving`.
+    """
+    db.execute(_REJECTED)
+    db.execute(_LEAVING)
+
+
+_REJECTED = """
+CREATE OR REPLACE TEMP TABLE rejected AS
+SELECT key, reason, rows FROM row_fault WHERE key IS NOT NULL
+UNION ALL
+SELECT key, min(reason), 1
+FROM call
+WHERE reason IS NOT NULL AND change <> 'removed' AND rank > 0
+GROUP BY key
+"""
+
+_LEAVING = """
+CREATE OR REPLACE TEMP VIEW leaving AS
+SELECT * FROM call
+WHERE reason IS NULL AND (change = 'removed' OR key NOT IN (SELECT key FROM rejected))
+"""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """The counts of a run's rejected rows, and of one kind of call that leaves.
+
+    Attributes:
+        by_reason: rejected rows by reason.
+        by_change: rejected rows by the kind of change that they would have been.
+        undated: calls that leave with the moment of detection, as the column of their timestamp is null.
+    """
+
+    by_reason: dict[str, int]
+    by_change: dict[str, int]
+    undated: int
+
+
+def tally(db: duckdb.DuckDBPyConnection) -> Tally:
+    """Count what `collect` gathered."""
+    by_reason = db.execute(
+        """
+        SELECT reason, sum(rows)::BIGINT
+        FROM (
+            SELECT reason, rows FROM rejected
+            UNION ALL
+            SELECT reason, rows FROM row_fault WHERE key IS NULL
+        )
+        GROUP BY reason
+        ORDER BY reason
+        """
+    ).fetchall()
+    by_change = db.execute(
+        "SELECT change, count(*) FROM change WHERE key IN (SELECT key FROM rejected) GROUP BY change"
+    ).fetchall()
+    ((undated,),) = db.execute("SELECT count(*) FROM leaving WHERE undated").fetchall()
+    return Tally(dict(by_reason), dict(by_change), undated)

@@ -1,0 +1,75 @@
+"""Engine: the seam between reading and rendering. It finds what changed, and moves the snapshot.
+
+An engine leaves its findings in tables of the state's connection. Rendering, guards, the outbox and delivery
+know these tables and no engine; whichever fills them, the rest is the same code.
+
+    table      columns                            a row for each
+    stage      key, row, fault                    row that was read: all of them, or at least each candidate
+    row_fault  key, reason, rows                  key whose rows cannot be compared; NULL: rows without one
+    known      key, row, stale                    row of the snapshot, as it is compared (a view)
+    change     change, key, before, after, stale  change; "unchanged" for rows that are sent again anyway
+    respelled  key                                row in which JSON is only written otherwise than before
+
+All are TEMP, made by `find_changes`, and last until the next one. `row` is a STRUCT of canonical values by
+column, NULL where a change has no row before or after. Between the two steps `retl.calls.rejection` makes
+
+    rejected   key, reason, rows                  row that cannot be sent, whose old version stays
+
+which `promote` reads, with `change`, `stage`, `known` and `respelled`.
+
+An engine that finds candidates elsewhere, as inside the user's warehouse, ships their rows into `stage` and
+`known`, and hands over the counts of the rows that it did not ship.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from retl.config.sync import Sync
+from retl.engine.diff import Diff
+from retl.engine.mapping import Comparison, SyncMapping
+from retl.model import Model
+
+
+@dataclass(frozen=True)
+class Changes:
+    """The changes of a model's rows since the snapshot; the rows themselves are in the table `change`.
+
+    Attributes:
+        sync: the sync, in which `all` is replaced by the model's columns.
+        mapping: the sync's mapping, with the types of the model's columns.
+        old_mapping: the mapping with which the snapshot was built; None on a first pass.
+        compared: the comparisons that were made.
+        diff: the counts.
+    """
+
+    sync: Sync
+    mapping: SyncMapping
+    old_mapping: SyncMapping | None
+    compared: tuple[Comparison, ...]
+    diff: Diff
+
+
+class Engine(Protocol):
+    """Finds what changed in a model since the snapshot of a state."""
+
+    def find_changes(self, sync: Sync, model: Model, old_mapping: SyncMapping | None, full: bool) -> Changes:
+        """Fill the tables of the contract; the state file stays as it is.
+
+        Args:
+            sync: what to read and to compare.
+            model: where the rows come from.
+            old_mapping: the mapping with which the snapshot was built; None on a first pass.
+            full: whether unchanged rows are sent again.
+
+        Raises:
+            ConfigError: the mapping does not fit the model's columns.
+            ModelError: the SQL fails, or lacks a column that the sync needs.
+            WarehouseError: the warehouse cannot be reached, or the read broke off.
+        """
+
+    def promote(self, changes: Changes) -> SyncMapping:
+        """Make the snapshot what the calls of this run say; to be run in the run's transaction.
+
+        Returns:
+            The mapping with which the snapshot is now built.
+        """
