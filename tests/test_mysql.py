@@ -21,7 +21,7 @@ from warehouses import (
 
 from retl.errors import ConfigError, ModelError, WarehouseError
 from retl.warehouse import open_warehouse
-from retl.warehouse.mysql import Kind, is_the_models, to_arrow
+from retl.warehouse.mysql import Kind, is_model_fault, to_arrow
 
 pytestmark = pytest.mark.mysql
 
@@ -367,4 +367,4 @@ def test_connection_is_kept(mysql_url: str) -> None:
 )
 def test_who_is_to_blame(code: int, is_models: bool) -> None:
     """Errors in the SQL are the model's; limits, locks, the disk and the network are the server's."""
-    assert is_models == is_the_models(code)
+    assert is_models == is_model_fault(code)

@@ -28,7 +28,7 @@ from retl.warehouse.base import (
 from retl.warehouse.parse import within_years
 
 # How messages begin that are not about the SQL; errors in the midst of a read arrive without their class.
-_WORLDS_FAULT = re.compile(
+_OUTSIDE_FAULT = re.compile(
     r"(IO|HTTP|Connection|Out of Memory|INTERNAL|FATAL|INTERRUPT) Error"
     r"|An error occurred while trying to automatically install"
 )
@@ -114,7 +114,7 @@ class DuckDBWarehouse(Warehouse):
         message = str(error)
         where = at_line(model, line_in(message))
         said = f"model {model.name}: {sentence_in(message)}"
-        if _WORLDS_FAULT.match(message):
+        if _OUTSIDE_FAULT.match(message):
             return WarehouseError(said, where=where, hint=f"The warehouse is {self._shown}.")
         return ModelError(said, where=where)
 

@@ -73,7 +73,7 @@ _TEXTS = {
 }
 _OTHERS = {_NULL: "null", _BIT: "bit", _JSON: "json", _TIME: "time", 242: "vector", 255: "geometry"}
 
-_WORLDS_FAULTS = {
+_OUTSIDE_FAULTS = {
     *(1021, 1037, 1038, 1041, 1114, 1135),  # no room: disk, memory, temporary table, threads
     *(1023, 1024, 1026, 1030, 1034, 1035, 1194, 1195, 1296),  # a table that cannot be read
     *(1040, 1129, 1130, 1203, 1226),  # more connections than are allowed, or from elsewhere
@@ -160,10 +160,10 @@ def leave_unread(cursor: Any) -> bool:
     return True
 
 
-def is_the_models(code: int) -> bool:
+def is_model_fault(code: int) -> bool:
     """Whether the SQL is to blame for an error of that number, rather than the server or the network."""
-    is_the_clients = code == 0 or 2000 <= code < 3000
-    return not is_the_clients and code not in _WORLDS_FAULTS
+    is_client_error = code == 0 or 2000 <= code < 3000
+    return not is_client_error and code not in _OUTSIDE_FAULTS
 
 
 def without_spelling(model: Model, column: str, kind: Kind) -> ModelError:

@@ -50,7 +50,7 @@ _PACKAGES = {
 }
 """What to install for a driver or dialect whose package is named differently."""
 
-_SQLITES_MODEL_FAULTS = {
+_SQLITE_MODEL_FAULTS = {
     sqlite3.SQLITE_ERROR,
     sqlite3.SQLITE_READONLY,
     sqlite3.SQLITE_TOOBIG,
@@ -238,7 +238,7 @@ class SQLAlchemyWarehouse(Warehouse):
             found = re.search("'(.*)'", message)
             return named_twice(model, found[1] if found else message)
         said = f"model {model.name}: {sentence_in(message)}"
-        if _is_the_models(error, self._engine.dialect.name):
+        if _is_model_fault(error, self._engine.dialect.name):
             return ModelError(said, where=at_line(model, line_in(message)))
         return WarehouseError(said, where=self._shown, hint="Nothing was changed; run it again.")
 
@@ -331,18 +331,18 @@ def _type_names(connection: Connection, cursor: Any) -> list[str]:
             return [""] * len(cursor.description)
 
 
-def _is_the_models(error: DBAPIError, dialect: str) -> bool:
+def _is_model_fault(error: DBAPIError, dialect: str) -> bool:
     """Whether the SQL is to blame for an error, rather than the server, the disk or the network."""
     if error.connection_invalidated:
         return False
     if dialect == "sqlite":
         # Python's own refusals, as of two statements or of an undecodable text, have no such code.
         code = getattr(error.orig, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
-        return code & 0xFF in _SQLITES_MODEL_FAULTS
+        return code & 0xFF in _SQLITE_MODEL_FAULTS
     if dialect == "postgresql" and getattr(error.orig, "sqlstate", None) == "25006":
         return True  # a write in a read-only transaction
     if dialect == "mysql":
-        return mysql.is_the_models(_mysql_code(error))
+        return mysql.is_model_fault(_mysql_code(error))
     return type(error).__name__ in ("ProgrammingError", "DataError", "NotSupportedError", "IntegrityError")
 
 
