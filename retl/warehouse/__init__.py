@@ -7,6 +7,7 @@ from sqlalchemy.exc import ArgumentError
 
 from retl.errors import ConfigError
 from retl.warehouse.base import BATCH_ROWS, FAULT, Column, Warehouse
+from retl.warehouse.dialects import dialect_of
 from retl.warehouse.duckdb import DuckDBWarehouse
 from retl.warehouse.sqlalchemy import SQLAlchemyWarehouse
 
@@ -34,4 +35,4 @@ def open_warehouse(url: str, root: Path) -> Warehouse:
         ) from None
     if parsed.get_backend_name() == "duckdb":
         return DuckDBWarehouse(parsed, root)
-    return SQLAlchemyWarehouse(parsed, root)
+    return SQLAlchemyWarehouse(parsed, root, dialect_of(parsed))

@@ -17,15 +17,16 @@ from retl.errors import ModelError
 from retl.model import Model
 from retl.warehouse import parse
 from retl.warehouse.base import Parsed, unspelled
+from retl.warehouse.dialect import Dialect
 
-SESSION = (
+_SESSION = (
     "SET SESSION time_zone = '+00:00'",
     "SET SESSION TRANSACTION READ ONLY",
     # The server drops a reader that takes nothing for so many seconds: 60, if nobody says more.
     "SET SESSION net_write_timeout = 3600",
 )
 
-TOKEN = re.compile(
+_TOKEN = re.compile(
     r"""
     (?P<comment> --(?=\s|$)[^\n]* | \#[^\n]* | /\*.*?\*/ )
   | '(?:\\.|[^'\\])*' | "(?:\\.|[^"\\])*" | `[^`]*`
@@ -218,3 +219,6 @@ def _decimals(text: pa.Array, kind: Kind) -> pa.Array:
     if (pc.max(pc.binary_length(text)).as_py() or 0) > longest:
         return parse.decimals(text, None, None)  # wider than the server said
     return parse.decimals(text, precision, kind.scale)
+
+
+DIALECT = Dialect(session=_SESSION, token=_TOKEN, quoted=quoted, describes_by_subquery=True)

@@ -20,8 +20,9 @@ from retl.errors import ModelError
 from retl.model import Model
 from retl.warehouse import parse, untyped
 from retl.warehouse.base import BAD_TIMESTAMP, Parsed, unspelled
+from retl.warehouse.dialect import Dialect
 
-SESSION = (
+_SESSION = (
     "SET TimeZone = 'UTC'",
     "SET DateStyle = 'ISO'",
     "SET IntervalStyle = 'iso_8601'",
@@ -281,3 +282,6 @@ def _parsed(loaded: pa.Array, type_: _Type, precision: int | None, scale: int | 
 
 def _without(values: pa.Array, *words: str) -> pa.Array:
     return pc.if_else(pc.is_in(values, pa.array(words)), None, values)
+
+
+DIALECT = Dialect(session=_SESSION, read_options={"postgresql_readonly": True}, quoted=quoted)

@@ -22,7 +22,6 @@ from retl.model import Model
 from retl.warehouse import mysql, postgres
 from retl.warehouse.base import (
     BATCH_ROWS,
-    TOKEN,
     Column,
     Parsed,
     Warehouse,
@@ -36,6 +35,7 @@ from retl.warehouse.base import (
     sentence_in,
     wanted,
 )
+from retl.warehouse.dialect import SUBQUERY_END, Dialect, as_subquery
 from retl.warehouse.untyped import inferred
 
 _PACKAGES = {
@@ -58,8 +58,6 @@ _SQLITE_MODEL_FAULTS = {
     sqlite3.SQLITE_AUTH,
 }
 
-_AS_SUBQUERY = "\n) AS model"
-
 Reader = Callable[[Sequence[Any]], Parsed]
 """Makes a column of the values that the driver loaded."""
 
@@ -71,8 +69,13 @@ class SQLAlchemyWarehouse(Warehouse):
     taken from the values of each batch: null where all are NULL, `arrow.json` where they are mixed.
     """
 
-    def __init__(self, url: URL, root: Path) -> None:
+    def __init__(self, url: URL, root: Path, dialect: Dialect) -> None:
         """Connect.
+
+        Args:
+            url: where the database is.
+            root: the project folder, which a relative path in the URL starts from.
+            dialect: how this kind of database differs from others.
 
         Raises:
             ConfigError: SQLAlchemy has no such dialect, its driver is not installed, or does not know a
@@ -80,6 +83,7 @@ class SQLAlchemyWarehouse(Warehouse):
             WarehouseError: the database cannot be reached, or its file does not exist.
         """
         self._url = url
+        self._dialect = dialect
         self._engine = self._made_engine(root)
         try:
             self._engine.connect().close()
@@ -96,12 +100,12 @@ class SQLAlchemyWarehouse(Warehouse):
 
     def columns(self, model: Model) -> tuple[Column, ...]:
         """The columns of the model's result; see `Warehouse.columns`."""
-        sql = self._select(model)
-        if self._is_mysql:
-            sql = f"SELECT * FROM ({sql}{_AS_SUBQUERY} LIMIT 0"  # MySQL would run the whole query
+        sql = one_select(model, self._dialect.token)
+        if self._dialect.describes_by_subquery:
+            sql = f"SELECT * FROM {as_subquery(sql)} LIMIT 0"
         with self._engine.connect() as connection:
             try:
-                with _executed(connection, sql, 1) as result:
+                with self._executed(connection, sql, 1) as result:
                     description = _description(model, result)
                     types = _type_names(connection, result.cursor)
             except DBAPIError as error:
@@ -113,16 +117,10 @@ class SQLAlchemyWarehouse(Warehouse):
         self, model: Model, columns: Collection[str] | None = None, batch_rows: int = BATCH_ROWS
     ) -> Iterator[pa.RecordBatch]:
         """The model's rows; see `Warehouse.read`."""
-        sql = self._select(model)
-        quoted = {"postgresql": postgres.quoted, "mysql": mysql.quoted}.get(self._engine.dialect.name)
-        if quoted and (columns is not None or self._is_mysql):
-            # Asked of MySQL in any case: as a subquery a SELECT … INTO OUTFILE is refused.
-            names = wanted(model, [column.name for column in self.columns(model)], columns)
-            if columns is not None:
-                sql = f"SELECT {', '.join(map(quoted, names))} FROM ({sql}{_AS_SUBQUERY}"
+        sql = self._select(model, columns)
         with self._engine.connect() as connection:
             try:
-                with _executed(connection, sql, batch_rows) as result:
+                with self._executed(connection, sql, batch_rows) as result:
                     description = _description(model, result)
                     names = [column[0] for column in description]
                     distinct(model, names)
@@ -143,8 +141,31 @@ class SQLAlchemyWarehouse(Warehouse):
     def _is_mysql(self) -> bool:
         return self._engine.dialect.name == "mysql"
 
-    def _select(self, model: Model) -> str:
-        return one_select(model, mysql.TOKEN if self._is_mysql else TOKEN)
+    def _select(self, model: Model, columns: Collection[str] | None) -> str:
+        """The model's SQL, or a SELECT of the wanted columns from it where the dialect has a way to quote."""
+        sql = one_select(model, self._dialect.token)
+        quoted = self._dialect.quoted
+        if quoted is None or columns is None:
+            if self._dialect.describes_by_subquery:
+                self.columns(model)  # as a subquery a SELECT … INTO OUTFILE is refused
+            return sql
+        names = wanted(model, [column.name for column in self.columns(model)], columns)
+        return f"SELECT {', '.join(map(quoted, names))} FROM {as_subquery(sql)}"
+
+    @contextmanager
+    def _executed(self, connection: Connection, sql: str, batch_rows: int) -> Iterator[CursorResult[Any]]:
+        """The result of a statement, with its rows still to be fetched."""
+        connection.execution_options(**self._dialect.read_options)
+        options: Mapping[str, Any] = {"no_parameters": True, "stream_results": True, "yield_per": batch_rows}
+        result = connection.exec_driver_sql(sql, execution_options=options)
+        cursor = result.cursor
+        try:
+            yield result
+        finally:
+            is_cut = self._is_mysql and mysql.leave_unread(cursor)
+            result.close()
+            if is_cut:
+                connection.invalidate()
 
     @property
     def _shown(self) -> str:
@@ -178,8 +199,21 @@ class SQLAlchemyWarehouse(Warehouse):
             raise self._not_installed(error.name or self._url.drivername) from None
         except ValueError as error:
             raise self._unusable(error) from None
-        sqlalchemy.event.listen(engine, "connect", _prepare(engine.dialect.name))
+        sqlalchemy.event.listen(engine, "connect", self._prepare)
         return engine
+
+    def _prepare(self, connection: Any, _record: object) -> None:
+        """Prepare a new connection of the driver's for reading."""
+        cursor = connection.cursor()
+        for statement in self._dialect.session:
+            cursor.execute(statement)
+        match self._engine.dialect.name:
+            case "postgresql":
+                connection.commit()
+                postgres.load_as_text(connection)
+            case "mysql":
+                mysql.load_as_bytes(connection)
+        cursor.close()
 
     def _unknown(self, dialect: str) -> ConfigError:
         known = ["duckdb", "postgresql", "sqlite", "mysql", "mariadb", "mssql", "oracle", *_PACKAGES]
@@ -246,7 +280,7 @@ class SQLAlchemyWarehouse(Warehouse):
         message = str(error.orig if isinstance(error, DBAPIError) else error)
         if isinstance(error, DBAPIError) and error.orig and self._is_mysql:
             # A number and a sentence, which quotes what retl put around the model's SQL.
-            message = re.sub(rf"{re.escape(_AS_SUBQUERY)}( LIMIT 0)?(?=')", "", str(error.orig.args[-1]))
+            message = re.sub(rf"{re.escape(SUBQUERY_END)}( LIMIT 0)?(?=')", "", str(error.orig.args[-1]))
         password = self._url.password
         for secret in {password, quote(password, safe=""), quote_plus(password)} if password else ():
             message = message.replace(secret, "***")
@@ -269,48 +303,6 @@ def _sqlite_engine(path: Path, shown: str) -> Engine:
         return connection
 
     return sqlalchemy.create_engine("sqlite://", creator=connect, poolclass=QueuePool)
-
-
-def _prepare(dialect: str) -> Any:
-    """What is done with each new connection."""
-
-    def prepare(connection: Any, _record: object) -> None:
-        cursor = connection.cursor()
-        match dialect:
-            case "postgresql":
-                for setting in postgres.SESSION:
-                    cursor.execute(setting)
-                connection.commit()
-                postgres.load_as_text(connection)
-            case "sqlite":
-                # The schema version is read so that a file which is no database is noticed now.
-                cursor.execute("PRAGMA schema_version")
-                cursor.execute("PRAGMA query_only = ON")
-            case "mysql":
-                for setting in mysql.SESSION:
-                    cursor.execute(setting)
-                mysql.load_as_bytes(connection)
-        cursor.close()
-
-    return prepare
-
-
-@contextmanager
-def _executed(connection: Connection, sql: str, batch_rows: int) -> Iterator[CursorResult[Any]]:
-    """The result of a statement, with its rows still to be fetched."""
-    options: Mapping[str, Any] = {"no_parameters": True, "stream_results": True, "yield_per": batch_rows}
-    is_mysql = connection.dialect.name == "mysql"
-    if connection.dialect.name == "postgresql":
-        connection.execution_options(postgresql_readonly=True)
-    result = connection.exec_driver_sql(sql, execution_options=options)
-    cursor = result.cursor
-    try:
-        yield result
-    finally:
-        is_cut = is_mysql and mysql.leave_unread(cursor)
-        result.close()
-        if is_cut:
-            connection.invalidate()
 
 
 def _description(model: Model, result: CursorResult[Any]) -> Sequence[Sequence[Any]]:

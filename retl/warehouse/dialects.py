@@ -1,0 +1,25 @@
+"""The list of dialects, by the name that a URL begins with."""
+
+from collections.abc import Mapping
+
+from sqlalchemy.engine import URL
+
+from retl.warehouse import mysql, postgres, sqlite
+from retl.warehouse.dialect import DEFAULT, Dialect
+
+DIALECTS: Mapping[str, Dialect] = {
+    "postgresql": postgres.DIALECT,
+    "mysql": mysql.DIALECT,
+    "mariadb": mysql.DIALECT,
+    "sqlite": sqlite.DIALECT,
+}
+"""The dialects that are not the default, by a URL's name for the database."""
+
+_ALIASES = {"postgres": "postgresql"}
+"""Names that are taken, and never suggested."""
+
+
+def dialect_of(url: URL) -> Dialect:
+    """The dialect of the database that a URL leads to."""
+    name = url.get_backend_name()
+    return DIALECTS.get(_ALIASES.get(name, name), DEFAULT)
