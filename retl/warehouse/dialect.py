@@ -6,11 +6,14 @@ tests/test_warehouse.py: each test that takes `shop` must pass on it.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from retl.warehouse.base import TOKEN
+from sqlalchemy.engine import Connection
+
+from retl.warehouse.base import TOKEN, Parsed
+from retl.warehouse.untyped import inferred
 
 SUBQUERY_END = "\n) AS model"
 """Ends a model that is a subquery; on a line of its own, since a comment may end the model."""
@@ -19,6 +22,30 @@ SUBQUERY_END = "\n) AS model"
 def as_subquery(sql: str) -> str:
     """A model's SQL as another SELECT can read from it; its lines stay where they are."""
     return f"({sql}{SUBQUERY_END}"
+
+
+Reader = Callable[[Sequence[Any]], Parsed]
+"""Makes a column of the values that the driver loaded."""
+
+
+@dataclass(frozen=True)
+class ColumnType:
+    """The type of a column of a result.
+
+    Attributes:
+        name: the database's name for it; empty where the database gives a column no type.
+        reader: how its values become Arrow; None where the type has no clear spelling.
+        cast: SQL that turns such a column into one that has; empty where there is a reader.
+    """
+
+    name: str
+    reader: Reader | None
+    cast: str = ""
+
+
+def types_of_values(_connection: Connection, cursor: Any) -> Sequence[ColumnType]:
+    """Types without a name, for a database that gives none: each batch's values say what they are."""
+    return [ColumnType("", inferred)] * len(cursor.description)
 
 
 @dataclass(frozen=True)
@@ -35,6 +62,7 @@ class Dialect:
             a subquery; where it is None, the whole model is read and the wanted columns are kept.
         describes_by_subquery: whether a model's columns are asked for by a SELECT of no rows from the model
             as a subquery, because the database would otherwise run the whole model. Every read asks first.
+        types: the types of a result's columns, given the connection and the driver's cursor of the result.
     """
 
     session: tuple[str, ...] = ()
@@ -42,6 +70,7 @@ class Dialect:
     token: re.Pattern[str] = TOKEN
     quoted: Callable[[str], str] | None = None
     describes_by_subquery: bool = False
+    types: Callable[[Connection, Any], Sequence[ColumnType]] = types_of_values
 
 
 DEFAULT = Dialect()

@@ -8,16 +8,16 @@ MariaDB's JSON is a LONGTEXT and arrives as text. A FLOAT has the six digits wit
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from sqlalchemy.engine import Connection
 
-from retl.errors import ModelError
-from retl.model import Model
 from retl.warehouse import parse
-from retl.warehouse.base import Parsed, unspelled
-from retl.warehouse.dialect import Dialect
+from retl.warehouse.base import Parsed
+from retl.warehouse.dialect import ColumnType, Dialect
 
 _SESSION = (
     "SET SESSION time_zone = '+00:00'",
@@ -167,13 +167,20 @@ def is_model_fault(code: int) -> bool:
     return not is_client_error and code not in _OUTSIDE_FAULTS
 
 
-def without_spelling(model: Model, column: str, kind: Kind) -> ModelError:
-    """The error for a column whose type has no clear spelling."""
+def _types(_connection: Connection, cursor: Any) -> list[ColumnType]:
+    """The types of a result's columns."""
+    return [_type_of(name, kind) for (name, *_), kind in zip(cursor.description, kinds(cursor), strict=True)]
+
+
+def _type_of(column: str, kind: Kind) -> ColumnType:
+    """The type of a column of that name."""
+    if kind.has_spelling:
+        return ColumnType(kind.name, partial(to_arrow, kind=kind))
     cast = f"ST_AsGeoJSON({column})" if kind.name == "geometry" else f"CAST({column} AS CHAR)"
-    return unspelled(model, column, kind.name, cast)
+    return ColumnType(kind.name, None, cast)
 
 
-def quoted(name: str) -> str:
+def _quoted(name: str) -> str:
     """A column's name in SQL."""
     return "`" + name.replace("`", "``") + "`"
 
@@ -221,4 +228,10 @@ def _decimals(text: pa.Array, kind: Kind) -> pa.Array:
     return parse.decimals(text, precision, kind.scale)
 
 
-DIALECT = Dialect(session=_SESSION, token=_TOKEN, quoted=quoted, describes_by_subquery=True)
+DIALECT = Dialect(
+    session=_SESSION,
+    token=_TOKEN,
+    quoted=_quoted,
+    describes_by_subquery=True,
+    types=_types,
+)

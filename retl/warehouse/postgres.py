@@ -10,17 +10,16 @@ they shall be.
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from sqlalchemy.engine import Connection
 
-from retl.errors import ModelError
-from retl.model import Model
 from retl.warehouse import parse, untyped
-from retl.warehouse.base import BAD_TIMESTAMP, Parsed, unspelled
-from retl.warehouse.dialect import Dialect
+from retl.warehouse.base import BAD_TIMESTAMP, Parsed
+from retl.warehouse.dialect import ColumnType, Dialect
 
 _SESSION = (
     "SET TimeZone = 'UTC'",
@@ -125,18 +124,29 @@ def _how_to_read(oid: str | None, category: str | None, form: str | None) -> _Ty
     return _OTHER if is_text else None
 
 
-def without_spelling(model: Model, column: str, kind: Kind) -> ModelError:
-    """The error for a column whose type has no clear spelling."""
+def _types(connection: Connection, cursor: Any) -> list[ColumnType]:
+    """The types of a result's columns."""
+    found = kinds(connection, [column[1] for column in cursor.description])
+    return [_type_of(column, found[column[1]]) for column in cursor.description]
+
+
+def _type_of(column: Sequence[Any], kind: Kind) -> ColumnType:
+    """The type of a column that the driver describes so."""
+    if kind.type is None:
+        return ColumnType(kind.name, None, _cast(column[0], kind))
+    return ColumnType(kind.name, partial(to_arrow, kind=kind, precision=column[4], scale=column[5]))
+
+
+def _cast(column: str, kind: Kind) -> str:
+    """SQL that gives a column of a type without a clear spelling one."""
     if kind.name.rpartition(".")[2] in ("geometry", "geography"):
-        cast = f"ST_AsGeoJSON({column})::json"
-    elif kind.is_array or kind.is_row or kind.name.rpartition(".")[2] == "hstore":
-        cast = f"to_jsonb({column})"
-    else:
-        cast = f"{column}::text"
-    return unspelled(model, column, kind.name, cast)
+        return f"ST_AsGeoJSON({column})::json"
+    if kind.is_array or kind.is_row or kind.name.rpartition(".")[2] == "hstore":
+        return f"to_jsonb({column})"
+    return f"{column}::text"
 
 
-def quoted(name: str) -> str:
+def _quoted(name: str) -> str:
     """A column's name in SQL."""
     return '"' + name.replace('"', '""') + '"'
 
@@ -284,4 +294,9 @@ def _without(values: pa.Array, *words: str) -> pa.Array:
     return pc.if_else(pc.is_in(values, pa.array(words)), None, values)
 
 
-DIALECT = Dialect(session=_SESSION, read_options={"postgresql_readonly": True}, quoted=quoted)
+DIALECT = Dialect(
+    session=_SESSION,
+    read_options={"postgresql_readonly": True},
+    quoted=_quoted,
+    types=_types,
+)

@@ -3,7 +3,7 @@
 import difflib
 import re
 import sqlite3
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
@@ -23,7 +23,6 @@ from retl.warehouse import mysql, postgres
 from retl.warehouse.base import (
     BATCH_ROWS,
     Column,
-    Parsed,
     Warehouse,
     at_line,
     batch_of,
@@ -33,10 +32,10 @@ from retl.warehouse.base import (
     not_a_select,
     one_select,
     sentence_in,
+    unspelled,
     wanted,
 )
-from retl.warehouse.dialect import SUBQUERY_END, Dialect, as_subquery
-from retl.warehouse.untyped import inferred
+from retl.warehouse.dialect import SUBQUERY_END, ColumnType, Dialect, Reader, as_subquery
 
 _PACKAGES = {
     "psycopg2": "psycopg2-binary",
@@ -57,9 +56,6 @@ _SQLITE_MODEL_FAULTS = {
     sqlite3.SQLITE_MISMATCH,
     sqlite3.SQLITE_AUTH,
 }
-
-Reader = Callable[[Sequence[Any]], Parsed]
-"""Makes a column of the values that the driver loaded."""
 
 
 class SQLAlchemyWarehouse(Warehouse):
@@ -107,11 +103,11 @@ class SQLAlchemyWarehouse(Warehouse):
             try:
                 with self._executed(connection, sql, 1) as result:
                     description = _description(model, result)
-                    types = _type_names(connection, result.cursor)
+                    types = self._dialect.types(connection, result.cursor)
             except DBAPIError as error:
                 raise self._translated(model, error) from error
         distinct(model, [column[0] for column in description])
-        return tuple(Column(column[0], kind) for column, kind in zip(description, types, strict=True))
+        return tuple(Column(column[0], type_.name) for column, type_ in zip(description, types, strict=True))
 
     def read(
         self, model: Model, columns: Collection[str] | None = None, batch_rows: int = BATCH_ROWS
@@ -125,7 +121,8 @@ class SQLAlchemyWarehouse(Warehouse):
                     names = [column[0] for column in description]
                     distinct(model, names)
                     keep = [names.index(name) for name in wanted(model, names, columns)]
-                    readers = self._readers(model, connection, result.cursor, keep)
+                    types = self._dialect.types(connection, result.cursor)
+                    readers = {i: _reader(model, names[i], types[i]) for i in keep}
                     rows = result.fetchmany(batch_rows)
                     yield _batch(names, rows, readers)
                     while rows := result.fetchmany(batch_rows):
@@ -238,34 +235,6 @@ class SQLAlchemyWarehouse(Warehouse):
             hint="Check the settings behind its `?`; install with pip what is said to be missing.",
         )
 
-    def _readers(
-        self, model: Model, connection: Connection, cursor: Any, keep: Sequence[int]
-    ) -> Mapping[int, Reader]:
-        """How the kept columns are read, by their place.
-
-        Raises:
-            ModelError: the type of one has no clear spelling.
-        """
-        readers: dict[int, Reader] = {}
-        match self._engine.dialect.name:
-            case "postgresql":
-                columns = [cursor.description[i] for i in keep]
-                kinds = postgres.kinds(connection, [column[1] for column in columns])
-                for i, column in zip(keep, columns, strict=True):
-                    kind = kinds[column[1]]
-                    if kind.type is None:
-                        raise postgres.without_spelling(model, column[0], kind)
-                    readers[i] = partial(postgres.to_arrow, kind=kind, precision=column[4], scale=column[5])
-            case "mysql":
-                described = mysql.kinds(cursor)
-                for i in keep:
-                    if not described[i].has_spelling:
-                        raise mysql.without_spelling(model, cursor.description[i][0], described[i])
-                    readers[i] = partial(mysql.to_arrow, kind=described[i])
-            case _:
-                readers = dict.fromkeys(keep, inferred)
-        return readers
-
     def _translated(self, model: Model, error: DBAPIError) -> ModelError | WarehouseError:
         message = self._message(error)
         if self._is_mysql and _mysql_code(error) == mysql.NAMED_TWICE:
@@ -311,16 +280,15 @@ def _description(model: Model, result: CursorResult[Any]) -> Sequence[Sequence[A
     return result.cursor.description
 
 
-def _type_names(connection: Connection, cursor: Any) -> list[str]:
-    match connection.dialect.name:
-        case "postgresql":
-            oids = [column[1] for column in cursor.description]
-            kinds = postgres.kinds(connection, oids)
-            return [kinds[oid].name for oid in oids]
-        case "mysql":
-            return [kind.name for kind in mysql.kinds(cursor)]
-        case _:
-            return [""] * len(cursor.description)
+def _reader(model: Model, column: str, type_: ColumnType) -> Reader:
+    """How a column is read.
+
+    Raises:
+        ModelError: its type has no clear spelling.
+    """
+    if type_.reader is None:
+        raise unspelled(model, column, type_.name, type_.cast)
+    return type_.reader
 
 
 def _is_model_fault(error: DBAPIError, dialect: str) -> bool:
