@@ -8,9 +8,11 @@ tests/test_warehouse.py: each test that takes `shop` must pass on it.
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from sqlalchemy.engine import Connection
+import sqlalchemy
+from sqlalchemy.engine import URL, Connection, Engine
 
 from retl.warehouse.base import TOKEN, Parsed
 from retl.warehouse.untyped import inferred
@@ -43,9 +45,30 @@ class ColumnType:
     cast: str = ""
 
 
+def shown(url: URL) -> str:
+    """A URL as people may see it."""
+    secret = re.compile("pass|secret|token|key", re.IGNORECASE)
+    query = {name: "***" if secret.search(name) else value for name, value in url.query.items()}
+    return url.set(query=query).render_as_string(hide_password=True)
+
+
+def engine_of_url(url: URL, _root: Path) -> Engine:
+    """The engine that SQLAlchemy itself makes of a URL."""
+    return sqlalchemy.create_engine(url)
+
+
+def leave_as_it_is(_connection: Any) -> None:
+    """Change nothing about a connection of the driver's."""
+
+
 def types_of_values(_connection: Connection, cursor: Any) -> Sequence[ColumnType]:
     """Types without a name, for a database that gives none: each batch's values say what they are."""
     return [ColumnType("", inferred)] * len(cursor.description)
+
+
+def leave_to_driver(_cursor: Any) -> bool:
+    """Leave an unfinished result to the driver, which closes it without reading the rest."""
+    return False
 
 
 @dataclass(frozen=True)
@@ -55,7 +78,10 @@ class Dialect:
     The defaults are right for a database of which nothing is known.
 
     Attributes:
+        engine: makes the engine from the URL and the project folder; it connects to nothing yet.
+        packages: what to install for a driver whose package is named differently, by the driver's module.
         session: statements that are executed on each new connection.
+        prepare: what else is done with each new connection, which is the driver's.
         read_options: SQLAlchemy's execution options of the connection that a model is read on.
         token: matches the tokens of its SQL, as `retl.warehouse.base.TOKEN` does for most.
         quoted: a column's name in SQL. Where it is given, the wanted columns are selected from the model as
@@ -63,14 +89,20 @@ class Dialect:
         describes_by_subquery: whether a model's columns are asked for by a SELECT of no rows from the model
             as a subquery, because the database would otherwise run the whole model. Every read asks first.
         types: the types of a result's columns, given the connection and the driver's cursor of the result.
+        leave_unread: have the driver's cursor not read the rest of a result, which may be endless, when the
+            result is closed; true where the connection is of no use after that.
     """
 
+    engine: Callable[[URL, Path], Engine] = engine_of_url
+    packages: Mapping[str, str] = field(default_factory=dict)
     session: tuple[str, ...] = ()
+    prepare: Callable[[Any], None] = leave_as_it_is
     read_options: Mapping[str, Any] = field(default_factory=dict)
     token: re.Pattern[str] = TOKEN
     quoted: Callable[[str], str] | None = None
     describes_by_subquery: bool = False
     types: Callable[[Connection, Any], Sequence[ColumnType]] = types_of_values
+    leave_unread: Callable[[Any], bool] = leave_to_driver
 
 
 DEFAULT = Dialect()

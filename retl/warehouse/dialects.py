@@ -19,6 +19,21 @@ _ALIASES = {"postgres": "postgresql"}
 """Names that are taken, and never suggested."""
 
 
+PACKAGES = {
+    "bigquery": "sqlalchemy-bigquery",
+    "clickhouse": "clickhouse-sqlalchemy",
+    "databricks": "databricks-sqlalchemy",
+    "redshift": "sqlalchemy-redshift",
+    "snowflake": "snowflake-sqlalchemy",
+    "trino": "trino[sqlalchemy]",
+    **{module: package for one in DIALECTS.values() for module, package in one.packages.items()},
+}
+"""What to install for a driver, or for a dialect of SQLAlchemy's, whose package is named differently."""
+
+KNOWN = ["duckdb", *DIALECTS, "mssql", "oracle", *PACKAGES]
+"""Names that are suggested to whoever misspells one."""
+
+
 def dialect_of(url: URL) -> Dialect:
     """The dialect of the database that a URL leads to."""
     name = url.get_backend_name()

@@ -9,11 +9,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from sqlalchemy.engine import Connection
+import sqlalchemy
+from sqlalchemy.engine import URL, Connection, Engine
 
 from retl.warehouse import parse
 from retl.warehouse.base import Parsed
@@ -112,7 +114,13 @@ class Kind:
         return self.code in known | {_NULL, _BIT, _JSON, _TIME}
 
 
-def load_as_bytes(connection: Any) -> None:
+def _engine(url: URL, _root: Path) -> Engine:
+    """An engine with PyMySQL and UTF-8, whatever driver and character set the URL names."""
+    url = url.set(drivername="mysql+pymysql")
+    return sqlalchemy.create_engine(url.update_query_dict({"charset": "utf8mb4"}))
+
+
+def _load_as_bytes(connection: Any) -> None:
     """Have PyMySQL hand over each value as the bytes that came."""
     connection.use_unicode = False
     connection.decoders = {}
@@ -149,7 +157,7 @@ def _name(code: int, flags: int, is_bytes: bool) -> str:
     return _OTHERS.get(code, f"number {code}")
 
 
-def leave_unread(cursor: Any) -> bool:
+def _leave_unread(cursor: Any) -> bool:
     """Have PyMySQL not read the rest of a result, which may be endless; true where there is a rest.
 
     The connection is of no use after that.
@@ -229,9 +237,13 @@ def _decimals(text: pa.Array, kind: Kind) -> pa.Array:
 
 
 DIALECT = Dialect(
+    engine=_engine,
+    packages={"pymysql": "'retl[mysql]'"},
     session=_SESSION,
+    prepare=_load_as_bytes,
     token=_TOKEN,
     quoted=_quoted,
     describes_by_subquery=True,
     types=_types,
+    leave_unread=_leave_unread,
 )

@@ -11,11 +11,14 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from sqlalchemy.engine import Connection
+import sqlalchemy
+from sqlalchemy.engine import URL, Connection, Engine
 
 from retl.warehouse import parse, untyped
 from retl.warehouse.base import BAD_TIMESTAMP, Parsed
@@ -149,6 +152,22 @@ def _cast(column: str, kind: Kind) -> str:
 def _quoted(name: str) -> str:
     """A column's name in SQL."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def _engine(url: URL, _root: Path) -> Engine:
+    """An engine with the driver that is installed, whichever the URL names."""
+    driver = "psycopg" if find_spec("psycopg") else "psycopg2"
+    url = url.set(drivername=f"postgresql+{driver}")
+    # A database with the encoding SQL_ASCII would have the driver take ASCII.
+    return sqlalchemy.create_engine(
+        url.update_query_dict({"client_encoding": "utf8"}), use_native_hstore=False
+    )
+
+
+def _prepare(connection: Any) -> None:
+    """Keep the session's settings, whatever becomes of the transaction, and have values loaded as text."""
+    connection.commit()
+    load_as_text(connection)
 
 
 def load_as_text(connection: Any) -> None:
@@ -295,7 +314,10 @@ def _without(values: pa.Array, *words: str) -> pa.Array:
 
 
 DIALECT = Dialect(
+    engine=_engine,
+    packages={"psycopg2": "psycopg2-binary"},
     session=_SESSION,
+    prepare=_prepare,
     read_options={"postgresql_readonly": True},
     quoted=_quoted,
     types=_types,

@@ -5,8 +5,6 @@ import re
 import sqlite3
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus
@@ -15,11 +13,10 @@ import pyarrow as pa
 import sqlalchemy
 from sqlalchemy.engine import URL, Connection, CursorResult, Engine
 from sqlalchemy.exc import DBAPIError, NoSuchModuleError, SQLAlchemyError
-from sqlalchemy.pool import QueuePool
 
 from retl.errors import ConfigError, ModelError, WarehouseError
 from retl.model import Model
-from retl.warehouse import mysql, postgres
+from retl.warehouse import mysql
 from retl.warehouse.base import (
     BATCH_ROWS,
     Column,
@@ -35,19 +32,8 @@ from retl.warehouse.base import (
     unspelled,
     wanted,
 )
-from retl.warehouse.dialect import SUBQUERY_END, ColumnType, Dialect, Reader, as_subquery
-
-_PACKAGES = {
-    "psycopg2": "psycopg2-binary",
-    "pymysql": "'retl[mysql]'",
-    "bigquery": "sqlalchemy-bigquery",
-    "clickhouse": "clickhouse-sqlalchemy",
-    "databricks": "databricks-sqlalchemy",
-    "redshift": "sqlalchemy-redshift",
-    "snowflake": "snowflake-sqlalchemy",
-    "trino": "trino[sqlalchemy]",
-}
-"""What to install for a driver or dialect whose package is named differently."""
+from retl.warehouse.dialect import SUBQUERY_END, ColumnType, Dialect, Reader, as_subquery, shown
+from retl.warehouse.dialects import KNOWN, PACKAGES
 
 _SQLITE_MODEL_FAULTS = {
     sqlite3.SQLITE_ERROR,
@@ -87,7 +73,7 @@ class SQLAlchemyWarehouse(Warehouse):
             # The cause may quote the URL, password and all.
             raise WarehouseError(
                 f"the warehouse cannot be reached: {self._message(error)}",
-                where=self._shown,
+                where=shown(self._url),
                 hint="Check that it runs, that this machine may reach it, and the URL's user and password.",
             ) from None
         except (TypeError, ValueError, RuntimeError) as error:
@@ -159,37 +145,17 @@ class SQLAlchemyWarehouse(Warehouse):
         try:
             yield result
         finally:
-            is_cut = self._is_mysql and mysql.leave_unread(cursor)
+            is_cut = self._dialect.leave_unread(cursor)
             result.close()
             if is_cut:
                 connection.invalidate()
 
-    @property
-    def _shown(self) -> str:
-        """The URL as people may see it."""
-        secret = re.compile("pass|secret|token|key", re.IGNORECASE)
-        query = {name: "***" if secret.search(name) else value for name, value in self._url.query.items()}
-        return self._url.set(query=query).render_as_string(hide_password=True)
-
     def _made_engine(self, root: Path) -> Engine:
         try:
-            match self._url.get_backend_name():
-                case "sqlite" if self._url.database not in (None, "", ":memory:"):
-                    engine = _sqlite_engine(root / str(self._url.database), self._shown)
-                case "postgres" | "postgresql":
-                    driver = "psycopg" if find_spec("psycopg") else "psycopg2"
-                    url = self._url.set(drivername=f"postgresql+{driver}")
-                    # A database with the encoding SQL_ASCII would have the driver take ASCII.
-                    url = url.update_query_dict({"client_encoding": "utf8"})
-                    engine = sqlalchemy.create_engine(url, use_native_hstore=False)
-                case "mysql" | "mariadb":
-                    url = self._url.set(drivername="mysql+pymysql")
-                    engine = sqlalchemy.create_engine(url.update_query_dict({"charset": "utf8mb4"}))
-                case _:
-                    engine = sqlalchemy.create_engine(self._url)
+            engine = self._dialect.engine(self._url, root)
         except NoSuchModuleError:
             dialect = self._url.get_backend_name()
-            if dialect not in _PACKAGES:
+            if dialect not in PACKAGES:
                 raise self._unknown(dialect) from None
             raise self._not_installed(dialect) from None
         except ImportError as error:
@@ -204,34 +170,28 @@ class SQLAlchemyWarehouse(Warehouse):
         cursor = connection.cursor()
         for statement in self._dialect.session:
             cursor.execute(statement)
-        match self._engine.dialect.name:
-            case "postgresql":
-                connection.commit()
-                postgres.load_as_text(connection)
-            case "mysql":
-                mysql.load_as_bytes(connection)
         cursor.close()
+        self._dialect.prepare(connection)
 
     def _unknown(self, dialect: str) -> ConfigError:
-        known = ["duckdb", "postgresql", "sqlite", "mysql", "mariadb", "mssql", "oracle", *_PACKAGES]
-        near = difflib.get_close_matches(dialect, known, n=1)
+        near = difflib.get_close_matches(dialect, KNOWN, n=1)
         return ConfigError(
             f"no kind of database called `{dialect}` is known here",
-            where=self._shown,
+            where=shown(self._url),
             hint=f"did you mean `{near[0]}`?" if near else "install the SQLAlchemy dialect for it",
         )
 
     def _not_installed(self, what: str) -> ConfigError:
         return ConfigError(
             f"{self._url.drivername} needs a package that is not installed, for {what}",
-            where=self._shown,
-            hint=f"pip install {_PACKAGES.get(what, what)}",
+            where=shown(self._url),
+            hint=f"pip install {PACKAGES.get(what, what)}",
         )
 
     def _unusable(self, error: Exception) -> ConfigError:
         return ConfigError(
             f"the warehouse's URL cannot be used: {error}",
-            where=self._shown,
+            where=shown(self._url),
             hint="Check the settings behind its `?`; install with pip what is said to be missing.",
         )
 
@@ -243,7 +203,7 @@ class SQLAlchemyWarehouse(Warehouse):
         said = f"model {model.name}: {sentence_in(message)}"
         if _is_model_fault(error, self._engine.dialect.name):
             return ModelError(said, where=at_line(model, line_in(message)))
-        return WarehouseError(said, where=self._shown, hint="Nothing was changed; run it again.")
+        return WarehouseError(said, where=shown(self._url), hint="Nothing was changed; run it again.")
 
     def _message(self, error: SQLAlchemyError) -> str:
         message = str(error.orig if isinstance(error, DBAPIError) else error)
@@ -254,24 +214,6 @@ class SQLAlchemyWarehouse(Warehouse):
         for secret in {password, quote(password, safe=""), quote_plus(password)} if password else ():
             message = message.replace(secret, "***")
         return message
-
-
-def _sqlite_engine(path: Path, shown: str) -> Engine:
-    if not path.is_file():
-        raise WarehouseError(
-            f"there is no SQLite file {path}",
-            where=shown,
-            hint="Three slashes begin a path relative to the project folder, four an absolute one.",
-        )
-    address = f"file:{quote(str(path.absolute()))}?mode=ro"
-
-    def connect() -> sqlite3.Connection:
-        connection = sqlite3.connect(address, uri=True, check_same_thread=False)
-        # SQLite keeps any bytes as text. Those that are none become halves of surrogate pairs.
-        connection.text_factory = partial(str, encoding="utf-8", errors="surrogateescape")
-        return connection
-
-    return sqlalchemy.create_engine("sqlite://", creator=connect, poolclass=QueuePool)
 
 
 def _description(model: Model, result: CursorResult[Any]) -> Sequence[Sequence[Any]]:

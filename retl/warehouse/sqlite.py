@@ -1,8 +1,46 @@
-"""The dialect of SQLite."""
+"""The dialect of SQLite, whose columns are of the types that their values have."""
 
-from retl.warehouse.dialect import Dialect
+import sqlite3
+from functools import partial
+from pathlib import Path
+from urllib.parse import quote
+
+import sqlalchemy
+from sqlalchemy.engine import URL, Engine
+from sqlalchemy.pool import QueuePool
+
+from retl.errors import WarehouseError
+from retl.warehouse.dialect import Dialect, engine_of_url, shown
+
+
+def _engine(url: URL, root: Path) -> Engine:
+    """An engine that opens the URL's file for reading only.
+
+    Raises:
+        WarehouseError: there is no such file.
+    """
+    if url.database in (None, "", ":memory:"):
+        return engine_of_url(url, root)
+    path = root / str(url.database)
+    if not path.is_file():
+        raise WarehouseError(
+            f"there is no SQLite file {path}",
+            where=shown(url),
+            hint="Three slashes begin a path relative to the project folder, four an absolute one.",
+        )
+    address = f"file:{quote(str(path.absolute()))}?mode=ro"
+
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(address, uri=True, check_same_thread=False)
+        # SQLite keeps any bytes as text. Bytes that are not UTF-8 become halves of surrogate pairs.
+        connection.text_factory = partial(str, encoding="utf-8", errors="surrogateescape")
+        return connection
+
+    return sqlalchemy.create_engine("sqlite://", creator=connect, poolclass=QueuePool)
+
 
 DIALECT = Dialect(
+    engine=_engine,
     # The schema version is read so that a file that is not a database is noticed now.
     session=("PRAGMA schema_version", "PRAGMA query_only = ON"),
 )
