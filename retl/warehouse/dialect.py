@@ -13,6 +13,7 @@ from typing import Any
 
 import sqlalchemy
 from sqlalchemy.engine import URL, Connection, Engine
+from sqlalchemy.exc import DBAPIError
 
 from retl.warehouse.base import TOKEN, Parsed
 from retl.warehouse.untyped import inferred
@@ -57,18 +58,32 @@ def engine_of_url(url: URL, _root: Path) -> Engine:
     return sqlalchemy.create_engine(url)
 
 
-def leave_as_it_is(_connection: Any) -> None:
+def _leave_as_it_is(_connection: Any) -> None:
     """Change nothing about a connection of the driver's."""
 
 
-def types_of_values(_connection: Connection, cursor: Any) -> Sequence[ColumnType]:
+def _types_of_values(_connection: Connection, cursor: Any) -> Sequence[ColumnType]:
     """Types without a name, for a database that gives none: each batch's values say what they are."""
     return [ColumnType("", inferred)] * len(cursor.description)
 
 
-def leave_to_driver(_cursor: Any) -> bool:
+def _leave_to_driver(_cursor: Any) -> bool:
     """Leave an unfinished result to the driver, which closes it without reading the rest."""
     return False
+
+
+def is_model_fault(error: DBAPIError) -> bool:
+    """Judge by the class of the error, as Python's database API defines them."""
+    return type(error).__name__ in ("ProgrammingError", "DataError", "NotSupportedError", "IntegrityError")
+
+
+def _message(error: DBAPIError) -> str:
+    """The driver's own words."""
+    return str(error.orig)
+
+
+def _no_name(_error: DBAPIError) -> None:
+    """Take no error for one about two columns of one name; the result tells."""
 
 
 @dataclass(frozen=True)
@@ -91,18 +106,25 @@ class Dialect:
         types: the types of a result's columns, given the connection and the driver's cursor of the result.
         leave_unread: have the driver's cursor not read the rest of a result, which may be endless, when the
             result is closed; true where the connection is of no use after that.
+        is_model_fault: whether the model's SQL is to blame for an error, rather than the server, the disk or
+            the network. A lost connection need not be considered.
+        message: an error's message, without anything that is not about the model's SQL.
+        named_twice: the name of the column that a model has twice, where that is what an error says.
     """
 
     engine: Callable[[URL, Path], Engine] = engine_of_url
     packages: Mapping[str, str] = field(default_factory=dict)
     session: tuple[str, ...] = ()
-    prepare: Callable[[Any], None] = leave_as_it_is
+    prepare: Callable[[Any], None] = _leave_as_it_is
     read_options: Mapping[str, Any] = field(default_factory=dict)
     token: re.Pattern[str] = TOKEN
     quoted: Callable[[str], str] | None = None
     describes_by_subquery: bool = False
-    types: Callable[[Connection, Any], Sequence[ColumnType]] = types_of_values
-    leave_unread: Callable[[Any], bool] = leave_to_driver
+    types: Callable[[Connection, Any], Sequence[ColumnType]] = _types_of_values
+    leave_unread: Callable[[Any], bool] = _leave_to_driver
+    is_model_fault: Callable[[DBAPIError], bool] = is_model_fault
+    message: Callable[[DBAPIError], str] = _message
+    named_twice: Callable[[DBAPIError], str | None] = _no_name
 
 
 DEFAULT = Dialect()

@@ -16,10 +16,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import sqlalchemy
 from sqlalchemy.engine import URL, Connection, Engine
+from sqlalchemy.exc import DBAPIError
 
 from retl.warehouse import parse
 from retl.warehouse.base import Parsed
-from retl.warehouse.dialect import ColumnType, Dialect
+from retl.warehouse.dialect import SUBQUERY_END, ColumnType, Dialect
 
 _SESSION = (
     "SET SESSION time_zone = '+00:00'",
@@ -39,7 +40,7 @@ _TOKEN = re.compile(
 )
 """As `retl.warehouse.base.TOKEN`: a `#` begins a comment, a backslash takes a quote's meaning."""
 
-NAMED_TWICE = 1060
+_NAMED_TWICE = 1060
 """The error of a subquery with two columns of one name."""
 
 _UNSIGNED, _ENUM, _SET = 32, 256, 2048
@@ -169,12 +170,6 @@ def _leave_unread(cursor: Any) -> bool:
     return True
 
 
-def is_model_fault(code: int) -> bool:
-    """Whether the SQL is to blame for an error of that number, rather than the server or the network."""
-    is_client_error = code == 0 or 2000 <= code < 3000
-    return not is_client_error and code not in _OUTSIDE_FAULTS
-
-
 def _types(_connection: Connection, cursor: Any) -> list[ColumnType]:
     """The types of a result's columns."""
     return [_type_of(name, kind) for (name, *_), kind in zip(cursor.description, kinds(cursor), strict=True)]
@@ -236,6 +231,33 @@ def _decimals(text: pa.Array, kind: Kind) -> pa.Array:
     return parse.decimals(text, precision, kind.scale)
 
 
+def is_model_fault(code: int) -> bool:
+    """Whether the SQL is to blame for an error of that number, rather than the server or the network."""
+    is_client_error = code == 0 or 2000 <= code < 3000
+    return not is_client_error and code not in _OUTSIDE_FAULTS
+
+
+def _code(error: DBAPIError) -> int:
+    """The number of an error; 0 for an error of PyMySQL's own."""
+    code = error.orig.args[0] if error.orig and error.orig.args else 0
+    return code if isinstance(code, int) else 0
+
+
+def _message(error: DBAPIError) -> str:
+    """The server's sentence, without its number and without what retl puts around the model's SQL."""
+    sentence = str(error.orig.args[-1] if error.orig else error.orig)
+    return re.sub(rf"{re.escape(SUBQUERY_END)}( LIMIT 0)?(?=')", "", sentence)
+
+
+def _named_twice(error: DBAPIError) -> str | None:
+    """The name of the column that a subquery has twice."""
+    if _code(error) != _NAMED_TWICE:
+        return None
+    said = _message(error)
+    found = re.search("'(.*)'", said)
+    return found[1] if found else said
+
+
 DIALECT = Dialect(
     engine=_engine,
     packages={"pymysql": "'retl[mysql]'"},
@@ -246,4 +268,7 @@ DIALECT = Dialect(
     describes_by_subquery=True,
     types=_types,
     leave_unread=_leave_unread,
+    is_model_fault=lambda error: is_model_fault(_code(error)),
+    message=_message,
+    named_twice=_named_twice,
 )

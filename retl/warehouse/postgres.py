@@ -19,10 +19,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import sqlalchemy
 from sqlalchemy.engine import URL, Connection, Engine
+from sqlalchemy.exc import DBAPIError
 
 from retl.warehouse import parse, untyped
 from retl.warehouse.base import BAD_TIMESTAMP, Parsed
-from retl.warehouse.dialect import ColumnType, Dialect
+from retl.warehouse.dialect import ColumnType, Dialect, is_model_fault
 
 _SESSION = (
     "SET TimeZone = 'UTC'",
@@ -32,6 +33,9 @@ _SESSION = (
     # The whole result is read, so the plan that is fastest to the last row is wanted, not to the first.
     "SET cursor_tuple_fraction = 1",
 )
+
+_READ_ONLY = "25006"
+"""The SQLSTATE of a write in a read-only transaction."""
 
 
 @dataclass(frozen=True)
@@ -313,6 +317,10 @@ def _without(values: pa.Array, *words: str) -> pa.Array:
     return pc.if_else(pc.is_in(values, pa.array(words)), None, values)
 
 
+def _is_model_fault(error: DBAPIError) -> bool:
+    return getattr(error.orig, "sqlstate", None) == _READ_ONLY or is_model_fault(error)
+
+
 DIALECT = Dialect(
     engine=_engine,
     packages={"psycopg2": "psycopg2-binary"},
@@ -321,4 +329,5 @@ DIALECT = Dialect(
     read_options={"postgresql_readonly": True},
     quoted=_quoted,
     types=_types,
+    is_model_fault=_is_model_fault,
 )

@@ -1,8 +1,6 @@
 """Models read from Postgres, MySQL, SQLite, and whatever else SQLAlchemy has a dialect for."""
 
 import difflib
-import re
-import sqlite3
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +14,6 @@ from sqlalchemy.exc import DBAPIError, NoSuchModuleError, SQLAlchemyError
 
 from retl.errors import ConfigError, ModelError, WarehouseError
 from retl.model import Model
-from retl.warehouse import mysql
 from retl.warehouse.base import (
     BATCH_ROWS,
     Column,
@@ -32,16 +29,8 @@ from retl.warehouse.base import (
     unspelled,
     wanted,
 )
-from retl.warehouse.dialect import SUBQUERY_END, ColumnType, Dialect, Reader, as_subquery, shown
+from retl.warehouse.dialect import ColumnType, Dialect, Reader, as_subquery, shown
 from retl.warehouse.dialects import KNOWN, PACKAGES
-
-_SQLITE_MODEL_FAULTS = {
-    sqlite3.SQLITE_ERROR,
-    sqlite3.SQLITE_READONLY,
-    sqlite3.SQLITE_TOOBIG,
-    sqlite3.SQLITE_MISMATCH,
-    sqlite3.SQLITE_AUTH,
-}
 
 
 class SQLAlchemyWarehouse(Warehouse):
@@ -120,10 +109,6 @@ class SQLAlchemyWarehouse(Warehouse):
         """Close the connections."""
         self._engine.dispose()
 
-    @property
-    def _is_mysql(self) -> bool:
-        return self._engine.dialect.name == "mysql"
-
     def _select(self, model: Model, columns: Collection[str] | None) -> str:
         """The model's SQL, or a SELECT of the wanted columns from it where the dialect has a way to quote."""
         sql = one_select(model, self._dialect.token)
@@ -196,24 +181,24 @@ class SQLAlchemyWarehouse(Warehouse):
         )
 
     def _translated(self, model: Model, error: DBAPIError) -> ModelError | WarehouseError:
+        twice = self._dialect.named_twice(error)
+        if twice is not None:
+            return named_twice(model, self._without_password(twice))
         message = self._message(error)
-        if self._is_mysql and _mysql_code(error) == mysql.NAMED_TWICE:
-            found = re.search("'(.*)'", message)
-            return named_twice(model, found[1] if found else message)
         said = f"model {model.name}: {sentence_in(message)}"
-        if _is_model_fault(error, self._engine.dialect.name):
+        if not error.connection_invalidated and self._dialect.is_model_fault(error):
             return ModelError(said, where=at_line(model, line_in(message)))
         return WarehouseError(said, where=shown(self._url), hint="Nothing was changed; run it again.")
 
     def _message(self, error: SQLAlchemyError) -> str:
-        message = str(error.orig if isinstance(error, DBAPIError) else error)
-        if isinstance(error, DBAPIError) and error.orig and self._is_mysql:
-            # A number and a sentence, which quotes what retl put around the model's SQL.
-            message = re.sub(rf"{re.escape(SUBQUERY_END)}( LIMIT 0)?(?=')", "", str(error.orig.args[-1]))
+        message = self._dialect.message(error) if isinstance(error, DBAPIError) else str(error)
+        return self._without_password(message)
+
+    def _without_password(self, text: str) -> str:
         password = self._url.password
         for secret in {password, quote(password, safe=""), quote_plus(password)} if password else ():
-            message = message.replace(secret, "***")
-        return message
+            text = text.replace(secret, "***")
+        return text
 
 
 def _description(model: Model, result: CursorResult[Any]) -> Sequence[Sequence[Any]]:
@@ -231,26 +216,6 @@ def _reader(model: Model, column: str, type_: ColumnType) -> Reader:
     if type_.reader is None:
         raise unspelled(model, column, type_.name, type_.cast)
     return type_.reader
-
-
-def _is_model_fault(error: DBAPIError, dialect: str) -> bool:
-    """Whether the SQL is to blame for an error, rather than the server, the disk or the network."""
-    if error.connection_invalidated:
-        return False
-    if dialect == "sqlite":
-        # Python's own refusals, as of two statements or of an undecodable text, have no such code.
-        code = getattr(error.orig, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
-        return code & 0xFF in _SQLITE_MODEL_FAULTS
-    if dialect == "postgresql" and getattr(error.orig, "sqlstate", None) == "25006":
-        return True  # a write in a read-only transaction
-    if dialect == "mysql":
-        return mysql.is_model_fault(_mysql_code(error))
-    return type(error).__name__ in ("ProgrammingError", "DataError", "NotSupportedError", "IntegrityError")
-
-
-def _mysql_code(error: DBAPIError) -> int:
-    code = error.orig.args[0] if error.orig and error.orig.args else 0
-    return code if isinstance(code, int) else 0
 
 
 def _batch(

@@ -7,10 +7,19 @@ from urllib.parse import quote
 
 import sqlalchemy
 from sqlalchemy.engine import URL, Engine
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from retl.errors import WarehouseError
 from retl.warehouse.dialect import Dialect, engine_of_url, shown
+
+_MODEL_FAULTS = {
+    sqlite3.SQLITE_ERROR,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_TOOBIG,
+    sqlite3.SQLITE_MISMATCH,
+    sqlite3.SQLITE_AUTH,
+}
 
 
 def _engine(url: URL, root: Path) -> Engine:
@@ -39,8 +48,15 @@ def _engine(url: URL, root: Path) -> Engine:
     return sqlalchemy.create_engine("sqlite://", creator=connect, poolclass=QueuePool)
 
 
+def _is_model_fault(error: DBAPIError) -> bool:
+    # Python's own refusals, as of two statements or of an undecodable text, have no such code.
+    code = getattr(error.orig, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    return code & 0xFF in _MODEL_FAULTS
+
+
 DIALECT = Dialect(
     engine=_engine,
     # The schema version is read so that a file that is not a database is noticed now.
     session=("PRAGMA schema_version", "PRAGMA query_only = ON"),
+    is_model_fault=_is_model_fault,
 )
