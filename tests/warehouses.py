@@ -21,6 +21,9 @@ from retl.warehouse.base import FAULT
 # Read while tests are collected: none of them sees RETL's variables. Its user may make databases.
 MYSQL_URL = os.environ.get("RETL_TEST_MYSQL_URL")
 
+KINDS = ("duckdb", "sqlite", "postgres", "mysql", "other")
+"""The kinds of databases that tests read from, each by a name that its URL begins with."""
+
 UNTESTED = "MySQL is NOT tested: set RETL_TEST_MYSQL_URL"
 
 needs_mysql = pytest.mark.skipif(not MYSQL_URL, reason=UNTESTED)

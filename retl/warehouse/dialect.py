@@ -1,8 +1,8 @@
 """The type `Dialect`: all that `retl.warehouse.sqlalchemy` has to know of a kind of database.
 
 To add a dialect, write a value in a module of its own, as `retl.warehouse.sqlite` does, and list it in
-`retl.warehouse.dialects.DIALECTS`. Then add a database of that kind to `KINDS` and to the fixture `shop` in
-tests/test_warehouse.py: each test that takes `shop` must pass on it.
+`retl.warehouse.dialects.DIALECTS`. Then add its name to `KINDS` in tests/warehouses.py and a database of its
+kind to the fixture `shop` in tests/test_warehouse.py: each test that takes `shop` must pass on it.
 """
 
 import re
