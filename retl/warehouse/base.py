@@ -1,4 +1,4 @@
-"""What every warehouse reader promises, and the checks they share."""
+"""The promises of every warehouse reader, and the checks that all of them share."""
 
 import difflib
 import re
@@ -20,7 +20,7 @@ BATCH_ROWS = 32_768
 FAULT = "retl.fault"
 """The last column of a batch in which a row holds a value that cannot be sent; other batches lack it.
 
-It is text: for such a row the reason code for which it must be rejected, NULL for a sound one. The value
+The column is text: the code of the reason to reject the row, or NULL where the row is sound. The value
 itself is NULL in its own column.
 """
 
@@ -28,7 +28,7 @@ BAD_TEXT = "bad_text"
 """The reason of a row with text that is not valid Unicode."""
 
 BAD_TIMESTAMP = "bad_timestamp"
-"""The reason of a row with a date or timestamp that is none, or lies outside the years 1 to 9999."""
+"""The reason of a row with a date or timestamp that does not exist or lies outside the years 1 to 9999."""
 
 Parsed: TypeAlias = tuple[pa.Array, pa.Array | None]
 """A column's values, and for each row the reason to reject it or NULL; None where all rows are sound."""
@@ -69,9 +69,10 @@ class Warehouse(Protocol):
 
         Nothing happens before the first batch is asked for. There is always a first batch, so that a
         result without rows still has a schema. Batches may differ in the type of a column where the
-        database fixes none: SQLite's, and Postgres' `numeric` without a precision. A value that is no
-        value, as a timestamp of the year 0, stops nothing: it is NULL, and the batch has `FAULT` as one
-        more, last column, with the reason to reject the row. Only wanted columns cause a fault.
+        database fixes none: SQLite's, and Postgres' `numeric` without a precision. A value that cannot be
+        sent, such as a timestamp of the year 0, does not stop the read: the value becomes NULL, and the batch
+        has `FAULT` as one more, last column, with the reason to reject the row. Only wanted columns cause a
+        fault.
 
         Args:
             model: what to read.
@@ -195,7 +196,7 @@ TOKEN = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-"""A token of SQL; `comment` is no part of the statement, `end` ends it."""
+"""A token of SQL; `comment` is not part of the statement, `end` ends it."""
 
 
 def one_statement(model: Model, token: re.Pattern[str] = TOKEN) -> str:
@@ -226,7 +227,7 @@ def one_statement(model: Model, token: re.Pattern[str] = TOKEN) -> str:
 
 
 def one_select(model: Model, token: re.Pattern[str] = TOKEN) -> str:
-    """As `one_statement`, for databases that do not say what kind of statement they were given.
+    """The SQL of `one_statement`, for databases that do not say what kind of statement they were given.
 
     Raises:
         ModelError: the SQL is not one statement, or it does not begin like a SELECT.

@@ -94,7 +94,7 @@ class Dialect:
 
     Attributes:
         engine: makes the engine from the URL and the project folder; it connects to nothing yet.
-        packages: what to install for a driver whose package is named differently, by the driver's module.
+        packages: the package to install for a driver, by its module, where the package's name differs.
         session: statements that are executed on each new connection.
         prepare: what else is done with each new connection, which is the driver's.
         read_options: SQLAlchemy's execution options of the connection that a model is read on.

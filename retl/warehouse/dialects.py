@@ -28,7 +28,7 @@ PACKAGES = {
     "trino": "trino[sqlalchemy]",
     **{module: package for one in DIALECTS.values() for module, package in one.packages.items()},
 }
-"""What to install for a driver, or for a dialect of SQLAlchemy's, whose package is named differently."""
+"""The package to install for a driver or a dialect of SQLAlchemy's, where its name differs."""
 
 KNOWN = ["duckdb", *DIALECTS, "mssql", "oracle", *PACKAGES]
 """Names that are suggested to whoever misspells one."""

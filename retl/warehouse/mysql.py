@@ -1,4 +1,4 @@
-"""MySQL's and MariaDB's values as Arrow, with the digits that the server wrote.
+"""The dialect of MySQL and MariaDB; their values as Arrow, with the digits that the server wrote.
 
 PyMySQL is made to hand over each value as the bytes that came, which Arrow parses a column at a time.
 
@@ -38,7 +38,7 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-"""As `retl.warehouse.base.TOKEN`: a `#` begins a comment, a backslash takes a quote's meaning."""
+"""A token of SQL, as `retl.warehouse.base.TOKEN`; `#` begins a comment, a backslash escapes a quote."""
 
 _NAMED_TWICE = 1060
 """The error of a subquery with two columns of one name."""
@@ -47,7 +47,7 @@ _UNSIGNED, _ENUM, _SET = 32, 256, 2048
 """Flags of a column."""
 
 _BYTES = 63
-"""The character set of what is no text."""
+"""The character set of columns that are not text."""
 
 _NULL, _BIT, _JSON = 6, 16, 245
 _INTEGERS = {
@@ -90,13 +90,13 @@ _OUTSIDE_FAULTS = {
 
 @dataclass(frozen=True)
 class Kind:
-    """What the server says of a column.
+    """The server's description of a column.
 
     Attributes:
         name: the type's, as SQL writes it.
         code: the type's number.
         is_unsigned: whether a number has no sign.
-        is_bytes: whether a string is no text.
+        is_bytes: whether a string is not text.
         length: how many bytes its text has at most.
         scale: how many digits a decimal has behind the point.
     """
@@ -110,7 +110,7 @@ class Kind:
 
     @property
     def has_spelling(self) -> bool:
-        """Whether `to_arrow` takes it."""
+        """Whether `to_arrow` can read the column."""
         known = _INTEGERS.keys() | _FLOATS.keys() | _DECIMALS | _INSTANTS.keys() | _TEXTS.keys()
         return self.code in known | {_NULL, _BIT, _JSON, _TIME}
 
@@ -128,7 +128,7 @@ def _load_as_bytes(connection: Any) -> None:
 
 
 def kinds(cursor: Any) -> list[Kind]:
-    """What the server said of a result's columns; PyMySQL's description leaves half of it out."""
+    """The server's description of a result's columns, of which PyMySQL's own gives only half."""
     return [
         Kind(
             _name(field.type_code, field.flags, field.charsetnr == _BYTES),

@@ -101,7 +101,7 @@ def instants(texts: pa.Array, kind: pa.DataType) -> Parsed:
 
 
 def _instants_one_by_one(texts: pa.Array, kind: pa.DataType) -> Parsed:
-    """As `instants`, for a batch in which some are no instants for Arrow."""
+    """Parse as `instants` does, for a batch with texts that Arrow does not take."""
     plain = pc.replace_substring(texts, "+00", "") if pa.types.is_timestamp(kind) else texts
     target = "DATE" if pa.types.is_date(kind) else "TIMESTAMP"
     with duckdb.connect() as connection:

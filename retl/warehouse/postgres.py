@@ -1,4 +1,4 @@
-"""Postgres' values as Arrow: the same from either driver, with the digits that Postgres wrote.
+"""The dialect of Postgres; its values as Arrow, the same from either driver, with the digits it wrote.
 
 Numbers, text, truth values and bytes are taken as the driver loads them. All other types are asked
 for as text, which Arrow parses a column at a time: that is exact, and faster than Python objects.
@@ -72,7 +72,7 @@ _OTHER = _Type(0, 0, pa.string())
 """Any type that is taken for its text."""
 
 _TEXT_CATEGORIES = frozenset("SENDTVIX")
-"""Strings, enums, numbers as money, dates and times, intervals, bits, networks, and what has no type yet."""
+"""Strings, enums, numbers as money, dates and times, intervals, bits, networks, and the type `unknown`."""
 
 _TEXT_OIDS = {18, 142, 774, 829, 3220}
 """Of other categories: "char", xml, macaddr8, macaddr, pg_lsn."""
@@ -80,7 +80,7 @@ _TEXT_OIDS = {18, 142, 774, 829, 3220}
 
 @dataclass(frozen=True)
 class Kind:
-    """What Postgres says of a type.
+    """Postgres' description of a type.
 
     Attributes:
         oid: its number.
@@ -108,7 +108,7 @@ WHERE t.oid IN ({oids})
 
 
 def kinds(connection: Connection, oids: Iterable[int]) -> Mapping[int, Kind]:
-    """What the database says of these types."""
+    """The database's description of these types, by their numbers."""
     listed = ", ".join(map(str, {int(oid) for oid in oids}))
     if not listed:
         return {}
@@ -287,7 +287,7 @@ _ITEM = re.compile(r'"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<brace>[{}])|(?P<plain>[^{
 def _items(text: str) -> list[Any]:
     """The elements of an array that Postgres wrote as text, each a text or None."""
     open_lists: list[list[Any]] = [[]]
-    # What stands before the first brace says only at which number the elements begin.
+    # The text before the first brace says only at which number the elements begin.
     for item in _ITEM.finditer(text, text.index("{")):
         if item["quoted"] is not None:
             open_lists[-1].append(re.sub(r"\\(.)", r"\1", item["quoted"], flags=re.DOTALL))

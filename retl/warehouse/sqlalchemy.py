@@ -1,4 +1,4 @@
-"""Models read from Postgres, MySQL, SQLite, and whatever else SQLAlchemy has a dialect for."""
+"""Models read from any database that SQLAlchemy has a dialect for."""
 
 import difflib
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -36,8 +36,8 @@ from retl.warehouse.dialects import KNOWN, PACKAGES
 class SQLAlchemyWarehouse(Warehouse):
     """A database behind SQLAlchemy, read-only as far as the database knows such a thing.
 
-    Postgres' and MySQL's columns have fixed Arrow types (see their modules). Elsewhere a column's type is
-    taken from the values of each batch: null where all are NULL, `arrow.json` where they are mixed.
+    Its `Dialect` says everything in which it differs from others. Where the dialect does not give types of
+    columns, the values of each batch do: null where all are NULL, `arrow.json` where they are mixed.
     """
 
     def __init__(self, url: URL, root: Path, dialect: Dialect) -> None:
@@ -66,7 +66,7 @@ class SQLAlchemyWarehouse(Warehouse):
                 hint="Check that it runs, that this machine may reach it, and the URL's user and password.",
             ) from None
         except (TypeError, ValueError, RuntimeError) as error:
-            # PyMySQL's words for a setting that it does not take, and for a package that it lacks.
+            # A driver's words for a setting that it does not take, and for a package that it lacks.
             raise self._unusable(error) from None
 
     def columns(self, model: Model) -> tuple[Column, ...]:

@@ -1,4 +1,4 @@
-"""Columns of databases that do not fix their types: the type is what a batch's values have in common."""
+"""Columns of databases that do not fix their types: a batch's values decide the type."""
 
 import base64
 import json
@@ -17,7 +17,7 @@ from retl.warehouse.base import Parsed
 
 
 def inferred(values: Sequence[Any]) -> Parsed:
-    """The values as what they are; as JSON where they are of several types, or nested."""
+    """The values in the Arrow type of their own type; as JSON where they are of several types, or nested."""
     kinds = {type(value) for value in values} - {type(None)}
     if kinds == {str}:
         return parse.strings(values)
@@ -43,7 +43,7 @@ def _are_doubles(kinds: set[type], values: Sequence[Any]) -> bool:
 
 
 def as_json(values: Sequence[Any]) -> Parsed:
-    """Each value spelled as JSON, by the rules that `retl.value` has for columns of one type."""
+    """Each value spelled as JSON, by the rules that `retl.engine.canonical` has for columns of one type."""
     array, reasons = parse.strings([None if value is None else _text(value) for value in values])
     return parse.as_json(array), reasons
 
@@ -91,7 +91,7 @@ def _plain(value: Any) -> str:
 
 
 def _duration(value: timedelta) -> str:
-    """As ISO 8601, in hours, minutes and seconds."""
+    """A span of time as ISO 8601, in hours, minutes and seconds."""
     micros = value // timedelta(microseconds=1)
     sign, rest = ("-", -micros) if micros < 0 else ("", micros)
     seconds, micros = divmod(rest, 1_000_000)
