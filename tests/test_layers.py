@@ -29,6 +29,7 @@ GROUND = [
     "json_values",
     "migrations",
     "model",
+    "nearest",
     "observer",
     "signals",
     "sql",

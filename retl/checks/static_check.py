@@ -4,7 +4,6 @@ An **outline** is what all calls of one template have in common: type, event, an
 value. Rules of receivers are checked on outlines as they are on calls.
 """
 
-import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from retl.config.fields import EVERY
 from retl.config.sync import Sync
 from retl.forms.dotted import path
 from retl.forms.form import nearest
+from retl.nearest import nearest_name
 from retl.receivers.compiled_check import CallKind, CompiledCheck, Violation, compiled_checks
 from retl.receivers.data_file import Effect, Receiver, Setting, Settings, known_receivers, places, receiver
 
@@ -172,7 +172,7 @@ def _switched_off(sync: Sync, about: Receiver) -> Iterator[Violation]:
         do = f"nothing, or write `{name}: true`" if name else "nothing, or name the webhook there as well"
         yield Violation(about.name, rule, Effect.IGNORED, "`integrations` keeps the calls from it", do)
     for key in sync.block.integrations if name else ():
-        is_near = name and difflib.SequenceMatcher(None, key, name).ratio() > 0.8
+        is_near = name and nearest_name(key, [name], 0.8) is not None
         is_meant = is_near or key.casefold() == about.title.casefold()
         if key != name and is_meant:
             says = f"`{key}` in `integrations` is not its name"

@@ -4,7 +4,6 @@ Two forms of file are read: the rules that Segment's Public API lists (`type`, `
 `jsonSchema`), and the plan of its older Config API (`rules`: `events`, `global`, `identify`, `group`).
 """
 
-import difflib
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ import jsonschema_rs
 from retl.checks.static_check import Finding, outlines
 from retl.config.sync import Sync
 from retl.errors import ConfigError
+from retl.nearest import did_you_mean
 from retl.receivers.compiled_check import CallKind, Violation
 from retl.receivers.data_file import Effect
 
@@ -35,7 +35,7 @@ class TrackingPlan:
 
     def __init__(self, rules: Mapping[CallKind, Mapping[int, jsonschema_rs.Validator]]) -> None:
         self._rules = rules
-        self._planned = {name.lower(): name for kind, name in rules if kind == "track" and name}
+        self._planned = [name for kind, name in rules if kind == "track" and name]
         self._unplanned = lru_cache(maxsize=1_000)(self._unplanned_violation)
 
     def violations(self, kind: CallKind, call: Mapping[str, Any], size: int) -> Sequence[Violation]:
@@ -58,10 +58,7 @@ class TrackingPlan:
         ]
 
     def _unplanned_violation(self, event: str) -> Violation:
-        near = difflib.get_close_matches(event.lower(), self._planned, n=1)
-        do = "add it to the plan, or take a name that is in it"
-        if near:
-            do = f"did you mean `{self._planned[near[0]]}`?"
+        do = did_you_mean(event, self._planned) or "add it to the plan, or take a name that is in it"
         return Violation(CHECKER, "event", Effect.DOUBTFUL, "the plan has no such event", do)
 
 

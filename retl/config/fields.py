@@ -1,6 +1,5 @@
 """Where a call's fields get their values, and the kinds of text that a user's file holds."""
 
-import difflib
 import math
 import re
 from enum import StrEnum
@@ -11,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from retl.forms.dotted import path
 from retl.forms.form import Frozen, refusal
+from retl.nearest import did_you_mean
 
 
 class Nulls(StrEnum):
@@ -78,9 +78,9 @@ def _zone(name: str) -> str:
         if name in _NO_ZONES or name.startswith(("posix/", "right/")):
             raise KeyError(name)
     except (KeyError, ValueError, OSError):
-        close = difflib.get_close_matches(name, available_timezones() - _NO_ZONES, n=1, cutoff=0.75)
-        hint = f"; did you mean `{close[0]}`?" if close else "; write one such as `Europe/Berlin`"
-        raise refusal(f"`{name}` is no time zone{hint}") from None
+        question = did_you_mean(name, available_timezones() - _NO_ZONES, likeness=0.75)
+        hint = question or "write one such as `Europe/Berlin`"
+        raise refusal(f"`{name}` is no time zone; {hint}") from None
     return name
 
 

@@ -3,7 +3,6 @@
 They are frozen, refuse unknown keys, and say in a sentence what is wrong.
 """
 
-import difflib
 import types
 from collections.abc import Mapping
 from typing import ClassVar, Union, get_args, get_origin
@@ -13,6 +12,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from retl.errors import ConfigError
 from retl.forms.yaml_file import Document, Location
+from retl.nearest import did_you_mean
 
 
 class Frozen(BaseModel):
@@ -62,9 +62,9 @@ def inner_model(annotation: object) -> type[Frozen] | None:
 
 def nearest(name: str, known: list[str]) -> str:
     """A hint at the end of a sentence: the known name that looks like the given one, else all of them."""
-    close = difflib.get_close_matches(name, known, n=1)
-    if close:
-        return f"; did you mean `{close[0]}`?"
+    question = did_you_mean(name, known)
+    if question:
+        return f"; {question}"
     return "; known here: " + ", ".join(f"`{one}`" for one in known) if known else ""
 
 

@@ -1,12 +1,12 @@
 """The checks of a receiver, compiled to JSON Schema for one kind of call."""
 
-import difflib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
+from retl.nearest import nearest_name
 from retl.receivers.data_file import Check, Effect, Receiver, Settings, known_receivers, places, receiver
 
 
@@ -165,8 +165,8 @@ def near_name(event: str, name: str) -> str | None:
     words = " ".join(_words(event))
     if event in receiver(name).events or words in spelled:
         return None if event in receiver(name).events else spelled[words]
-    close = difflib.get_close_matches(words, spelled, n=1, cutoff=CLOSE)
-    return spelled[close[0]] if close and event not in known_events() else None
+    close = nearest_name(words, spelled, CLOSE)
+    return spelled[close] if close is not None and event not in known_events() else None
 
 
 MOST_NAMES = 100

@@ -1,6 +1,5 @@
 """The promises of every warehouse reader, and the checks that all of them share."""
 
-import difflib
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -13,6 +12,7 @@ import pyarrow.compute as pc
 
 from retl.errors import MissingColumnError, ModelError
 from retl.model import Model
+from retl.nearest import did_you_mean
 
 BATCH_ROWS = 32_768
 """Rows a batch holds at most, where the caller does not say."""
@@ -176,13 +176,11 @@ def wanted(model: Model, names: Sequence[str], columns: Collection[str] | None) 
         return list(names)
     for column in columns:
         if column not in names:
-            folded = {name.casefold(): name for name in names}
-            near = difflib.get_close_matches(column.casefold(), folded, n=1)
             raise MissingColumnError(
                 column,
                 f"model {model.name} has no column `{column}`; it has: {', '.join(names)}",
                 where=model.where,
-                hint=f"did you mean `{folded[near[0]]}`?" if near else None,
+                hint=did_you_mean(column, names),
             )
     return [name for name in names if name in columns]
 

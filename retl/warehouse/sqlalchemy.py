@@ -1,6 +1,5 @@
 """Models read from any database that SQLAlchemy has a dialect for."""
 
-import difflib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from sqlalchemy.exc import DBAPIError, NoSuchModuleError, SQLAlchemyError
 
 from retl.errors import ConfigError, ModelError, WarehouseError
 from retl.model import Model
+from retl.nearest import did_you_mean
 from retl.warehouse.base import (
     BATCH_ROWS,
     Column,
@@ -159,11 +159,10 @@ class SQLAlchemyWarehouse(Warehouse):
         self._dialect.prepare(connection)
 
     def _unknown(self, dialect: str) -> ConfigError:
-        near = difflib.get_close_matches(dialect, KNOWN, n=1)
         return ConfigError(
             f"no kind of database called `{dialect}` is known here",
             where=shown(self._url),
-            hint=f"did you mean `{near[0]}`?" if near else "install the SQLAlchemy dialect for it",
+            hint=did_you_mean(dialect, KNOWN) or "install the SQLAlchemy dialect for it",
         )
 
     def _not_installed(self, what: str) -> ConfigError:
