@@ -10,6 +10,7 @@ from typing import Any
 
 import duckdb
 
+from retl.delivery import outbox
 from retl.delivery.deliver import Delivery
 from retl.engine.diff import Diff
 from retl.engine.guard import Guard
@@ -204,7 +205,8 @@ def keep_run(db: duckdb.DuckDBPyConnection, run: Run) -> None:
         """,
         [KEPT_RUNS],
     )
-    db.execute("DELETE FROM state.receipt WHERE run_id NOT IN (SELECT run_id FROM state.run)")
+    ((oldest,),) = db.execute("SELECT min(run_id) FROM state.run").fetchall()
+    outbox.forget_receipts(db, before_run=oldest)
 
 
 def last_runs(db: duckdb.DuckDBPyConnection, limit: int) -> list[dict[str, Any]]:

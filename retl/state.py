@@ -1,7 +1,8 @@
 """The state of a sync: one DuckDB file, one writer.
 
-Tables live in a database attached as `state`; whatever lasts no longer than a run is TEMP. Each table
-has one module that owns it; this one owns the file, the lock, transactions and `state.metadata`.
+Tables live in a database attached as `state`; whatever lasts no longer than a run is TEMP. Each table has
+one module that reads and writes it (`OWNERS`); this one has the file, the lock, transactions and
+`state.metadata`.
 """
 
 import json
@@ -26,6 +27,18 @@ from retl.errors import LockedError, StateError, StorageError
 from retl.migrations import MIGRATIONS
 
 SCHEMA_VERSION = 3
+
+OWNERS = {
+    "metadata": "retl.state",
+    "snapshot": "retl.engine.snapshot",
+    "outbox": "retl.delivery.outbox",
+    "mark": "retl.delivery.outbox",
+    "receipt": "retl.delivery.outbox",
+    "rejected_row": "retl.delivery.rejected",
+    "rejected_call": "retl.delivery.rejected",
+    "run": "retl.run",
+}
+"""Each table of a state file, and the one module whose SQL names it."""
 
 STORAGE_VERSION = "v1.4.0"
 """DuckDB's file format, kept readable by the oldest DuckDB that retl supports."""

@@ -1,11 +1,14 @@
 """The rooms of the package, and which room may use which."""
 
 import ast
+import re
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+
+from retl.state import OWNERS
 
 PACKAGE = Path(__file__).parent.parent / "retl"
 
@@ -153,3 +156,20 @@ def test_only_one_module_knows_the_official_client() -> None:
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "segment"
     ]
     assert {"delivery.segment"} == set(users)
+
+
+def test_each_table_of_the_state_has_one_module() -> None:
+    """Only the module that owns a table names it in SQL; migrations, which are never changed, aside."""
+    schema = (PACKAGE / "state.sql").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"CREATE TABLE state\.(\w+)", schema)) == sorted(OWNERS)
+    tables = "|".join(OWNERS)
+    strangers = [
+        (module, table)
+        for module, tree in MODULES.items()
+        if module != "migrations"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        for table in re.findall(rf"(?:FROM|JOIN|INTO|UPDATE|USING|TABLE) state\.({tables})\b", node.value)
+        if f"retl.{module}" != OWNERS[table]
+    ]
+    assert [] == strangers

@@ -189,7 +189,7 @@ class _Round:
     def reject_refused(self, db: duckdb.DuckDBPyConnection) -> int:
         """Reject the calls that were refused alone; returns how many. To be run in a transaction."""
         for batch, reason in self.refused_alone:
-            rejected.reject_call(db, batch, reason, self.clock.now())
+            rejected.keep_call(db, outbox.refuse(db, batch), reason, self.clock.now())
         return len(self.refused_alone)
 
     def all_refused(self) -> RetlError:

@@ -189,6 +189,40 @@ def note_delivered(
     )
 
 
+@dataclass(frozen=True)
+class RefusedCall:
+    """A call of the outbox that the destination refuses for good, as the outbox holds it."""
+
+    run_id: str
+    key: str
+    change: str
+    message_id: str
+    body: str
+
+
+def refuse(db: duckdb.DuckDBPyConnection, batch: Batch) -> RefusedCall:
+    """Let the lane of a refused call go on behind it; gives the call. To be run in a transaction.
+
+    Args:
+        batch: holds this call alone.
+    """
+    row = db.execute(
+        "SELECT run_id, key, change, message_id, body FROM state.outbox WHERE lane = ? AND seq = ?",
+        [batch.lane, batch.first_seq],
+    ).fetchone()
+    assert row is not None, "a call that was sent is in the outbox"
+    db.execute(
+        "UPDATE state.mark SET delivered = greatest(delivered, ?) WHERE lane = ?",
+        [batch.last_seq, batch.lane],
+    )
+    return RefusedCall(*row)
+
+
+def forget_receipts(db: duckdb.DuckDBPyConnection, before_run: str) -> None:
+    """Forget the receipts of runs that are older than one; run ids sort by time."""
+    db.execute("DELETE FROM state.receipt WHERE run_id < ?", [before_run])
+
+
 def accepts(db: duckdb.DuckDBPyConnection) -> bool:
     """Whether Segment ever accepted a batch from this outbox."""
     return db.execute("SELECT count(*) FROM state.receipt").fetchone() != (0,)

@@ -5,7 +5,7 @@ from typing import Any
 
 import duckdb
 
-from retl.delivery.batch import Batch
+from retl.delivery.outbox import RefusedCall
 
 REASONS = {
     "null_key": "a column of the primary key is null",
@@ -65,20 +65,19 @@ WHERE reason IS NOT NULL AND rank = 0 AND (change = 'removed' OR key NOT IN (SEL
 """
 
 
-def reject_call(db: duckdb.DuckDBPyConnection, batch: Batch, answer: str, now: datetime) -> None:
-    """Move the only call of a batch from the outbox to the rejected; to be run in a transaction."""
+def keep_call(db: duckdb.DuckDBPyConnection, call: RefusedCall, answer: str, now: datetime) -> None:
+    """Keep a call that the destination refused, with its answer; to be run in a transaction."""
     db.execute(
-        """
-        INSERT INTO state.rejected_call
-        SELECT run_id, key, change, message_id, body, 'refused', ?, ?
-        FROM state.outbox
-        WHERE lane = ? AND seq = ?
-        """,
-        [answer, now.replace(tzinfo=None), batch.lane, batch.first_seq],
-    )
-    db.execute(
-        "UPDATE state.mark SET delivered = greatest(delivered, ?) WHERE lane = ?",
-        [batch.last_seq, batch.lane],
+        "INSERT INTO state.rejected_call VALUES (?, ?, ?, ?, ?, 'refused', ?, ?)",
+        [
+            call.run_id,
+            call.key,
+            call.change,
+            call.message_id,
+            call.body,
+            answer,
+            now.replace(tzinfo=None),
+        ],
     )
 
 
