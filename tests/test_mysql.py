@@ -21,7 +21,7 @@ from warehouses import (
 
 from retl.errors import ConfigError, ModelError, WarehouseError
 from retl.warehouse import open_warehouse
-from retl.warehouse.mysql import Kind, is_model_fault, to_arrow
+from retl.warehouse.mysql import MySQLColumn, is_model_fault, to_arrow
 
 pytestmark = pytest.mark.mysql
 
@@ -163,7 +163,7 @@ def test_dates_that_are_none(mysql_url: str) -> None:
 
 def test_text_that_is_none() -> None:
     """Text that is not UTF-8 rejects its row alone."""
-    kind = Kind("text", 252, is_unsigned=False, is_bytes=False, length=9, scale=0)
+    kind = MySQLColumn("text", 252, is_unsigned=False, is_bytes=False, length=9, scale=0)
     array, reasons = to_arrow(["é".encode(), b"a\xff", None], kind)
 
     assert ["é", None, None] == array.to_pylist()
@@ -173,7 +173,7 @@ def test_text_that_is_none() -> None:
 
 def test_json_of_mysql() -> None:
     """MySQL's own JSON, which MariaDB has not, arrives as JSON, digit for digit."""
-    kind = Kind("json", 245, is_unsigned=False, is_bytes=True, length=9, scale=0)
+    kind = MySQLColumn("json", 245, is_unsigned=False, is_bytes=True, length=9, scale=0)
     array, reasons = to_arrow([b'{"a": 1.10}', None], kind)
 
     assert pa.json_() == array.type

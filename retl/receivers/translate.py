@@ -1,4 +1,4 @@
-"""What a receiver makes of a call: its own user and events, after its data file."""
+"""The translation of a call to a receiver's own user and events, by its data file."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,10 +7,10 @@ from typing import Any
 
 import jsonschema_rs
 
-from retl.receivers.data_file import Becomes, Receiver, Settings, Source, Targets, places
+from retl.receivers.data_file import Becomes, FieldSource, Receiver, Settings, Targets, places
 
 MISSING = object()
-"""What stands at a place that a call does not have."""
+"""The value at a place that a call does not have."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Arrival:
 
 
 def translate(receiver: Receiver, settings: Settings, call: Mapping[str, Any]) -> Arrival:
-    """What becomes of a call at a receiver.
+    """Translate a call to the user and events of a receiver.
 
     Args:
         receiver: the receiver.
@@ -76,7 +76,7 @@ class _Reading:
                 node[last] = value
         return tree
 
-    def _values(self, source: Source, call: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    def _values(self, source: FieldSource, call: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         """The values of a field, by the setting's key where it has one: of each the first that is there."""
         found: dict[str, Any] = {}
         for path in source.from_:
@@ -87,7 +87,7 @@ class _Reading:
                     found[key] = _cast(value, source)
         yield from ((key, value) for key, value in found.items() if value != "" or not source.filled)
 
-    def _is_nothing(self, value: Any, source: Source) -> bool:
+    def _is_nothing(self, value: Any, source: FieldSource) -> bool:
         """Whether a value is as if it were not there."""
         if value is MISSING or value is None:
             return True
@@ -122,7 +122,7 @@ def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _cast(value: Any, source: Source) -> Any:
+def _cast(value: Any, source: FieldSource) -> Any:
     """A value as the receiver takes it; as it is where it cannot be turned, for which there are rules."""
     if source.without and isinstance(value, dict):
         return {name: one for name, one in value.items() if name not in source.without}

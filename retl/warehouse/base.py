@@ -240,7 +240,7 @@ def one_select(model: Model, token: re.Pattern[str] = TOKEN) -> str:
 def not_a_select(model: Model, kind: str, line: int | None = None) -> ModelError:
     """The error for a model that is another kind of statement."""
     return ModelError(
-        f"model {model.name} is no SELECT but: {kind}",
+        f"model {model.name} is not a SELECT but: {kind}",
         where=at_line(model, line),
         hint="A model is one SELECT (or WITH … SELECT), nothing else.",
     )

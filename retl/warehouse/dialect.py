@@ -73,7 +73,7 @@ def _leave_to_driver(_cursor: Any) -> bool:
 
 
 def is_model_fault(error: DBAPIError) -> bool:
-    """Judge by the class of the error, as Python's database API defines them."""
+    """Decide by the class of the error, as Python's database API defines them."""
     return type(error).__name__ in ("ProgrammingError", "DataError", "NotSupportedError", "IntegrityError")
 
 

@@ -89,7 +89,7 @@ _OUTSIDE_FAULTS = {
 
 
 @dataclass(frozen=True)
-class Kind:
+class MySQLColumn:
     """The server's description of a column.
 
     Attributes:
@@ -127,10 +127,10 @@ def _load_as_bytes(connection: Any) -> None:
     connection.decoders = {}
 
 
-def kinds(cursor: Any) -> list[Kind]:
+def kinds(cursor: Any) -> list[MySQLColumn]:
     """The server's description of a result's columns, of which PyMySQL's own gives only half."""
     return [
-        Kind(
+        MySQLColumn(
             _name(field.type_code, field.flags, field.charsetnr == _BYTES),
             field.type_code,
             bool(field.flags & _UNSIGNED),
@@ -175,7 +175,7 @@ def _types(_connection: Connection, cursor: Any) -> list[ColumnType]:
     return [_type_of(name, kind) for (name, *_), kind in zip(cursor.description, kinds(cursor), strict=True)]
 
 
-def _type_of(column: str, kind: Kind) -> ColumnType:
+def _type_of(column: str, kind: MySQLColumn) -> ColumnType:
     """The type of a column of that name."""
     if kind.has_spelling:
         return ColumnType(kind.name, partial(to_arrow, kind=kind))
@@ -188,7 +188,7 @@ def _quoted(name: str) -> str:
     return "`" + name.replace("`", "``") + "`"
 
 
-def to_arrow(values: Sequence[bytes | None], kind: Kind) -> Parsed:
+def to_arrow(values: Sequence[bytes | None], kind: MySQLColumn) -> Parsed:
     """A column's values in the Arrow type that goes with its type, which has a spelling."""
     nothing = not any(value is not None for value in values)
     # A NULL that went through a subquery is a string of no length.
@@ -222,7 +222,7 @@ def _bits(values: Sequence[bytes | None], width: int) -> pa.Array:
     return pa.array(numbers, pa.uint64()).cast(pa.bool_() if width == 1 else pa.uint64())
 
 
-def _decimals(text: pa.Array, kind: Kind) -> pa.Array:
+def _decimals(text: pa.Array, kind: MySQLColumn) -> pa.Array:
     precision = kind.length - (kind.scale > 0) - (not kind.is_unsigned)
     # The zero before the point is not counted where there is no other digit.
     longest = kind.length + (precision == kind.scale)

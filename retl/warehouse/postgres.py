@@ -79,7 +79,7 @@ _TEXT_OIDS = {18, 142, 774, 829, 3220}
 
 
 @dataclass(frozen=True)
-class Kind:
+class PostgresType:
     """Postgres' description of a type.
 
     Attributes:
@@ -107,7 +107,7 @@ WHERE t.oid IN ({oids})
 """
 
 
-def kinds(connection: Connection, oids: Iterable[int]) -> Mapping[int, Kind]:
+def kinds(connection: Connection, oids: Iterable[int]) -> Mapping[int, PostgresType]:
     """The database's description of these types, by their numbers."""
     listed = ", ".join(map(str, {int(oid) for oid in oids}))
     if not listed:
@@ -118,7 +118,7 @@ def kinds(connection: Connection, oids: Iterable[int]) -> Mapping[int, Kind]:
         if category == "A" and int(oid) not in _BY_ARRAY_OID and type_ and not type_.as_text:
             type_ = None  # an array of a domain over a type that only the driver can read
         is_row = form == "c" or name == "record"
-        found[int(oid)] = Kind(int(oid), name, category == "A", is_row, type_)
+        found[int(oid)] = PostgresType(int(oid), name, category == "A", is_row, type_)
     return found
 
 
@@ -137,14 +137,14 @@ def _types(connection: Connection, cursor: Any) -> list[ColumnType]:
     return [_type_of(column, found[column[1]]) for column in cursor.description]
 
 
-def _type_of(column: Sequence[Any], kind: Kind) -> ColumnType:
+def _type_of(column: Sequence[Any], kind: PostgresType) -> ColumnType:
     """The type of a column that the driver describes so."""
     if kind.type is None:
         return ColumnType(kind.name, None, _cast(column[0], kind))
     return ColumnType(kind.name, partial(to_arrow, kind=kind, precision=column[4], scale=column[5]))
 
 
-def _cast(column: str, kind: Kind) -> str:
+def _cast(column: str, kind: PostgresType) -> str:
     """SQL that gives a column of a type without a clear spelling one."""
     if kind.name.rpartition(".")[2] in ("geometry", "geography"):
         return f"ST_AsGeoJSON({column})::json"
@@ -206,7 +206,7 @@ def _psycopg2_loads_text(connection: Any) -> None:
             )
 
 
-def to_arrow(values: Sequence[Any], kind: Kind, precision: int | None, scale: int | None) -> Parsed:
+def to_arrow(values: Sequence[Any], kind: PostgresType, precision: int | None, scale: int | None) -> Parsed:
     """A column's values in the Arrow type that goes with its Postgres type.
 
     Args:

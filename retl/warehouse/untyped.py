@@ -36,7 +36,7 @@ def inferred(values: Sequence[Any]) -> Parsed:
 
 
 def _are_doubles(kinds: set[type], values: Sequence[Any]) -> bool:
-    """Whether all are numbers that a double spells as the integer or the fraction that each is."""
+    """True where a double spells each number as the integer or the fraction that it is."""
     return kinds == {int, float} and all(
         abs(value) <= SAFE_INTEGER for value in values if isinstance(value, int)
     )
