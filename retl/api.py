@@ -11,7 +11,7 @@ from retl.session import find_sessions
 
 
 def plan(sync: str | Path, *, backfill: bool = False, sandbox: bool = False) -> Plan:
-    """What a run of a sync would send now; nothing is sent, and nothing changes.
+    """Plan a run of a sync: find what it would send now. Nothing is sent, and nothing changes.
 
     Args:
         sync: a sync file, or the name of one in the project of the working folder.

@@ -139,7 +139,7 @@ class _Tally:
     def add_faults(self, db: duckdb.DuckDBPyConnection, query: str) -> None:
         """Add what retl itself would reject: reason, call, rows, and a key."""
         for reason, call, rows, key in db.execute(query).fetchall():
-            does = "mend the rows, or the mapping"
+            does = "fix the rows, or the mapping"
             self._count(Violation("retl", reason, Effect.REFUSED, REASONS[reason], does), call, rows, key)
             self.outcome[Effect.REFUSED] += rows
 

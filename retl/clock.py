@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """What time it is, and waiting."""
+    """The time, and waiting."""
 
     def now(self) -> datetime:
         """The moment, in UTC."""

@@ -1,4 +1,4 @@
-"""What can go wrong, grouped by what to do next.
+"""Errors, grouped by what to do next.
 
     RetlError
     ├── SetupError            exit 2   fix a file, a setting or a credential
@@ -74,7 +74,7 @@ class MissingColumnError(ModelError):
 
 
 class StateError(SetupError):
-    """The state file is no state file, is damaged, or was written by a newer retl."""
+    """The state file is not a state file, is damaged, or was written by a newer retl."""
 
     code = "state"
 

@@ -34,7 +34,7 @@ from retl.warehouse.watched import WatchedWarehouse
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says of a run.
+    """The options of a run, as the command line has them.
 
     Attributes:
         backfill: whether the first pass of a track or audience sync is sent.
@@ -71,7 +71,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Proposal:
-    """What a run is about to do, before it does it.
+    """The work that a run is about to do.
 
     Attributes:
         changes: of the model's rows, as the engine found them.
@@ -222,7 +222,7 @@ def remember(job: Job, mapping: SyncMapping, sends: bool, destination: Destinati
 
 
 def _first_pass(job: Job, sends: bool) -> FirstPass:
-    """What is known of the first pass after this run: a full run makes up for a silent one."""
+    """The first pass as it stands after this run: a full run makes up for a silent one."""
     if job.options.full:
         return FirstPass.SENT
     return job.state.metadata.first_pass or (FirstPass.SENT if sends else FirstPass.SILENT)

@@ -36,7 +36,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run would do now.
+    """The work that a run would do now.
 
     Attributes:
         sync: name of the sync.
@@ -74,14 +74,14 @@ class Plan:
 
     @property
     def requests(self) -> int:
-        """Metadata how many HTTP requests it takes."""
+        """About how many HTTP requests it takes."""
         per_batch = min(MAX_BATCH_CALLS, self.calls_per_second or MAX_BATCH_CALLS)
         by_bytes: int = math.ceil(self.bytes / MAX_BATCH_BYTES)
         return max(math.ceil(self.total_calls / per_batch), by_bytes)
 
     @property
     def seconds(self) -> float:
-        """Metadata how long delivery takes at the given rate; 0 where there is no limit."""
+        """About how long delivery takes at the given rate; 0 where there is no limit."""
         return self.total_calls / self.calls_per_second if self.calls_per_second else 0.0
 
     def to_pandas(self) -> "pandas.DataFrame":

@@ -17,7 +17,7 @@ from retl.engine.guard import Guard
 from retl.errors import RetlError
 
 KEPT_RUNS = 1_000
-"""So many runs and their receipts are kept."""
+"""How many runs are kept, with their receipts."""
 
 
 class Status(StrEnum):
@@ -87,7 +87,7 @@ class Run:
 
     @property
     def status(self) -> Status:
-        """How it ended; a run without an end was cut off."""
+        """The status of the run; a run without an end was cut off."""
         if self.exit_code is None or self.exit_code >= 128:
             return Status.INTERRUPTED
         return _STATUS_BY_EXIT_CODE.get(self.exit_code, Status.FAILED)
@@ -99,7 +99,7 @@ class Run:
 
     @property
     def did_anything(self) -> bool:
-        """Whether it got so far as to read or to deliver."""
+        """True where the run read rows or delivered calls."""
         return self.rows_read is not None or bool(self.calls.delivered or self.calls.rejected)
 
     def evolve(self, **changes: Any) -> "Run":

@@ -1,4 +1,4 @@
-"""What a command works with, found in the project's files and opened."""
+"""Session: a sync with all that a command needs for it, found in the project's files and opened."""
 
 import os
 from collections.abc import Collection, Iterator, Sequence
@@ -82,7 +82,7 @@ class Session:
         """The state, made where there is none; to be held before.
 
         Raises:
-            StateError: the file is no state that this retl can read.
+            StateError: the file is not a state that this retl can read.
         """
         return open_state(self.state_path, self.sync.name)
 
@@ -92,7 +92,7 @@ class Session:
 
         Raises:
             LockedError: another process holds it.
-            StateError: the file is no state that this retl can read.
+            StateError: the file is not a state that this retl can read.
         """
         if not self.state_path.exists():
             with peek_state(self.state_path, self.sync.name) as state:

@@ -25,7 +25,7 @@ def join_lines(parts: list[str], separator: str = ",", indent: str = "    ") -> 
 
 
 def stream(db: duckdb.DuckDBPyConnection, query: str, batch_rows: int) -> pa.RecordBatchReader:
-    """What a query yields, in Arrow batches of so many rows; the connection is taken meanwhile."""
+    """The result of a query, in Arrow batches of `batch_rows` rows; the connection is busy meanwhile."""
     if hasattr(duckdb.DuckDBPyRelation, "to_arrow_reader"):
         return db.sql(query).to_arrow_reader(batch_rows)
     # DuckDB 1.4, whose relations write the SQL anew, so that its lines are lost.

@@ -48,7 +48,7 @@ LOCK_TIMEOUT_SECONDS = 1.0
 
 
 class FirstPass(StrEnum):
-    """What the first pass of a sync did with its rows."""
+    """The first pass of a sync, by what it did with its rows."""
 
     SILENT = "silent"  # remembered them, and sent nothing
     SENT = "sent"  # sent them all
@@ -107,7 +107,7 @@ class State:
 
     @property
     def metadata(self) -> Metadata:
-        """What the file says of itself now."""
+        """The metadata in the file."""
         row = self.db.execute(
             """
             SELECT sync, destination_id, destination_hash, generation, first_pass, mapping
@@ -163,7 +163,7 @@ def transaction(db: duckdb.DuckDBPyConnection) -> Iterator[None]:
 
 
 def storage_error(error: Exception) -> StorageError | None:
-    """What to report where DuckDB ran out of disk or memory, or could not write; None for other errors."""
+    """The error where DuckDB ran out of disk or memory, or could not write; None for other errors."""
     cannot_write = isinstance(error, duckdb.TransactionException) and "write" in str(error).lower()
     if not cannot_write and not isinstance(error, duckdb.IOException | duckdb.OutOfMemoryException):
         return None
@@ -177,7 +177,7 @@ def open_state(path: Path, sync: str) -> State:
     """Open a sync's state file; a missing one is made, readable by its owner alone.
 
     Raises:
-        StateError: the file is no state file, or was written by a newer retl.
+        StateError: the file is not a state file, or was written by a newer retl.
         LockedError: another process has it open.
     """
     if not path.exists():
@@ -273,7 +273,7 @@ def _attach(path: Path) -> duckdb.DuckDBPyConnection:
                 hint="if you restored the state from a backup, remove this log; else move both away",
             ) from error
         raise StateError(
-            f"this is no state file that retl can read ({_first_line(error)})",
+            f"this is not a state file that retl can read ({_first_line(error)})",
             where=str(path),
             hint="restore it from a backup, or move it away: identify and group syncs then send every row "
             "once, track and audience syncs take a silent baseline",

@@ -52,7 +52,7 @@ CREATE TABLE state.receipt (
     answered_at TIMESTAMP NOT NULL       -- UTC
 );
 
--- Rows that cannot be sent as they are; gone as soon as they are mended.
+-- Rows that cannot be sent as they are; gone as soon as they are fixed.
 CREATE TABLE state.rejected_row (
     key        VARCHAR,                  -- NULL for rows without a key, which share one line
     reason     VARCHAR NOT NULL,

@@ -1,4 +1,4 @@
-"""What-if calls: the calls of a model's rows if all were new, had changed, or were gone."""
+"""The what-if calls of a model's rows: as if all were new, had changed, or were gone."""
 
 from retl import sql
 from retl.calls.render import Rendering, render_calls
@@ -79,7 +79,7 @@ def render_what_if(job: Job, changes: Changes) -> int:
         sync=changes.sync,
         mapping=changes.mapping,
         memory=changes.mapping,
-        id_prefix="supposed:",
+        id_prefix="what-if:",
         detected_at=job.clock.now(),
     )
     render_calls(job.state.db, rendering, silent=False)

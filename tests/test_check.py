@@ -305,20 +305,23 @@ def test_the_older_form_of_a_tracking_plan(retl: Retl, tmp_path: Path) -> None:
     [
         ("{", "cannot be read"),
         ("[]{}", "cannot be read"),
-        ('{"rules": 5}', "this is no tracking plan of Segment"),
-        ('{"rules": [{"type": "TRACK"}]}', "this is no tracking plan of Segment"),
-        ('{"rules": [{"type": "FOO", "jsonSchema": {}}]}', "this is no tracking plan of Segment"),
-        ('{"rules": [{"type": "TRACK", "key": ["X"], "jsonSchema": {}}]}', "this is no tracking plan of"),
-        ('{"rules": [{"type": "COMMON", "version": "a", "jsonSchema": {}}]}', "this is no tracking plan of"),
-        ('{"rules": {"events": ["X"]}}', "this is no tracking plan of Segment"),
+        ('{"rules": 5}', "this is not a tracking plan of Segment"),
+        ('{"rules": [{"type": "TRACK"}]}', "this is not a tracking plan of Segment"),
+        ('{"rules": [{"type": "FOO", "jsonSchema": {}}]}', "this is not a tracking plan of Segment"),
+        ('{"rules": [{"type": "TRACK", "key": ["X"], "jsonSchema": {}}]}', "this is not a tracking plan of"),
+        (
+            '{"rules": [{"type": "COMMON", "version": "a", "jsonSchema": {}}]}',
+            "this is not a tracking plan of",
+        ),
+        ('{"rules": {"events": ["X"]}}', "this is not a tracking plan of Segment"),
         ('{"rules": []}', "there is no rule in it"),
         ('{"data": {"rules": [], "pagination": {"next": "abc"}}}', "this is one page of a tracking plan"),
-        ('{"rules": [{"type": "COMMON", "jsonSchema": {"type": 5}}]}', "the rule of `common` is no JSON"),
+        ('{"rules": [{"type": "COMMON", "jsonSchema": {"type": 5}}]}', "the rule of `common` is not a JSON"),
         ('{"rules": [{"type": "COMMON", "jsonSchema": {"$ref": "http://x.invalid/y"}}]}', "the rule of"),
     ],
 )
 def test_a_file_that_is_no_tracking_plan(retl: Retl, tmp_path: Path, text: str, message: str) -> None:
-    """A file that is no tracking plan is an error that names it."""
+    """A file that is not a tracking plan is an error that names it."""
     (tmp_path / "plan.json").write_text(text)
 
     code, _, err = retl("check", "orders", "--tracking-plan", "plan.json")

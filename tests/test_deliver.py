@@ -262,7 +262,7 @@ def test_answers_that_no_retry_can_mend_stop_at_once(
     assert isinstance(delivery.error, DestinationError if code == 2 else SegmentError)
     assert len(sandbox.requests) <= 4
     assert 40 == len(waiting(state))
-    with Sandbox() as mended, segment(mended.url, connections=4) as to:
+    with Sandbox() as fixed, segment(fixed.url, connections=4) as to:
         again = send(state, to)
     assert (40, 0) == (again.delivered, again.unsure)
 

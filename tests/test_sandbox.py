@@ -136,7 +136,7 @@ def test_gzip_body(http: urllib3.PoolManager, sandbox: Sandbox) -> None:
     ],
 )
 def test_broken_json_is_400(http: urllib3.PoolManager, sandbox: Sandbox, body: bytes) -> None:
-    """What is no JSON to the letter, or has not the shape of a batch, is refused and nothing is taken."""
+    """What is not JSON to the letter, or has not the shape of a batch, is refused and nothing is taken."""
     assert 400 == post(http, sandbox, body, Authorization=basic("key:")).status
     assert {"requests": 1, "accepted": 0, "duplicates": 0, "discarded": {}} == sandbox.summary()
 
@@ -253,7 +253,7 @@ def test_duplicates_within_24_hours(http: urllib3.PoolManager) -> None:
 
 
 def test_discarded_calls_do_not_claim_their_message_id(http: urllib3.PoolManager, sandbox: Sandbox) -> None:
-    """A call that was discarded can come again, mended, under its message id."""
+    """A call that was discarded can come again, fixed, under its message id."""
     post(http, sandbox, batch(call("m1", userId="")))
     post(http, sandbox, batch(call("m1"), call("m1")))
     assert (["id_not_string"], ["m1"]) == (codes(sandbox), sandbox.duplicates)

@@ -293,7 +293,7 @@ BAD = [
     ),
     (
         identify("timezone: localtime"),
-        ":5 timezone: `localtime` is no time zone; write one such as `Europe/Berlin`",
+        ":5 timezone: `localtime` is not a time zone; write one such as `Europe/Berlin`",
     ),
     (
         identify("  traits: {email: email}\n  except: [email]"),
@@ -351,11 +351,11 @@ BAD = [
     (identify("compare: [a, a]"), ":5 compare: the column `a` stands here twice"),
     (
         "model: ../users\nprimary_key: id\nidentify: {user_id: id}",
-        ":1 model: `../users` is no model; write the path below models/, without `.sql`",
+        ":1 model: `../users` is not a model; write the path below models/, without `.sql`",
     ),
     (
         "model: /etc/users\nprimary_key: id\nidentify: {user_id: id}",
-        ":1 model: `/etc/users` is no model; write the path below models/, without `.sql`",
+        ":1 model: `/etc/users` is not a model; write the path below models/, without `.sql`",
     ),
     # who
     (
@@ -407,7 +407,7 @@ BAD = [
         identify("  traits: {a: {value: 1, as: timestamp}}"),
         ":5 identify.traits.a: `as` and `unit` belong to a `column`, not to a `value`",
     ),
-    (identify("  traits: {a: {value: [.nan]}}"), ":5 identify.traits.a.value: is no JSON value"),
+    (identify("  traits: {a: {value: [.nan]}}"), ":5 identify.traits.a.value: is not a JSON value"),
     (
         identify("  traits: {a: {column: b, as: integer}}"),
         ":5 identify.traits.a.as: must be `json`, `text`, `number`, `boolean` or `timestamp`",
@@ -429,7 +429,7 @@ BAD = [
         ":5 identify.traits.a..b: a name must not be empty, nor have an empty part between dots",
     ),
     (identify("  traits: [a, b]"), ":5 identify.traits: must be a mapping, not a list"),
-    (identify("  integrations: {All: .inf}"), ":5 identify.integrations.All: is no JSON value"),
+    (identify("  integrations: {All: .inf}"), ":5 identify.integrations.All: is not a JSON value"),
     (
         identify("  timestamp: {value: 2024-01-01}"),
         ":5 identify.timestamp: a timestamp is a column, or {column, as: timestamp, unit}",
@@ -511,19 +511,19 @@ BAD = [
     (identify("nulls: keep"), ":5 nulls: must be `clear`, `send` or `omit`"),
     (
         identify("timezone: Europe/Berlim"),
-        ":5 timezone: `Europe/Berlim` is no time zone; did you mean `Europe/Berlin`?",
+        ":5 timezone: `Europe/Berlim` is not a time zone; did you mean `Europe/Berlin`?",
     ),
     (
         identify("timezone: /etc/passwd"),
-        ":5 timezone: `/etc/passwd` is no time zone; write one such as `Europe/Berlin`",
+        ":5 timezone: `/etc/passwd` is not a time zone; write one such as `Europe/Berlin`",
     ),
     (
         identify("timezone: Europe"),
-        ":5 timezone: `Europe` is no time zone; write one such as `Europe/Berlin`",
+        ":5 timezone: `Europe` is not a time zone; write one such as `Europe/Berlin`",
     ),
     (
         identify("name: my users"),
-        ":5 name: `my users` is no name: only letters, digits, `_`, `.` and `-` may stand in it",
+        ":5 name: `my users` is not a name: only letters, digits, `_`, `.` and `-` may stand in it",
     ),
     (identify("on_rejected: ignore"), ":5 on_rejected: must be `fail` or `warn`"),
     (identify("on_new_column: ignore"), ":5 on_new_column: must be `send` or `baseline`"),
@@ -541,7 +541,7 @@ BAD = [
     (identify("segment: {gzip: maybe}"), ":5 segment.gzip: must be true or false"),
     (
         identify("segment: {name: a/b}"),
-        ":5 segment.name: `a/b` is no name: only letters, digits, `_`, `.` and `-` may stand in it",
+        ":5 segment.name: `a/b` is not a name: only letters, digits, `_`, `.` and `-` may stand in it",
     ),
 ]
 
@@ -563,7 +563,7 @@ def test_all_mistakes(tmp_path: Path) -> None:
 
     assert "syncs/users.yml:2 timezone" == caught.value.where
     assert [
-        "`Nowhere` is no time zone; write one such as `Europe/Berlin`",
+        "`Nowhere` is not a time zone; write one such as `Europe/Berlin`",
         "also syncs/users.yml:3 modle: unknown key `modle`; did you mean `model`?",
         "also syncs/users.yml:4 primary_key: must not be an empty list",
         "also syncs/users.yml:5 identify.user_id: "

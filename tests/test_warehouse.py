@@ -297,7 +297,7 @@ def test_line_of_sql_inside_another_file() -> None:
 
 @pytest.mark.parametrize("sql", ["SELECT FROM FROM users", "SELECT * FROM nowhere", "SELECT lower(1, 2, 3)"])
 def test_errors_in_the_sql_are_the_models(shop: Shop, sql: str) -> None:
-    """Bad syntax, an unknown table and a wrong call are to be mended in the model."""
+    """Bad syntax, an unknown table and a wrong call are to be fixed in the model."""
     assert 2 == refusal(shop, sql).exit_code
 
 
@@ -346,7 +346,7 @@ def test_writes_are_refused(shop: Shop, sql: str) -> None:
 )
 def test_no_select(shop: Shop, sql: str) -> None:
     """A statement of another kind is refused by its name, before the database runs it."""
-    assert "model users is no SELECT but: INSERT" == refusal(shop, sql).message
+    assert "model users is not a SELECT but: INSERT" == refusal(shop, sql).message
 
 
 @pytest.mark.parametrize("shop", ["duckdb"], indirect=True)

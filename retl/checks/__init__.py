@@ -1,1 +1,1 @@
-"""What receivers and tracking plans say of a sync and its calls, before one is sent."""
+"""Checks of a sync and its calls by the rules of receivers and tracking plans, before a call is sent."""

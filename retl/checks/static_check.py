@@ -24,7 +24,7 @@ Place = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Outline:
-    """What the calls of a template have in common.
+    """The common part of all calls of a template.
 
     Attributes:
         type: Segment's type of call.
@@ -142,7 +142,7 @@ def _violations(sync: Sync, about: Receiver, settings: Settings, outline: Outlin
 
 
 def _is_certain(check: CompiledCheck, outline: Outline) -> bool:
-    """Whether all such calls will fail a check; a file does not show the members of a list."""
+    """True where all such calls will fail a check; a file does not show the members of a list."""
     if not check.where:
         return True
     lacks = not any(map(outline.has, check.where)) and not any("*" in place for place in check.where)
@@ -238,7 +238,7 @@ def _not_read(about: Receiver, settings: Settings, outline: Outline) -> Iterator
 
 
 def _not_set(about: Receiver, name: str, key: str, setting: Setting) -> Violation:
-    """That a trait has a place only once the customer gives it one."""
+    """The violation by a trait that the receiver reads only once the customer has mapped it."""
     example = f"{key}: {name}"
     if setting.kind == "traits":
         keys = sorted(setting.keys or (), key=len, reverse=True)

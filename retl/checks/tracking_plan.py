@@ -80,12 +80,12 @@ def _violation(error: jsonschema_rs.ValidationError) -> Violation:
         names = ", ".join(f"`{name}`" for name in about["unexpected"])
         says = f"{names} in `{place}` is not in the plan"
     return Violation(
-        CHECKER, place, Effect.DOUBTFUL, says, "mend the mapping or the model, or change the plan"
+        CHECKER, place, Effect.DOUBTFUL, says, "fix the mapping or the model, or change the plan"
     )
 
 
 MASK = "it"
-"""What stands in messages instead of a value."""
+"""The word in messages that replaces a value."""
 
 TYPES = {"track", "identify", "group", "page", "screen", "alias", "common"}
 
@@ -94,7 +94,7 @@ def read_tracking_plan(path: Path) -> TrackingPlan:
     """Read a tracking plan's file.
 
     Raises:
-        ConfigError: it cannot be read, is no tracking plan or not a whole one, or a schema of it is none.
+        ConfigError: it cannot be read, is not a tracking plan or not a whole one, or a schema of it is none.
     """
     try:
         written = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -107,7 +107,7 @@ def read_tracking_plan(path: Path) -> TrackingPlan:
         except ValueError as error:
             name, reason = kind.event or kind.type, str(error).splitlines()[0]
             raise ConfigError(
-                f"the rule of `{name}` is no JSON Schema ({reason})", where=str(path)
+                f"the rule of `{name}` is not a JSON Schema ({reason})", where=str(path)
             ) from error
     if not rules:
         raise ConfigError("there is no rule in it", where=str(path), hint=HINT)
@@ -139,7 +139,7 @@ def _rules(written: Any, path: Path) -> Iterator[tuple[CallKind, int, Any]]:
     try:
         yield from map(_public, rules) if isinstance(rules, list) else _config(rules)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ConfigError("this is no tracking plan of Segment", where=str(path), hint=HINT) from error
+        raise ConfigError("this is not a tracking plan of Segment", where=str(path), hint=HINT) from error
 
 
 def _public(rule: Mapping[str, Any]) -> tuple[CallKind, int, Any]:

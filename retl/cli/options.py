@@ -28,5 +28,5 @@ def seconds(_context: click.Context, _option: click.Parameter, written: str) -> 
     """Read `90`, `45s`, `30m` or `12h`."""
     match = re.fullmatch(r"(\d+)([smh]?)", written)
     if match is None:
-        raise click.BadParameter(f"{written!r} is no duration; write 45s, 30m or 12h")
+        raise click.BadParameter(f"{written!r} is not a duration; write 45s, 30m or 12h")
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]

@@ -1,1 +1,1 @@
-"""What a project's files say: the sync, its block of calls, settings, and where everything is."""
+"""The files of a project: the sync with its block of calls, settings, and the project folder."""

@@ -14,7 +14,7 @@ from retl.nearest import did_you_mean
 
 
 class Nulls(StrEnum):
-    """What a call says of a column that is null."""
+    """The policy for a column that is null."""
 
     CLEAR = "clear"  # null, where the last version sent had a value
     SEND = "send"  # null
@@ -52,13 +52,13 @@ def _ids(value: object) -> object:
 
 def _file_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
-        raise refusal(f"`{name}` is no name: only letters, digits, `_`, `.` and `-` may stand in it")
+        raise refusal(f"`{name}` is not a name: only letters, digits, `_`, `.` and `-` may stand in it")
     return name
 
 
 def _model_name(name: str) -> str:
     if "\\" in name or not all(part.strip(".") for part in name.split("/")):
-        raise refusal(f"`{name}` is no model; write the path below models/, without `.sql`")
+        raise refusal(f"`{name}` is not a model; write the path below models/, without `.sql`")
     return name
 
 
@@ -80,7 +80,7 @@ def _zone(name: str) -> str:
     except (KeyError, ValueError, OSError):
         question = did_you_mean(name, available_timezones() - _NO_ZONES, likeness=0.75)
         hint = question or "write one such as `Europe/Berlin`"
-        raise refusal(f"`{name}` is no time zone; {hint}") from None
+        raise refusal(f"`{name}` is not a time zone; {hint}") from None
     return name
 
 
@@ -138,7 +138,7 @@ class Value(Frozen):
         if self.is_constant and (self.as_ or self.unit):
             raise refusal("`as` and `unit` belong to a `column`, not to a `value`")
         if self.is_constant and not _is_json(self.constant):
-            raise refusal("is no JSON value", "value")
+            raise refusal("is not a JSON value", "value")
         if not self.is_constant and self.column is None:
             raise refusal("has neither `column` nor `value`")
         if self.unit and self.as_ != "timestamp":
@@ -185,7 +185,7 @@ def _is_json(value: object) -> bool:
 def _constants(value: dict[str, object]) -> dict[str, object]:
     for name, constant in value.items():
         if not _is_json(constant):
-            raise refusal("is no JSON value", name)
+            raise refusal("is not a JSON value", name)
     return value
 
 

@@ -24,7 +24,7 @@ from retl.forms.form import Frozen, refusal
 
 
 class Change(StrEnum):
-    """What happened to a row since the last run."""
+    """The change of a row since the last run."""
 
     ADDED = "added"
     CHANGED = "changed"
@@ -96,7 +96,7 @@ class _Envelope(_Ids):
 
     @property
     def sends_all(self) -> bool:
-        """Whether they are all columns of the model, which are yet to be found out."""
+        """True for `all`: the fields are all columns of the model, which are not known yet."""
         return EVERY in self.fields
 
     @property
@@ -175,7 +175,7 @@ class Track(_Envelope):
 
     @property
     def placed(self) -> frozenset[str]:
-        """Those of each kind of change as well."""
+        """The columns of the block and of each kind of change."""
         own = (column for call in self.calls.values() for column in (call.message_id, call.event.column))
         return super().placed.union(filter(None, own))
 
@@ -186,7 +186,7 @@ class Track(_Envelope):
 
     @property
     def values(self) -> Iterator[Value]:
-        """Those of each kind of change as well."""
+        """The values of the block and of each kind of change."""
         yield from super().values
         for change, call in self.calls.items():
             if change is not Change.REMOVED:
@@ -194,7 +194,7 @@ class Track(_Envelope):
 
     @property
     def moments(self) -> tuple[Value, ...]:
-        """Those of each kind of change as well."""
+        """The moments of the block and of each kind of change."""
         own = (call.timestamp for call in self.calls.values())
         return (*super().moments, *filter(None, own))
 
@@ -274,7 +274,7 @@ class Audience(_Envelope):
 
     @property
     def reserved(self) -> frozenset[str]:
-        """Those that name the audience."""
+        """The properties that name the audience."""
         return frozenset({"segment_name"} if self.key is None else {"audience_key", self.key})
 
     @model_validator(mode="after")
@@ -309,7 +309,7 @@ def refuse_overlap(fields: Fields, others: Fields, *location: str) -> None:
 
 
 class RemovedTraits(Frozen):
-    """What to say of a row that is gone."""
+    """The traits to send for a row that is gone."""
 
     traits: Fields = Field(description="Traits to send: name to column (last known value) or constant.")
 

@@ -47,7 +47,7 @@ GuardLimit = Annotated[Limit, BeforeValidator(_limit)]
 
 
 class Guards(Frozen):
-    """What stops a run before the first call."""
+    """Limits that stop a run before the first call."""
 
     removed: GuardLimit | None = Field(
         default=None,
@@ -115,7 +115,7 @@ Receivers = Annotated[dict[str, Settings], BeforeValidator(_receivers)]
 
 
 class Defaults(Frozen):
-    """What retl.yml says for all syncs of the project; a sync's own keys win."""
+    """The defaults in retl.yml for all syncs of the project; a sync's own keys win."""
 
     later: ClassVar[frozenset[str]] = frozenset({"notify", "keep"})
 

@@ -113,7 +113,7 @@ class Sync(Frozen):
 
     @property
     def block(self) -> Track | Audience | Identify | Group:
-        """What the file says below its kind."""
+        """The block of the file that is named for its kind."""
         block = self.track or self.audience or self.identify or self.group
         assert block, "a sync has one kind"
         return block
@@ -196,7 +196,7 @@ class Sync(Frozen):
 
 
 _NO_COLUMN = {"value", "name", "key", "style", "integrations", "as", "unit", "nulls"}
-"""Keys whose texts are no columns."""
+"""Keys whose texts are not columns."""
 
 
 def _naming(written: object, column: str, location: Location) -> Iterator[Location]:

@@ -18,12 +18,12 @@ PAGE_BYTES = 4_000_000
 """How much of a lane is read from the outbox at a time, and one call more."""
 
 CALLS_WORTH_A_LANE = 2_000
-"""Metadata two full batches."""
+"""About two full batches."""
 
 
 @dataclass(frozen=True)
 class Lane:
-    """What a lane holds.
+    """A lane and its calls.
 
     Attributes:
         number: of the lane.

@@ -1,4 +1,4 @@
-"""What cannot be sent: rows with a fault, kept until they are mended, and calls refused for good."""
+"""The rejected: rows with a fault, kept until they are fixed, and calls refused for good."""
 
 from datetime import datetime
 from typing import Any
@@ -31,7 +31,7 @@ REASONS = {
 def record(db: duckdb.DuckDBPyConnection, run_id: str, now: datetime) -> int:
     """Keep this run's rejected rows, and the calls of rows that are gone; returns how many calls.
 
-    Rows that are mended are forgotten. To be run in the run's transaction.
+    Rows that are fixed are forgotten. To be run in the run's transaction.
     """
     db.execute(_ROWS, {"now": now.replace(tzinfo=None)})
     db.execute("DELETE FROM state.rejected_row")

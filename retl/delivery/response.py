@@ -9,7 +9,7 @@ RETRYABLE = frozenset({408, 410, 429, 460})
 """4xx to try again, beside most 5xx (Twilio support article 51769112022299; the official clients)."""
 
 PERMANENT_5XX = frozenset({501, 505, 511})
-"""5xx that a retry cannot mend (the same sources; 511 means a login page in between)."""
+"""5xx that a retry cannot fix (the same sources; 511 means a login page in between)."""
 
 
 @dataclass(frozen=True)

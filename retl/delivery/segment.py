@@ -246,7 +246,7 @@ def _pool(source: Source, connections: int) -> urllib3.PoolManager:
     options: dict[str, Any] = {"num_pools": 4, "maxsize": connections, "ca_certs": source.ssl_cert}
     address = urlsplit(source.endpoint)
     if address.scheme not in {"http", "https"} or not address.hostname:
-        raise ConfigError(f"`{source.endpoint}` is no URL", where="segment.endpoint")
+        raise ConfigError(f"`{source.endpoint}` is not a URL", where="segment.endpoint")
     proxy = _proxy(address.scheme, address.hostname)
     if proxy is None:
         return urllib3.PoolManager(**options)

@@ -155,14 +155,14 @@ def refuse_casts(sync: Sync, mapping: SyncMapping) -> None:
         if value.as_ == "timestamp" and not is_moment and (value.unit is None or kind == "BOOLEAN"):
             what = "booleans" if kind == "BOOLEAN" else "numbers"
             raise ConfigError(
-                f"the column `{column}` holds {what}, which are no moments",
+                f"the column `{column}` holds {what}, which are not moments",
                 where=sync.where_used(column),
                 hint="for seconds or milliseconds since 1970 write "
                 f"{{column: {column}, as: timestamp, unit: s}} or unit: ms; else cast it in the model",
             )
         if value.as_ in {"number", "boolean"} and is_moment:
             raise ConfigError(
-                f"the column `{column}` holds moments, which are no {value.as_}s",
+                f"the column `{column}` holds moments, which are not {value.as_}s",
                 where=sync.where_used(column),
                 hint="cast it in the model, such as `epoch_ms(created_at)`",
             )

@@ -249,7 +249,7 @@ def _take_as_before(db: duckdb.DuckDBPyConnection, old: SyncMapping, same: dict[
 
 
 def _form(text: str) -> str:
-    """A JSON text in the form by which it is compared; what is no JSON stays as it is."""
+    """A JSON text in the form by which it is compared; what is not JSON stays as it is."""
     return f"coalesce((SELECT form FROM json_form WHERE text = {text}), {text})"
 
 

@@ -97,7 +97,7 @@ def stop_if_tripped(sync: Sync, diff: Diff, guards: Iterable[Guard]) -> None:
         raise GuardError(
             f"{_sentence(tripped[0], diff)}; nothing was sent",
             where=sync.where("primary_key"),
-            hint="name columns that tell rows apart, or mend the keys in the model",
+            hint="name columns that tell rows apart, or fix the keys in the model",
         )
     hint = (
         f"if this is right: retl run {sync.path} {force}, once; "

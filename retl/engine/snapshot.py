@@ -128,7 +128,7 @@ def recall(db: duckdb.DuckDBPyConnection, new: SyncMapping, old: SyncMapping | N
     """Make the TEMP view `known` of the snapshot, with its instants moved where the timezone was edited.
 
     An instant that names no zone is kept as UTC, and means another moment in another zone: so that an edit
-    of the zone is no change of the rows, the snapshot's are read anew, as if it had always been the zone.
+    of the zone is not a change of the rows, the snapshot's are read anew, as if it had always been the zone.
     """
     row = "row"
     if old is not None and moved_columns(new, old):

@@ -1,4 +1,4 @@
-"""What the mappings of a user's file have in common.
+"""The common base of all mappings in a user's file.
 
 They are frozen, refuse unknown keys, and say in a sentence what is wrong.
 """
@@ -112,7 +112,7 @@ _SENTENCES: Mapping[str, str] = {
 
 
 def _kind(written: object) -> str:
-    """What a value is, without the value itself, which may be a secret."""
+    """The kind of a value in words, without the value itself, which may be a secret."""
     if isinstance(written, bool):
         return "true or false (put it in quotes if text is meant)"
     if isinstance(written, int | float):

@@ -1,8 +1,8 @@
 """A receiver: a system behind Segment that reads what retl sends, as its data file in `receivers/` has it.
 
-A file says which calls it reads, what becomes of each event, trait and property there, which of that the
-customer may set otherwise, and its rules, with what it refuses as JSON Schema. `translate` shows what it
-makes of a call, `checker` holds calls against its rules, `outlook` a sync.
+A file says which calls the receiver reads, what becomes of each event, trait and property there, what the
+customer may change of that, and its rules, with JSON Schema of what it refuses. `translate` translates a
+call, `checker` checks calls by the rules, and `retl.checks.static_check` a sync file.
 """
 
 import re
@@ -22,7 +22,7 @@ from retl.forms.form import Frozen, nearest, refusal
 
 
 class Effect(StrEnum):
-    """What comes of breaking a rule."""
+    """The effect of breaking a rule."""
 
     REFUSED = "refused"  # the receiver turns down the call, or the user
     DOUBTFUL = "doubtful"  # against its documents; what it does then is not documented
@@ -43,7 +43,7 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 """Names; one may be written without brackets."""
 
 
-class Source(Frozen):
+class FieldSource(Frozen):
     """Where a field of the receiver comes from; a bare text is one path, a list several."""
 
     from_: Names = Field(validation_alias="from", description="Paths in the call; the first that is there.")
@@ -65,12 +65,12 @@ class Source(Frozen):
         return {"from": written} if isinstance(written, str | list) else written
 
 
-Targets = dict[str, Source]
+Targets = dict[str, FieldSource]
 """Fields of the receiver, by dotted name; `<setting>` in it stands for each key of a setting."""
 
 
 class Becomes(Frozen):
-    """What a track call becomes."""
+    """The receiver's event that a track call becomes."""
 
     becomes: str = Field(default="", description="Name of the receiver's own event.")
     setup: str | None = Field(default=None, description="Mapping that the customer adds first.")
@@ -87,20 +87,20 @@ class Prefix(Frozen):
 
 
 class OtherEvents(Becomes):
-    """What events become that are not in the table."""
+    """The receiver's event for events that are not in the table."""
 
     named: Literal["kept", "snake_case"] = Field(description="What their names become.")
     prefix: Prefix | None = None
 
 
 class IdentifyCalls(Frozen):
-    """What becomes of identify calls."""
+    """The receiver's user that an identify call becomes."""
 
     user: Targets
 
 
 class TrackCalls(Frozen):
-    """What becomes of every track call."""
+    """The fields that every track call brings to the receiver."""
 
     name_as: str = Field(description="Field that holds the name of an event.")
     keeps_empty: bool = Field(default=False, description="Whether an empty text is a value.")
@@ -132,7 +132,7 @@ class Connection(Frozen):
 
 
 class Setting(Frozen):
-    """What a customer may have set otherwise there, and says in the sync."""
+    """A setting that a customer may change at the receiver, and then repeats in the sync."""
 
     says: str
     kind: Literal["flag", "trait", "traits"] = Field(
@@ -147,7 +147,7 @@ class Setting(Frozen):
 
 
 class Check(Frozen):
-    """What one part of a call must be like, and what to do where it is not; `{it}` is the name of the place.
+    """A check of one part of a call, and the advice where it fails; `{it}` stands for the name of the place.
 
     `at` names places in the call; `*` stands for each member of a list, `<setting>` for each trait that a
     setting names, `<setting.key>` for one of them. What is missing or blank there passes, unless it is
@@ -221,7 +221,7 @@ class Receiver(Frozen):
         return {**ignored, **({self.setup_rule: Effect.NOTE} if self.setup_rule else {})}
 
     def becomes(self, event: str) -> Becomes | None:
-        """What a track call of a name becomes; None where the receiver has no place for it."""
+        """The receiver's event for a track call of that name; None where there is none."""
         return self.events.get(event) or self.other_events
 
     def named(self, event: str, settings: "Settings") -> str:
@@ -236,7 +236,7 @@ class Receiver(Frozen):
 
 @dataclass(frozen=True)
 class Settings:
-    """What the customer set at a receiver, as a sync says it.
+    """The customer's settings at a receiver, as a sync has them.
 
     Attributes:
         rejects: whether calls that break a rule become rejected rows; else they are only counted.
@@ -338,7 +338,7 @@ def _read_setting(name: str, key: str, setting: Setting, written: object) -> Any
 
 
 def meaning(code: str) -> str:
-    """What a reason code means that stands for a receiver's rule, such as `insider_I6`."""
+    """The meaning of a reason code that stands for a receiver's rule, such as `insider_I6`."""
     name, _, rule = code.partition("_")
     if name not in known_receivers() or rule not in receiver(name).rules:
         return "a receiver's rule that this version does not have"
