@@ -117,7 +117,7 @@ _BLOCKS: tuple[tuple[str, str, type[Frozen]], ...] = (
 _RECEIVERS = """
 ## `receivers`
 
-For each system behind Segment whose rules the calls are held against, a block, which may be `{}`;
+For each system behind Segment by whose rules the calls are checked, a block, which may be `{}`;
 [the receivers](receivers.md) have their own keys beside these.
 
 | key | value | default | meaning |

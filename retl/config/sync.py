@@ -93,7 +93,7 @@ class Sync(Frozen):
     )
     receivers: Receivers = Field(
         default={},
-        description="Systems behind Segment whose rules the calls are held against; see the block.",
+        description="Systems behind Segment by whose rules the calls are checked; see the block.",
     )
     warehouse: Text = Field(
         default="${RETL_WAREHOUSE_URL}", repr=False, description="SQLAlchemy URL of the warehouse."
