@@ -17,10 +17,21 @@ from retl import signals
 from retl.check import CheckReport, check_sync
 from retl.checks.tracking_plan import TrackingPlan, read_tracking_plan
 from retl.cli import progress, report
-from retl.cli.options import AS_JSON, BACKFILL, ONE_SYNC, RECEIVERS, REHEARSAL, STATE_DIR, SYNCS, seconds
+from retl.cli.options import (
+    AS_JSON,
+    BACKFILL,
+    ONE_SYNC,
+    RECEIVERS,
+    REHEARSAL,
+    STATE_DIR,
+    SYNCS,
+    seconds,
+    sync_files,
+)
+from retl.cli.receivers import looking_job, receiver_settings
 from retl.clock import SystemClock
 from retl.config.json_schema import json_schema
-from retl.config.project import check_names, find_project, find_syncs
+from retl.config.project import check_names, find_syncs
 from retl.delivery import outbox, rejected
 from retl.delivery.rate_limit import RateLimiter
 from retl.engine import snapshot
@@ -31,12 +42,12 @@ from retl.explain import explain
 from retl.observer import SilentObserver
 from retl.pipeline import Job, Options, run
 from retl.planning import make_plan
-from retl.receivers.data_file import Settings, chosen_receivers, read_settings
+from retl.receivers.data_file import chosen_receivers
 from retl.run import Run, begin_run
 from retl.sandbox.failures import Failures
 from retl.sandbox.server import Sandbox
 from retl.session import Session, find_sessions, load_session
-from retl.state import State, new_state
+from retl.state import new_state
 from retl.status import sync_status
 from retl.version import __version__
 
@@ -233,7 +244,7 @@ def check_command(
     plan = read_tracking_plan(plan_file) if plan_file else None
     if flags["sample"] is not None and not (names or plan):
         raise click.UsageError("--sample goes with --receiver or --tracking-plan")
-    for path in _paths(syncs):
+    for path in sync_files(syncs):
         try:
             session = load_session(path, None, rehearsal=False)
             sessions.append(session)
@@ -261,19 +272,7 @@ def _check_calls(
 ) -> CheckReport:
     """Check a sync by the rules of receivers and of a tracking plan."""
     with new_state(session.sync.name) as state:
-        return check_sync(_looking(session, state), _settings(session, names), plan, sample)
-
-
-def _looking(session: Session, state: State) -> Job:
-    """What a command works with that only looks."""
-    return Job(
-        session.sync, session.model, state, session.warehouse, Options(), SystemClock(), SilentObserver()
-    )
-
-
-def _settings(session: Session, names: Sequence[str]) -> dict[str, Settings]:
-    """The receivers by name, with the settings that the sync has for them."""
-    return {name: session.sync.receivers.get(name) or read_settings(name, {}) for name in names}
+        return check_sync(looking_job(session, state), receiver_settings(session, names), plan, sample)
 
 
 def _check_connections(session: Session) -> str:
@@ -296,7 +295,7 @@ def status_command(syncs: Sequence[str], as_json: bool, rehearsal: bool, state_d
     """Show each sync's last run, and what is pending and rejected; without SYNC, of all in syncs/."""
     rows = []
     codes = [0]
-    for path in _paths(syncs):
+    for path in sync_files(syncs):
         try:
             rows.append(sync_status(load_session(path, state_dir, rehearsal)))
         except RetlError as error:
@@ -308,12 +307,6 @@ def status_command(syncs: Sequence[str], as_json: bool, rehearsal: bool, state_d
     else:
         report.console().print(report.status_report(rows))
     return max(codes)
-
-
-def _paths(syncs: Sequence[str]) -> list[Path]:
-    """The files that arguments mean; without arguments, all of the project around the working folder."""
-    here = Path.cwd()
-    return find_syncs(syncs or (str(find_project(here, os.environ).root / "syncs"),), here)
 
 
 @cli.command("rejected")
@@ -355,8 +348,8 @@ def explain_command(
     names = chosen_receivers(receivers)
     for session in find_sessions([sync], state_dir, rehearsal):
         with session.peeked_state(SystemClock()) as state:
-            job = _looking(session, state)
-            explained = explain(job, key, _settings(session, names or list(session.sync.receivers)))
+            job = looking_job(session, state)
+            explained = explain(job, key, receiver_settings(session, names or list(session.sync.receivers)))
         for one in explained:
             if as_json:
                 click.echo(report.as_json_line({"sync": session.sync.name, **one.as_json()}))

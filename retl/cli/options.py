@@ -1,9 +1,13 @@
 """Arguments and options that several commands share."""
 
+import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
+
+from retl.config.project import find_project, find_syncs
 
 SYNCS = click.argument("syncs", nargs=-1, required=True, metavar="SYNC...")
 ONE_SYNC = click.argument("sync", metavar="SYNC")
@@ -30,3 +34,9 @@ def seconds(_context: click.Context, _option: click.Parameter, written: str) -> 
     if match is None:
         raise click.BadParameter(f"{written!r} is not a duration; write 45s, 30m or 12h")
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def sync_files(syncs: Sequence[str]) -> list[Path]:
+    """The files that arguments mean; without arguments, all of the project around the working folder."""
+    here = Path.cwd()
+    return find_syncs(syncs or (str(find_project(here, os.environ).root / "syncs"),), here)

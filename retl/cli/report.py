@@ -15,13 +15,14 @@ from rich.text import Text
 from retl.check import CheckReport
 from retl.checks.static_check import Finding
 from retl.checks.tracking_plan import CHECKER as PLAN
+from retl.cli.receivers import EFFECT_COLORS, reason_meaning
 from retl.delivery.rejected import REASONS
 from retl.engine.guard import compare_instead, suspicious_sentence
 from retl.errors import RetlError
 from retl.explain import Explained, ReceiverResult
 from retl.planning import Plan
 from retl.receivers.compiled_check import Violation
-from retl.receivers.data_file import Effect, meaning, receiver
+from retl.receivers.data_file import Effect, receiver
 from retl.run import Run, Status
 
 SIGNS = {
@@ -148,7 +149,7 @@ def plan_report(plan: Plan, width: int | None) -> RenderableType:
     if plan.violations:
         lines.append(Text(f"  to be sent, {_though(plan.violations)}", "yellow"))
     for reason, rows in plan.diff.rejected_by.items():
-        lines.append(Text(f"  {count(rows, 'row')} rejected: {_meaning(reason)} ({reason})", "yellow"))
+        lines.append(Text(f"  {count(rows, 'row')} rejected: {reason_meaning(reason)} ({reason})", "yellow"))
     lines += [_sample_line(sample.change, sample.call, width) for sample in plan.samples]
     lines += [
         Text(f"  guard {guard.name} stops this: {guard.value:,} rows, the limit is {guard.limit}", "red")
@@ -246,18 +247,10 @@ def rejected_report(rows: Sequence[dict[str, Any]], calls: Sequence[dict[str, An
             table.add_row(call["key"], call["change"], call["reason"], moment, call["answer"] or "")
         parts.append(table)
     reasons = sorted({one["reason"] for one in (*rows, *calls)})
-    parts += [Text(f"{reason}: {_meaning(reason)}", "dim") for reason in reasons]
+    parts += [Text(f"{reason}: {reason_meaning(reason)}", "dim") for reason in reasons]
     if any(reason not in REASONS for reason in reasons):
         parts.append(Text("what it is of a row: retl explain SYNC KEY --receiver all", "dim"))
     return Group(*parts)
-
-
-def _meaning(reason: str) -> str:
-    """What a reason code means: one of retl's own, or of a receiver's rule."""
-    return REASONS[reason] if reason in REASONS else meaning(reason)
-
-
-EFFECT_COLORS = {Effect.REFUSED: "red", Effect.DOUBTFUL: "yellow", Effect.IGNORED: "cyan", Effect.NOTE: "dim"}
 
 
 def check_report(report: CheckReport) -> RenderableType:
@@ -321,7 +314,7 @@ def explained_report(explained: Explained) -> RenderableType:
         head.append("; the next run sends:")
     lines: list[RenderableType] = [head, Text(f"  {explained.body}")]
     if explained.reason:
-        rejected = f"would be rejected: {_meaning(explained.reason)} ({explained.reason})"
+        rejected = f"would be rejected: {reason_meaning(explained.reason)} ({explained.reason})"
         lines.append(Text(f"  {rejected}", "yellow"))
     for result in explained.results:
         lines += _result_lines(result)
