@@ -115,11 +115,11 @@ def run_command(syncs: Sequence[str], **flags: Any) -> int:
             if record is None:
                 continue
             codes.append(record.exit_code or 0)
-            printer.run(record)
+            report.print_run(printer, record)
             if isinstance(record.error, Interrupted):
                 break
         if sandbox is not None and sandbox.requests:
-            printer.sandbox(sandbox.summary())
+            report.print_sandbox(printer, sandbox.summary())
     return max(codes, default=0)
 
 

@@ -64,9 +64,9 @@ def run_report(run: Run, flags: str = "") -> RenderableType:
     if run.rejected_anything and run.status is not Status.GUARDED:
         lines.append(Text(f"  see: retl rejected {run.sync}{flags}", "dim"))
     if run.violations:
-        lines.append(Text(f"  sent, {_though(run.violations)}", "yellow"))
+        lines.append(Text(f"  sent, {despite_rules(run.violations)}", "yellow"))
     if run.calls.undated:
-        lines.append(Text(f"  {_undated(run.calls.undated)}", "yellow"))
+        lines.append(Text(f"  {undated_sentence(run.calls.undated)}", "yellow"))
     if run.calls.unsure:
         lines.append(
             Text(f"  {count(run.calls.unsure, 'call')} went out twice, under the same message id", "yellow")
@@ -78,12 +78,14 @@ def run_report(run: Run, flags: str = "") -> RenderableType:
     return Group(*lines)
 
 
-def _though(violations: Mapping[str, int]) -> str:
+def despite_rules(violations: Mapping[str, int]) -> str:
+    """Rules of receivers that calls break though they are sent, with how many calls."""
     rules = ", ".join(f"{code} {calls:,}" for code, calls in violations.items())
     return f"though they break a rule of a receiver: {rules}"
 
 
-def _undated(calls: int) -> str:
+def undated_sentence(calls: int) -> str:
+    """How many calls take the moment of the run, and why."""
     whose = "its timestamp column is null" if calls == 1 else "their timestamp column is null"
     return f"{count(calls, 'call')} dated with this run's moment, as {whose}"
 
@@ -145,9 +147,9 @@ def plan_report(plan: Plan, width: int | None) -> RenderableType:
         instead = compare_instead(plan.diff)
         lines += [Text(f"  → {instead}")] if instead else []
     if plan.undated:
-        lines.append(Text(f"  {_undated(plan.undated)}", "yellow"))
+        lines.append(Text(f"  {undated_sentence(plan.undated)}", "yellow"))
     if plan.violations:
-        lines.append(Text(f"  to be sent, {_though(plan.violations)}", "yellow"))
+        lines.append(Text(f"  to be sent, {despite_rules(plan.violations)}", "yellow"))
     for reason, rows in plan.diff.rejected_by.items():
         lines.append(Text(f"  {count(rows, 'row')} rejected: {reason_meaning(reason)} ({reason})", "yellow"))
     lines += [_sample_line(sample.change, sample.call, width) for sample in plan.samples]
@@ -406,20 +408,6 @@ class Printer:
     rehearsal: bool = False
     state_dir: Path | None = None
 
-    def run(self, record: Run) -> None:
-        """Print a run, and what went wrong."""
-        if self.as_json:
-            print(as_json_line(record.as_json()))
-        elif not self.quiet and record.did_anything:
-            console().print(run_report(record, self.flags))
-        if record.error is not None:
-            self.error(record.error)
-
-    def sandbox(self, summary: dict[str, Any]) -> None:
-        """Print what the sandbox made of a rehearsal."""
-        if not self.as_json and not self.quiet:
-            console().print(sandbox_report(summary))
-
     def failed(self, sync: str, error: RetlError) -> None:
         """Print what kept a command from its work on a sync."""
         if self.as_json:
@@ -436,3 +424,19 @@ class Printer:
         """What a command must repeat to mean the same state."""
         folder = f" --state-dir {self.state_dir}" if self.state_dir else ""
         return (" --sandbox" if self.rehearsal else "") + folder
+
+
+def print_run(printer: Printer, run: Run) -> None:
+    """Print a run, and what went wrong."""
+    if printer.as_json:
+        print(as_json_line(run.as_json()))
+    elif not printer.quiet and run.did_anything:
+        console().print(run_report(run, printer.flags))
+    if run.error is not None:
+        printer.error(run.error)
+
+
+def print_sandbox(printer: Printer, summary: dict[str, Any]) -> None:
+    """Print what the sandbox made of a rehearsal."""
+    if not printer.as_json and not printer.quiet:
+        console().print(sandbox_report(summary))
