@@ -1,6 +1,5 @@
 """The command line: reads arguments, opens what is needed, calls one function, prints, and exits."""
 
-import json
 import os
 import sys
 import threading
@@ -29,8 +28,8 @@ from retl.cli.options import (
     sync_files,
 )
 from retl.cli.receivers import looking_job, receiver_settings
+from retl.cli.schema import schema_command
 from retl.clock import SystemClock
-from retl.config.json_schema import json_schema
 from retl.config.project import check_names, find_syncs
 from retl.delivery import outbox, rejected
 from retl.delivery.rate_limit import RateLimiter
@@ -431,11 +430,10 @@ def sandbox_command(port: int, failures: str) -> int:
     return 0
 
 
-@cli.command("schema")
-def schema_command() -> int:
-    """Print the JSON Schema of the sync file, for editors."""
-    click.echo(json.dumps(json_schema(), indent=2))
-    return 0
+COMMANDS = (schema_command,)
+
+for command in COMMANDS:
+    cli.add_command(command)
 
 
 @contextmanager
