@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from retl import pipeline
-from retl.cli import main as command_line
+from retl.cli import run as run_command
+from retl.cli.main import main as command_line
 from retl.delivery import outbox
 from retl.engine import diff, snapshot
 from retl.engine.mapping import read_mapping
@@ -70,10 +71,10 @@ class Stopwatch:
 
 def retl_run(stopwatch: Stopwatch, sync: str) -> None:
     """Be `retl run SYNC --json`."""
-    for step in ((command_line, "run", "the rest", "the rest"), *STEPS):
+    for step in ((run_command, "run", "the rest", "the rest"), *STEPS):
         stopwatch.watch(*step)
     sys.argv = ["retl", "run", sync, "--json"]
-    command_line.main()
+    command_line()
 
 
 def bare_read(stopwatch: Stopwatch, sync: str) -> None:

@@ -4,8 +4,8 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,25 +24,22 @@ from retl.cli.options import (
     REHEARSAL,
     STATE_DIR,
     SYNCS,
-    seconds,
     sync_files,
 )
 from retl.cli.receivers import looking_job, receiver_settings
+from retl.cli.run import run_command
 from retl.cli.schema import schema_command
 from retl.clock import SystemClock
 from retl.config.project import check_names, find_syncs
 from retl.delivery import outbox, rejected
-from retl.delivery.rate_limit import RateLimiter
 from retl.engine import snapshot
-from retl.engine.guard import NAMES as GUARDS
 from retl.engine.local import read_columns
-from retl.errors import ConfigError, GuardError, Interrupted, LockedError, RetlError
+from retl.errors import ConfigError, GuardError, Interrupted, RetlError
 from retl.explain import explain
 from retl.observer import SilentObserver
-from retl.pipeline import Job, Options, run
+from retl.pipeline import Job, Options
 from retl.planning import make_plan
 from retl.receivers.data_file import chosen_receivers
-from retl.run import Run, begin_run
 from retl.sandbox.failures import Failures
 from retl.sandbox.server import Sandbox
 from retl.session import Session, find_sessions, load_session
@@ -65,110 +62,6 @@ def cli(log_format: str) -> None:
     if level not in {"debug", "info", "warning", "error"}:
         raise ConfigError(f"RETL_LOG_LEVEL is `{level}`", hint="it is one of debug, info, warning and error")
     progress.set_up_logs(level, as_json=log_format == "json")
-
-
-@cli.command("run")
-@SYNCS
-@BACKFILL
-@click.option("--full", is_flag=True, help="Send every current row again, changed or not; asks first.")
-@click.option("--yes", is_flag=True, help="With --full: do not ask.")
-@click.option(
-    "--force", "forced", multiple=True, type=click.Choice(GUARDS), help="Let this guard pass, once."
-)
-@click.option(
-    "--limit", type=click.IntRange(min=1), help="Let so many calls leave now; the rest stays pending."
-)
-@click.option(
-    "--sandbox", "rehearsal", is_flag=True, help="Rehearse against a local Segment, with a state of its own."
-)
-@click.option(
-    "--expect-state", is_flag=True, envvar="RETL_EXPECT_STATE", help="Stop where the state file is missing."
-)
-@click.option("--wait", is_flag=True, help="Wait for another run of the sync to end.")
-@click.option(
-    "--skip-if-running", is_flag=True, help="Do nothing where another run of the sync is under way."
-)
-@click.option(
-    "--deadline", callback=seconds, default="12h", help="Stop after this long: 45s, 30m, 12h. [default: 12h]"
-)
-@AS_JSON
-@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
-@STATE_DIR
-def run_command(syncs: Sequence[str], **flags: Any) -> int:
-    """Send what changed since the last run, and remember it.
-
-    SYNC is a file, a folder of files, or a name. Several run one after another; one that fails does not
-    stop the next.
-
-    Example: retl run syncs/users.yml --sandbox
-    """
-    if flags["full"] and not flags["yes"]:
-        click.confirm("--full sends every current row again; go on?", abort=True, err=True)
-    printer = report.Printer(flags["as_json"], flags["quiet"], flags["rehearsal"], flags["state_dir"])
-    codes: list[int] = []
-    rate_limiters: dict[str, RateLimiter] = {}
-    names: dict[str, Path] = {}
-    with _sandbox_if(flags["rehearsal"]) as sandbox:
-        for path in find_syncs(syncs, Path.cwd()):
-            record = _run_one(path, names, sandbox, rate_limiters, flags)
-            if record is None:
-                continue
-            codes.append(record.exit_code or 0)
-            report.print_run(printer, record)
-            if isinstance(record.error, Interrupted):
-                break
-        if sandbox is not None and sandbox.requests:
-            report.print_sandbox(printer, sandbox.summary())
-    return max(codes, default=0)
-
-
-def _run_one(
-    path: Path,
-    names: dict[str, Path],
-    sandbox: Sandbox | None,
-    rate_limiters: dict[str, RateLimiter],
-    flags: dict[str, Any],
-) -> Run | None:
-    """Run a sync; None where another run is under way and that is fine."""
-    clock = SystemClock()
-    began = begin_run(path.stem, clock.now(), flags["full"])
-    observer = progress.observer_for(path.stem, flags["quiet"], report.console(stderr=True))
-    options = Options(
-        backfill=flags["backfill"],
-        forced=frozenset(flags["forced"]),
-        limit=flags["limit"],
-        full=flags["full"],
-        deadline_seconds=flags["deadline"],
-    )
-    timeout = {"timeout": flags["deadline"]} if flags["wait"] else {}
-    try:
-        session = load_session(path, flags["state_dir"], flags["rehearsal"])
-        began = began.evolve(sync=session.sync.name)
-        if names.setdefault(session.sync.name, path) != path:
-            check_names([load_session(names[session.sync.name], None, False).sync, session.sync])
-        if flags["expect_state"] and not session.state_path.exists():
-            raise GuardError(
-                "the state file is missing",
-                where=str(session.state_path),
-                hint="restore it, or run once without --expect-state to start anew",
-            )
-        model = session.model
-        with (
-            session.open_destination(sandbox, rate_limiters, clock) as destination,
-            session.hold(clock, **timeout),
-            session.open_state() as state,
-        ):
-            job = Job(session.sync, model, state, session.warehouse, options, clock, observer)
-            return run(job, destination)
-    except LockedError as error:
-        if flags["skip_if_running"]:
-            observer.notice(f"skipped: {error.message}")
-            return None
-        return began.failed(error)
-    except RetlError as error:
-        return began.failed(error)
-    finally:
-        observer.close()
 
 
 @cli.command("plan")
@@ -430,19 +323,13 @@ def sandbox_command(port: int, failures: str) -> int:
     return 0
 
 
-COMMANDS = (schema_command,)
+COMMANDS = (
+    run_command,
+    schema_command,
+)
 
 for command in COMMANDS:
     cli.add_command(command)
-
-
-@contextmanager
-def _sandbox_if(rehearsal: bool) -> Iterator[Sandbox | None]:
-    if not rehearsal:
-        yield None
-        return
-    with Sandbox() as sandbox:
-        yield sandbox
 
 
 def main() -> None:

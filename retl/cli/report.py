@@ -23,7 +23,6 @@ from retl.explain import Explained, ReceiverResult
 from retl.planning import Plan
 from retl.receivers.compiled_check import Violation
 from retl.receivers.data_file import Effect, receiver
-from retl.run import Run, Status
 
 SIGNS = {
     "added": ("+", "green"),
@@ -53,31 +52,6 @@ def as_json_line(value: dict[str, Any]) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def run_report(run: Run, flags: str = "") -> RenderableType:
-    """A run in a line or a few; `flags` are repeated where a command is named."""
-    lines = [_run_line(run)]
-    if run.rejected_by:
-        reasons = ", ".join(f"{reason} {rows:,}" for reason, rows in run.rejected_by.items())
-        lines.append(Text(f"  {count(run.rejected_rows or 0, 'row')} rejected: {reasons}", "yellow"))
-    if run.calls.rejected:
-        lines.append(Text(f"  {count(run.calls.rejected, 'call')} rejected", "yellow"))
-    if run.rejected_anything and run.status is not Status.GUARDED:
-        lines.append(Text(f"  see: retl rejected {run.sync}{flags}", "dim"))
-    if run.violations:
-        lines.append(Text(f"  sent, {despite_rules(run.violations)}", "yellow"))
-    if run.calls.undated:
-        lines.append(Text(f"  {undated_sentence(run.calls.undated)}", "yellow"))
-    if run.calls.unsure:
-        lines.append(
-            Text(f"  {count(run.calls.unsure, 'call')} went out twice, under the same message id", "yellow")
-        )
-    if run.calls.pending and (run.error is not None or run.rows_read is None):
-        lines.append(
-            Text(f"  {count(run.calls.pending, 'call')} pending; the next run delivers them first", "yellow")
-        )
-    return Group(*lines)
-
-
 def despite_rules(violations: Mapping[str, int]) -> str:
     """Rules of receivers that calls break though they are sent, with how many calls."""
     rules = ", ".join(f"{code} {calls:,}" for code, calls in violations.items())
@@ -88,36 +62,6 @@ def undated_sentence(calls: int) -> str:
     """How many calls take the moment of the run, and why."""
     whose = "its timestamp column is null" if calls == 1 else "their timestamp column is null"
     return f"{count(calls, 'call')} dated with this run's moment, as {whose}"
-
-
-def _run_line(run: Run) -> Text:
-    line = Text.assemble((run.sync, "bold"), ": ")
-    if run.rows_read is None:
-        delivered = run.calls.delivered or 0
-        line.append(
-            f"{count(delivered, 'call')} of an earlier run delivered" if delivered else "nothing was read"
-        )
-        return line
-    line.append(f"{count(run.rows_read, 'row')} read, ")
-    parts = [(run.added, "added"), (run.changed, "changed"), (run.removed, "removed")]
-    changes = [(number, kind) for number, kind in parts if number]
-    for place, (number, kind) in enumerate(changes):
-        line.append(", " if place else "")
-        line.append(f"{number:,} {kind}", SIGNS[kind][1])
-    if not changes:
-        line.append("nothing to send" if run.rejected_rows else "no changes")
-    if run.full:
-        line.append(", all sent again")
-    if run.baseline and run.error is None:
-        line.append(" as a silent baseline, nothing sent")
-    elif run.calls.delivered:
-        line.append(f" → {count(run.calls.delivered, 'call')} delivered")
-    elif run.error is None and (changes or not run.rejected_rows):
-        line.append(", nothing sent")
-    if run.calls.pending and run.error is None:
-        line.append(f", {run.calls.pending:,} held back")
-    line.append(f" ({duration(run.seconds)})", "dim")
-    return line
 
 
 _COMMAND = re.compile(r"\bretl (run|plan|reset|rekey|rejected) [\w./-]+")
@@ -424,19 +368,3 @@ class Printer:
         """What a command must repeat to mean the same state."""
         folder = f" --state-dir {self.state_dir}" if self.state_dir else ""
         return (" --sandbox" if self.rehearsal else "") + folder
-
-
-def print_run(printer: Printer, run: Run) -> None:
-    """Print a run, and what went wrong."""
-    if printer.as_json:
-        print(as_json_line(run.as_json()))
-    elif not printer.quiet and run.did_anything:
-        console().print(run_report(run, printer.flags))
-    if run.error is not None:
-        printer.error(run.error)
-
-
-def print_sandbox(printer: Printer, summary: dict[str, Any]) -> None:
-    """Print what the sandbox made of a rehearsal."""
-    if not printer.as_json and not printer.quiet:
-        console().print(sandbox_report(summary))
