@@ -2,7 +2,6 @@
 
 import os
 import sys
-import threading
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
@@ -28,20 +27,18 @@ from retl.cli.options import (
 )
 from retl.cli.receivers import looking_job, receiver_settings
 from retl.cli.run import run_command
+from retl.cli.sandbox import sandbox_command
 from retl.cli.schema import schema_command
 from retl.clock import SystemClock
 from retl.config.project import check_names, find_syncs
 from retl.delivery import outbox, rejected
 from retl.engine import snapshot
-from retl.engine.local import read_columns
-from retl.errors import ConfigError, GuardError, Interrupted, RetlError
+from retl.errors import ConfigError, GuardError, RetlError
 from retl.explain import explain
 from retl.observer import SilentObserver
 from retl.pipeline import Job, Options
 from retl.planning import make_plan
 from retl.receivers.data_file import chosen_receivers
-from retl.sandbox.failures import Failures
-from retl.sandbox.server import Sandbox
 from retl.session import Session, find_sessions, load_session
 from retl.state import new_state
 from retl.status import sync_status
@@ -300,31 +297,9 @@ def rekey_command(sync: str, state_dir: Path | None) -> int:
     return 0
 
 
-@cli.command("sandbox")
-@click.option(
-    "--port", type=click.IntRange(0, 65535), default=8765, help="0 takes a free one. [default: 8765]"
-)
-@click.option(
-    "--failures",
-    "--faults",
-    "failures",
-    default="",
-    help="Such as 429=0.05,500=0.02,hang=0.01,lost_answer=0.02,latency=30ms.",
-)
-def sandbox_command(port: int, failures: str) -> int:
-    """Run a local Segment until it is interrupted; what it took is listed as JSON at its address."""
-    with Sandbox(port, failures=Failures.parse(failures)) as sandbox:
-        click.echo(f"a local Segment listens on {sandbox.url}; its calls: {sandbox.url}/calls.json")
-        click.echo("in the sync: segment: {endpoint: " + sandbox.url + ", write_key: sandbox}")
-        try:
-            threading.Event().wait()
-        except Interrupted:
-            report.console().print(report.sandbox_report(sandbox.summary()))
-    return 0
-
-
 COMMANDS = (
     run_command,
+    sandbox_command,
     schema_command,
 )
 

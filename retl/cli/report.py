@@ -316,15 +316,6 @@ def _flat(fields: Mapping[str, Any], outer: str = "") -> Iterator[tuple[str, str
             yield f"{outer}{name}", value if is_plain else json.dumps(value, ensure_ascii=False)
 
 
-def sandbox_report(summary: dict[str, Any]) -> Text:
-    """What the sandbox made of a rehearsal."""
-    discarded = sum(summary["discarded"].values())
-    line = Text.assemble(("sandbox", "bold"), f": {count(summary['accepted'], 'call')} accepted")
-    line.append(f", {discarded:,} discarded", "red" if discarded else "")
-    line.append(f", {count(summary['duplicates'], 'duplicate')}")
-    return line
-
-
 def console(stderr: bool = False) -> Console:
     """A console that prints text as it is: no word of the data is taken for a colour or a picture."""
     printed = Console(stderr=stderr, highlight=False, soft_wrap=True, emoji=False, markup=False)

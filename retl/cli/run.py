@@ -19,9 +19,9 @@ from retl.cli.report import (
     count,
     despite_rules,
     duration,
-    sandbox_report,
     undated_sentence,
 )
+from retl.cli.sandbox import sandbox_report
 from retl.clock import SystemClock
 from retl.config.project import check_names, find_syncs
 from retl.delivery.rate_limit import RateLimiter
