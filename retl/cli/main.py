@@ -26,13 +26,13 @@ from retl.cli.options import (
     sync_files,
 )
 from retl.cli.receivers import looking_job, receiver_settings
+from retl.cli.reset import reset_command
 from retl.cli.run import run_command
 from retl.cli.sandbox import sandbox_command
 from retl.cli.schema import schema_command
 from retl.clock import SystemClock
 from retl.config.project import check_names, find_syncs
 from retl.delivery import outbox, rejected
-from retl.engine import snapshot
 from retl.errors import ConfigError, GuardError, RetlError
 from retl.explain import explain
 from retl.observer import SilentObserver
@@ -247,31 +247,6 @@ def explain_command(
     return 0
 
 
-@cli.command("reset")
-@ONE_SYNC
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@REHEARSAL
-@STATE_DIR
-def reset_command(sync: str, yes: bool, rehearsal: bool, state_dir: Path | None) -> int:
-    """Forget what was sent: the next run is a first pass.
-
-    Calls that are pending are delivered all the same. Message ids never repeat.
-    """
-    for session in find_sessions([sync], state_dir, rehearsal):
-        name = session.sync.name
-        if not session.state_path.exists():
-            click.echo(f"{name}: there is no state to forget")
-            continue
-        with session.hold(SystemClock()), session.open_state() as state:
-            rows = snapshot.row_count(state.db)
-            if not yes:
-                click.confirm(f"{name}: forget {report.count(rows, 'row')} and start anew?", abort=True)
-            with state.transaction():
-                snapshot.forget(state)
-        click.echo(f"{name}: {report.count(rows, 'row')} forgotten; the next run is a first pass")
-    return 0
-
-
 @cli.command("rekey")
 @ONE_SYNC
 @STATE_DIR
@@ -298,6 +273,7 @@ def rekey_command(sync: str, state_dir: Path | None) -> int:
 
 
 COMMANDS = (
+    reset_command,
     run_command,
     sandbox_command,
     schema_command,
