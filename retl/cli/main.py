@@ -26,6 +26,7 @@ from retl.cli.options import (
     sync_files,
 )
 from retl.cli.receivers import looking_job, receiver_settings
+from retl.cli.rekey import rekey_command
 from retl.cli.reset import reset_command
 from retl.cli.run import run_command
 from retl.cli.sandbox import sandbox_command
@@ -247,32 +248,8 @@ def explain_command(
     return 0
 
 
-@cli.command("rekey")
-@ONE_SYNC
-@STATE_DIR
-def rekey_command(sync: str, state_dir: Path | None) -> int:
-    """Say that a new write key or endpoint is the same Segment source: state and pending calls go on."""
-    clock = SystemClock()
-    for session in find_sessions([sync], state_dir, rehearsal=False):
-        if not session.state_path.exists():
-            raise ConfigError(
-                "there is no state yet, so there is nothing to rekey", where=str(session.state_path)
-            )
-        with (
-            session.open_destination(None, {}, clock) as destination,
-            session.hold(clock),
-            session.open_state() as state,
-        ):
-            doubt = destination.check()
-            with state.transaction():
-                state.rekey(destination.id)
-        if doubt:
-            click.echo(f"{session.sync.name}: {doubt}", err=True)
-        click.echo(f"{session.sync.name}: the state goes on with this write key and endpoint")
-    return 0
-
-
 COMMANDS = (
+    rekey_command,
     reset_command,
     run_command,
     sandbox_command,
