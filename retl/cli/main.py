@@ -31,6 +31,7 @@ from retl.cli.reset import reset_command
 from retl.cli.run import run_command
 from retl.cli.sandbox import sandbox_command
 from retl.cli.schema import schema_command
+from retl.cli.status import status_command
 from retl.clock import SystemClock
 from retl.config.project import check_names, find_syncs
 from retl.delivery import outbox, rejected
@@ -42,7 +43,6 @@ from retl.planning import make_plan
 from retl.receivers.data_file import chosen_receivers
 from retl.session import Session, find_sessions, load_session
 from retl.state import new_state
-from retl.status import sync_status
 from retl.version import __version__
 
 
@@ -176,29 +176,6 @@ def _check_connections(session: Session) -> str:
     return f", {columns} columns" + (f", but {doubt}" if doubt else "")
 
 
-@cli.command("status")
-@click.argument("syncs", nargs=-1, metavar="[SYNC...]")
-@AS_JSON
-@REHEARSAL
-@STATE_DIR
-def status_command(syncs: Sequence[str], as_json: bool, rehearsal: bool, state_dir: Path | None) -> int:
-    """Show each sync's last run, and what is pending and rejected; without SYNC, of all in syncs/."""
-    rows = []
-    codes = [0]
-    for path in sync_files(syncs):
-        try:
-            rows.append(sync_status(load_session(path, state_dir, rehearsal)))
-        except RetlError as error:
-            report.Printer().error(error)
-            codes.append(error.exit_code)
-    if as_json:
-        for row in rows:
-            click.echo(report.as_json_line(row))
-    else:
-        report.console().print(report.status_report(rows))
-    return max(codes)
-
-
 @cli.command("rejected")
 @ONE_SYNC
 @click.option("--limit", type=click.IntRange(min=1), default=50, help="Rows and calls to show. [default: 50]")
@@ -254,6 +231,7 @@ COMMANDS = (
     run_command,
     sandbox_command,
     schema_command,
+    status_command,
 )
 
 for command in COMMANDS:

@@ -148,26 +148,6 @@ def _cost(plan: Plan) -> str:
     return f"{cost}, {time} at {plan.calls_per_second:,} calls/s"
 
 
-def status_report(rows: Sequence[dict[str, Any]]) -> RenderableType:
-    """The syncs, a line each: last run, what waits, what is rejected."""
-    table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="dim")
-    numbers = ("rows", "sent", "pending", "rejected")
-    for title in ("sync", "last run (UTC)", "status", *numbers):
-        table.add_column(title, justify="right" if title in numbers else "left", no_wrap=True)
-    colors = {"succeeded": "green", "running": "cyan", "partial": "yellow", "never": "dim"}
-    for row in rows:
-        table.add_row(
-            Text(row["sync"], "bold"),
-            (row["last_run"] or "")[:16].replace("T", " "),
-            Text(row["status"], colors.get(row["status"], "red")),
-            *(
-                "" if row[name] is None else f"{row[name]:,}"
-                for name in ("rows", "delivered", "pending", "rejected")
-            ),
-        )
-    return table
-
-
 def rejected_report(rows: Sequence[dict[str, Any]], calls: Sequence[dict[str, Any]]) -> RenderableType:
     """Rejected rows and calls, and what their reasons mean."""
     if not rows and not calls:

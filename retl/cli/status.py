@@ -1,0 +1,59 @@
+"""`retl status`: the last run of each sync, and what is pending and rejected."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from retl.cli.options import AS_JSON, REHEARSAL, STATE_DIR, sync_files
+from retl.cli.report import Printer, as_json_line, console
+from retl.errors import RetlError
+from retl.session import load_session
+from retl.status import sync_status
+
+
+@click.command("status")
+@click.argument("syncs", nargs=-1, metavar="[SYNC...]")
+@AS_JSON
+@REHEARSAL
+@STATE_DIR
+def status_command(syncs: Sequence[str], as_json: bool, rehearsal: bool, state_dir: Path | None) -> int:
+    """Show each sync's last run, and what is pending and rejected; without SYNC, of all in syncs/."""
+    rows = []
+    codes = [0]
+    for path in sync_files(syncs):
+        try:
+            rows.append(sync_status(load_session(path, state_dir, rehearsal)))
+        except RetlError as error:
+            Printer().error(error)
+            codes.append(error.exit_code)
+    if as_json:
+        for row in rows:
+            click.echo(as_json_line(row))
+    else:
+        console().print(status_report(rows))
+    return max(codes)
+
+
+def status_report(rows: Sequence[dict[str, Any]]) -> RenderableType:
+    """The syncs, a line each: last run, what waits, what is rejected."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="dim")
+    numbers = ("rows", "sent", "pending", "rejected")
+    for title in ("sync", "last run (UTC)", "status", *numbers):
+        table.add_column(title, justify="right" if title in numbers else "left", no_wrap=True)
+    colors = {"succeeded": "green", "running": "cyan", "partial": "yellow", "never": "dim"}
+    for row in rows:
+        table.add_row(
+            Text(row["sync"], "bold"),
+            (row["last_run"] or "")[:16].replace("T", " "),
+            Text(row["status"], colors.get(row["status"], "red")),
+            *(
+                "" if row[name] is None else f"{row[name]:,}"
+                for name in ("rows", "delivered", "pending", "rejected")
+            ),
+        )
+    return table
