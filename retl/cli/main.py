@@ -26,6 +26,7 @@ from retl.cli.options import (
     sync_files,
 )
 from retl.cli.receivers import looking_job, receiver_settings
+from retl.cli.rejected import rejected_command
 from retl.cli.rekey import rekey_command
 from retl.cli.reset import reset_command
 from retl.cli.run import run_command
@@ -34,7 +35,7 @@ from retl.cli.schema import schema_command
 from retl.cli.status import status_command
 from retl.clock import SystemClock
 from retl.config.project import check_names, find_syncs
-from retl.delivery import outbox, rejected
+from retl.delivery import outbox
 from retl.errors import ConfigError, GuardError, RetlError
 from retl.explain import explain
 from retl.observer import SilentObserver
@@ -176,25 +177,6 @@ def _check_connections(session: Session) -> str:
     return f", {columns} columns" + (f", but {doubt}" if doubt else "")
 
 
-@cli.command("rejected")
-@ONE_SYNC
-@click.option("--limit", type=click.IntRange(min=1), default=50, help="Rows and calls to show. [default: 50]")
-@AS_JSON
-@REHEARSAL
-@STATE_DIR
-def rejected_command(sync: str, limit: int, as_json: bool, rehearsal: bool, state_dir: Path | None) -> int:
-    """Show the rows and calls that could not be sent, and why."""
-    for session in find_sessions([sync], state_dir, rehearsal):
-        with session.peeked_state(SystemClock()) as state:
-            rows = rejected.rejected_rows(state.db, limit)
-            calls = rejected.rejected_calls(state.db, limit)
-        if as_json:
-            click.echo(report.as_json_line({"sync": session.sync.name, "rows": rows, "calls": calls}))
-        else:
-            report.console().print(report.rejected_report(rows, calls))
-    return 0
-
-
 @cli.command("explain")
 @ONE_SYNC
 @click.argument("key")
@@ -226,6 +208,7 @@ def explain_command(
 
 
 COMMANDS = (
+    rejected_command,
     rekey_command,
     reset_command,
     run_command,

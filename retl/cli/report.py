@@ -16,7 +16,6 @@ from retl.check import CheckReport
 from retl.checks.static_check import Finding
 from retl.checks.tracking_plan import CHECKER as PLAN
 from retl.cli.receivers import EFFECT_COLORS, reason_meaning
-from retl.delivery.rejected import REASONS
 from retl.engine.guard import compare_instead, suspicious_sentence
 from retl.errors import RetlError
 from retl.explain import Explained, ReceiverResult
@@ -146,37 +145,6 @@ def _cost(plan: Plan) -> str:
         return f"{cost}, as fast as it goes"
     time = "under a second" if plan.seconds < 1 else duration(plan.seconds)
     return f"{cost}, {time} at {plan.calls_per_second:,} calls/s"
-
-
-def rejected_report(rows: Sequence[dict[str, Any]], calls: Sequence[dict[str, Any]]) -> RenderableType:
-    """Rejected rows and calls, and what their reasons mean."""
-    if not rows and not calls:
-        return Text("nothing is rejected")
-    parts: list[RenderableType] = []
-    if rows:
-        table = Table(box=None, pad_edge=False, padding=(0, 2), header_style="dim")
-        for title in ("row", "reason", "since", "runs"):
-            table.add_column(title, justify="right" if title == "runs" else "left")
-        for row in rows:
-            key = "(no key)" if row["key"] is None else row["key"]
-            several = f" ({row['rows']:,} rows)" if row["rows"] > 1 else ""
-            table.add_row(
-                f"{key}{several}", row["reason"], f"{row['first_seen']:%Y-%m-%d %H:%M}", f"{row['times']:,}"
-            )
-        parts.append(table)
-    if calls:
-        table = Table(box=None, pad_edge=False, padding=(0, 2), header_style="dim")
-        for title in ("call for", "change", "reason", "at", "answer"):
-            table.add_column(title)
-        for call in calls:
-            moment = f"{call['rejected_at']:%Y-%m-%d %H:%M}"
-            table.add_row(call["key"], call["change"], call["reason"], moment, call["answer"] or "")
-        parts.append(table)
-    reasons = sorted({one["reason"] for one in (*rows, *calls)})
-    parts += [Text(f"{reason}: {reason_meaning(reason)}", "dim") for reason in reasons]
-    if any(reason not in REASONS for reason in reasons):
-        parts.append(Text("what it is of a row: retl explain SYNC KEY --receiver all", "dim"))
-    return Group(*parts)
 
 
 def check_report(report: CheckReport) -> RenderableType:
