@@ -15,12 +15,11 @@ from retl import signals
 from retl.check import CheckReport, check_sync
 from retl.checks.tracking_plan import TrackingPlan, read_tracking_plan
 from retl.cli import progress, report
+from retl.cli.explain import explain_command
 from retl.cli.options import (
     AS_JSON,
     BACKFILL,
-    ONE_SYNC,
     RECEIVERS,
-    REHEARSAL,
     STATE_DIR,
     SYNCS,
     sync_files,
@@ -37,12 +36,11 @@ from retl.clock import SystemClock
 from retl.config.project import check_names, find_syncs
 from retl.delivery import outbox
 from retl.errors import ConfigError, GuardError, RetlError
-from retl.explain import explain
 from retl.observer import SilentObserver
 from retl.pipeline import Job, Options
 from retl.planning import make_plan
 from retl.receivers.data_file import chosen_receivers
-from retl.session import Session, find_sessions, load_session
+from retl.session import Session, load_session
 from retl.state import new_state
 from retl.version import __version__
 
@@ -177,37 +175,8 @@ def _check_connections(session: Session) -> str:
     return f", {columns} columns" + (f", but {doubt}" if doubt else "")
 
 
-@cli.command("explain")
-@ONE_SYNC
-@click.argument("key")
-@RECEIVERS
-@AS_JSON
-@REHEARSAL
-@STATE_DIR
-def explain_command(
-    sync: str, key: str, receivers: str, as_json: bool, rehearsal: bool, state_dir: Path | None
-) -> int:
-    """Show the calls of one row or user, and what receivers would make of them.
-
-    KEY is a primary key as `retl plan --json` shows it, a user id or an anonymous id. Without --receiver
-    the sync's own receivers are asked. Nothing is sent, and nothing changes.
-
-    Example: retl explain orders o-5001 --receiver insider
-    """
-    names = chosen_receivers(receivers)
-    for session in find_sessions([sync], state_dir, rehearsal):
-        with session.peeked_state(SystemClock()) as state:
-            job = looking_job(session, state)
-            explained = explain(job, key, receiver_settings(session, names or list(session.sync.receivers)))
-        for one in explained:
-            if as_json:
-                click.echo(report.as_json_line({"sync": session.sync.name, **one.as_json()}))
-            else:
-                report.console().print(report.explained_report(one))
-    return 0
-
-
 COMMANDS = (
+    explain_command,
     rejected_command,
     rekey_command,
     reset_command,

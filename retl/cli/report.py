@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,9 @@ from retl.checks.tracking_plan import CHECKER as PLAN
 from retl.cli.receivers import EFFECT_COLORS, reason_meaning
 from retl.engine.guard import compare_instead, suspicious_sentence
 from retl.errors import RetlError
-from retl.explain import Explained, ReceiverResult
 from retl.planning import Plan
 from retl.receivers.compiled_check import Violation
-from retl.receivers.data_file import Effect, receiver
+from retl.receivers.data_file import Effect
 
 SIGNS = {
     "added": ("+", "green"),
@@ -198,49 +197,6 @@ def _of_rows(finding: Finding) -> str:
     return f": {count(finding.rows, 'row')}" if finding.rows else ""
 
 
-def explained_report(explained: Explained) -> RenderableType:
-    """A call, and its result at each receiver."""
-    sign, color = SIGNS[explained.change]
-    head = Text.assemble((explained.key, "bold"), ": ", (f"{sign} {explained.change}", color))
-    if explained.what_if is not None:
-        head.append(f"; the next run has no call for it, but {_WHAT_IF[explained.what_if]} this one:")
-    elif explained.reason is None:
-        head.append("; the next run sends:")
-    lines: list[RenderableType] = [head, Text(f"  {explained.body}")]
-    if explained.reason:
-        rejected = f"would be rejected: {reason_meaning(explained.reason)} ({explained.reason})"
-        lines.append(Text(f"  {rejected}", "yellow"))
-    for result in explained.results:
-        lines += _result_lines(result)
-    return Group(*lines)
-
-
-_WHAT_IF = {"added": "if it were new", "changed": "if it changed", "removed": "if it were gone"}
-
-
-def _result_lines(result: ReceiverResult) -> list[RenderableType]:
-    lines: list[RenderableType] = [Text(receiver(result.receiver).title, "bold")]
-    for violation in result.violations:
-        effect = (f"{violation.effect} {violation.rule}", EFFECT_COLORS[violation.effect])
-        lines.append(Text.assemble("  ", effect, f"  {violation.says}\n    → {violation.do}"))
-    parts = [("user", result.arrival.user)] if result.arrival.user else []
-    several = len(result.arrival.events) > 1
-    for number, event in enumerate(result.arrival.events, start=1):
-        parts.append((f"event {number}" if several else "event", event))
-    if not parts:
-        return [*lines, Text("  nothing arrives", "cyan")]
-    if any(violation.effect is Effect.REFUSED for violation in result.violations):
-        lines.append(Text("  refused, so that nothing of this arrives:", "red"))
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1))
-    table.add_column("")
-    table.add_column("field", no_wrap=True, style="dim")
-    table.add_column("value", overflow="fold")
-    for title, fields in parts:
-        for place, (name, value) in enumerate(_flat(fields)):
-            table.add_row(f"  {title}" if place == 0 else "", name, value)
-    return [*lines, Ragged(table)]
-
-
 @dataclass(frozen=True)
 class Ragged:
     """A table whose lines end where their text does."""
@@ -252,16 +208,6 @@ class Ragged:
             text = Text.assemble(*((segment.text, segment.style or "") for segment in line))
             text.rstrip()
             yield text
-
-
-def _flat(fields: Mapping[str, Any], outer: str = "") -> Iterator[tuple[str, str]]:
-    """Nested fields as dotted names and texts."""
-    for name, value in fields.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{outer}{name}.")
-        else:
-            is_plain = isinstance(value, str) and value != ""
-            yield f"{outer}{name}", value if is_plain else json.dumps(value, ensure_ascii=False)
 
 
 def console(stderr: bool = False) -> Console:
