@@ -12,19 +12,15 @@ from typing import Any
 import click
 
 from retl import signals
-from retl.check import CheckReport, check_sync
-from retl.checks.tracking_plan import TrackingPlan, read_tracking_plan
 from retl.cli import progress, report
+from retl.cli.check import check_command
 from retl.cli.explain import explain_command
 from retl.cli.options import (
     AS_JSON,
     BACKFILL,
-    RECEIVERS,
     STATE_DIR,
     SYNCS,
-    sync_files,
 )
-from retl.cli.receivers import looking_job, receiver_settings
 from retl.cli.rejected import rejected_command
 from retl.cli.rekey import rekey_command
 from retl.cli.reset import reset_command
@@ -33,15 +29,13 @@ from retl.cli.sandbox import sandbox_command
 from retl.cli.schema import schema_command
 from retl.cli.status import status_command
 from retl.clock import SystemClock
-from retl.config.project import check_names, find_syncs
+from retl.config.project import find_syncs
 from retl.delivery import outbox
 from retl.errors import ConfigError, GuardError, RetlError
 from retl.observer import SilentObserver
 from retl.pipeline import Job, Options
 from retl.planning import make_plan
-from retl.receivers.data_file import chosen_receivers
-from retl.session import Session, load_session
-from retl.state import new_state
+from retl.session import load_session
 from retl.version import __version__
 
 
@@ -100,82 +94,8 @@ def plan_command(syncs: Sequence[str], rehearsal: bool, as_json: bool, **flags: 
     return max(codes)
 
 
-@cli.command("check")
-@click.argument("syncs", nargs=-1, metavar="[SYNC...]")
-@click.option(
-    "--connect", is_flag=True, help="Also ask the model for its columns, and Segment about the write key."
-)
-@RECEIVERS
-@click.option(
-    "--tracking-plan",
-    "plan_file",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="A Segment tracking plan to check the calls by, as JSON.",
-)
-@click.option(
-    "--sample", type=click.IntRange(min=0), help="Rows to look at; 0 is the file alone. [default: all]"
-)
-@AS_JSON
-def check_command(
-    syncs: Sequence[str], connect: bool, receivers: str, plan_file: Path | None, **flags: Any
-) -> int:
-    """Check sync files, their models and their settings; without SYNC, all in syncs/.
-
-    With --receiver or --tracking-plan it also checks the calls by the rules of the systems behind Segment:
-    first the calls that the sync file describes, then the calls that the model's rows make now. Nothing is
-    sent.
-
-    Example: retl check syncs/orders.yml --receiver insider,miso
-    """
-    codes = [0]
-    sessions = []
-    names = chosen_receivers(receivers)
-    plan = read_tracking_plan(plan_file) if plan_file else None
-    if flags["sample"] is not None and not (names or plan):
-        raise click.UsageError("--sample goes with --receiver or --tracking-plan")
-    for path in sync_files(syncs):
-        try:
-            session = load_session(path, None, rehearsal=False)
-            sessions.append(session)
-            line = f"{session.sync.path}: {session.sync.kind} from {session.model.where}"
-            line += _check_connections(session) if connect else ""
-            checked = _check_calls(session, names, plan, flags["sample"]) if names or plan else None
-        except RetlError as error:
-            report.Printer(flags["as_json"]).failed(path.stem, error)
-            codes.append(error.exit_code)
-            continue
-        if flags["as_json"]:
-            click.echo(report.as_json_line(checked.as_json() if checked else {"sync": session.sync.name}))
-        else:
-            click.echo(f"{line}, fine" if checked is None else line)
-        if checked is not None:
-            codes.append(0 if checked.is_clean else 1)
-            if not flags["as_json"]:
-                report.console().print(report.check_report(checked))
-    check_names([session.sync for session in sessions])
-    return max(codes)
-
-
-def _check_calls(
-    session: Session, names: Sequence[str], plan: TrackingPlan | None, sample: int | None
-) -> CheckReport:
-    """Check a sync by the rules of receivers and of a tracking plan."""
-    with new_state(session.sync.name) as state:
-        return check_sync(looking_job(session, state), receiver_settings(session, names), plan, sample)
-
-
-def _check_connections(session: Session) -> str:
-    columns = 0
-    _, batches = read_columns(session.sync, session.model, session.warehouse)
-    for batch in batches:
-        columns = batch.num_columns
-        break
-    with session.open_destination(None, {}, SystemClock()) as destination:
-        doubt = destination.check()
-    return f", {columns} columns" + (f", but {doubt}" if doubt else "")
-
-
 COMMANDS = (
+    check_command,
     explain_command,
     rejected_command,
     rekey_command,

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,10 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
-from retl.check import CheckReport
-from retl.checks.static_check import Finding
-from retl.checks.tracking_plan import CHECKER as PLAN
-from retl.cli.receivers import EFFECT_COLORS, reason_meaning
+from retl.cli.receivers import reason_meaning
 from retl.engine.guard import compare_instead, suspicious_sentence
 from retl.errors import RetlError
 from retl.planning import Plan
-from retl.receivers.compiled_check import Violation
-from retl.receivers.data_file import Effect
 
 SIGNS = {
     "added": ("+", "green"),
@@ -144,57 +139,6 @@ def _cost(plan: Plan) -> str:
         return f"{cost}, as fast as it goes"
     time = "under a second" if plan.seconds < 1 else duration(plan.seconds)
     return f"{cost}, {time} at {plan.calls_per_second:,} calls/s"
-
-
-def check_report(report: CheckReport) -> RenderableType:
-    """The violations of a sync's calls, the worst first."""
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1))
-    for column in ("", "effect", "rule"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("sentence", overflow="fold")
-    together: dict[Violation, list[Finding]] = {}
-    for finding in report.findings:
-        together.setdefault(finding.violation, []).append(finding)
-    for violation, findings in together.items():
-        color = EFFECT_COLORS[violation.effect]
-        table.add_row("", Text(violation.effect, color), _rule(violation), _sentence(violation, findings))
-    head = Text(f"  {_looked_at(report)}, checked by the rules of {', '.join(report.checkers)}: ")
-    worst = [(effect, calls) for effect in Effect if (calls := report.outcome.get(effect, 0))]
-    outcome = [(f"{count(calls, 'call')} {effect}", EFFECT_COLORS[effect]) for effect, calls in worst]
-    if not outcome:
-        outcome = (
-            [("nothing refused or doubtful", "green")] if report.is_clean else [("not all is taken", "red")]
-        )
-    for place, part in enumerate(outcome):
-        head.append(", " if place else "")
-        head.append(*part)
-    return Group(head, Ragged(table)) if together else head
-
-
-def _looked_at(report: CheckReport) -> str:
-    if report.rows is None or report.rows_read is None:
-        return "the file alone"
-    of_all = f" of {report.rows_read:,}" if report.rows < report.rows_read else ""
-    noun = "row" if max(report.rows, report.rows_read) == 1 else "rows"
-    return f"{report.rows:,}{of_all} {noun}, {count(report.calls, 'call')}"
-
-
-def _rule(violation: Violation) -> str:
-    """A rule with its receiver; the rules of a tracking plan are places, which its sentences have."""
-    return "plan" if violation.receiver == PLAN else f"{violation.receiver} {violation.rule}"
-
-
-def _sentence(violation: Violation, findings: Sequence[Finding], most: int = 3) -> Text:
-    """What is wrong, where, and what to do, on two lines."""
-    calls = [f"`{one.call}`{_of_rows(one)}" for one in sorted(findings, key=lambda one: -(one.rows or 0))]
-    named = ", ".join(calls[:most]) + (f" and {len(calls) - most} more" if len(calls) > most else "")
-    example = next((one.example for one in findings if one.example), None)
-    such_as = f"; such as {example}" if example else ""
-    return Text.assemble(violation.says, (f"  ({named}{such_as})", "dim"), "\n", (f"→ {violation.do}", "dim"))
-
-
-def _of_rows(finding: Finding) -> str:
-    return f": {count(finding.rows, 'row')}" if finding.rows else ""
 
 
 @dataclass(frozen=True)

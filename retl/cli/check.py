@@ -1,0 +1,152 @@
+"""`retl check`: sync files, and the calls of their rows, by the rules of receivers and tracking plans."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from retl.check import CheckReport, check_sync
+from retl.checks.static_check import Finding
+from retl.checks.tracking_plan import CHECKER as PLAN
+from retl.checks.tracking_plan import TrackingPlan, read_tracking_plan
+from retl.cli.options import AS_JSON, RECEIVERS, sync_files
+from retl.cli.receivers import EFFECT_COLORS, looking_job, receiver_settings
+from retl.cli.report import Printer, Ragged, as_json_line, console, count
+from retl.clock import SystemClock
+from retl.config.project import check_names
+from retl.engine.local import read_columns
+from retl.errors import RetlError
+from retl.receivers.compiled_check import Violation
+from retl.receivers.data_file import Effect, chosen_receivers
+from retl.session import Session, load_session
+from retl.state import new_state
+
+
+@click.command("check")
+@click.argument("syncs", nargs=-1, metavar="[SYNC...]")
+@click.option(
+    "--connect", is_flag=True, help="Also ask the model for its columns, and Segment about the write key."
+)
+@RECEIVERS
+@click.option(
+    "--tracking-plan",
+    "plan_file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A Segment tracking plan to check the calls by, as JSON.",
+)
+@click.option(
+    "--sample", type=click.IntRange(min=0), help="Rows to look at; 0 is the file alone. [default: all]"
+)
+@AS_JSON
+def check_command(
+    syncs: Sequence[str], connect: bool, receivers: str, plan_file: Path | None, **flags: Any
+) -> int:
+    """Check sync files, their models and their settings; without SYNC, all in syncs/.
+
+    With --receiver or --tracking-plan it also checks the calls by the rules of the systems behind Segment:
+    first the calls that the sync file describes, then the calls that the model's rows make now. Nothing is
+    sent.
+
+    Example: retl check syncs/orders.yml --receiver insider,miso
+    """
+    codes = [0]
+    sessions = []
+    names = chosen_receivers(receivers)
+    plan = read_tracking_plan(plan_file) if plan_file else None
+    if flags["sample"] is not None and not (names or plan):
+        raise click.UsageError("--sample goes with --receiver or --tracking-plan")
+    for path in sync_files(syncs):
+        try:
+            session = load_session(path, None, rehearsal=False)
+            sessions.append(session)
+            line = f"{session.sync.path}: {session.sync.kind} from {session.model.where}"
+            line += _check_connections(session) if connect else ""
+            checked = _check_calls(session, names, plan, flags["sample"]) if names or plan else None
+        except RetlError as error:
+            Printer(flags["as_json"]).failed(path.stem, error)
+            codes.append(error.exit_code)
+            continue
+        if flags["as_json"]:
+            click.echo(as_json_line(checked.as_json() if checked else {"sync": session.sync.name}))
+        else:
+            click.echo(f"{line}, fine" if checked is None else line)
+        if checked is not None:
+            codes.append(0 if checked.is_clean else 1)
+            if not flags["as_json"]:
+                console().print(check_report(checked))
+    check_names([session.sync for session in sessions])
+    return max(codes)
+
+
+def _check_calls(
+    session: Session, names: Sequence[str], plan: TrackingPlan | None, sample: int | None
+) -> CheckReport:
+    """Check a sync by the rules of receivers and of a tracking plan."""
+    with new_state(session.sync.name) as state:
+        return check_sync(looking_job(session, state), receiver_settings(session, names), plan, sample)
+
+
+def _check_connections(session: Session) -> str:
+    columns = 0
+    _, batches = read_columns(session.sync, session.model, session.warehouse)
+    for batch in batches:
+        columns = batch.num_columns
+        break
+    with session.open_destination(None, {}, SystemClock()) as destination:
+        doubt = destination.check()
+    return f", {columns} columns" + (f", but {doubt}" if doubt else "")
+
+
+def check_report(report: CheckReport) -> RenderableType:
+    """The violations of a sync's calls, the worst first."""
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1))
+    for column in ("", "effect", "rule"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("sentence", overflow="fold")
+    together: dict[Violation, list[Finding]] = {}
+    for finding in report.findings:
+        together.setdefault(finding.violation, []).append(finding)
+    for violation, findings in together.items():
+        color = EFFECT_COLORS[violation.effect]
+        table.add_row("", Text(violation.effect, color), _rule(violation), _sentence(violation, findings))
+    head = Text(f"  {_looked_at(report)}, checked by the rules of {', '.join(report.checkers)}: ")
+    worst = [(effect, calls) for effect in Effect if (calls := report.outcome.get(effect, 0))]
+    outcome = [(f"{count(calls, 'call')} {effect}", EFFECT_COLORS[effect]) for effect, calls in worst]
+    if not outcome:
+        outcome = (
+            [("nothing refused or doubtful", "green")] if report.is_clean else [("not all is taken", "red")]
+        )
+    for place, part in enumerate(outcome):
+        head.append(", " if place else "")
+        head.append(*part)
+    return Group(head, Ragged(table)) if together else head
+
+
+def _looked_at(report: CheckReport) -> str:
+    if report.rows is None or report.rows_read is None:
+        return "the file alone"
+    of_all = f" of {report.rows_read:,}" if report.rows < report.rows_read else ""
+    noun = "row" if max(report.rows, report.rows_read) == 1 else "rows"
+    return f"{report.rows:,}{of_all} {noun}, {count(report.calls, 'call')}"
+
+
+def _rule(violation: Violation) -> str:
+    """A rule with its receiver; the rules of a tracking plan are places, which its sentences have."""
+    return "plan" if violation.receiver == PLAN else f"{violation.receiver} {violation.rule}"
+
+
+def _sentence(violation: Violation, findings: Sequence[Finding], most: int = 3) -> Text:
+    """What is wrong, where, and what to do, on two lines."""
+    calls = [f"`{one.call}`{_of_rows(one)}" for one in sorted(findings, key=lambda one: -(one.rows or 0))]
+    named = ", ".join(calls[:most]) + (f" and {len(calls) - most} more" if len(calls) > most else "")
+    example = next((one.example for one in findings if one.example), None)
+    such_as = f"; such as {example}" if example else ""
+    return Text.assemble(violation.says, (f"  ({named}{such_as})", "dim"), "\n", (f"→ {violation.do}", "dim"))
+
+
+def _of_rows(finding: Finding) -> str:
+    return f": {count(finding.rows, 'row')}" if finding.rows else ""
