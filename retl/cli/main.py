@@ -6,8 +6,6 @@ import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
 
 import click
 
@@ -15,12 +13,7 @@ from retl import signals
 from retl.cli import progress, report
 from retl.cli.check import check_command
 from retl.cli.explain import explain_command
-from retl.cli.options import (
-    AS_JSON,
-    BACKFILL,
-    STATE_DIR,
-    SYNCS,
-)
+from retl.cli.plan import plan_command
 from retl.cli.rejected import rejected_command
 from retl.cli.rekey import rekey_command
 from retl.cli.reset import reset_command
@@ -28,14 +21,7 @@ from retl.cli.run import run_command
 from retl.cli.sandbox import sandbox_command
 from retl.cli.schema import schema_command
 from retl.cli.status import status_command
-from retl.clock import SystemClock
-from retl.config.project import find_syncs
-from retl.delivery import outbox
-from retl.errors import ConfigError, GuardError, RetlError
-from retl.observer import SilentObserver
-from retl.pipeline import Job, Options
-from retl.planning import make_plan
-from retl.session import load_session
+from retl.errors import ConfigError, RetlError
 from retl.version import __version__
 
 
@@ -55,48 +41,10 @@ def cli(log_format: str) -> None:
     progress.set_up_logs(level, as_json=log_format == "json")
 
 
-@cli.command("plan")
-@SYNCS
-@BACKFILL
-@click.option("--full", is_flag=True, help="Plan a run with --full.")
-@click.option("--sandbox", "rehearsal", is_flag=True, help="Plan the next rehearsal.")
-@click.option(
-    "--samples", type=click.IntRange(min=0), default=2, help="Calls to show of each kind. [default: 2]"
-)
-@AS_JSON
-@STATE_DIR
-def plan_command(syncs: Sequence[str], rehearsal: bool, as_json: bool, **flags: Any) -> int:
-    """Show what a run would send; nothing is sent, and nothing changes."""
-    clock = SystemClock()
-    codes = [0]
-    state_dir = flags["state_dir"]
-    options = Options(backfill=flags["backfill"], full=flags["full"])
-    printer = report.Printer(as_json, False, rehearsal, state_dir)
-    for path in find_syncs(syncs, Path.cwd()):
-        try:
-            session = load_session(path, state_dir, rehearsal)
-            with session.peeked_state(clock) as state:
-                job = Job(
-                    session.sync, session.model, state, session.warehouse, options, clock, SilentObserver()
-                )
-                plan = make_plan(job, outbox.pending(state.db), flags["samples"])
-        except RetlError as error:
-            printer.error(error)
-            codes.append(error.exit_code)
-            continue
-        codes += [GuardError.exit_code for guard in plan.guards if guard.tripped]
-        if as_json:
-            click.echo(report.as_json_line(plan.as_json()))
-        else:
-            console = report.console()
-            width = console.width if console.is_terminal or "COLUMNS" in os.environ else None
-            console.print(report.plan_report(plan, width))
-    return max(codes)
-
-
 COMMANDS = (
     check_command,
     explain_command,
+    plan_command,
     rejected_command,
     rekey_command,
     reset_command,

@@ -12,10 +12,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
-from retl.cli.receivers import reason_meaning
-from retl.engine.guard import compare_instead, suspicious_sentence
 from retl.errors import RetlError
-from retl.planning import Plan
 
 SIGNS = {
     "added": ("+", "green"),
@@ -67,78 +64,6 @@ def error_report(error: RetlError, flags: str = "") -> RenderableType:
         hint = _COMMAND.sub(lambda command: command[0] + flags, error.hint)
         lines.append(Text(f"  → {hint}"))
     return Group(*lines)
-
-
-def plan_report(plan: Plan, width: int | None) -> RenderableType:
-    """A plan: what changes, which calls that makes, what they cost, and whether the guards let it pass."""
-    lines: list[RenderableType] = [
-        Text.assemble((plan.sync, "bold"), f": {count(plan.diff.rows_read, 'row')} read")
-    ]
-    if plan.pending:
-        lines.append(Text(f"  {count(plan.pending, 'call')} of an earlier run go first", "yellow"))
-    lines.append(_changes_table(plan))
-    if plan.diff.by_column:
-        lines.append(Text("  differing in: " + _by_column(plan.diff.by_column), "dim"))
-    if plan.diff.suspicious_columns:
-        lines.append(Text(f"  {suspicious_sentence(plan.diff)}", "yellow"))
-        instead = compare_instead(plan.diff)
-        lines += [Text(f"  → {instead}")] if instead else []
-    if plan.undated:
-        lines.append(Text(f"  {undated_sentence(plan.undated)}", "yellow"))
-    if plan.violations:
-        lines.append(Text(f"  to be sent, {despite_rules(plan.violations)}", "yellow"))
-    for reason, rows in plan.diff.rejected_by.items():
-        lines.append(Text(f"  {count(rows, 'row')} rejected: {reason_meaning(reason)} ({reason})", "yellow"))
-    lines += [_sample_line(sample.change, sample.call, width) for sample in plan.samples]
-    lines += [
-        Text(f"  guard {guard.name} stops this: {guard.value:,} rows, the limit is {guard.limit}", "red")
-        for guard in plan.guards
-        if guard.tripped and not guard.forced
-    ]
-    lines.append(Text("  " + _cost(plan)))
-    return Group(*lines)
-
-
-def _changes_table(plan: Plan) -> Table:
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1))
-    for change, (sign, color) in SIGNS.items():
-        rows: int = plan.diff.resent if change == "unchanged" else getattr(plan.diff, change)
-        calls = {name: calls for (kind, name), calls in plan.calls.items() if kind == change}
-        if not plan.sends and rows:
-            outcome = "a silent baseline: remembered, not sent"
-        else:
-            outcome = ", ".join(f"{calls:,} {name}" for name, calls in calls.items()) or "no call"
-        if rows:
-            table.add_row(
-                "", Text(sign, color), Text(f"{rows:,}", color, justify="right"), change, f"→ {outcome}"
-            )
-    if not table.row_count:
-        table.add_row("", "no changes")
-    return table
-
-
-def _by_column(by_column: dict[str, int], most: int = 6) -> str:
-    ranked = sorted(by_column.items(), key=lambda item: -item[1])
-    named = ", ".join(f"{name} {rows:,}" for name, rows in ranked[:most])
-    return named if len(ranked) <= most else f"{named}, and {len(ranked) - most} more"
-
-
-def _sample_line(change: str, call: str, width: int | None) -> Text:
-    sign, color = SIGNS[change]
-    line = Text.assemble("  ", (sign, color), f" {call}", no_wrap=True)
-    if width is not None:
-        line.truncate(width, overflow="ellipsis")
-    return line
-
-
-def _cost(plan: Plan) -> str:
-    if not plan.total_calls:
-        return "nothing would be sent"
-    cost = f"{count(plan.total_calls, 'API call')} in {count(plan.requests, 'request')}"
-    if not plan.calls_per_second:
-        return f"{cost}, as fast as it goes"
-    time = "under a second" if plan.seconds < 1 else duration(plan.seconds)
-    return f"{cost}, {time} at {plan.calls_per_second:,} calls/s"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,144 @@
+"""`retl plan`: what a run would send."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from retl.cli.options import AS_JSON, BACKFILL, STATE_DIR, SYNCS
+from retl.cli.receivers import reason_meaning
+from retl.cli.report import (
+    SIGNS,
+    Printer,
+    as_json_line,
+    console,
+    count,
+    despite_rules,
+    duration,
+    undated_sentence,
+)
+from retl.clock import SystemClock
+from retl.config.project import find_syncs
+from retl.delivery import outbox
+from retl.engine.guard import compare_instead, suspicious_sentence
+from retl.errors import GuardError, RetlError
+from retl.observer import SilentObserver
+from retl.pipeline import Job, Options
+from retl.planning import Plan, make_plan
+from retl.session import load_session
+
+
+@click.command("plan")
+@SYNCS
+@BACKFILL
+@click.option("--full", is_flag=True, help="Plan a run with --full.")
+@click.option("--sandbox", "rehearsal", is_flag=True, help="Plan the next rehearsal.")
+@click.option(
+    "--samples", type=click.IntRange(min=0), default=2, help="Calls to show of each kind. [default: 2]"
+)
+@AS_JSON
+@STATE_DIR
+def plan_command(syncs: Sequence[str], rehearsal: bool, as_json: bool, **flags: Any) -> int:
+    """Show what a run would send; nothing is sent, and nothing changes."""
+    clock = SystemClock()
+    codes = [0]
+    state_dir = flags["state_dir"]
+    options = Options(backfill=flags["backfill"], full=flags["full"])
+    printer = Printer(as_json, False, rehearsal, state_dir)
+    for path in find_syncs(syncs, Path.cwd()):
+        try:
+            session = load_session(path, state_dir, rehearsal)
+            with session.peeked_state(clock) as state:
+                job = Job(
+                    session.sync, session.model, state, session.warehouse, options, clock, SilentObserver()
+                )
+                plan = make_plan(job, outbox.pending(state.db), flags["samples"])
+        except RetlError as error:
+            printer.error(error)
+            codes.append(error.exit_code)
+            continue
+        codes += [GuardError.exit_code for guard in plan.guards if guard.tripped]
+        if as_json:
+            click.echo(as_json_line(plan.as_json()))
+        else:
+            terminal = console()
+            width = terminal.width if terminal.is_terminal or "COLUMNS" in os.environ else None
+            terminal.print(plan_report(plan, width))
+    return max(codes)
+
+
+def plan_report(plan: Plan, width: int | None) -> RenderableType:
+    """A plan: what changes, which calls that makes, what they cost, and whether the guards let it pass."""
+    lines: list[RenderableType] = [
+        Text.assemble((plan.sync, "bold"), f": {count(plan.diff.rows_read, 'row')} read")
+    ]
+    if plan.pending:
+        lines.append(Text(f"  {count(plan.pending, 'call')} of an earlier run go first", "yellow"))
+    lines.append(_changes_table(plan))
+    if plan.diff.by_column:
+        lines.append(Text("  differing in: " + _by_column(plan.diff.by_column), "dim"))
+    if plan.diff.suspicious_columns:
+        lines.append(Text(f"  {suspicious_sentence(plan.diff)}", "yellow"))
+        instead = compare_instead(plan.diff)
+        lines += [Text(f"  → {instead}")] if instead else []
+    if plan.undated:
+        lines.append(Text(f"  {undated_sentence(plan.undated)}", "yellow"))
+    if plan.violations:
+        lines.append(Text(f"  to be sent, {despite_rules(plan.violations)}", "yellow"))
+    for reason, rows in plan.diff.rejected_by.items():
+        lines.append(Text(f"  {count(rows, 'row')} rejected: {reason_meaning(reason)} ({reason})", "yellow"))
+    lines += [_sample_line(sample.change, sample.call, width) for sample in plan.samples]
+    lines += [
+        Text(f"  guard {guard.name} stops this: {guard.value:,} rows, the limit is {guard.limit}", "red")
+        for guard in plan.guards
+        if guard.tripped and not guard.forced
+    ]
+    lines.append(Text("  " + _cost(plan)))
+    return Group(*lines)
+
+
+def _changes_table(plan: Plan) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1))
+    for change, (sign, color) in SIGNS.items():
+        rows: int = plan.diff.resent if change == "unchanged" else getattr(plan.diff, change)
+        calls = {name: calls for (kind, name), calls in plan.calls.items() if kind == change}
+        if not plan.sends and rows:
+            outcome = "a silent baseline: remembered, not sent"
+        else:
+            outcome = ", ".join(f"{calls:,} {name}" for name, calls in calls.items()) or "no call"
+        if rows:
+            table.add_row(
+                "", Text(sign, color), Text(f"{rows:,}", color, justify="right"), change, f"→ {outcome}"
+            )
+    if not table.row_count:
+        table.add_row("", "no changes")
+    return table
+
+
+def _by_column(by_column: dict[str, int], most: int = 6) -> str:
+    ranked = sorted(by_column.items(), key=lambda item: -item[1])
+    named = ", ".join(f"{name} {rows:,}" for name, rows in ranked[:most])
+    return named if len(ranked) <= most else f"{named}, and {len(ranked) - most} more"
+
+
+def _sample_line(change: str, call: str, width: int | None) -> Text:
+    sign, color = SIGNS[change]
+    line = Text.assemble("  ", (sign, color), f" {call}", no_wrap=True)
+    if width is not None:
+        line.truncate(width, overflow="ellipsis")
+    return line
+
+
+def _cost(plan: Plan) -> str:
+    if not plan.total_calls:
+        return "nothing would be sent"
+    cost = f"{count(plan.total_calls, 'API call')} in {count(plan.requests, 'request')}"
+    if not plan.calls_per_second:
+        return f"{cost}, as fast as it goes"
+    time = "under a second" if plan.seconds < 1 else duration(plan.seconds)
+    return f"{cost}, {time} at {plan.calls_per_second:,} calls/s"
