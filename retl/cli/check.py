@@ -13,9 +13,9 @@ from retl.check import CheckReport, check_sync
 from retl.checks.static_check import Finding
 from retl.checks.tracking_plan import CHECKER as PLAN
 from retl.checks.tracking_plan import TrackingPlan, read_tracking_plan
+from retl.cli.console import Printer, Ragged, as_json_line, console, count
 from retl.cli.options import AS_JSON, RECEIVERS, sync_files
 from retl.cli.receivers import EFFECT_COLORS, looking_job, receiver_settings
-from retl.cli.report import Printer, Ragged, as_json_line, console, count
 from retl.clock import SystemClock
 from retl.config.project import check_names
 from retl.engine.local import read_columns

@@ -10,9 +10,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from retl.cli.console import SIGNS, Ragged, as_json_line, console
 from retl.cli.options import AS_JSON, ONE_SYNC, RECEIVERS, REHEARSAL, STATE_DIR
 from retl.cli.receivers import EFFECT_COLORS, looking_job, reason_meaning, receiver_settings
-from retl.cli.report import SIGNS, Ragged, as_json_line, console
 from retl.clock import SystemClock
 from retl.explain import Explained, ReceiverResult, explain
 from retl.receivers.data_file import Effect, chosen_receivers, receiver

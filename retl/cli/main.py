@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import click
 
 from retl import signals
-from retl.cli import progress, report
+from retl.cli import console, progress
 from retl.cli.check import check_command
 from retl.cli.explain import explain_command
 from retl.cli.plan import plan_command
@@ -104,5 +104,5 @@ def execute(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(error: RetlError) -> int:
-    report.Printer().error(error)
+    console.Printer().error(error)
     return error.exit_code

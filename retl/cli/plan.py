@@ -10,9 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from retl.cli.options import AS_JSON, BACKFILL, STATE_DIR, SYNCS
-from retl.cli.receivers import reason_meaning
-from retl.cli.report import (
+from retl.cli.console import (
     SIGNS,
     Printer,
     as_json_line,
@@ -22,6 +20,8 @@ from retl.cli.report import (
     duration,
     undated_sentence,
 )
+from retl.cli.options import AS_JSON, BACKFILL, STATE_DIR, SYNCS
+from retl.cli.receivers import reason_meaning
 from retl.clock import SystemClock
 from retl.config.project import find_syncs
 from retl.delivery import outbox

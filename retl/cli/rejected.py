@@ -9,9 +9,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from retl.cli.console import as_json_line, console
 from retl.cli.options import AS_JSON, ONE_SYNC, REHEARSAL, STATE_DIR
 from retl.cli.receivers import reason_meaning
-from retl.cli.report import as_json_line, console
 from retl.clock import SystemClock
 from retl.delivery import rejected
 from retl.delivery.rejected import REASONS

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
+from retl.cli.console import count
 from retl.cli.options import ONE_SYNC, REHEARSAL, STATE_DIR
-from retl.cli.report import count
 from retl.clock import SystemClock
 from retl.engine import snapshot
 from retl.session import find_sessions

@@ -10,8 +10,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from retl.cli import progress
-from retl.cli.options import AS_JSON, BACKFILL, STATE_DIR, SYNCS, seconds
-from retl.cli.report import (
+from retl.cli.console import (
     SIGNS,
     Printer,
     as_json_line,
@@ -21,6 +20,7 @@ from retl.cli.report import (
     duration,
     undated_sentence,
 )
+from retl.cli.options import AS_JSON, BACKFILL, STATE_DIR, SYNCS, seconds
 from retl.cli.sandbox import sandbox_report
 from retl.clock import SystemClock
 from retl.config.project import check_names, find_syncs

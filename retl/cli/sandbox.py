@@ -6,7 +6,7 @@ from typing import Any
 import click
 from rich.text import Text
 
-from retl.cli.report import console, count
+from retl.cli.console import console, count
 from retl.errors import Interrupted
 from retl.sandbox.failures import Failures
 from retl.sandbox.server import Sandbox

@@ -9,8 +9,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from retl.cli.console import Printer, as_json_line, console
 from retl.cli.options import AS_JSON, REHEARSAL, STATE_DIR, sync_files
-from retl.cli.report import Printer, as_json_line, console
 from retl.errors import RetlError
 from retl.session import load_session
 from retl.status import sync_status
