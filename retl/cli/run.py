@@ -1,7 +1,8 @@
 """`retl run`: sends what changed, and prints how it went."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,75 @@ from retl.errors import GuardError, Interrupted, LockedError, RetlError
 from retl.pipeline import Job, Options, run
 from retl.run import Run, Status, begin_run
 from retl.sandbox.server import Sandbox
-from retl.session import load_session
+from retl.session import Session, load_session
+from retl.state import LOCK_TIMEOUT_SECONDS
+
+
+@dataclass(frozen=True)
+class RunFlags:
+    """The options of `retl run`.
+
+    Attributes:
+        backfill: whether the first pass of a track or audience sync is sent.
+        full: whether every current row is sent again.
+        yes: whether `full` needs no confirmation.
+        forced: names of the guards to let pass.
+        limit: how many calls may leave; None is all.
+        rehearsal: whether the calls go to the sandbox.
+        expect_state: whether a missing state file is an error.
+        wait: whether to wait for another run of the sync to end.
+        skip_if_running: whether another run of the sync is a reason to do nothing.
+        deadline: seconds after which a run stops.
+        as_json: whether to print JSON.
+        quiet: whether to print nothing but errors.
+        state_dir: the folder of state files, where the command line gave one.
+    """
+
+    backfill: bool
+    full: bool
+    yes: bool
+    forced: tuple[str, ...]
+    limit: int | None
+    rehearsal: bool
+    expect_state: bool
+    wait: bool
+    skip_if_running: bool
+    deadline: float
+    as_json: bool
+    quiet: bool
+    state_dir: Path | None
+
+    @property
+    def options(self) -> Options:
+        """The options that the story of a run knows."""
+        return Options(
+            backfill=self.backfill,
+            forced=frozenset(self.forced),
+            limit=self.limit,
+            full=self.full,
+            deadline_seconds=self.deadline,
+        )
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """The things that the syncs of one command share.
+
+    Attributes:
+        sandbox: the local Segment of a rehearsal.
+        rate_limiters: by destination, since syncs with one destination share one rate.
+        paths: the files of the syncs so far, by the name of the sync.
+    """
+
+    sandbox: Sandbox | None
+    rate_limiters: dict[str, RateLimiter] = field(default_factory=dict)
+    paths: dict[str, Path] = field(default_factory=dict)
+
+    def refuse_same_name(self, session: Session, path: Path) -> None:
+        """Raise a ConfigError where an earlier sync has the name of this one."""
+        earlier = self.paths.setdefault(session.sync.name, path)
+        if earlier != path:
+            check_names([load_session(earlier, None, False).sync, session.sync])
 
 
 @click.command("run")
@@ -60,7 +129,7 @@ from retl.session import load_session
 @AS_JSON
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @STATE_DIR
-def run_command(syncs: Sequence[str], **flags: Any) -> int:
+def run_command(syncs: Sequence[str], **given: Any) -> int:
     """Send what changed since the last run, and remember it.
 
     SYNC is a file, a folder of files, or a name. Several run one after another; one that fails does not
@@ -68,15 +137,15 @@ def run_command(syncs: Sequence[str], **flags: Any) -> int:
 
     Example: retl run syncs/users.yml --sandbox
     """
-    if flags["full"] and not flags["yes"]:
+    flags = RunFlags(**given)
+    if flags.full and not flags.yes:
         click.confirm("--full sends every current row again; go on?", abort=True, err=True)
-    printer = Printer(flags["as_json"], flags["quiet"], flags["rehearsal"], flags["state_dir"])
+    printer = Printer(flags.as_json, flags.quiet, flags.rehearsal, flags.state_dir)
     codes: list[int] = []
-    rate_limiters: dict[str, RateLimiter] = {}
-    names: dict[str, Path] = {}
-    with _sandbox_if(flags["rehearsal"]) as sandbox:
+    with Sandbox() if flags.rehearsal else nullcontext() as sandbox:
+        shared = _Shared(sandbox)
         for path in find_syncs(syncs, Path.cwd()):
-            record = _run_one(path, names, sandbox, rate_limiters, flags)
+            record = _run_one(path, flags, shared)
             if record is None:
                 continue
             codes.append(record.exit_code or 0)
@@ -88,46 +157,27 @@ def run_command(syncs: Sequence[str], **flags: Any) -> int:
     return max(codes, default=0)
 
 
-def _run_one(
-    path: Path,
-    names: dict[str, Path],
-    sandbox: Sandbox | None,
-    rate_limiters: dict[str, RateLimiter],
-    flags: dict[str, Any],
-) -> Run | None:
-    """Run a sync; None where another run is under way and that is fine."""
+def _run_one(path: Path, flags: RunFlags, shared: _Shared) -> Run | None:
+    """Run a sync; None where another run is under way and `--skip-if-running` allows for that."""
     clock = SystemClock()
-    began = begin_run(path.stem, clock.now(), flags["full"])
-    observer = progress.observer_for(path.stem, flags["quiet"], console(stderr=True))
-    options = Options(
-        backfill=flags["backfill"],
-        forced=frozenset(flags["forced"]),
-        limit=flags["limit"],
-        full=flags["full"],
-        deadline_seconds=flags["deadline"],
-    )
-    timeout = {"timeout": flags["deadline"]} if flags["wait"] else {}
+    began = begin_run(path.stem, clock.now(), flags.full)
+    observer = progress.observer_for(path.stem, flags.quiet, console(stderr=True))
     try:
-        session = load_session(path, flags["state_dir"], flags["rehearsal"])
+        session = load_session(path, flags.state_dir, flags.rehearsal)
         began = began.evolve(sync=session.sync.name)
-        if names.setdefault(session.sync.name, path) != path:
-            check_names([load_session(names[session.sync.name], None, False).sync, session.sync])
-        if flags["expect_state"] and not session.state_path.exists():
-            raise GuardError(
-                "the state file is missing",
-                where=str(session.state_path),
-                hint="restore it, or run once without --expect-state to start anew",
-            )
+        shared.refuse_same_name(session, path)
+        if flags.expect_state:
+            _refuse_missing_state(session)
         model = session.model
         with (
-            session.open_destination(sandbox, rate_limiters, clock) as destination,
-            session.hold(clock, **timeout),
+            session.open_destination(shared.sandbox, shared.rate_limiters, clock) as destination,
+            session.hold(clock, flags.deadline if flags.wait else LOCK_TIMEOUT_SECONDS),
             session.open_state() as state,
         ):
-            job = Job(session.sync, model, state, session.warehouse, options, clock, observer)
+            job = Job(session.sync, model, state, session.warehouse, flags.options, clock, observer)
             return run(job, destination)
     except LockedError as error:
-        if flags["skip_if_running"]:
+        if flags.skip_if_running:
             observer.notice(f"skipped: {error.message}")
             return None
         return began.failed(error)
@@ -137,13 +187,13 @@ def _run_one(
         observer.close()
 
 
-@contextmanager
-def _sandbox_if(rehearsal: bool) -> Iterator[Sandbox | None]:
-    if not rehearsal:
-        yield None
-        return
-    with Sandbox() as sandbox:
-        yield sandbox
+def _refuse_missing_state(session: Session) -> None:
+    if not session.state_path.exists():
+        raise GuardError(
+            "the state file is missing",
+            where=str(session.state_path),
+            hint="restore it, or run once without --expect-state to start anew",
+        )
 
 
 def print_run(printer: Printer, run: Run) -> None:
