@@ -3,7 +3,6 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.console import Group, RenderableType
@@ -30,7 +29,7 @@ from retl.errors import GuardError, RetlError
 from retl.observer import SilentObserver
 from retl.pipeline import Job, Options
 from retl.planning import Plan, make_plan
-from retl.session import load_session
+from retl.session import Session, load_session
 
 
 @click.command("plan")
@@ -43,21 +42,22 @@ from retl.session import load_session
 )
 @AS_JSON
 @STATE_DIR
-def plan_command(syncs: Sequence[str], rehearsal: bool, as_json: bool, **flags: Any) -> int:
+def plan_command(
+    syncs: Sequence[str],
+    backfill: bool,
+    full: bool,
+    rehearsal: bool,
+    samples: int,
+    as_json: bool,
+    state_dir: Path | None,
+) -> int:
     """Show what a run would send; nothing is sent, and nothing changes."""
-    clock = SystemClock()
+    options = Options(backfill=backfill, full=full)
+    printer = Printer(as_json, rehearsal=rehearsal, state_dir=state_dir)
     codes = [0]
-    state_dir = flags["state_dir"]
-    options = Options(backfill=flags["backfill"], full=flags["full"])
-    printer = Printer(as_json, False, rehearsal, state_dir)
     for path in find_syncs(syncs, Path.cwd()):
         try:
-            session = load_session(path, state_dir, rehearsal)
-            with session.peeked_state(clock) as state:
-                job = Job(
-                    session.sync, session.model, state, session.warehouse, options, clock, SilentObserver()
-                )
-                plan = make_plan(job, outbox.pending(state.db), flags["samples"])
+            plan = _plan_one(load_session(path, state_dir, rehearsal), options, samples)
         except RetlError as error:
             printer.error(error)
             codes.append(error.exit_code)
@@ -66,10 +66,22 @@ def plan_command(syncs: Sequence[str], rehearsal: bool, as_json: bool, **flags: 
         if as_json:
             click.echo(as_json_line(plan.as_json()))
         else:
-            terminal = console()
-            width = terminal.width if terminal.is_terminal or "COLUMNS" in os.environ else None
-            terminal.print(plan_report(plan, width))
+            _print_plan(plan)
     return max(codes)
+
+
+def _plan_one(session: Session, options: Options, samples: int) -> Plan:
+    clock = SystemClock()
+    with session.peeked_state(clock) as state:
+        job = Job(session.sync, session.model, state, session.warehouse, options, clock, SilentObserver())
+        return make_plan(job, outbox.pending(state.db), samples)
+
+
+def _print_plan(plan: Plan) -> None:
+    """Print a plan; samples are cut at the width of a terminal, and are whole in a pipe."""
+    terminal = console()
+    width = terminal.width if terminal.is_terminal or "COLUMNS" in os.environ else None
+    terminal.print(plan_report(plan, width))
 
 
 def plan_report(plan: Plan, width: int | None) -> RenderableType:
