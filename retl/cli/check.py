@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.console import Group, RenderableType
@@ -43,7 +42,12 @@ from retl.state import new_state
 )
 @AS_JSON
 def check_command(
-    syncs: Sequence[str], connect: bool, receivers: str, plan_file: Path | None, **flags: Any
+    syncs: Sequence[str],
+    connect: bool,
+    receivers: str,
+    plan_file: Path | None,
+    sample: int | None,
+    as_json: bool,
 ) -> int:
     """Check sync files, their models and their settings; without SYNC, all in syncs/.
 
@@ -57,7 +61,7 @@ def check_command(
     sessions = []
     names = chosen_receivers(receivers)
     plan = read_tracking_plan(plan_file) if plan_file else None
-    if flags["sample"] is not None and not (names or plan):
+    if sample is not None and not (names or plan):
         raise click.UsageError("--sample goes with --receiver or --tracking-plan")
     for path in sync_files(syncs):
         try:
@@ -65,19 +69,19 @@ def check_command(
             sessions.append(session)
             line = f"{session.sync.path}: {session.sync.kind} from {session.model.where}"
             line += _check_connections(session) if connect else ""
-            checked = _check_calls(session, names, plan, flags["sample"]) if names or plan else None
+            checked = _check_calls(session, names, plan, sample) if names or plan else None
         except RetlError as error:
-            Printer(flags["as_json"]).failed(path.stem, error)
+            Printer(as_json).failed(path.stem, error)
             codes.append(error.exit_code)
             continue
-        if flags["as_json"]:
+        codes.append(0 if checked is None or checked.is_clean else 1)
+        if as_json:
             click.echo(as_json_line(checked.as_json() if checked else {"sync": session.sync.name}))
+        elif checked is None:
+            click.echo(f"{line}, fine")
         else:
-            click.echo(f"{line}, fine" if checked is None else line)
-        if checked is not None:
-            codes.append(0 if checked.is_clean else 1)
-            if not flags["as_json"]:
-                console().print(check_report(checked))
+            click.echo(line)
+            console().print(check_report(checked))
     check_names([session.sync for session in sessions])
     return max(codes)
 
@@ -91,6 +95,7 @@ def _check_calls(
 
 
 def _check_connections(session: Session) -> str:
+    """Ask the model for its columns and Segment about the write key; returns the answers in words."""
     columns = 0
     _, batches = read_columns(session.sync, session.model, session.warehouse)
     for batch in batches:
