@@ -87,8 +87,8 @@ class Outcome:
     run: Run
     calls: list[dict[str, Any]]
     requests: list[Request]
-    rejected_rows: list[dict[str, Any]]
-    rejected_calls: list[dict[str, Any]]
+    rejected_rows: list[rejected.RejectedRow]
+    rejected_calls: list[rejected.RejectedCall]
 
 
 class Bench:

@@ -122,9 +122,9 @@ def check(step: Step, bench: Bench, outcome: Outcome, run: str) -> None:
         assert text in b"\n".join(request.body for request in outcome.requests).decode(), run
     assert step.counts == {name: {**record, **record["calls"]}[name] for name in step.counts}, run
     assert step.rejected == record["rejected_by"], run
-    assert step.gone == Counter(call["reason"] for call in outcome.rejected_calls), run
+    assert step.gone == Counter(call.reason for call in outcome.rejected_calls), run
     if step.kept is not None:
-        kept = [[row["key"], row["reason"], row["times"]] for row in outcome.rejected_rows]
+        kept = [[row.key, row.reason, row.times] for row in outcome.rejected_rows]
         assert sorted(step.kept, key=str) == sorted(kept, key=str), run
     assert step.tripped == [guard["name"] for guard in record["guards"] if guard["tripped"]], run
     usual = 1 if step.rejected or step.gone else 0

@@ -654,7 +654,7 @@ def check(expected: oracle.Outcome, outcome: Outcome, run: str) -> list[str]:
     counted = {**record, **record["calls"]}
     assert expected.counts == {name: counted[name] for name in expected.counts}, run
     assert expected.rejected_by == record["rejected_by"], run
-    assert expected.rejected_calls == Counter(one["reason"] for one in outcome.rejected_calls), run
+    assert expected.rejected_calls == Counter(one.reason for one in outcome.rejected_calls), run
     parts = ("unchanged", "added", "changed", "rejected_rows")
     assert record["rows_read"] == sum(record[part] for part in parts), run
     calls = {name: record["calls"][name] for name in ("enqueued", "delivered", "rejected", "pending")}

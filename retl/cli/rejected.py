@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.console import Group, RenderableType
@@ -13,8 +12,7 @@ from retl.cli.console import as_json_line, console
 from retl.cli.options import AS_JSON, ONE_SYNC, REHEARSAL, STATE_DIR
 from retl.cli.receivers import reason_meaning
 from retl.clock import SystemClock
-from retl.delivery import rejected
-from retl.delivery.rejected import REASONS
+from retl.delivery.rejected import REASONS, RejectedCall, RejectedRow, rejected_calls, rejected_rows
 from retl.session import find_sessions
 
 
@@ -28,41 +26,48 @@ def rejected_command(sync: str, limit: int, as_json: bool, rehearsal: bool, stat
     """Show the rows and calls that could not be sent, and why."""
     for session in find_sessions([sync], state_dir, rehearsal):
         with session.peeked_state(SystemClock()) as state:
-            rows = rejected.rejected_rows(state.db, limit)
-            calls = rejected.rejected_calls(state.db, limit)
+            rows = rejected_rows(state.db, limit)
+            calls = rejected_calls(state.db, limit)
         if as_json:
-            click.echo(as_json_line({"sync": session.sync.name, "rows": rows, "calls": calls}))
+            listed = {"rows": [row.as_json() for row in rows], "calls": [call.as_json() for call in calls]}
+            click.echo(as_json_line({"sync": session.sync.name, **listed}))
         else:
             console().print(rejected_report(rows, calls))
     return 0
 
 
-def rejected_report(rows: Sequence[dict[str, Any]], calls: Sequence[dict[str, Any]]) -> RenderableType:
-    """Rejected rows and calls, and what their reasons mean."""
+def rejected_report(rows: Sequence[RejectedRow], calls: Sequence[RejectedCall]) -> RenderableType:
+    """Rejected rows and calls, and the meaning of their reasons."""
     if not rows and not calls:
         return Text("nothing is rejected")
     parts: list[RenderableType] = []
     if rows:
-        table = Table(box=None, pad_edge=False, padding=(0, 2), header_style="dim")
-        for title in ("row", "reason", "since", "runs"):
-            table.add_column(title, justify="right" if title == "runs" else "left")
-        for row in rows:
-            key = "(no key)" if row["key"] is None else row["key"]
-            several = f" ({row['rows']:,} rows)" if row["rows"] > 1 else ""
-            table.add_row(
-                f"{key}{several}", row["reason"], f"{row['first_seen']:%Y-%m-%d %H:%M}", f"{row['times']:,}"
-            )
-        parts.append(table)
+        parts.append(_rows_table(rows))
     if calls:
-        table = Table(box=None, pad_edge=False, padding=(0, 2), header_style="dim")
-        for title in ("call for", "change", "reason", "at", "answer"):
-            table.add_column(title)
-        for call in calls:
-            moment = f"{call['rejected_at']:%Y-%m-%d %H:%M}"
-            table.add_row(call["key"], call["change"], call["reason"], moment, call["answer"] or "")
-        parts.append(table)
-    reasons = sorted({one["reason"] for one in (*rows, *calls)})
+        parts.append(_calls_table(calls))
+    reasons = sorted({one.reason for one in rows} | {one.reason for one in calls})
     parts += [Text(f"{reason}: {reason_meaning(reason)}", "dim") for reason in reasons]
     if any(reason not in REASONS for reason in reasons):
         parts.append(Text("what it is of a row: retl explain SYNC KEY --receiver all", "dim"))
     return Group(*parts)
+
+
+def _rows_table(rows: Sequence[RejectedRow]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2), header_style="dim")
+    for title in ("row", "reason", "since", "runs"):
+        table.add_column(title, justify="right" if title == "runs" else "left")
+    for row in rows:
+        key = "(no key)" if row.key is None else row.key
+        several = f" ({row.rows:,} rows)" if row.rows > 1 else ""
+        table.add_row(f"{key}{several}", row.reason, f"{row.first_seen:%Y-%m-%d %H:%M}", f"{row.times:,}")
+    return table
+
+
+def _calls_table(calls: Sequence[RejectedCall]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2), header_style="dim")
+    for title in ("call for", "change", "reason", "at", "answer"):
+        table.add_column(title)
+    for call in calls:
+        moment = f"{call.rejected_at:%Y-%m-%d %H:%M}"
+        table.add_row(call.key, call.change, call.reason, moment, call.answer or "")
+    return table

@@ -1,5 +1,6 @@
-"""The rejected: rows with a fault, kept until they are fixed, and calls refused for good."""
+"""Rejected rows, which are kept until they are fixed, and calls that were refused for good."""
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -81,34 +82,96 @@ def keep_call(db: duckdb.DuckDBPyConnection, call: RefusedCall, answer: str, now
     )
 
 
-def rejected_rows(db: duckdb.DuckDBPyConnection, limit: int) -> list[dict[str, Any]]:
-    """The rows that cannot be sent, the newest first."""
-    return _dicts(
-        db.execute(
-            """
-            SELECT key, reason, rows, first_seen, last_seen, times
-            FROM state.rejected_row
-            ORDER BY first_seen DESC, key
-            LIMIT ?
-            """,
-            [limit],
-        )
-    )
+@dataclass(frozen=True)
+class RejectedRow:
+    """The rows of one key that cannot be sent until they are fixed; all rows without a key are one entry.
+
+    Attributes:
+        key: their primary key as text; None where a column of it is null.
+        reason: the reason code.
+        rows: how many rows share the key.
+        first_seen: when a run first rejected them, in UTC and without a time zone.
+        last_seen: when a run last rejected them, likewise.
+        times: how many runs rejected them, one after another.
+    """
+
+    key: str | None
+    reason: str
+    rows: int
+    first_seen: datetime
+    last_seen: datetime
+    times: int
+
+    def as_json(self) -> dict[str, Any]:
+        """The object that `retl rejected --json` prints in its `rows`."""
+        return {
+            "key": self.key,
+            "reason": self.reason,
+            "rows": self.rows,
+            "first_seen": str(self.first_seen),
+            "last_seen": str(self.last_seen),
+            "times": self.times,
+        }
 
 
-def rejected_calls(db: duckdb.DuckDBPyConnection, limit: int) -> list[dict[str, Any]]:
-    """The calls that were refused for good, the newest first."""
-    return _dicts(
-        db.execute(
-            """
-            SELECT key, change, reason, message_id, answer, rejected_at
-            FROM state.rejected_call
-            ORDER BY rejected_at DESC, key
-            LIMIT ?
-            """,
-            [limit],
-        )
+@dataclass(frozen=True)
+class RejectedCall:
+    """A call that was refused for good.
+
+    Attributes:
+        key: the primary key of its row, as text.
+        change: the change of the row that made the call: "added", "changed", "removed" or "unchanged".
+        reason: the reason code.
+        message_id: Segment's `messageId`; None where the call has none.
+        answer: the answer of Segment; None where retl's own check refused the call.
+        rejected_at: when, in UTC and without a time zone.
+    """
+
+    key: str
+    change: str
+    reason: str
+    message_id: str | None
+    answer: str | None
+    rejected_at: datetime
+
+    def as_json(self) -> dict[str, Any]:
+        """The object that `retl rejected --json` prints in its `calls`."""
+        return {
+            "key": self.key,
+            "change": self.change,
+            "reason": self.reason,
+            "message_id": self.message_id,
+            "answer": self.answer,
+            "rejected_at": str(self.rejected_at),
+        }
+
+
+def rejected_rows(db: duckdb.DuckDBPyConnection, limit: int) -> list[RejectedRow]:
+    """The rows that cannot be sent, the newest first; at most `limit` of them."""
+    found = db.execute(
+        """
+        SELECT key, reason, rows, first_seen, last_seen, times
+        FROM state.rejected_row
+        ORDER BY first_seen DESC, key
+        LIMIT ?
+        """,
+        [limit],
     )
+    return [RejectedRow(*row) for row in found.fetchall()]
+
+
+def rejected_calls(db: duckdb.DuckDBPyConnection, limit: int) -> list[RejectedCall]:
+    """The calls that were refused for good, the newest first; at most `limit` of them."""
+    found = db.execute(
+        """
+        SELECT key, change, reason, message_id, answer, rejected_at
+        FROM state.rejected_call
+        ORDER BY rejected_at DESC, key
+        LIMIT ?
+        """,
+        [limit],
+    )
+    return [RejectedCall(*call) for call in found.fetchall()]
 
 
 def counts(db: duckdb.DuckDBPyConnection) -> tuple[int, int]:
@@ -122,8 +185,3 @@ def counts(db: duckdb.DuckDBPyConnection) -> tuple[int, int]:
     ).fetchone()
     assert row is not None
     return int(row[0]), int(row[1])
-
-
-def _dicts(found: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
-    names = [column[0] for column in found.description or []]
-    return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
