@@ -209,9 +209,27 @@ def keep_run(db: duckdb.DuckDBPyConnection, run: Run) -> None:
     outbox.forget_receipts(db, before_run=oldest)
 
 
-def last_runs(db: duckdb.DuckDBPyConnection, limit: int) -> list[dict[str, Any]]:
-    """The newest run records, newest first, as `--json` printed them."""
-    rows = db.execute(
-        "SELECT record FROM state.run ORDER BY started_at DESC, run_id DESC LIMIT ?", [limit]
-    ).fetchall()
-    return [json.loads(row[0]) for row in rows]
+@dataclass(frozen=True)
+class PastRun:
+    """The parts of a kept record that `retl status` shows.
+
+    Attributes:
+        started_at: when the run began, as ISO 8601 text in UTC.
+        status: how it ended, a value of `Status`.
+        exit_code: its exit code; None where it was cut off.
+        delivered: calls that were delivered in it; None where it did not get so far.
+    """
+
+    started_at: str
+    status: str
+    exit_code: int | None
+    delivered: int | None
+
+
+def last_run(db: duckdb.DuckDBPyConnection) -> PastRun | None:
+    """The newest run whose record is kept; None where there is none."""
+    row = db.execute("SELECT record FROM state.run ORDER BY started_at DESC, run_id DESC LIMIT 1").fetchone()
+    if row is None:
+        return None
+    kept = json.loads(row[0])
+    return PastRun(kept["started_at"], kept["status"], kept["exit_code"], kept["calls"]["delivered"])

@@ -1,39 +1,69 @@
-"""Where a sync stands: what `retl status` shows of it."""
+"""The status of a sync, which `retl status` shows."""
 
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from retl.clock import SystemClock
 from retl.delivery import outbox, rejected
 from retl.engine import snapshot
 from retl.errors import LockedError
-from retl.run import last_runs
+from retl.run import last_run
 from retl.session import Session
 from retl.state import holder
 
 
-def sync_status(session: Session) -> dict[str, Any]:
-    """The last run of a sync, and what waits and is rejected; counts are None where they are not known."""
+@dataclass(frozen=True)
+class SyncStatus:
+    """The last run of a sync, and the rows and calls in its state; None is not known.
+
+    Attributes:
+        sync: name of the sync.
+        status: how the last run ended, as `retl.run.Status` has it; "never" before the first run, "running"
+            while another process holds the state.
+        last_run: when it began, as ISO 8601 text in UTC.
+        rows: rows of the snapshot.
+        delivered: calls that the last run delivered.
+        pending: calls in the outbox.
+        rejected: rejected rows and calls.
+        exit_code: of the last run.
+    """
+
+    sync: str
+    status: str
+    last_run: str | None = None
+    rows: int | None = None
+    delivered: int | None = None
+    pending: int | None = None
+    rejected: int | None = None
+    exit_code: int | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The object that `retl status --json` prints."""
+        return asdict(self)
+
+
+def sync_status(session: Session) -> SyncStatus:
+    """Look into the state of a sync; it is not an error where another process holds it.
+
+    Raises:
+        StateError: the state file is not one that this retl can read.
+    """
     name = session.sync.name
-    nothing = {"rows": None, "delivered": None, "pending": None, "rejected": None, "exit_code": None}
     if not session.state_path.exists():
-        return {"sync": name, "status": "never", "last_run": None, **nothing}
+        return SyncStatus(name, "never")
     try:
         with session.peeked_state(SystemClock()) as state:
-            runs = last_runs(state.db, 1)
-            waiting = outbox.pending(state.db)
-            refused = sum(rejected.counts(state.db))
-            rows = snapshot.row_count(state.db)
+            last = last_run(state.db)
+            return SyncStatus(
+                name,
+                last.status if last else "never",
+                last.started_at if last else None,
+                rows=snapshot.row_count(state.db),
+                delivered=last.delivered if last else None,
+                pending=outbox.pending(state.db),
+                rejected=sum(rejected.counts(state.db)),
+                exit_code=last.exit_code if last else None,
+            )
     except LockedError:
         by = holder(session.state_path)
-        return {"sync": name, "status": "running", "last_run": by.since if by else None, **nothing}
-    last = runs[0] if runs else None
-    return {
-        "sync": name,
-        "status": last["status"] if last else "never",
-        "last_run": last["started_at"] if last else None,
-        "rows": rows,
-        "delivered": last["calls"]["delivered"] if last else None,
-        "pending": waiting,
-        "rejected": refused,
-        "exit_code": last["exit_code"] if last else None,
-    }
+        return SyncStatus(name, "running", by.since if by else None)
