@@ -1,5 +1,6 @@
 """What users type, and what they get: output, exit codes, and a state that errors leave alone."""
 
+import importlib
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ import duckdb
 import pytest
 from harness import Retl, runner
 
-from retl.cli.main import execute
+from retl.cli.main import cli, execute
 from retl.sandbox.failures import Reply
 from retl.sandbox.server import Sandbox
 from retl.state import hold
@@ -715,3 +716,11 @@ def test_the_example_runs_with_every_kind(project: Path, tmp_path_factory: pytes
 
     assert process.returncode == 0, err
     assert "sandbox: 13 calls accepted, 0 discarded, 0 duplicates" in out
+
+
+@pytest.mark.parametrize("name", sorted(cli.commands))
+def test_each_command_is_in_the_module_of_its_name(name: str) -> None:
+    """A command is found by its name: `retl NAME` is `NAME_command` in `retl/cli/NAME.py`."""
+    module = importlib.import_module(f"retl.cli.{name}")
+
+    assert cli.commands[name] is getattr(module, f"{name}_command")

@@ -1,4 +1,4 @@
-"""The command line: reads arguments, opens what is needed, calls one function, prints, and exits."""
+"""The entry of the command line: the commands, the log, and an exit code for each error."""
 
 import os
 import sys
@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 import click
 
 from retl import signals
-from retl.cli import console, progress
+from retl.cli import progress
 from retl.cli.check import check_command
+from retl.cli.console import Printer
 from retl.cli.explain import explain_command
 from retl.cli.plan import plan_command
 from retl.cli.rejected import rejected_command
@@ -53,6 +54,7 @@ COMMANDS = (
     schema_command,
     status_command,
 )
+"""All commands; `retl NAME` is `NAME_command` in `retl/cli/NAME.py`, so its name is enough to find it."""
 
 for command in COMMANDS:
     cli.add_command(command)
@@ -64,7 +66,7 @@ def main() -> None:
     signals.listen()
     code = execute()
     if code > 1:
-        # All is closed. What DuckDB leaves of a query that was cut off complains at length while Python ends.
+        # All is closed. The rest of a query that DuckDB had to stop would print errors while Python ends.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -104,5 +106,5 @@ def execute(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(error: RetlError) -> int:
-    console.Printer().error(error)
+    Printer().error(error)
     return error.exit_code
