@@ -28,17 +28,19 @@ from retl.state import new_state
 @click.command("check")
 @click.argument("syncs", nargs=-1, metavar="[SYNC...]")
 @click.option(
-    "--connect", is_flag=True, help="Also ask the model for its columns, and Segment about the write key."
+    "--connect", is_flag=True, help="Also read the columns of the model, and ask Segment about the write key."
 )
 @RECEIVERS
 @click.option(
     "--tracking-plan",
     "plan_file",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="A Segment tracking plan to check the calls by, as JSON.",
+    help="Check the calls by this Segment tracking plan, a JSON file.",
 )
 @click.option(
-    "--sample", type=click.IntRange(min=0), help="Rows to look at; 0 is the file alone. [default: all]"
+    "--sample",
+    type=click.IntRange(min=0),
+    help="Check the calls of this many rows; 0 checks the sync file alone. [default: all]",
 )
 @AS_JSON
 def check_command(
@@ -51,9 +53,9 @@ def check_command(
 ) -> int:
     """Check sync files, their models and their settings; without SYNC, all in syncs/.
 
-    With --receiver or --tracking-plan it also checks the calls by the rules of the systems behind Segment:
-    first the calls that the sync file describes, then the calls that the model's rows make now. Nothing is
-    sent.
+    Two options check the calls as well: --receiver by the rules of systems that get them from Segment, and
+    --tracking-plan by a Segment tracking plan. Each looks at the sync file first, then at the calls that the
+    rows of the model make now. Nothing is sent.
 
     Example: retl check syncs/orders.yml --receiver insider,miso
     """
