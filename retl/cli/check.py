@@ -147,7 +147,7 @@ def _rule(violation: Violation) -> str:
 
 
 def _sentence(violation: Violation, findings: Sequence[Finding], most: int = 3) -> Text:
-    """What is wrong, where, and what to do, on two lines."""
+    """The fault and its calls on one line, and the remedy on the next."""
     calls = [f"`{one.call}`{_of_rows(one)}" for one in sorted(findings, key=lambda one: -(one.rows or 0))]
     named = ", ".join(calls[:most]) + (f" and {len(calls) - most} more" if len(calls) > most else "")
     example = next((one.example for one in findings if one.example), None)

@@ -1,4 +1,4 @@
-"""What commands print: results for people, JSON for machines."""
+"""Shared by the commands that print: consoles, numbers in words, errors, JSON lines."""
 
 import json
 import os
@@ -20,6 +20,7 @@ SIGNS = {
     "removed": ("-", "red"),
     "unchanged": ("=", "cyan"),
 }
+"""The sign and the colour of each kind of change."""
 
 
 def count(number: int, noun: str) -> str:
@@ -43,13 +44,17 @@ def as_json_line(value: dict[str, Any]) -> str:
 
 
 def despite_rules(violations: Mapping[str, int]) -> str:
-    """Rules of receivers that calls break though they are sent, with how many calls."""
+    """The second half of a sentence about calls that are sent though they break rules of receivers.
+
+    Args:
+        violations: number of calls by the code of the rule.
+    """
     rules = ", ".join(f"{code} {calls:,}" for code, calls in violations.items())
     return f"though they break a rule of a receiver: {rules}"
 
 
 def undated_sentence(calls: int) -> str:
-    """How many calls take the moment of the run, and why."""
+    """The sentence about calls whose timestamp is null, so that they take the moment of the run."""
     whose = "its timestamp column is null" if calls == 1 else "their timestamp column is null"
     return f"{count(calls, 'call')} dated with this run's moment, as {whose}"
 
@@ -58,7 +63,12 @@ _COMMAND = re.compile(r"\bretl (run|plan|reset|rekey|rejected) [\w./-]+")
 
 
 def error_report(error: RetlError, flags: str = "") -> RenderableType:
-    """An error: what, where, and what to do now; `flags` are repeated where a command is named."""
+    """An error for people: the sentence with its place, and the hint.
+
+    Args:
+        error: the error.
+        flags: options that are repeated after each command that the hint names.
+    """
     lines = [Text.assemble(("error", "bold red"), f": {error}")]
     if error.hint:
         hint = _COMMAND.sub(lambda command: command[0] + flags, error.hint)
@@ -68,7 +78,7 @@ def error_report(error: RetlError, flags: str = "") -> RenderableType:
 
 @dataclass(frozen=True)
 class Ragged:
-    """A table whose lines end where their text does."""
+    """A table without blanks at the ends of its lines."""
 
     table: Table
 
@@ -80,24 +90,25 @@ class Ragged:
 
 
 def console(stderr: bool = False) -> Console:
-    """A console that prints text as it is: no word of the data is taken for a colour or a picture."""
+    """A console that prints text as it is, without markup, emoji codes or highlighting of the data."""
     printed = Console(stderr=stderr, highlight=False, soft_wrap=True, emoji=False, markup=False)
     if not printed.is_terminal and "COLUMNS" not in os.environ:
-        printed.width = WIDE  # a line in a pipe is as long as it is
+        printed.width = WIDE
     return printed
 
 
 WIDE = 100_000
+"""Columns of a console that is not a terminal, so that no line in a pipe is cut or broken."""
 
 
 @dataclass(frozen=True)
 class Printer:
-    """Prints what a command found.
+    """Prints the errors of a command, and holds the options that say how a command prints.
 
     Attributes:
-        as_json: whether as JSON; else for people.
-        quiet: whether nothing but errors.
-        rehearsal: whether it was about the sandbox.
+        as_json: whether to print JSON; else text for people.
+        quiet: whether to print nothing but errors.
+        rehearsal: whether the command is about the sandbox.
         state_dir: the folder of state files, where the command line gave one.
     """
 
@@ -107,18 +118,18 @@ class Printer:
     state_dir: Path | None = None
 
     def failed(self, sync: str, error: RetlError) -> None:
-        """Print what kept a command from its work on a sync."""
+        """Print the error that kept a command from its work on a sync; with `as_json` also as JSON."""
         if self.as_json:
             about = {"code": error.code, "message": str(error), "hint": error.hint}
             print(as_json_line({"sync": sync, "error": about}))
         self.error(error)
 
     def error(self, error: RetlError) -> None:
-        """Print an error."""
+        """Print an error on stderr."""
         console(stderr=True).print(error_report(error, self.flags))
 
     @property
     def flags(self) -> str:
-        """What a command must repeat to mean the same state."""
+        """The options that a command must repeat to mean the same state."""
         folder = f" --state-dir {self.state_dir}" if self.state_dir else ""
         return (" --sandbox" if self.rehearsal else "") + folder

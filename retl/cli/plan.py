@@ -85,7 +85,12 @@ def _print_plan(plan: Plan) -> None:
 
 
 def plan_report(plan: Plan, width: int | None) -> RenderableType:
-    """A plan: what changes, which calls that makes, what they cost, and whether the guards let it pass."""
+    """A plan for people: the changes and their calls, samples, guards that stop it, and the cost.
+
+    Args:
+        plan: the plan.
+        width: columns at which samples are cut; None leaves them whole.
+    """
     lines: list[RenderableType] = [
         Text.assemble((plan.sync, "bold"), f": {count(plan.diff.rows_read, 'row')} read")
     ]

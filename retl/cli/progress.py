@@ -16,11 +16,11 @@ from retl.observer import Observer, SilentObserver
 log = logging.getLogger("retl")
 
 LINE_EVERY_SECONDS = 10.0
-"""How often a log gets a line of progress."""
+"""The time between two lines of progress in a log."""
 
 
 def observer_for(sync: str, quiet: bool, console: Console) -> Observer:
-    """Bars for a terminal, lines for a pipe or a log, nothing where quiet is asked for."""
+    """An observer that shows bars in a terminal, lines in a pipe or a log, and nothing with `quiet`."""
     if quiet:
         return SilentObserver()
     if console.is_terminal and log.getEffectiveLevel() <= logging.INFO and not _json_logs():
@@ -88,7 +88,7 @@ class Lines:
         )
 
     def close(self) -> None:
-        """The run is over; its result speaks for itself."""
+        """Print nothing; the command prints the result of the run."""
 
 
 class Bars:

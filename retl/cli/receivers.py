@@ -1,4 +1,4 @@
-"""What commands share that show the rules of receivers."""
+"""Shared by the commands that ask receivers: jobs and settings for them, colours and meanings to print."""
 
 from collections.abc import Sequence
 
@@ -11,20 +11,21 @@ from retl.session import Session
 from retl.state import State
 
 EFFECT_COLORS = {Effect.REFUSED: "red", Effect.DOUBTFUL: "yellow", Effect.IGNORED: "cyan", Effect.NOTE: "dim"}
+"""The colour in which each effect of a violation is printed."""
 
 
 def reason_meaning(reason: str) -> str:
-    """What a reason code means: one of retl's own, or of a receiver's rule."""
+    """The meaning of a reason code, of retl's own or of a receiver's rule."""
     return REASONS[reason] if reason in REASONS else meaning(reason)
 
 
 def looking_job(session: Session, state: State) -> Job:
-    """What a command works with that only looks."""
+    """The job of a command that only looks: the options of a plain run, and no progress."""
     return Job(
         session.sync, session.model, state, session.warehouse, Options(), SystemClock(), SilentObserver()
     )
 
 
 def receiver_settings(session: Session, names: Sequence[str]) -> dict[str, Settings]:
-    """The receivers by name, with the settings that the sync has for them."""
+    """The settings of receivers by their names: those of the sync, else the defaults."""
     return {name: session.sync.receivers.get(name) or read_settings(name, {}) for name in names}

@@ -197,7 +197,7 @@ def _refuse_missing_state(session: Session) -> None:
 
 
 def print_run(printer: Printer, run: Run) -> None:
-    """Print a run, and what went wrong."""
+    """Print the record of a run, and its error."""
     if printer.as_json:
         print(as_json_line(run.as_json()))
     elif not printer.quiet and run.did_anything:
@@ -207,13 +207,18 @@ def print_run(printer: Printer, run: Run) -> None:
 
 
 def print_sandbox(printer: Printer, summary: dict[str, Any]) -> None:
-    """Print what the sandbox made of a rehearsal."""
+    """Print the summary of the sandbox after a rehearsal."""
     if not printer.as_json and not printer.quiet:
         console().print(sandbox_report(summary))
 
 
 def run_report(run: Run, flags: str = "") -> RenderableType:
-    """A run in a line or a few; `flags` are repeated where a command is named."""
+    """The record of a run for people, in one line or a few.
+
+    Args:
+        run: the record.
+        flags: options that are repeated after each command that a line names.
+    """
     lines = [_run_line(run)]
     if run.rejected_by:
         reasons = ", ".join(f"{reason} {rows:,}" for reason, rows in run.rejected_by.items())

@@ -36,7 +36,11 @@ def sandbox_command(port: int, failures: str) -> int:
 
 
 def sandbox_report(summary: dict[str, Any]) -> Text:
-    """What the sandbox made of a rehearsal."""
+    """The calls of a rehearsal that the sandbox accepted, discarded, and had before.
+
+    Args:
+        summary: as `Sandbox.summary` gives it.
+    """
     discarded = sum(summary["discarded"].values())
     line = Text.assemble(("sandbox", "bold"), f": {count(summary['accepted'], 'call')} accepted")
     line.append(f", {discarded:,} discarded", "red" if discarded else "")

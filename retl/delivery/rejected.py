@@ -26,7 +26,7 @@ REASONS = {
     "duplicate_message_id": "the message id was used before, or by another row",
     "refused": "Segment answered 400 or 413 to this call alone",
 }
-"""Every reason code, with what it means."""
+"""Every reason code, with its meaning."""
 
 
 def record(db: duckdb.DuckDBPyConnection, run_id: str, now: datetime) -> int:
