@@ -47,8 +47,8 @@ receivers:
 
 The calls of each run and plan are checked by the rules of these receivers, too. A row that one of them
 rejects is kept with a code such as `insider_I6`; the record of a run has how many calls were sent though they
-break a rule, as `violations`. A call that tells that a row, or an audience's former user, is gone is made only
-once, so it is sent in either mode. A receiver that `integrations` switches off is not asked.
+break a rule, as `violations`. A call that tells that a row, or an audience's former user, is gone is made
+only once, so it is sent in either mode. A receiver that `integrations` switches off is not asked.
 
 A tracking plan is read as Segment's Public API lists its rules, all pages in one file, or in the form of the
 older Config API. Formats such as `date-time` are checked.
