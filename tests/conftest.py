@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import duckdb
 import pytest
 from harness import Bench, StillClock
 
@@ -40,8 +41,22 @@ def new_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def duck() -> Iterator[duckdb.DuckDBPyConnection]:
+    """A DuckDB to which state files are attached one after the other; to start it is a third of a run."""
+    with duckdb.connect(":memory:") as db:
+        db.execute("SET enable_progress_bar = false")
+        yield db
+
+
 @pytest.fixture
-def bench(tmp_path: Path, in_memory: Warehouse, clock: StillClock, new_state: Path) -> Iterator[Bench]:
+def bench(
+    tmp_path: Path,
+    in_memory: Warehouse,
+    clock: StillClock,
+    new_state: Path,
+    duck: duckdb.DuckDBPyConnection,
+) -> Iterator[Bench]:
     """A sync's whole world: its project folder, its state file, a local Segment."""
-    with Bench(tmp_path, in_memory, clock, new_state) as entered:
+    with Bench(tmp_path, in_memory, clock, new_state, duck) as entered:
         yield entered

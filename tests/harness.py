@@ -9,6 +9,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
 from retl import sql
@@ -23,7 +24,7 @@ from retl.observer import SilentObserver
 from retl.pipeline import Job, Options, run
 from retl.run import Run
 from retl.sandbox.server import Request, Sandbox
-from retl.state import State, open_state
+from retl.state import State
 from retl.warehouse import Warehouse
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -103,23 +104,35 @@ class Bench:
 
     state: State
 
-    def __init__(self, folder: Path, warehouse: Warehouse, clock: StillClock, state_file: Path) -> None:
-        """Put a sync on the bench; its state begins as a copy of `state_file`."""
+    def __init__(
+        self,
+        folder: Path,
+        warehouse: Warehouse,
+        clock: StillClock,
+        state_file: Path,
+        duck: duckdb.DuckDBPyConnection,
+    ) -> None:
+        """Put a sync on the bench; its state begins as a copy of `state_file`, attached to `duck`."""
         self.folder = folder
         self.clock = clock
         self.sandbox = Sandbox(now=clock.now)
         self._warehouse = warehouse
+        self._duck = duck
         self._columns: list[str] = []
         (folder / "models").mkdir()
         shutil.copy(state_file, folder / "sync.duckdb")
 
     def __enter__(self) -> "Bench":
         self.sandbox.__enter__()
-        self.state = open_state(self.folder / "sync.duckdb", "sync")
+        path = self.folder / "sync.duckdb"
+        self._duck.execute(f"ATTACH {sql.text(str(path))} AS state")
+        self.state = State(self._duck.cursor(), path)  # a connection of its own, and so TEMP tables
+        self.state.db.execute("SET TimeZone = 'UTC'")
         return self
 
     def __exit__(self, *_: object) -> None:
         self.state.__exit__()
+        self._duck.execute("DETACH state")
         self.sandbox.__exit__()
 
     def run(self, sync: Mapping[str, Any], rows: Rows, options: Options | None = None) -> Outcome:

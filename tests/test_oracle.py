@@ -16,6 +16,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import oracle
 import pytest
 from harness import Bench, Outcome, StillClock
@@ -590,12 +591,12 @@ def draw_step(draw: st.DrawFn, sync: Written, table: Table) -> Step:
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 def test_a_sync_sends_what_the_oracle_says(
-    in_memory: Warehouse, new_state: Path, history: list[Step]
+    in_memory: Warehouse, new_state: Path, duck: duckdb.DuckDBPyConnection, history: list[Step]
 ) -> None:
     """Each run of any sync sends the oracle's calls, in its order, and counts and rejects what it does."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        Bench(Path(folder), in_memory, StillClock(), new_state) as bench,
+        Bench(Path(folder), in_memory, StillClock(), new_state, duck) as bench,
     ):
         play(bench, history)
 
