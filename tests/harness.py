@@ -15,6 +15,7 @@ import pytest
 from retl import sql
 from retl.cli.main import execute
 from retl.config.project import find_project, load_sync
+from retl.config.sync import Sync
 from retl.delivery import rejected
 from retl.delivery.rate_limit import RateLimiter
 from retl.delivery.response import RetryPolicy
@@ -119,6 +120,7 @@ class Bench:
         self._warehouse = warehouse
         self._duck = duck
         self._columns: list[str] = []
+        self._loaded: dict[str, Sync] = {}
         (folder / "models").mkdir()
         shutil.copy(state_file, folder / "sync.duckdb")
 
@@ -137,9 +139,7 @@ class Bench:
 
     def run(self, sync: Mapping[str, Any], rows: Rows, options: Options | None = None) -> Outcome:
         """Run a sync, as its file would have it, over a model that yields such rows."""
-        path = self.folder / "sync.yml"
-        path.write_text(json.dumps({"model": "rows", **sync}), encoding="utf-8")
-        loaded = load_sync(path, find_project(path, {}))
+        loaded = self._load(json.dumps({"model": "rows", **sync}))
         model = make_model("rows", self._select(rows), "models/rows.sql")
         seen_calls, seen_requests = len(self.sandbox.accepted), len(self.sandbox.requests)
         to = Source(self.sandbox.url, "a write key")
@@ -159,6 +159,14 @@ class Bench:
             rows,
             calls[: len(calls) - known_calls],
         )
+
+    def _load(self, text: str) -> Sync:
+        """The sync of a file; the same text is read once."""
+        if text not in self._loaded:
+            path = self.folder / "sync.yml"
+            path.write_text(text, encoding="utf-8")
+            self._loaded[text] = load_sync(path, find_project(path, {}))
+        return self._loaded[text]
 
     def _select(self, rows: Rows) -> str:
         if isinstance(rows, str):
