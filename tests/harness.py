@@ -6,11 +6,13 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pytest
+from ruamel.yaml import YAML
 
 from retl import sql
 from retl.cli.main import execute
@@ -48,6 +50,12 @@ def runner(capsys: pytest.CaptureFixture[str]) -> Retl:
         return code, printed.out, printed.err
 
     return run_command
+
+
+@cache
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds; several tests may use it, and to read it takes long."""
+    return YAML(typ="safe", pure=True).load(path)
 
 
 class StillClock:

@@ -38,8 +38,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Bench, Outcome, Rows
-from ruamel.yaml import YAML
+from harness import Bench, Outcome, Rows, read_yaml
 
 from retl.pipeline import Options
 
@@ -82,9 +81,9 @@ class Case:
 
 def cases() -> list[Any]:
     """All cases, named by their file and what must hold."""
-    yaml, found = YAML(typ="safe", pure=True), []
+    found = []
     for path in sorted(FOLDER.glob("*.yml")):
-        theme = yaml.load(path)
+        theme = read_yaml(path)
         for written in theme["cases"]:
             case = Case(**written)
             found.append(pytest.param(theme.get("sync", {}), case, id=f"{path.stem}: {case.name}"))
