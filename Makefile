@@ -1,6 +1,8 @@
 # A fresh machine needs Python 3.11 or newer (with venv and pip) and make; the rest is installed in .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+# Images of containers often set this, and then each start compiles the tests, and what pytest rewrites, anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test test-all lint bench docs clean
 
