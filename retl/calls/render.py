@@ -7,7 +7,7 @@ the order, and the reason if Segment would refuse or silently drop it.
 JSON is spliced from canonical values and never parsed and written again, which would cost digits.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -97,8 +97,7 @@ def render_calls(db: duckdb.DuckDBPyConnection, rendering: Rendering, silent: bo
         if not silent and (rendering.memory is not None or template.change is Change.ADDED)
     ]
     if answered:
-        selects = "\nUNION ALL\n".join(_render(rendering, template) for template in answered)
-        db.execute(f"INSERT INTO call\n{selects}")
+        db.execute(_insert_calls(rendering, answered))
     if any(template.message_id for template in answered):
         db.execute(_SHARED_MESSAGE_IDS)
 
@@ -129,70 +128,104 @@ WHERE reason IS NULL
 """
 
 
-def _render(rendering: Rendering, template: Template) -> str:
-    ids = {name: _id(rendering, template.image, column) for name, column in rendering.mapping.ids.items()}
-    user, anonymous = ids.get("user_id", "NULL::VARCHAR"), ids.get("anonymous_id", "NULL::VARCHAR")
-    group = ids.get("group_id", "NULL::VARCHAR")
-    head = [sql.text(f'"type":"{template.type}"')]
-    head += [f"'\"userId\":' || to_json({user})::VARCHAR"] if "user_id" in ids else []
-    head += [f"'\"anonymousId\":' || to_json({anonymous})::VARCHAR"] if "anonymous_id" in ids else []
-    head += [f"'\"groupId\":' || to_json({group})::VARCHAR"] if template.type == "group" else []
-    event = _event(rendering, template)
-    head += [f"'\"event\":' || to_json({event})::VARCHAR"] if template.event else []
-    body_name = "properties" if template.type == "track" else "traits"
-    head.append(_member(body_name, _body(rendering, template)))
-    head.append(_member("context", _context(rendering, template)))
-    if rendering.sync.block.integrations:
-        head.append(sql.text('"integrations":' + json_constant(rendering.sync.block.integrations)))
-
-    stamp = _timestamp(rendering, template)
-    own_id = "NULL::VARCHAR"
-    if template.message_id is not None:
-        own_id = f"nullif({_id(rendering, template.image, template.message_id)}, '')"
-    prefix = sql.text(f"{rendering.id_prefix}{template.change}:{template.rank}:")
-    hashed = f"{prefix} || strlen(key) || ':' || key || head || coalesce(stamp::VARCHAR, '')"
+def _insert_calls(rendering: Rendering, answered: Sequence[Template]) -> str:
+    """The statement that fills the table `call` from the table `change`."""
     detected = f"make_timestamp_ms({int(rendering.detected_at.timestamp() * 1000)})"
     # Who leaves an audience and comes to it again in one run is in it afterwards, whatever the timestamps.
     place = detected if rendering.sync.kind == "audience" else "moment"
-    members = sql.join_lines(head, indent=" " * 16)
+    prefix = sql.text(rendering.id_prefix)
+    hashed = f"{prefix} || change || ':' || counts_as || ':' || strlen(key) || ':' || key || head"
+    fields = "\n    UNION ALL\n".join(_fields(rendering, template) for template in answered)
     return f"""\
+INSERT INTO call
+-- The parts of each call that its row gives: one SELECT for each template.
+WITH fields AS (
+{fields}
+),
+-- Its moment, and its message id: the row's own, else a hash of the parts.
+identified AS (
+    SELECT
+        *,
+        coalesce(stamp, {detected}) AS moment,
+        coalesce(own_id, 'retl-' || md5({hashed} || coalesce(stamp::VARCHAR, ''))) AS message_id
+    FROM fields
+),
+-- Its finished JSON text.
+calls AS (
+    SELECT
+        *,
+        '{{' || head || ',"messageId":' || to_json(message_id)::VARCHAR
+            || ',"timestamp":"' || strftime(moment, '%Y-%m-%dT%H:%M:%S.%gZ') || '"}}' AS body
+    FROM identified
+)
+-- Its place in the order, its lane and its size, and the reason if it cannot be sent.
 SELECT
-    change, key, {RANK[template.rank]} AS rank, {sql.text(template.type)} AS type,
-    event, user_id, message_id, moment, {place} AS place,
+    change, key, rank, type, event, user_id, message_id, moment, {place} AS place,
     (hash(lane_of) % {rendering.lanes})::INTEGER AS lane, body, strlen(body) AS bytes, undated,
     CASE
         WHEN fault IS NOT NULL THEN fault
         WHEN length(message_id) > {MAX_MESSAGE_ID} THEN 'message_id_too_long'
         WHEN strlen(body) > {MAX_CALL_BYTES} THEN 'too_large'
     END AS reason
-FROM (
+FROM calls"""
+
+
+def _fields(rendering: Rendering, template: Template) -> str:
+    """The SELECT of the parts of one template's calls.
+
+    Its columns: `counts_as` is the kind of change as which the call is ordered and identified, `lane_of` the
+    user whose lane it takes, `own_id` and `stamp` the message id and the moment that its row gives, NULL
+    where it gives none, `fault` the reason why its row cannot be sent, and `head` the members of its JSON
+    object but for message id and timestamp.
+    """
+    ids = _ids(rendering, template)
+    user, anonymous = ids.get("user_id", "NULL::VARCHAR"), ids.get("anonymous_id", "NULL::VARCHAR")
+    own_id = "NULL::VARCHAR"
+    if template.message_id is not None:
+        own_id = f"nullif({_id(rendering, template.image, template.message_id)}, '')"
+    return f"""\
     SELECT
-        *,
-        '{{' || head || ',"messageId":' || to_json(message_id)::VARCHAR
-            || ',"timestamp":"' || strftime(moment, '%Y-%m-%dT%H:%M:%S.%gZ') || '"}}' AS body
-    FROM (
-        SELECT
-            change, key, event, head, fault, undated, user_id, lane_of,
-            coalesce(stamp, {detected}) AS moment,
-            coalesce(own_id, 'retl-' || md5({hashed})) AS message_id
-        FROM (
-            SELECT
-                change, key,
-                {event} AS event,
-                coalesce({user}, {anonymous}) AS user_id,
-                {_user(rendering, template.latest_image)} AS lane_of,
-                {own_id} AS own_id,
-                {stamp} AS stamp,
-                {_fault(rendering, template, ids, own_id)} AS fault,
-                {_undated(rendering, template)} AS undated,
-                concat_ws(',',
-                {members}
-                ) AS head
-            FROM change
-            WHERE change = {sql.text(template.change)}{_moved(rendering, template)}
-        )
-    )
-)"""
+        change, key,
+        {RANK[template.rank]} AS rank,
+        {sql.text(template.rank)} AS counts_as,
+        {sql.text(template.type)} AS type,
+        {_event(rendering, template)} AS event,
+        coalesce({user}, {anonymous}) AS user_id,
+        {_user(rendering, template.latest_image)} AS lane_of,
+        {own_id} AS own_id,
+        {_timestamp(rendering, template)} AS stamp,
+        {_fault(rendering, template, ids, own_id)} AS fault,
+        {_undated(rendering, template)} AS undated,
+        concat_ws(',',
+            {sql.join_lines(_head(rendering, template, ids), indent=" " * 12)}
+        ) AS head
+    FROM change
+    WHERE change = {sql.text(template.change)}{_moved(rendering, template)}"""
+
+
+def _head(rendering: Rendering, template: Template, ids: Mapping[str, str]) -> list[str]:
+    """The members of a call's JSON object, in order, but for message id and timestamp."""
+    names = {"user_id": "userId", "anonymous_id": "anonymousId", "group_id": "groupId"}
+    members = [sql.text(f'"type":"{template.type}"')]
+    members += [_text_member(name, ids[one]) for one, name in names.items() if one in ids]
+    if template.event is not None:
+        members.append(_text_member("event", _event(rendering, template)))
+    body_name = "properties" if template.type == "track" else "traits"
+    members.append(_member(body_name, _body(rendering, template)))
+    members.append(_member("context", _context(rendering, template)))
+    if rendering.sync.block.integrations:
+        members.append(sql.text('"integrations":' + json_constant(rendering.sync.block.integrations)))
+    return members
+
+
+def _text_member(name: str, text: str) -> str:
+    """A member whose value is a JSON string; NULL where the text is."""
+    return f"{sql.text(json_string(name) + ':')} || to_json({text})::VARCHAR"
+
+
+def _ids(rendering: Rendering, template: Template) -> dict[str, str]:
+    """The ids of a call as text, by their names in the sync's file."""
+    return {name: _id(rendering, template.image, column) for name, column in rendering.mapping.ids.items()}
 
 
 def _event(rendering: Rendering, template: Template) -> str:
@@ -256,7 +289,7 @@ def _fault(rendering: Rendering, template: Template, ids: dict[str, str], own_id
             column = rendering.source(template, use, value.column or "")
             unread += _unreadable(rendering, template.image, value, column)
     faults += (f"WHEN {condition} THEN {sql.text(reason)}" for condition, reason in unread)
-    return f"CASE {' '.join(faults)} END"
+    return f"CASE\n{' ' * 12}{sql.join_lines(faults, separator='', indent=' ' * 12)}\n{' ' * 8}END"
 
 
 def _unreadable(rendering: Rendering, image: str, value: Value, column: str) -> Iterator[tuple[str, str]]:
