@@ -10,6 +10,7 @@ import duckdb
 
 from retl import signals
 from retl.calls import rejection
+from retl.calls.message_id import MessageIdScope
 from retl.calls.render import Rendering, render_calls
 from retl.checks.call_check import apply_receivers
 from retl.checks.static_check import receivers_reached
@@ -199,7 +200,7 @@ def render(job: Job, proposal: Proposal, connections: int) -> None:
         sync=changes.sync,
         mapping=changes.mapping,
         memory=changes.old_mapping,
-        id_prefix=f"{metadata.destination_id}:{metadata.sync}:{metadata.generation + 1}:",
+        id_scope=MessageIdScope(metadata.destination_id, metadata.sync, metadata.generation),
         detected_at=job.clock.now(),
         lanes=outbox.lane_count(found.added + found.changed + found.removed + found.resent, connections),
         full=job.options.full,

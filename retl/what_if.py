@@ -1,6 +1,7 @@
 """The what-if calls of a model's rows: as if all were new, had changed, or were gone."""
 
 from retl import sql
+from retl.calls.message_id import MessageIdScope
 from retl.calls.render import Rendering, render_calls
 from retl.calls.template import templates
 from retl.config.sync import Change, Sync
@@ -79,7 +80,7 @@ def render_what_if(job: Job, changes: Changes) -> int:
         sync=changes.sync,
         mapping=changes.mapping,
         memory=changes.mapping,
-        id_prefix="what-if:",
+        id_scope=MessageIdScope("what-if", changes.sync.name, generation=0),
         detected_at=job.clock.now(),
     )
     render_calls(job.state.db, rendering, silent=False)

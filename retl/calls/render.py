@@ -15,6 +15,7 @@ from typing import Any
 import duckdb
 
 from retl import sql
+from retl.calls.message_id import MAX_MESSAGE_ID, MessageIdScope, made_message_id
 from retl.calls.template import RANK, Template, templates
 from retl.config.sync import Change, Nulls, Sync, Value
 from retl.engine.canonical import plain_text
@@ -26,9 +27,6 @@ from retl.version import __version__
 
 MAX_CALL_BYTES = 32 * 1024
 """A call's size limit (Segment HTTP API docs, "Max request size"; the official clients' 32 << 10)."""
-
-MAX_MESSAGE_ID = 100
-"""A message id's length limit in characters (Segment Spec, common fields)."""
 
 LIBRARY = f'{{"name":"retl","version":"{__version__}"}}'
 """What the context of every call says of the library that made it, as JSON."""
@@ -48,7 +46,7 @@ class Rendering:
         sync: the sync.
         mapping: its mapping, with the types of the model's columns; the row "after".
         memory: the mapping of the snapshot; the row "before". None on a first pass.
-        id_prefix: what tells this state, sync and generation from all others in the world.
+        id_scope: the state, the sync and the generation, for message ids.
         detected_at: the moment at which the changes were found, UTC.
         lanes: over how many lanes the users are spread.
         full: whether every current row is sent again.
@@ -57,7 +55,7 @@ class Rendering:
     sync: Sync
     mapping: SyncMapping
     memory: SyncMapping | None
-    id_prefix: str
+    id_scope: MessageIdScope
     detected_at: datetime
     lanes: int = 1
     full: bool = False
@@ -133,8 +131,6 @@ def _insert_calls(rendering: Rendering, answered: Sequence[Template]) -> str:
     detected = f"make_timestamp_ms({int(rendering.detected_at.timestamp() * 1000)})"
     # Who leaves an audience and comes to it again in one run is in it afterwards, whatever the timestamps.
     place = detected if rendering.sync.kind == "audience" else "moment"
-    prefix = sql.text(rendering.id_prefix)
-    hashed = f"{prefix} || change || ':' || counts_as || ':' || strlen(key) || ':' || key || head"
     fields = "\n    UNION ALL\n".join(_fields(rendering, template) for template in answered)
     return f"""\
 INSERT INTO call
@@ -147,7 +143,7 @@ identified AS (
     SELECT
         *,
         coalesce(stamp, {detected}) AS moment,
-        coalesce(own_id, 'retl-' || md5({hashed} || coalesce(stamp::VARCHAR, ''))) AS message_id
+        coalesce(own_id, {made_message_id(rendering.id_scope)}) AS message_id
     FROM fields
 ),
 -- Its finished JSON text.
