@@ -10,11 +10,11 @@ JSON is spliced from canonical values and never parsed and written again, which 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import duckdb
 
 from retl import sql
+from retl.calls.json_sql import json_member, json_object, text_member
 from retl.calls.message_id import MAX_MESSAGE_ID, MessageIdScope, made_message_id
 from retl.calls.template import RANK, Template, templates
 from retl.config.sync import Change, Nulls, Sync, Value
@@ -203,20 +203,15 @@ def _head(rendering: Rendering, template: Template, ids: Mapping[str, str]) -> l
     """The members of a call's JSON object, in order, but for message id and timestamp."""
     names = {"user_id": "userId", "anonymous_id": "anonymousId", "group_id": "groupId"}
     members = [sql.text(f'"type":"{template.type}"')]
-    members += [_text_member(name, ids[one]) for one, name in names.items() if one in ids]
+    members += [text_member(name, ids[one]) for one, name in names.items() if one in ids]
     if template.event is not None:
-        members.append(_text_member("event", _event(rendering, template)))
+        members.append(text_member("event", _event(rendering, template)))
     body_name = "properties" if template.type == "track" else "traits"
-    members.append(_member(body_name, _body(rendering, template)))
-    members.append(_member("context", _context(rendering, template)))
+    members.append(json_member(body_name, _body(rendering, template)))
+    members.append(json_member("context", _context(rendering, template)))
     if rendering.sync.block.integrations:
         members.append(sql.text('"integrations":' + json_constant(rendering.sync.block.integrations)))
     return members
-
-
-def _text_member(name: str, text: str) -> str:
-    """A member whose value is a JSON string; NULL where the text is."""
-    return f"{sql.text(json_string(name) + ':')} || to_json({text})::VARCHAR"
 
 
 def _ids(rendering: Rendering, template: Template) -> dict[str, str]:
@@ -337,9 +332,9 @@ def _body(rendering: Rendering, template: Template) -> str:
             differs = f"{before} IS DISTINCT FROM {_json(rendering, 'after', value, value.column)}"
             was[name] = f"CASE WHEN {differs} THEN coalesce({before}, 'null') END"
             names.append(f"CASE WHEN {differs} THEN {sql.text(json_string('.'.join(path(name))))} END")
-        fields["previous"] = _object(was)
+        fields["previous"] = json_object(was)
         fields["changed"] = f"'[' || concat_ws(',', {', '.join(names) or 'NULL'}) || ']'"
-    return _object(fields)
+    return json_object(fields)
 
 
 def _context(rendering: Rendering, template: Template) -> str:
@@ -349,7 +344,7 @@ def _context(rendering: Rendering, template: Template) -> str:
     }
     if not any(path(name)[0] == "library" for name in fields):
         fields["library"] = sql.text(LIBRARY)
-    return _object(fields)
+    return json_object(fields)
 
 
 def _field(
@@ -383,30 +378,3 @@ def _known_json(rendering: Rendering, value: Value, column: str) -> str:
     for condition, _ in _unreadable(rendering, "before", value, column):
         text = f"CASE WHEN {condition} THEN NULL ELSE {text} END"
     return text
-
-
-def _object(fields: dict[str, str]) -> str:
-    """A JSON object of fields whose dotted names build nested objects; NULL members are left out."""
-    tree: dict[str, Any] = {}
-    for name, text in fields.items():
-        *outer, last = path(name)
-        node = tree
-        for part in outer:
-            node = node.setdefault(part, {})
-        node[last] = text
-    return f"'{{' || {_members(tree)} || '}}'"
-
-
-def _members(tree: dict[str, Any]) -> str:
-    members = []
-    for name, node in tree.items():
-        if isinstance(node, dict):
-            inner = f"nullif({_members(node)}, '')"
-            members.append(_member(name, f"'{{' || {inner} || '}}'"))
-        else:
-            members.append(_member(name, node))
-    return f"concat_ws(',', {', '.join(members)})" if members else "''"
-
-
-def _member(name: str, text: str) -> str:
-    return f"{sql.text(json_string(name) + ':')} || ({text})"

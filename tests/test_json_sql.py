@@ -1,0 +1,55 @@
+"""JSON objects spliced in SQL, as DuckDB makes them."""
+
+import json
+
+import duckdb
+import pytest
+
+from retl.calls.json_sql import json_member, json_object, text_member
+
+
+def made(expression: str) -> str | None:
+    """The text that an SQL expression yields."""
+    row = duckdb.execute(f"SELECT {expression}").fetchone()
+    assert row is not None
+    return row[0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({}, "{}"),
+        ({"a": "'1'", "b": "'null'"}, '{"a":1,"b":null}'),
+        ({"b": "'2'", "a": "'1'"}, '{"b":2,"a":1}'),
+        ({"a": "NULL", "b": "'2'", "c": "NULL"}, '{"b":2}'),
+        ({"a": "NULL::VARCHAR"}, "{}"),
+        ({"a.b": "'1'", "c": "'2'", "a.d": "'3'"}, '{"a":{"b":1,"d":3},"c":2}'),
+        ({"a.b.c": "'[]'"}, '{"a":{"b":{"c":[]}}}'),
+        ({"a.b": "NULL", "c": "'2'"}, '{"c":2}'),
+        ({"a.b.c": "NULL", "a.b.d": "NULL"}, "{}"),
+        ({"a.b.c": "NULL", "a.d": "'1'"}, '{"a":{"d":1}}'),
+        ({"a": "CASE WHEN true THEN '1' ELSE '2' END"}, '{"a":1}'),
+        ({"a": "'1.10'", "b": "'12345678901234567890'"}, '{"a":1.10,"b":12345678901234567890}'),
+    ],
+)
+def test_an_object(fields: dict[str, str], text: str) -> None:
+    """Dotted names nest, nulls and nested objects without members are left out, values stay as written."""
+    assert text == made(json_object(fields))
+
+
+@pytest.mark.parametrize(
+    "name", ["it's", 'say "x"', "back\\slash", "tab\t", "größe", "名前", "🙂", "a b", "{}"]
+)
+def test_names(name: str) -> None:
+    """A name is read back as it was, whatever is in it; Unicode is not escaped."""
+    text = made(json_object({name: "'1'"}))
+    assert text is not None
+    assert {name: 1} == json.loads(text)
+    assert "\\u" not in text
+
+
+def test_members() -> None:
+    """A member's value is JSON as it stands, or a text that becomes a JSON string; without one it is NULL."""
+    assert '"a":{"b":1}' == made(json_member("a", """'{"b":1}'"""))
+    assert '"a":"it\'s \\"x\\""' == made(text_member("a", """'it''s "x"'"""))
+    assert [None, None] == [made(json_member("a", "NULL")), made(text_member("a", "NULL::VARCHAR"))]
