@@ -16,7 +16,7 @@ import duckdb
 from retl import sql
 from retl.calls.json_sql import json_member, json_object, text_member
 from retl.calls.message_id import MAX_MESSAGE_ID, MessageIdScope, made_message_id
-from retl.calls.template import RANK, Template, templates
+from retl.calls.template import RANK, Image, Template, templates
 from retl.config.sync import Change, Nulls, Sync, Value
 from retl.engine.canonical import plain_text
 from retl.engine.cast import cast_json, moment, unreadable
@@ -44,8 +44,8 @@ class Rendering:
 
     Attributes:
         sync: the sync.
-        mapping: its mapping, with the types of the model's columns; the row "after".
-        memory: the mapping of the snapshot; the row "before". None on a first pass.
+        mapping: its mapping, with the types of the model's columns; the row after the change.
+        memory: the mapping of the snapshot; the row before the change. None on a first pass.
         id_scope: the state, the sync and the generation, for message ids.
         detected_at: the moment at which the changes were found, UTC.
         lanes: over how many lanes the users are spread.
@@ -60,12 +60,12 @@ class Rendering:
     lanes: int = 1
     full: bool = False
 
-    def type_of(self, image: str, column: str) -> str | None:
+    def type_of(self, image: Image, column: str) -> str | None:
         """The canonical type of a column in one of the two rows; None where that row lacks it."""
-        mapping = self.mapping if image == "after" else self.memory
+        mapping = self.mapping if image is Image.AFTER else self.memory
         return mapping.types.get(column) if mapping else None
 
-    def column(self, image: str, column: str) -> str:
+    def column(self, image: Image, column: str) -> str:
         """SQL for a column of one of the two rows; NULL where that row lacks it."""
         return "NULL" if self.type_of(image, column) is None else f"{image}[{sql.text(column)}]"
 
@@ -75,7 +75,7 @@ class Rendering:
 
     def source(self, template: Template, use: Use, column: str) -> str:
         """The column for a use in a call; for a removed row the one that was mapped while it was there."""
-        if template.image == "before" and self.type_of("before", column) is None:
+        if template.image is Image.BEFORE and self.type_of(Image.BEFORE, column) is None:
             return self.remembered(template, use) or column
         return column
 
@@ -227,7 +227,7 @@ def _event(rendering: Rendering, template: Template) -> str:
     return _id(rendering, template.image, rendering.source(template, Use(Part.EVENT), event.column))
 
 
-def _user(rendering: Rendering, image: str) -> str:
+def _user(rendering: Rendering, image: Image) -> str:
     """The user id of a row, else its anonymous id."""
     ids = [column for name, column in rendering.mapping.ids.items() if name != "group_id"]
     return f"coalesce({', '.join(_id(rendering, image, one) for one in ids)})"
@@ -238,16 +238,16 @@ def _moved(rendering: Rendering, template: Template) -> str:
     if template.moved is None:
         return ""
     ids = [column for name, column in rendering.mapping.ids.items() if name != "group_id"]
-    pairs = ((_id(rendering, "before", one), _id(rendering, "after", one)) for one in ids)
+    pairs = ((_id(rendering, Image.BEFORE, one), _id(rendering, Image.AFTER, one)) for one in ids)
     moved = " OR ".join(f"{before} IS DISTINCT FROM {after}" for before, after in pairs)
     if not template.moved:
         return f" AND NOT ({moved})"
     # Nobody leaves where nobody was known.
-    somebody = f" AND {_user(rendering, 'before')} IS NOT NULL" if template.image == "before" else ""
+    somebody = f" AND {_user(rendering, Image.BEFORE)} IS NOT NULL" if template.image is Image.BEFORE else ""
     return f" AND ({moved}){somebody}"
 
 
-def _id(rendering: Rendering, image: str, column: str) -> str:
+def _id(rendering: Rendering, image: Image, column: str) -> str:
     kind = rendering.type_of(image, column)
     return "NULL::VARCHAR" if kind is None else plain_text(kind, rendering.column(image, column))
 
@@ -271,7 +271,7 @@ def _fault(rendering: Rendering, template: Template, ids: dict[str, str], own_id
         column = template.timestamp.column or ""
         unread += _unreadable(rendering, template.latest_image, template.timestamp, column)
     if template.message_id is not None and template.change is Change.CHANGED:
-        last = _id(rendering, "before", template.message_id)
+        last = _id(rendering, Image.BEFORE, template.message_id)
         faults.append(f"WHEN {own_id} = {last} THEN 'duplicate_message_id'")
     values = {field_use(name): value for name, value in template.fields.items()}
     values |= {Use(Part.CONTEXT, name): value for name, value in rendering.sync.block.context.items()}
@@ -283,7 +283,7 @@ def _fault(rendering: Rendering, template: Template, ids: dict[str, str], own_id
     return f"CASE\n{' ' * 12}{sql.join_lines(faults, separator='', indent=' ' * 12)}\n{' ' * 8}END"
 
 
-def _unreadable(rendering: Rendering, image: str, value: Value, column: str) -> Iterator[tuple[str, str]]:
+def _unreadable(rendering: Rendering, image: Image, value: Value, column: str) -> Iterator[tuple[str, str]]:
     """When a column's value is not what its field asks for, and the reason code for it."""
     kind = rendering.type_of(image, column)
     if kind is not None:
@@ -299,11 +299,11 @@ def _timestamp(rendering: Rendering, template: Template) -> str:
     instant = _moment(rendering, template.latest_image, template.timestamp, column)
     if template.change is not Change.CHANGED or template.again:
         return instant
-    last = _moment(rendering, "before", template.timestamp, column)
+    last = _moment(rendering, Image.BEFORE, template.timestamp, column)
     return f"CASE WHEN {last} IS NULL OR {instant} > {last} THEN {instant} END"
 
 
-def _moment(rendering: Rendering, image: str, value: Value, column: str) -> str:
+def _moment(rendering: Rendering, image: Image, value: Value, column: str) -> str:
     kind = rendering.type_of(image, column)
     if kind is None:
         return "NULL::TIMESTAMP"
@@ -329,7 +329,7 @@ def _body(rendering: Rendering, template: Template) -> str:
                 continue
             known_as = rendering.remembered(template, field_use(name)) or value.column
             before = _known_json(rendering, value, known_as)
-            differs = f"{before} IS DISTINCT FROM {_json(rendering, 'after', value, value.column)}"
+            differs = f"{before} IS DISTINCT FROM {_json(rendering, Image.AFTER, value, value.column)}"
             was[name] = f"CASE WHEN {differs} THEN coalesce({before}, 'null') END"
             names.append(f"CASE WHEN {differs} THEN {sql.text(json_string('.'.join(path(name))))} END")
         fields["previous"] = json_object(was)
@@ -358,13 +358,13 @@ def _field(
     if policy is Nulls.SEND:
         return f"coalesce({written}, 'null')"
     sent_from = rendering.remembered(template, use)
-    if policy is Nulls.CLEAR and template.image == "after" and sent_from is not None:
+    if policy is Nulls.CLEAR and template.image is Image.AFTER and sent_from is not None:
         had = f"{_known_json(rendering, value, sent_from)} IS NOT NULL"
         return f"coalesce({written}, CASE WHEN {had} THEN 'null' END)"
     return written
 
 
-def _json(rendering: Rendering, image: str, value: Value, column: str) -> str:
+def _json(rendering: Rendering, image: Image, value: Value, column: str) -> str:
     """The JSON text of a column's value in one of the rows; NULL where that row lacks the column."""
     kind = rendering.type_of(image, column)
     if kind is None:
@@ -374,7 +374,7 @@ def _json(rendering: Rendering, image: str, value: Value, column: str) -> str:
 
 def _known_json(rendering: Rendering, value: Value, column: str) -> str:
     """The JSON of a column before the change; NULL where it was not what its field asks for now."""
-    text = _json(rendering, "before", value, column)
-    for condition, _ in _unreadable(rendering, "before", value, column):
+    text = _json(rendering, Image.BEFORE, value, column)
+    for condition, _ in _unreadable(rendering, Image.BEFORE, value, column):
         text = f"CASE WHEN {condition} THEN NULL ELSE {text} END"
     return text

@@ -2,9 +2,18 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 
 from retl.config.sync import Audience, Change, Event, Fields, Group, Nulls, Sync, Track, Value
 from retl.forms.dotted import literal_name
+
+
+class Image(StrEnum):
+    """One of the two versions of a row that a change is about, by the column of the table `change`."""
+
+    BEFORE = "before"  # as it was when it was last turned into calls; NULL for an added row
+    AFTER = "after"  # as the model has it now; NULL for a removed row
+
 
 RANK = {Change.REMOVED: 0, Change.ADDED: 1, Change.CHANGED: 2}
 """The order of calls that one user gets at the same moment."""
@@ -19,7 +28,7 @@ class Template:
         rank: the change as which the call is ordered and identified; a row that moves from one user
             to another leaves as removed and comes as added.
         type: Segment's type of call: identify, track or group.
-        image: the row that the values are taken from: "before" or "after".
+        image: the version of the row that the values are taken from.
         event: the name of a track call; None for other types.
         fields: the traits or properties.
         nulls: what a null field becomes where it does not say so itself.
@@ -34,7 +43,7 @@ class Template:
     change: Change
     rank: Change
     type: str
-    image: str
+    image: Image
     event: Event | None
     fields: Fields
     nulls: Nulls
@@ -50,9 +59,9 @@ class Template:
         return Change.ADDED if self.again else self.change
 
     @property
-    def latest_image(self) -> str:
-        """The newest row there is: that before the change only where the row is gone."""
-        return "before" if self.change is Change.REMOVED else "after"
+    def latest_image(self) -> Image:
+        """The newest version there is: the one before the change only where the row is gone."""
+        return Image.BEFORE if self.change is Change.REMOVED else Image.AFTER
 
 
 def templates(sync: Sync, full: bool = False) -> tuple[Template, ...]:
@@ -66,7 +75,7 @@ def _in_full(sync: Sync, usual: Sequence[Template]) -> Iterator[Template]:
     for template in usual:
         is_own_event = sync.kind == "track" or template.change is not Change.CHANGED
         yield template if is_own_event else replace(template, message_id=None)
-        if template.moved and template.image == "before":
+        if template.moved and template.image is Image.BEFORE:
             yield replace(template, change=Change.UNCHANGED)
         if template.change is Change.ADDED:
             again = replace(template, message_id=None, again=True)
@@ -86,12 +95,14 @@ def _templates(sync: Sync) -> tuple[Template, ...]:
     kind = "group" if isinstance(block, Group) else "identify"
     nulls = sync.nulls or Nulls.CLEAR
     found = [
-        Template(change, change, kind, "after", None, block.fields, nulls, block.timestamp, block.message_id)
+        Template(
+            change, change, kind, Image.AFTER, None, block.fields, nulls, block.timestamp, block.message_id
+        )
         for change in (Change.ADDED, Change.CHANGED)
     ]
     if block.removed is not None:
         found.append(
-            Template(Change.REMOVED, Change.REMOVED, kind, "before", None, block.removed.traits, nulls)
+            Template(Change.REMOVED, Change.REMOVED, kind, Image.BEFORE, None, block.removed.traits, nulls)
         )
     return tuple(found)
 
@@ -103,7 +114,7 @@ def _track(sync: Sync, block: Track) -> Iterator[Template]:
             change=change,
             rank=change,
             type="track",
-            image="before" if change is Change.REMOVED else "after",
+            image=Image.BEFORE if change is Change.REMOVED else Image.AFTER,
             event=call.event,
             fields={**block.fields, **(call.properties or {})},
             nulls=sync.nulls or Nulls.OMIT,
@@ -135,7 +146,7 @@ def _audience(sync: Sync, block: Audience) -> Iterator[Template]:
             change=change,
             rank=Change.REMOVED if leaves else Change.ADDED,
             type="track",
-            image="before" if leaves else "after",
+            image=Image.BEFORE if leaves else Image.AFTER,
             event=Event(name=f"{noun} Exited" if leaves else f"{noun} Entered"),
             fields=membership(entered=not leaves),
             nulls=nulls,
