@@ -199,7 +199,7 @@ def render(job: Job, proposal: Proposal, connections: int) -> None:
     rendering = Rendering(
         sync=changes.sync,
         mapping=changes.mapping,
-        memory=changes.old_mapping,
+        old_mapping=changes.old_mapping,
         id_scope=MessageIdScope(metadata.destination_id, metadata.sync, metadata.generation),
         detected_at=job.clock.now(),
         lanes=outbox.lane_count(found.added + found.changed + found.removed + found.resent, connections),

@@ -79,7 +79,7 @@ def render_what_if(job: Job, changes: Changes) -> int:
     rendering = Rendering(
         sync=changes.sync,
         mapping=changes.mapping,
-        memory=changes.mapping,
+        old_mapping=changes.mapping,
         id_scope=MessageIdScope("what-if", changes.sync.name, generation=0),
         detected_at=job.clock.now(),
     )

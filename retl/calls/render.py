@@ -45,7 +45,8 @@ class Rendering:
     Attributes:
         sync: the sync.
         mapping: its mapping, with the types of the model's columns; the row after the change.
-        memory: the mapping of the snapshot; the row before the change. None on a first pass.
+        old_mapping: the mapping with which the snapshot was built; the row before the change. None on a
+            first pass.
         id_scope: the state, the sync and the generation, for message ids.
         detected_at: the moment at which the changes were found, UTC.
         lanes: over how many lanes the users are spread.
@@ -54,7 +55,7 @@ class Rendering:
 
     sync: Sync
     mapping: SyncMapping
-    memory: SyncMapping | None
+    old_mapping: SyncMapping | None
     id_scope: MessageIdScope
     detected_at: datetime
     lanes: int = 1
@@ -62,7 +63,7 @@ class Rendering:
 
     def type_of(self, image: Image, column: str) -> str | None:
         """The canonical type of a column in one of the two rows; None where that row lacks it."""
-        mapping = self.mapping if image is Image.AFTER else self.memory
+        mapping = self.mapping if image is Image.AFTER else self.old_mapping
         return mapping.types.get(column) if mapping else None
 
     def column(self, image: Image, column: str) -> str:
@@ -71,7 +72,7 @@ class Rendering:
 
     def remembered(self, template: Template, use: Use) -> str | None:
         """The column that the snapshot's mapping had for a use; None where it had none."""
-        return self.memory.column_of(use, template.says) if self.memory else None
+        return self.old_mapping.column_of(use, template.says) if self.old_mapping else None
 
     def source(self, template: Template, use: Use, column: str) -> str:
         """The column for a use in a call; for a removed row the one that was mapped while it was there."""
@@ -92,7 +93,7 @@ def render_calls(db: duckdb.DuckDBPyConnection, rendering: Rendering, silent: bo
     answered = [
         template
         for template in templates(rendering.sync, rendering.full)
-        if not silent and (rendering.memory is not None or template.change is Change.ADDED)
+        if not silent and (rendering.old_mapping is not None or template.change is Change.ADDED)
     ]
     if answered:
         db.execute(_insert_calls(rendering, answered))

@@ -92,11 +92,11 @@ class SyncMapping:
         }
 
     @classmethod
-    def from_json(cls, memory: dict[str, Any]) -> "SyncMapping":
+    def from_json(cls, written: dict[str, Any]) -> "SyncMapping":
         """From what the state remembers."""
         known: dict[str, Any] = {
             name: _uses(one) if name in _USES else tuple(one) if isinstance(one, list) else one
-            for name, one in memory.items()
+            for name, one in written.items()
             if name in cls.__dataclass_fields__
         }
         return cls(**known)
