@@ -34,6 +34,7 @@ GROUND = [
     "model",
     "nearest",
     "observer",
+    "reason",
     "signals",
     "sql",
     "state",

@@ -7,25 +7,9 @@ from typing import Any
 import duckdb
 
 from retl.delivery.outbox import RefusedCall
+from retl.reason import Reason
 
-REASONS = {
-    "null_key": "a column of the primary key is null",
-    "duplicate_key": "several rows share the primary key",
-    "no_id": "user id and anonymous id are both null",
-    "blocked_id": "an id that comes from a bad cast and would merge profiles; see `allow_ids`",
-    "no_group_id": "the group id is null or empty",
-    "group_id_too_long": "the group id is longer than 500 characters",
-    "no_event_name": "the column of the event's name is null or empty",
-    "bad_timestamp": "a date or timestamp cannot be read, or is outside the years 1 to 9999",
-    "bad_json": "a text that should hold JSON does not",
-    "bad_number": "a text that should hold a number does not; see `as: number`",
-    "bad_boolean": "a value that should be true or false is neither; see `as: boolean`",
-    "bad_text": "a text is not valid Unicode",
-    "too_large": "the call is larger than 32,768 bytes",
-    "message_id_too_long": "the message id is longer than 100 characters",
-    "duplicate_message_id": "the message id was used before, or by another row",
-    "refused": "Segment answered 400 or 413 to this call alone",
-}
+REASONS = {reason.value: reason.meaning for reason in Reason}
 """Every reason code, with its meaning."""
 
 
@@ -69,13 +53,14 @@ WHERE reason IS NOT NULL AND rank = 0 AND (change = 'removed' OR key NOT IN (SEL
 def keep_call(db: duckdb.DuckDBPyConnection, call: RefusedCall, answer: str, now: datetime) -> None:
     """Keep a call that the destination refused, with its answer; to be run in a transaction."""
     db.execute(
-        "INSERT INTO state.rejected_call VALUES (?, ?, ?, ?, ?, 'refused', ?, ?)",
+        "INSERT INTO state.rejected_call VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         [
             call.run_id,
             call.key,
             call.change,
             call.message_id,
             call.body,
+            Reason.REFUSED.value,
             answer,
             now.replace(tzinfo=None),
         ],

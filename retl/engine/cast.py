@@ -10,6 +10,7 @@ from retl.engine.canonical import json_text, local_instant, plain_text, trimmed,
 from retl.engine.mapping import SyncMapping
 from retl.errors import ConfigError
 from retl.json_values import SAFE_INTEGER
+from retl.reason import Reason
 
 FIRST_MOMENT, LAST_MOMENT = "TIMESTAMP '0001-01-01'", "TIMESTAMP '9999-12-31 23:59:59.999'"
 """The ends of what ISO 8601 can write with four digits for the year."""
@@ -53,20 +54,26 @@ def cast_json(value: Value, kind: str, written: str, timezone: str) -> str:
     return json_text(kind, written)
 
 
-def unreadable(value: Value, kind: str, written: str, timezone: str) -> tuple[str, str] | None:
+def unreadable(value: Value, kind: str, written: str, timezone: str) -> tuple[str, Reason] | None:
     """The condition under which a value is not what its field asks for, and the reason code for it."""
     if value.as_ == "timestamp":
-        return f"{written} IS NOT NULL AND {moment(value, kind, written, timezone)} IS NULL", "bad_timestamp"
+        return (
+            f"{written} IS NOT NULL AND {moment(value, kind, written, timezone)} IS NULL",
+            Reason.BAD_TIMESTAMP,
+        )
     if value.as_ == "number" and kind in TEXTS:
         no_number = f"{_number(kind, written)} IS NULL"
-        return f"{no_number} AND NOT regexp_matches({_words(kind, written)}, {_NAN})", "bad_number"
+        return f"{no_number} AND NOT regexp_matches({_words(kind, written)}, {_NAN})", Reason.BAD_NUMBER
     if value.as_ == "boolean" and kind != "BOOLEAN":
-        return f"{written} IS NOT NULL AND {cast_json(value, kind, written, timezone)} IS NULL", "bad_boolean"
+        return (
+            f"{written} IS NOT NULL AND {cast_json(value, kind, written, timezone)} IS NULL",
+            Reason.BAD_BOOLEAN,
+        )
     if kind == "JSON" or (kind == "VARCHAR" and value.as_ == "json"):
         text = cast_json(Value(column=value.column, as_="json"), kind, written, timezone)
-        return f"NOT {valid_json(text)}", "bad_json"
+        return f"NOT {valid_json(text)}", Reason.BAD_JSON
     if kind in {"DATE", "TIMESTAMP"}:
-        return f"{written} NOT BETWEEN {FIRST_MOMENT} AND {LAST_MOMENT}", "bad_timestamp"
+        return f"{written} NOT BETWEEN {FIRST_MOMENT} AND {LAST_MOMENT}", Reason.BAD_TIMESTAMP
     return None
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from retl.config.sync import Limit, Sync
 from retl.engine.diff import SMALL_SNAPSHOT, Diff
-from retl.engine.snapshot import DUPLICATE_KEY, NULL_KEY
 from retl.errors import GuardError
+from retl.reason import Reason
 
 NAMES = ("min_rows", "removed", "changed", "added")
 
@@ -18,7 +18,7 @@ DEFAULT_LIMITS = {
     "added": Limit(percent=100),
 }
 
-KEY_FAULTS = {NULL_KEY, DUPLICATE_KEY}
+KEY_FAULTS = {Reason.NULL_KEY, Reason.DUPLICATE_KEY}
 """Reasons for which rows are rejected that a wrong primary key gives to all of them."""
 
 

@@ -27,11 +27,9 @@ from retl.engine.canonical import (
 )
 from retl.engine.mapping import Comparison, SyncMapping, moved_columns
 from retl.errors import ModelError
+from retl.reason import Reason
 from retl.state import State
 from retl.warehouse import FAULT
-
-NULL_KEY = "null_key"
-DUPLICATE_KEY = "duplicate_key"
 
 
 def stage(
@@ -101,13 +99,13 @@ class _Stream:
 
 _KEY_FAULTS = f"""
 CREATE OR REPLACE TEMP TABLE row_fault AS
-SELECT key, {sql.text(DUPLICATE_KEY)} AS reason, count(*) AS rows
+SELECT key, {sql.text(Reason.DUPLICATE_KEY)} AS reason, count(*) AS rows
 FROM stage
 WHERE key IS NOT NULL
 GROUP BY key
 HAVING count(*) > 1
 UNION ALL
-SELECT NULL, {sql.text(NULL_KEY)}, count(*)
+SELECT NULL, {sql.text(Reason.NULL_KEY)}, count(*)
 FROM stage
 WHERE key IS NULL
 HAVING count(*) > 0
