@@ -23,6 +23,7 @@ from retl.engine.cast import cast_json, moment, unreadable
 from retl.engine.mapping import Part, SyncMapping, Use, field_use
 from retl.forms.dotted import path
 from retl.json_values import json_constant, json_string
+from retl.reason import Reason
 from retl.version import __version__
 
 MAX_CALL_BYTES = 32 * 1024
@@ -120,8 +121,8 @@ CREATE OR REPLACE TEMP TABLE call (
 )
 """
 
-_SHARED_MESSAGE_IDS = """
-UPDATE call SET reason = 'duplicate_message_id'
+_SHARED_MESSAGE_IDS = f"""
+UPDATE call SET reason = {sql.text(Reason.DUPLICATE_MESSAGE_ID)}
 WHERE reason IS NULL
     AND message_id IN (SELECT message_id FROM call GROUP BY message_id HAVING count(*) > 1)
 """
@@ -161,8 +162,8 @@ SELECT
     (hash(lane_of) % {rendering.lanes})::INTEGER AS lane, body, strlen(body) AS bytes, undated,
     CASE
         WHEN fault IS NOT NULL THEN fault
-        WHEN length(message_id) > {MAX_MESSAGE_ID} THEN 'message_id_too_long'
-        WHEN strlen(body) > {MAX_CALL_BYTES} THEN 'too_large'
+        WHEN length(message_id) > {MAX_MESSAGE_ID} THEN {sql.text(Reason.MESSAGE_ID_TOO_LONG)}
+        WHEN strlen(body) > {MAX_CALL_BYTES} THEN {sql.text(Reason.TOO_LARGE)}
     END AS reason
 FROM calls"""
 
@@ -253,38 +254,50 @@ def _id(rendering: Rendering, image: Image, column: str) -> str:
     return "NULL::VARCHAR" if kind is None else plain_text(kind, rendering.column(image, column))
 
 
-def _fault(rendering: Rendering, template: Template, ids: dict[str, str], own_id: str) -> str:
-    """The first reason for which a call cannot be sent."""
+def _fault(rendering: Rendering, template: Template, ids: Mapping[str, str], own_id: str) -> str:
+    """The SQL of the first reason for which a row's call cannot be sent; NULL where there is none."""
+    faults = list(_id_faults(rendering, ids))
+    if template.event is not None and template.event.column is not None:
+        faults.append((f"trim(coalesce({_event(rendering, template)}, '')) = ''", Reason.NO_EVENT_NAME))
+    if template.message_id is not None and template.change is Change.CHANGED:
+        last = _id(rendering, Image.BEFORE, template.message_id)
+        faults.append((f"{own_id} = {last}", Reason.DUPLICATE_MESSAGE_ID))
+    faults += _value_faults(rendering, template)
+    cases = [f"WHEN {condition} THEN {sql.text(reason)}" for condition, reason in faults]
+    return f"CASE\n{' ' * 12}{sql.join_lines(cases, separator='', indent=' ' * 12)}\n{' ' * 8}END"
+
+
+def _id_faults(rendering: Rendering, ids: Mapping[str, str]) -> Iterator[tuple[str, Reason]]:
+    """The conditions under which an id is missing or would merge profiles, each with its reason."""
     allowed = {one.lower() for one in rendering.sync.allow_ids}
     # The empty id cannot be allowed: Segment drops it.
     blocked = ["", *(one for one in BLOCKED_IDS if one not in allowed)]
     among = f"IN ({', '.join(map(sql.text, blocked))})"
     users = [one for name, one in ids.items() if name != "group_id"]
-    faults = [f"WHEN coalesce({', '.join(users)}) IS NULL THEN 'no_id'"]
+    yield f"coalesce({', '.join(users)}) IS NULL", Reason.NO_ID
     if "group_id" in ids:
-        faults.append(f"WHEN coalesce({ids['group_id']}, '') = '' THEN 'no_group_id'")
-        faults.append(f"WHEN length({ids['group_id']}) > {MAX_GROUP_ID} THEN 'group_id_too_long'")
-    faults += [f"WHEN lower(trim({one})) {among} THEN 'blocked_id'" for one in ids.values()]
-    if template.event is not None and template.event.column is not None:
-        faults.append(f"WHEN trim(coalesce({_event(rendering, template)}, '')) = '' THEN 'no_event_name'")
-    unread: list[tuple[str, str]] = []
+        yield f"coalesce({ids['group_id']}, '') = ''", Reason.NO_GROUP_ID
+        yield f"length({ids['group_id']}) > {MAX_GROUP_ID}", Reason.GROUP_ID_TOO_LONG
+    for one in ids.values():
+        yield f"lower(trim({one})) {among}", Reason.BLOCKED_ID
+
+
+def _value_faults(rendering: Rendering, template: Template) -> Iterator[tuple[str, Reason]]:
+    """The conditions under which the timestamp or a field cannot be read, each with its reason."""
     if template.timestamp is not None:
         column = template.timestamp.column or ""
-        unread += _unreadable(rendering, template.latest_image, template.timestamp, column)
-    if template.message_id is not None and template.change is Change.CHANGED:
-        last = _id(rendering, Image.BEFORE, template.message_id)
-        faults.append(f"WHEN {own_id} = {last} THEN 'duplicate_message_id'")
+        yield from _unreadable(rendering, template.latest_image, template.timestamp, column)
     values = {field_use(name): value for name, value in template.fields.items()}
     values |= {Use(Part.CONTEXT, name): value for name, value in rendering.sync.block.context.items()}
     for use, value in values.items():
         if not value.is_constant:
             column = rendering.source(template, use, value.column or "")
-            unread += _unreadable(rendering, template.image, value, column)
-    faults += (f"WHEN {condition} THEN {sql.text(reason)}" for condition, reason in unread)
-    return f"CASE\n{' ' * 12}{sql.join_lines(faults, separator='', indent=' ' * 12)}\n{' ' * 8}END"
+            yield from _unreadable(rendering, template.image, value, column)
 
 
-def _unreadable(rendering: Rendering, image: Image, value: Value, column: str) -> Iterator[tuple[str, str]]:
+def _unreadable(
+    rendering: Rendering, image: Image, value: Value, column: str
+) -> Iterator[tuple[str, Reason]]:
     """When a column's value is not what its field asks for, and the reason code for it."""
     kind = rendering.type_of(image, column)
     if kind is not None:
