@@ -43,9 +43,7 @@ def fill_changes(
         Change.CHANGED: (_with_another_message_id(changes), "row"),
         Change.REMOVED: ("row", _nothing_like("row")),
     }[kind]
-    some = "" if sample is None else f"ORDER BY hash(key), key LIMIT {sample}"
-    query = _ALL_OF_ONE_KIND.format(before=before, after=after, wanted=wanted, some=some)
-    job.state.db.execute(query, {"kind": kind.value})
+    job.state.db.execute(_create_changes(before, after, wanted, sample), {"kind": kind.value})
     return _count(job, "change")
 
 
@@ -65,13 +63,15 @@ def _nothing_like(value: str) -> str:
     return f"CASE WHEN false THEN {value} END"
 
 
-_ALL_OF_ONE_KIND = """
+def _create_changes(before: str, after: str, wanted: str, sample: int | None) -> str:
+    """The statement that makes the table `change` of staged rows, all of them of the kind `$kind`."""
+    some = "" if sample is None else f"ORDER BY hash(key), key LIMIT {sample}"
+    return f"""\
 CREATE OR REPLACE TEMP TABLE change AS
 SELECT $kind AS change, key, {before} AS before, {after} AS after, false AS stale
 FROM stage
 WHERE key IS NOT NULL AND key NOT IN (SELECT key FROM row_fault WHERE key IS NOT NULL) AND {wanted}
-{some}
-"""
+{some}"""
 
 
 def render_what_if(job: Job, changes: Changes) -> int:

@@ -112,8 +112,7 @@ def diff(
         full: whether unchanged rows are sent again.
     """
     differ = _any([*(_differs(one, new, old, "old.row", "new.row") for one in compared), "old.stale"])
-    kind = f"CASE WHEN {differ} THEN 'changed' ELSE 'unchanged' END" if full else "'changed'"
-    db.execute(_CHANGES.format(kind=kind, wanted="true" if full else differ))
+    db.execute(_create_changes(differ, full))
     db.execute("CREATE OR REPLACE TEMP TABLE respelled (key VARCHAR)")
     if old is not None:
         _forgive_json_spelling(db, new, old, compared, full)
@@ -121,7 +120,11 @@ def diff(
     return _count(db, new, old, compared, rows_read, rows_before)
 
 
-_CHANGES = """
+def _create_changes(differ: str, full: bool) -> str:
+    """The statement that makes the table `change` of rows that are new, gone, or differ; in full, of all."""
+    wanted = "true" if full else differ
+    kind = f"CASE WHEN {differ} THEN 'changed' ELSE 'unchanged' END" if full else "'changed'"
+    return f"""\
 CREATE OR REPLACE TEMP TABLE change AS
 SELECT
     CASE WHEN old.key IS NULL THEN 'added' WHEN new.key IS NULL THEN 'removed' ELSE {kind} END AS change,
@@ -133,8 +136,7 @@ FROM stage AS new
 FULL JOIN known AS old ON new.key = old.key
 WHERE coalesce(new.key, old.key) IS NOT NULL
     AND coalesce(new.key, old.key) NOT IN (SELECT key FROM row_fault WHERE key IS NOT NULL)
-    AND (old.key IS NULL OR new.key IS NULL OR {wanted})
-"""
+    AND (old.key IS NULL OR new.key IS NULL OR {wanted})"""
 
 
 def _any(conditions: Iterable[str]) -> str:
@@ -223,12 +225,7 @@ def _texts(one: Comparison, new: SyncMapping, old: SyncMapping) -> tuple[str, st
 
 def _find_json_forms(db: duckdb.DuckDBPyConnection, pairs: Sequence[tuple[str, str]]) -> bool:
     """Find the forms of JSON texts that differ between before and after; whether there are such texts."""
-    texts = (
-        f"SELECT {side} AS text FROM change WHERE change = 'changed' AND {before} IS DISTINCT FROM {after}"
-        for before, after in pairs
-        for side in (before, after)
-    )
-    db.execute(_JSON_FORMS.replace("<texts>", "\n    UNION\n    ".join(texts)))
+    db.execute(_create_json_forms(pairs))
     return db.execute("SELECT count(*) FROM json_form").fetchone() != (0,)
 
 
@@ -255,10 +252,19 @@ def _form(text: str) -> str:
 
 _TOKENS = r'"(?:[^"\\]|\\.)*"|[-+0-9.eE]+|[a-z]+|[{}\[\]:,]'
 
-_JSON_FORMS = f"""
+
+def _create_json_forms(pairs: Sequence[tuple[str, str]]) -> str:
+    """The statement that makes the table `json_form` of each JSON text that differs in a changed row."""
+    texts = (
+        f"SELECT {side} AS text FROM change WHERE change = 'changed' AND {before} IS DISTINCT FROM {after}"
+        for before, after in pairs
+        for side in (before, after)
+    )
+    found = "\n    UNION\n    ".join(texts)
+    return f"""\
 CREATE OR REPLACE TEMP TABLE json_form AS
 WITH found AS (
-    <texts>
+    {found}
 ),
 -- Numbers become marked text before JSON is parsed, because parsing costs digits.
 marked AS (
@@ -284,8 +290,7 @@ SELECT
     text,
     string_agg(fullkey || ' ' || type || ' ' || coalesce(atom::VARCHAR, ''), chr(10) ORDER BY fullkey) AS form
 FROM marked, LATERAL (SELECT fullkey, type, atom FROM json_tree(marked.marked))
-GROUP BY text
-"""
+GROUP BY text"""
 
 
 def _count(

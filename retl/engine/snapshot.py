@@ -223,7 +223,7 @@ def promote(
     """
     if old is not None and old == new:
         if db.execute("SELECT count(*) FROM respelled").fetchone() != (0,):
-            db.execute(_RESPELL.format(learnt=_learnt(new, new, old)))
+            db.execute(_respell(_learnt(new, new, old)))
         db.execute(_FORGET)
         db.execute(_REMEMBER)
         return new
@@ -232,7 +232,7 @@ def promote(
     kept = ", ".join(_kept(column, shape, old) for column in new.columns)
     is_stale = old is not None and any(one.before != new.source_of(one.after, old) for one in compared)
     stale = "true" if is_stale else "old.stale"
-    db.execute(_REBUILD.format(after=after, learnt=_learnt(new, shape, old), kept=kept, stale=stale))
+    db.execute(_rebuild(after, _learnt(new, shape, old), kept, stale))
     return shape
 
 
@@ -259,7 +259,9 @@ def _with_room(db: duckdb.DuckDBPyConnection, new: SyncMapping, old: SyncMapping
     return replace(new, types=types)
 
 
-_RESPELL = """
+def _respell(learnt: str) -> str:
+    """The statement that gives respelled rows the spelling that their values have now."""
+    return f"""\
 UPDATE state.snapshot
 SET row = learnt.row
 FROM (
@@ -268,8 +270,8 @@ FROM (
     JOIN known AS old ON new.key = old.key
     WHERE old.key IN (SELECT key FROM respelled)
 ) AS learnt
-WHERE snapshot.key = learnt.key
-"""
+WHERE snapshot.key = learnt.key"""
+
 
 _FORGET = """
 DELETE FROM state.snapshot
@@ -285,7 +287,17 @@ SELECT key, after, false FROM change
 WHERE change <> 'removed' AND key NOT IN (SELECT key FROM rejected)
 """
 
-_REBUILD = """
+
+def _rebuild(after: str, learnt: str, kept: str, stale: str) -> str:
+    """The statement that writes the snapshot anew, with rows of another shape.
+
+    Args:
+        after: the members of a row that was turned into calls.
+        learnt: the members of an unchanged row.
+        kept: the members of a rejected row, which keeps its old version.
+        stale: the condition that such a row is stale from now on.
+    """
+    return f"""\
 CREATE OR REPLACE TABLE state.snapshot AS
 SELECT key, struct_pack({after}) AS row, false AS stale FROM change
 WHERE change <> 'removed' AND key NOT IN (SELECT key FROM rejected)
@@ -297,8 +309,7 @@ WHERE old.key NOT IN (SELECT key FROM change) AND old.key NOT IN (SELECT key FRO
 UNION ALL
 SELECT old.key, struct_pack({kept}), {stale}
 FROM known AS old
-WHERE old.key IN (SELECT key FROM rejected)
-"""
+WHERE old.key IN (SELECT key FROM rejected)"""
 
 
 def _kept(column: str, shape: SyncMapping, old: SyncMapping | None) -> str:
