@@ -1,10 +1,23 @@
 """Calls: a change and a sync's mapping become a finished Segment call, in SQL.
 
 A sync has a few **templates**, each answering one kind of change with one call. All of them compile to
-one SELECT over the table `change`; it yields, for each call, its JSON text, its message id, its place in
+one statement over the table `change`; it yields, for each call, its JSON text, its message id, its place in
 the order, and the reason if Segment would refuse or silently drop it.
 
 JSON is spliced from canonical values and never parsed and written again, which would cost digits.
+
+A template becomes one SELECT (`_fields`), the SELECTs become one UNION ALL, and three stages over it are the
+same for all calls (`_insert_calls`). On its way from the row into the call, a field passes these steps:
+
+1. The column is looked up (`Rendering.source`): the one that the sync maps now, or, for a row that is gone
+   and lacks it, the one that was mapped while the row was there.
+2. It is read from one version of the row, `after['plan']` or `before['plan']` (`Rendering.column`).
+3. The value becomes JSON text, cast if the field has `as` (`_json`). Where it cannot be read, the row gets a
+   reason (`_value_faults`).
+4. If it is null, the policy decides (`_field`): `send` writes null, `omit` leaves the field out, `clear`
+   writes null only where a value was sent before.
+5. The fields become nested objects by their dotted names (`json_object`), and the objects become `head`:
+   all of the call but its message id and timestamp, which is also what the message id is made of.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -115,7 +115,7 @@ def diff(
     db.execute(_create_changes(differ, full))
     db.execute("CREATE OR REPLACE TEMP TABLE respelled (key VARCHAR)")
     if old is not None:
-        _forgive_json_spelling(db, new, old, compared, full)
+        _ignore_json_spelling(db, new, old, compared, full)
         _take_as_before(db, old, dict.fromkeys(nested_columns(new, old), "true"))
     return _count(db, new, old, compared, rows_read, rows_before)
 
@@ -178,7 +178,7 @@ def _spelled(one: Comparison, kind: str, value: str) -> str:
     return json_text(kind, value)
 
 
-def _forgive_json_spelling(
+def _ignore_json_spelling(
     db: duckdb.DuckDBPyConnection,
     new: SyncMapping,
     old: SyncMapping,
@@ -188,6 +188,17 @@ def _forgive_json_spelling(
     """Take back changes that are only another key order or other spaces in JSON.
 
     Where a row changed otherwise too, JSON of the same meaning counts as what it was before.
+
+    The diff itself compares JSON as text, which is quick and finds too many changes. So:
+
+    1. Pair the texts before and after of everything compared that may hold JSON (the first pairs), and of
+       all columns that hold it, compared or not (the rest).
+    2. Give each text that differs a form in the table `json_form`: its paths with type and value, sorted.
+       Two texts mean the same if their forms are equal. No other text is parsed.
+    3. A changed row in which all compared JSON means the same, and nothing else differs, is not changed. Its
+       key goes to `respelled`, so that the snapshot takes the new spelling, and is not compared again.
+    4. In rows that stay changed, `before` takes the JSON of `after` where both mean the same, so that a call
+       with `previous` does not name it.
     """
     doubtful = [one for one in compared if one.is_json and one.before in old.types]
     pairs = [_texts(one, new, old) for one in doubtful]

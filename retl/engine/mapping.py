@@ -232,11 +232,27 @@ class Comparison:
 def comparisons(
     sync: Sync, new: SyncMapping, old: SyncMapping | None, send_new_fields: bool
 ) -> tuple[Comparison, ...]:
-    """What a diff compares, given the mapping with which the snapshot was built.
+    """The pairs of columns that a diff compares, one for each thing that the sync compares.
 
-    A field that the snapshot's mapping did not compare is compared with what it has of it, or with NULL,
-    if `send_new_fields`; otherwise it is learnt without a change. So are nested values that hold instants
-    without a zone, where the zone in which they are read was edited.
+    The mapping may have been edited since the snapshot was built, so each thing is looked up in the old
+    mapping. The first of these that applies decides:
+
+    1. On a first pass there is nothing before; the column stands for itself.
+    2. The old mapping compared the same thing: its old column is compared, so a renamed column is no change.
+    3. A field was not compared, and new fields are sent: it is compared with the column that fed it while it
+       was only sent, or with NULL if there was none, so that every row with a value is changed.
+    4. The column is known otherwise, as an id or as something else that was compared, or new fields are sent
+       and the snapshot has it: it is compared with itself.
+    5. Else it is learnt: the snapshot takes its values, and no row changes by them.
+
+    Nested values that hold instants without a zone are learnt too, where the zone in which they are read was
+    edited: all of them would differ.
+
+    Args:
+        sync: gives the casts that fields ask for.
+        new: the mapping, with the types of the model's columns.
+        old: the mapping with which the snapshot was built; None on a first pass.
+        send_new_fields: whether a field that the snapshot did not compare makes rows changed.
     """
     found = []
     learnt = nested_columns(new, old) if old else set()

@@ -211,11 +211,25 @@ def promote(
 ) -> SyncMapping:
     """Make the snapshot what the calls of this run say; to be run inside the run's transaction.
 
-    Rows in `rejected` keep their old version, rows in `respelled` take their values' new spelling. Where
-    the mapping is another than the snapshot's, the snapshot is written anew: unchanged rows take what is
-    compared from the model's row, and keep the rest, which belongs to their last call. A column holds one
-    value, so where an edit gives it to things that were different ones, rows that keep their old version
-    become stale: as it cannot be told any more what of them is new, they count as changed once they can be.
+    With the mapping of the last run, only the rows that changed are touched: removed and changed rows go, and
+    added and changed ones come as the model has them. Rows in `rejected` keep their old version, rows in
+    `respelled` take their values' new spelling.
+
+    With an edited mapping the rows have another shape, so the snapshot is written anew, from three parts:
+
+    - Rows that became calls are taken from the model.
+    - Unchanged rows take what is compared from the model, and keep the rest, which is of their last call.
+    - Rejected rows keep their old version. A value is found under the column that fed the same field then.
+
+    A column holds one value. Where an edit makes one column feed things that different columns fed before,
+    the old version of a rejected row cannot hold both, and it cannot be told any more what of the row is new.
+    Such a row becomes stale: it counts as changed as soon as it can be sent.
+
+    Args:
+        db: the state's connection, after the diff and after `rejected` was filled.
+        new: the mapping of this run, with the types of the model's columns.
+        old: the mapping with which the snapshot was built; None on a first pass.
+        compared: what the diff compared.
 
     Returns:
         The mapping with which the snapshot is now built: types may be wider than the model's, so that
