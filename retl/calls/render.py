@@ -43,7 +43,7 @@ MAX_CALL_BYTES = 32 * 1024
 """A call's size limit (Segment HTTP API docs, "Max request size"; the official clients' 32 << 10)."""
 
 LIBRARY = f'{{"name":"retl","version":"{__version__}"}}'
-"""What the context of every call says of the library that made it, as JSON."""
+"""The library that made a call, as JSON for the context of every call."""
 
 MAX_GROUP_ID = 500
 """A group id's length limit in characters (Segment Unify, product limits)."""

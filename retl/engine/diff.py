@@ -19,7 +19,7 @@ SMALL_SNAPSHOT = 100
 """Of fewer rows than this a percentage says little."""
 
 SUSPICIOUS_SHARE = 0.95
-"""What differs in more of the rows than this is taken for no news of them."""
+"""The share of rows, 0 to 1, beyond which a difference is suspicious."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Diff:
 
     @property
     def suspicious_columns(self) -> dict[str, float]:
-        """What differs in nearly every row that was there before, and its share of them.
+        """The columns that differ in nearly every row that was there before, with their share, 0 to 1.
 
         That is seldom news of the rows: rather a stamp of each load, or another spelling.
         """

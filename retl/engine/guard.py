@@ -130,7 +130,7 @@ def _as_yaml(column: str) -> str:
 
 
 def suspicious_sentence(diff: Diff) -> str:
-    """What differs in nearly every row, in words; empty where nothing does."""
+    """The suspicious columns in words; empty where there are none."""
     named = [f"`{name}` differs in {share:.1%} of rows" for name, share in diff.suspicious_columns.items()]
     return ", ".join(named) + ("; leave it out with `compare`" if named else "")
 

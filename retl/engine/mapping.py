@@ -1,4 +1,4 @@
-"""What a sync's mapping asks of a row: which columns are read, compared and remembered.
+"""The mapping of a sync: which columns are read, compared and remembered.
 
 A **field** is one trait or property of a call, known by its dotted name. Fields are what is compared:
 the state remembers which column each field came from, so that a renamed column, a new field and an
