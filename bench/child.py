@@ -19,13 +19,13 @@ from retl import pipeline
 from retl.cli import run as run_command
 from retl.cli.main import main as command_line
 from retl.delivery import outbox
-from retl.engine import diff, snapshot
+from retl.engine import diff, local, snapshot
 from retl.engine.mapping import read_mapping
 from retl.session import find_sessions
 from retl.state import State
 
 STEPS: tuple[tuple[Any, str, str, str | None], ...] = (
-    (snapshot, "stage", "read", None),
+    (local, "stage", "read", None),
     (diff, "diff", "diff", None),
     (pipeline, "make_calls", "render", None),
     (outbox, "enqueue", "enqueue", None),

@@ -10,6 +10,7 @@ from retl.engine import diff, snapshot
 from retl.engine.base import Changes, Engine
 from retl.engine.cast import refuse_casts
 from retl.engine.mapping import SyncMapping, comparisons, read_mapping
+from retl.engine.stage import stage
 from retl.errors import MissingColumnError, ModelError
 from retl.model import Model
 from retl.warehouse import Warehouse
@@ -30,9 +31,9 @@ class LocalEngine(Engine):
     def find_changes(self, sync: Sync, model: Model, old_mapping: SyncMapping | None, full: bool) -> Changes:
         """Stage the model's rows and compare them; see `Engine.find_changes`."""
         sync, batches = read_columns(sync, model, self.warehouse)
-        mapping, rows_read = snapshot.stage(self.db, sync, read_mapping(sync), batches)
+        mapping, rows_read = stage(self.db, sync, read_mapping(sync), batches)
         refuse_casts(sync, mapping)
-        snapshot.recall(self.db, mapping, old_mapping)
+        snapshot.make_known(self.db, mapping, old_mapping)
         compared = comparisons(sync, mapping, old_mapping, send_new_fields=sync.sends_new_fields)
         rows_before = snapshot.row_count(self.db)
         found = diff.diff(self.db, mapping, old_mapping, compared, rows_read, rows_before, full)

@@ -10,7 +10,7 @@ from harness import Bench
 
 from retl.config.sync import Sync
 from retl.engine.mapping import read_mapping
-from retl.engine.snapshot import stage
+from retl.engine.stage import stage
 from retl.errors import WarehouseError
 from retl.warehouse import FAULT
 
