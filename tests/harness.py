@@ -129,6 +129,7 @@ class Bench:
         self._duck = duck
         self._columns: list[str] = []
         self._loaded: dict[str, Sync] = {}
+        self._rejected_calls = 0
         (folder / "models").mkdir()
         shutil.copy(state_file, folder / "sync.duckdb")
 
@@ -156,10 +157,10 @@ class Bench:
             loaded, model, self.state, self._warehouse, options or Options(), self.clock, SilentObserver()
         )
         with Segment(to, RateLimiter(0, self.clock), retry_policy, connections=2) as segment:
-            known_calls = rejected.counts(self.state.db)[1]
             record = run(job, segment)
         rows = rejected.rejected_rows(self.state.db, 1_000)
         calls = rejected.rejected_calls(self.state.db, 1_000)
+        known_calls, self._rejected_calls = self._rejected_calls, len(calls)
         return Outcome(
             record,
             self.sandbox.accepted[seen_calls:],
