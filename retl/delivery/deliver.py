@@ -82,6 +82,8 @@ def deliver(
     Never raises for a failure of the destination or the network, nor for a signal: it is the result's
     `error`, and all calls that were not accepted stay in the outbox.
     """
+    if outbox.is_empty(state.db):
+        return Delivery()
     with state.transaction():
         outbox.settle(state.db)
         outbox.start_marks(state.db)

@@ -65,6 +65,11 @@ ORDER BY seq
 """
 
 
+def is_empty(db: duckdb.DuckDBPyConnection) -> bool:
+    """Whether there is nothing to deliver or to settle; a mark left over counts only beside calls."""
+    return db.execute("SELECT 1 FROM state.outbox LIMIT 1").fetchone() is None
+
+
 def settle(db: duckdb.DuckDBPyConnection) -> None:
     """Take out what was delivered; to be run in a transaction.
 
