@@ -193,11 +193,13 @@ def keep_run(db: duckdb.DuckDBPyConnection, run: Run) -> None:
 
     To be run in a transaction.
     """
-    db.execute("DELETE FROM state.run WHERE run_id = ?", [run.run_id])
+    replaced = db.execute("DELETE FROM state.run WHERE run_id = ?", [run.run_id]).fetchone()
     db.execute(
         "INSERT INTO state.run VALUES (?, ?, ?)",
         [run.run_id, run.started_at.replace(tzinfo=None), json.dumps(run.as_json())],
     )
+    if replaced != (0,):
+        return  # there are as many records as before
     db.execute(
         """
         DELETE FROM state.run
