@@ -1,1 +1,1 @@
-"""From changes to calls: templates, and the SQL that renders them."""
+"""Calls: templates, the SQL that renders changes by them, and message ids."""

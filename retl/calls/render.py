@@ -43,7 +43,7 @@ MAX_CALL_BYTES = 32 * 1024
 """A call's size limit (Segment HTTP API docs, "Max request size"; the official clients' 32 << 10)."""
 
 LIBRARY = f'{{"name":"retl","version":"{__version__}"}}'
-"""The library that made a call, as JSON for the context of every call."""
+"""The library that made a call, as JSON; `context.library` of every call (Segment Spec, common fields)."""
 
 MAX_GROUP_ID = 500
 """A group id's length limit in characters (Segment Unify, product limits)."""
@@ -54,7 +54,7 @@ BLOCKED_IDS = ("0", "-1", "null", "undefined", "anonymous", "nan", "00000000-000
 
 @dataclass(frozen=True)
 class Rendering:
-    """All that a SELECT of calls depends on besides the changes themselves.
+    """The values that the SQL of calls depends on, besides the table of changes.
 
     Attributes:
         sync: the sync.
@@ -84,14 +84,14 @@ class Rendering:
         """SQL for a column of one of the two rows; NULL where that row lacks it."""
         return "NULL" if self.type_of(image, column) is None else f"{image}[{sql.text(column)}]"
 
-    def remembered(self, template: Template, use: Use) -> str | None:
-        """The column that the snapshot's mapping had for a use; None where it had none."""
+    def old_column(self, template: Template, use: Use) -> str | None:
+        """The column that the old mapping had for a use; None where it had none."""
         return self.old_mapping.column_of(use, template.says) if self.old_mapping else None
 
     def source(self, template: Template, use: Use, column: str) -> str:
         """The column for a use in a call; for a removed row the one that was mapped while it was there."""
         if template.image is Image.BEFORE and self.type_of(Image.BEFORE, column) is None:
-            return self.remembered(template, use) or column
+            return self.old_column(template, use) or column
         return column
 
 
@@ -311,7 +311,7 @@ def _value_faults(rendering: Rendering, template: Template) -> Iterator[tuple[st
 def _unreadable(
     rendering: Rendering, image: Image, value: Value, column: str
 ) -> Iterator[tuple[str, Reason]]:
-    """When a column's value is not what its field asks for, and the reason code for it."""
+    """The condition under which a column's value is not what its field asks for, and its reason, if any."""
     kind = rendering.type_of(image, column)
     if kind is not None:
         found = unreadable(value, kind, rendering.column(image, column), rendering.sync.timezone)
@@ -354,7 +354,7 @@ def _body(rendering: Rendering, template: Template) -> str:
         for name, value in template.fields.items():
             if value.column is None:
                 continue
-            known_as = rendering.remembered(template, field_use(name)) or value.column
+            known_as = rendering.old_column(template, field_use(name)) or value.column
             before = _known_json(rendering, value, known_as)
             differs = f"{before} IS DISTINCT FROM {_json(rendering, Image.AFTER, value, value.column)}"
             was[name] = f"CASE WHEN {differs} THEN coalesce({before}, 'null') END"
@@ -384,7 +384,7 @@ def _field(
     policy = value.nulls or nulls or template.nulls
     if policy is Nulls.SEND:
         return f"coalesce({written}, 'null')"
-    sent_from = rendering.remembered(template, use)
+    sent_from = rendering.old_column(template, use)
     if policy is Nulls.CLEAR and template.image is Image.AFTER and sent_from is not None:
         had = f"{_known_json(rendering, value, sent_from)} IS NOT NULL"
         return f"coalesce({written}, CASE WHEN {had} THEN 'null' END)"

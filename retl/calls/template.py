@@ -1,4 +1,4 @@
-"""Templates: each answers one kind of change with one call; a sync has one to a few."""
+"""Templates: each answers one kind of change with one call; a sync has one or several."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace

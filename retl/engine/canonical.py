@@ -44,7 +44,7 @@ class Canonical:
 
 
 NOTHING = Canonical("NULL", "NULL::VARCHAR")
-"""Of a column without values."""
+"""The canonical form of a column without values."""
 
 
 def canonical(source: "DuckDBPyType", expression: str, timezone: str) -> Canonical | None:

@@ -1,7 +1,7 @@
 """Casts: a column's value as the JSON that a field asks for with `as`, or as a moment.
 
-What cannot be read becomes NULL, and `unreadable` tells it from a value that is null. Everything here is
-text: functions take SQL expressions and give SQL expressions, as in `retl.value`.
+A value that cannot be read becomes NULL, and `unreadable` tells it from a value that is null. Everything here
+is text: functions take SQL expressions and give SQL expressions, as in `retl.engine.canonical`.
 """
 
 from retl import sql
@@ -16,7 +16,7 @@ FIRST_MOMENT, LAST_MOMENT = "TIMESTAMP '0001-01-01'", "TIMESTAMP '9999-12-31 23:
 """The ends of what ISO 8601 can write with four digits for the year."""
 
 MILLISECONDS = {"s": 1000, "ms": 1}
-"""In a unit."""
+"""The milliseconds in each unit that a field may name."""
 
 TRUE = ("true", "t", "yes", "y", "on", "1")
 FALSE = ("false", "f", "no", "n", "off", "0")
@@ -55,7 +55,17 @@ def cast_json(value: Value, kind: str, written: str, timezone: str) -> str:
 
 
 def unreadable(value: Value, kind: str, written: str, timezone: str) -> tuple[str, Reason] | None:
-    """The condition under which a value is not what its field asks for, and the reason code for it."""
+    """The condition under which a value is not what its field asks for, and the reason.
+
+    Args:
+        value: the field.
+        kind: the canonical type of the column.
+        written: the column.
+        timezone: the zone of moments that name none.
+
+    Returns:
+        A boolean SQL expression and the reason; None where every value of the type can be read.
+    """
     if value.as_ == "timestamp":
         return (
             f"{written} IS NOT NULL AND {moment(value, kind, written, timezone)} IS NULL",

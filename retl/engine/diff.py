@@ -16,10 +16,10 @@ from retl.engine.cast import cast_json, unreadable
 from retl.engine.mapping import Comparison, SyncMapping, nested_columns
 
 SMALL_SNAPSHOT = 100
-"""Of fewer rows than this a percentage says little."""
+"""The rows below which a snapshot is too small for percentages to mean much."""
 
 SUSPICIOUS_SHARE = 0.95
-"""The share of rows, 0 to 1, beyond which a difference is suspicious."""
+"""The share of known rows (0 to 1) above which a difference is taken for a stamp of each load, not news."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,10 @@ class Diff:
 
     @property
     def suspicious_columns(self) -> dict[str, float]:
-        """The columns that differ in nearly every row that was there before, with their share, 0 to 1.
+        """Each thing compared that differs in nearly every known row, with the share of those rows (0 to 1).
 
-        That is seldom news of the rows: rather a stamp of each load, or another spelling.
+        Such a difference is seldom news of the rows: rather a stamp of each load, or another spelling. Empty
+        where fewer than `SMALL_SNAPSHOT` rows are known.
         """
         known = self.rows_matched - self.added
         if known < SMALL_SNAPSHOT:
@@ -235,7 +236,7 @@ def _texts(one: Comparison, new: SyncMapping, old: SyncMapping) -> tuple[str, st
 
 
 def _find_json_forms(db: duckdb.DuckDBPyConnection, pairs: Sequence[tuple[str, str]]) -> bool:
-    """Find the forms of JSON texts that differ between before and after; whether there are such texts."""
+    """Fill the table `json_form` for pairs of JSON texts that differ; returns whether there are any."""
     db.execute(_create_json_forms(pairs))
     return db.execute("SELECT count(*) FROM json_form").fetchone() != (0,)
 
@@ -257,7 +258,7 @@ def _take_as_before(db: duckdb.DuckDBPyConnection, old: SyncMapping, same: dict[
 
 
 def _form(text: str) -> str:
-    """A JSON text in the form by which it is compared; what is not JSON stays as it is."""
+    """A JSON text in the form by which it is compared; a text that is not JSON stays as it is."""
     return f"coalesce((SELECT form FROM json_form WHERE text = {text}), {text})"
 
 

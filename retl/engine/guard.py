@@ -130,7 +130,7 @@ def _as_yaml(column: str) -> str:
 
 
 def suspicious_sentence(diff: Diff) -> str:
-    """The suspicious columns in words; empty where there are none."""
+    """The columns that differ in nearly every row, as a sentence; empty where there are none."""
     named = [f"`{name}` differs in {share:.1%} of rows" for name, share in diff.suspicious_columns.items()]
     return ", ".join(named) + ("; leave it out with `compare`" if named else "")
 

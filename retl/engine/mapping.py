@@ -1,4 +1,4 @@
-"""The mapping of a sync: which columns are read, compared and remembered.
+"""The mapping of a sync: which columns of a row are read, compared and kept in the snapshot.
 
 A **field** is one trait or property of a call, known by its dotted name. Fields are what is compared:
 the state remembers which column each field came from, so that a renamed column, a new field and an
@@ -83,7 +83,7 @@ class SyncMapping:
     zoneless: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """As the state remembers it."""
+        """The mapping as a JSON object, as the state keeps it (`mapping` in state.sql)."""
         return {
             name: [{**asdict(use), "column": column} for use, column in value.items()]
             if name in _USES
@@ -93,7 +93,7 @@ class SyncMapping:
 
     @classmethod
     def from_json(cls, written: dict[str, Any]) -> "SyncMapping":
-        """From what the state remembers."""
+        """The mapping that the state keeps; members that this version does not know are left out."""
         known: dict[str, Any] = {
             name: _uses(one) if name in _USES else tuple(one) if isinstance(one, list) else one
             for name, one in written.items()

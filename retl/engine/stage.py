@@ -75,7 +75,7 @@ def stage(
 
 
 class _Stream:
-    """Passes batches on, and keeps the error that DuckDB would turn into one of its own."""
+    """Batches on their way into DuckDB; keeps the error that DuckDB would turn into one of its own."""
 
     def __init__(self, batches: Iterable[pa.RecordBatch]) -> None:
         self._batches = batches
@@ -135,7 +135,7 @@ def _canonical_columns(
 
 
 def _key(columns: dict[str, Canonical], mapping: SyncMapping) -> str:
-    """One column is spelled as it is, several as a JSON list of texts; NULL if any is NULL."""
+    """The SQL of a row's key: the text of one column, or a JSON list of several; NULL if any is NULL."""
     values = [columns[column] for column in mapping.primary_key]
     texts = [value.exact or plain_text(value.type, value.expression) for value in values]
     if len(texts) == 1:
