@@ -4,8 +4,8 @@ from pathlib import Path
 
 from retl.clock import SystemClock
 from retl.delivery import outbox
+from retl.job import Job, Options
 from retl.observer import SilentObserver
-from retl.pipeline import Job, Options
 from retl.planning import Plan, make_plan
 from retl.session import find_sessions
 

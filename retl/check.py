@@ -17,7 +17,8 @@ from retl.checks.tracking_plan import CHECKER as PLAN
 from retl.checks.tracking_plan import TrackingPlan
 from retl.config.sync import Sync
 from retl.delivery.rejected import REASONS
-from retl.pipeline import Job, find_changes, open_engine
+from retl.job import Job
+from retl.pipeline import find_changes, open_engine
 from retl.receivers.checker import Checker, ReceiverChecker
 from retl.receivers.compiled_check import Violation
 from retl.receivers.data_file import Effect, Settings

@@ -15,7 +15,8 @@ from retl.engine.base import Changes
 from retl.engine.canonical import plain_text
 from retl.engine.mapping import SyncMapping
 from retl.errors import ConfigError
-from retl.pipeline import Job, find_changes, open_engine, render
+from retl.job import Job
+from retl.pipeline import find_changes, open_engine, render
 from retl.planning import shown
 from retl.receivers.checker import ReceiverChecker
 from retl.receivers.compiled_check import CallKind, Violation

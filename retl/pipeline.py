@@ -1,10 +1,10 @@
 """The story of a run.
 
-What lasts is handed in open: the state, the warehouse, the destination. Each step is one call into
-the module that owns it.
+The state, the warehouse and the destination are handed in open. Each step is one call into the module that
+owns it.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import duckdb
 
@@ -14,8 +14,6 @@ from retl.calls.message_id import MessageIdScope
 from retl.calls.render import Rendering, render_calls
 from retl.checks.call_check import apply_receivers
 from retl.checks.static_check import receivers_reached
-from retl.clock import Clock
-from retl.config.sync import Sync
 from retl.delivery import outbox, rejected
 from retl.delivery.deliver import Terms, deliver
 from retl.delivery.destination import Destination
@@ -25,84 +23,10 @@ from retl.engine.diff import Diff
 from retl.engine.local import LocalEngine
 from retl.engine.mapping import SyncMapping, read_mapping, refuse_other_identity
 from retl.errors import ConfigError, DestinationError
-from retl.model import Model
-from retl.observer import Observer, SilentObserver
+from retl.job import Job
 from retl.run import Run, begin_run, keep_run
-from retl.state import FirstPass, State, storage_error
-from retl.warehouse import Warehouse
+from retl.state import FirstPass, storage_error
 from retl.warehouse.watched import WatchedWarehouse
-
-
-@dataclass(frozen=True)
-class Options:
-    """The options of a run, as the command line has them.
-
-    Attributes:
-        backfill: whether the first pass of a track or audience sync is sent.
-        forced: names of the guards to let pass.
-        limit: how many calls may leave; None is all.
-        full: whether every current row is sent again.
-        deadline_seconds: when to stop, counted from the start; as long as Segment's own clients try.
-    """
-
-    backfill: bool = False
-    forced: frozenset[str] = frozenset()
-    limit: int | None = None
-    full: bool = False
-    deadline_seconds: float = 12 * 3600.0
-
-
-@dataclass(frozen=True)
-class Job:
-    """One sync and what its run works with."""
-
-    sync: Sync
-    model: Model
-    state: State
-    warehouse: Warehouse
-    options: Options
-    clock: Clock
-    observer: Observer = field(default_factory=SilentObserver)
-
-    @property
-    def deadline(self) -> float:
-        """When to stop, on the monotonic clock, if the work begins now."""
-        return self.clock.monotonic() + self.options.deadline_seconds
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """The work that a run is about to do.
-
-    Attributes:
-        changes: of the model's rows, as the engine found them.
-        sends: whether the changes become calls; a first pass may be a silent baseline.
-        guards: the guards and what they found.
-    """
-
-    changes: Changes
-    sends: bool
-    guards: tuple[guard.Guard, ...]
-
-    @property
-    def diff(self) -> Diff:
-        """The counts of changes."""
-        return self.changes.diff
-
-
-@dataclass(frozen=True)
-class Outgoing:
-    """The calls of a proposal, which are in the view `leaving`.
-
-    Attributes:
-        diff: the counts of changes, without the rows that are rejected.
-        violations: how many calls break a rule of a receiver, by the rule's code.
-        undated: calls that take the moment of detection, as the column of their timestamp is null.
-    """
-
-    diff: Diff
-    violations: dict[str, int]
-    undated: int
 
 
 def run(job: Job, destination: Destination) -> Run:
@@ -131,8 +55,9 @@ def run(job: Job, destination: Destination) -> Run:
                 refused = rejected.record(state.db, record.run_id, clock.now())
                 mapping = engine.promote(proposal.changes)
                 remember(job, mapping, proposal.sends, destination)
-                record = record.with_calls(enqueued, outgoing.undated, refused)
-                keep_run(state.db, record)
+                enqueued_record = record.with_calls(enqueued, outgoing.undated, refused)
+                keep_run(state.db, enqueued_record)
+            record = enqueued_record
             delivery = deliver(state, destination, terms.after(left_over), clock, job.observer)
             record = record.with_delivery(delivery)
     except Exception as error:
@@ -160,6 +85,26 @@ def open_engine(job: Job, deadline: float) -> Engine:
     return LocalEngine(job.state.db, warehouse)
 
 
+@dataclass(frozen=True)
+class Proposal:
+    """The work that a run is about to do.
+
+    Attributes:
+        changes: of the model's rows, as the engine found them.
+        sends: whether the changes become calls; a first pass may be a silent baseline.
+        guards: the guards and what they found.
+    """
+
+    changes: Changes
+    sends: bool
+    guards: tuple[guard.Guard, ...]
+
+    @property
+    def diff(self) -> Diff:
+        """The counts of changes."""
+        return self.changes.diff
+
+
 def find_changes(job: Job, engine: Engine) -> Proposal:
     """Read the model's rows and compare them with the snapshot; the state file stays as it is.
 
@@ -179,6 +124,21 @@ def find_changes(job: Job, engine: Engine) -> Proposal:
     first_pass = old_mapping is None
     guards = guard.check(changes.sync, changes.diff, first_pass, sends, job.options.forced)
     return Proposal(changes, sends, guards)
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """The calls of a proposal, which are in the view `leaving`.
+
+    Attributes:
+        diff: the counts of changes, without the rows that are rejected.
+        violations: how many calls break a rule of a receiver, by the rule's code.
+        undated: calls that take the moment of detection, as the column of their timestamp is null.
+    """
+
+    diff: Diff
+    violations: dict[str, int]
+    undated: int
 
 
 def make_calls(job: Job, proposal: Proposal, connections: int) -> Outgoing:

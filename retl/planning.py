@@ -13,7 +13,8 @@ from retl.calls.render import LIBRARY
 from retl.delivery.segment import MAX_BATCH_BYTES, MAX_BATCH_CALLS
 from retl.engine.diff import Diff
 from retl.engine.guard import Guard
-from retl.pipeline import Job, find_changes, make_calls, open_engine
+from retl.job import Job
+from retl.pipeline import find_changes, make_calls, open_engine
 
 if TYPE_CHECKING:
     import pandas  # slow to import, and only notebooks need it

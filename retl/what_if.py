@@ -6,7 +6,7 @@ from retl.calls.render import Rendering, render_calls
 from retl.calls.template import templates
 from retl.config.sync import Change, Sync
 from retl.engine.base import Changes
-from retl.pipeline import Job
+from retl.job import Job
 
 
 def telling_kinds(sync: Sync) -> list[Change]:

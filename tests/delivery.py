@@ -18,9 +18,10 @@ from retl.delivery.outbox import pending
 from retl.delivery.rate_limit import RateLimiter
 from retl.delivery.response import RetryPolicy
 from retl.delivery.segment import Segment, Source
+from retl.job import Job, Options
 from retl.model import Model
 from retl.observer import Observer, SilentObserver
-from retl.pipeline import Job, Options, run
+from retl.pipeline import run
 from retl.run import Run
 from retl.state import State, open_state, peek_state
 from retl.warehouse import Column

@@ -22,9 +22,10 @@ from retl.delivery import rejected
 from retl.delivery.rate_limit import RateLimiter
 from retl.delivery.response import RetryPolicy
 from retl.delivery.segment import Segment, Source
+from retl.job import Job, Options
 from retl.model import make_model
 from retl.observer import SilentObserver
-from retl.pipeline import Job, Options, run
+from retl.pipeline import run
 from retl.run import Run
 from retl.sandbox.server import Request, Sandbox
 from retl.state import State

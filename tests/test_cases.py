@@ -40,7 +40,7 @@ from typing import Any
 import pytest
 from harness import Bench, Outcome, Rows, read_yaml
 
-from retl.pipeline import Options
+from retl.job import Options
 
 FOLDER = Path(__file__).parent / "cases"
 

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from oracle import Digits, ListOf, StructOf, Table, Type
 
 from retl import sql
-from retl.pipeline import Options
+from retl.job import Options
 from retl.warehouse import Warehouse
 
 pytestmark = pytest.mark.slow

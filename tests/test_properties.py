@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retl.delivery.segment import Segment
-from retl.pipeline import Options
+from retl.job import Options
 from retl.run import Run
 from retl.sandbox.server import Sandbox
 from retl.state import State, open_state

@@ -26,8 +26,8 @@ from retl.config.project import find_syncs
 from retl.delivery import outbox
 from retl.engine.guard import compare_instead, suspicious_sentence
 from retl.errors import GuardError, RetlError
+from retl.job import Job, Options
 from retl.observer import SilentObserver
-from retl.pipeline import Job, Options
 from retl.planning import Plan, make_plan
 from retl.session import Session, load_session
 

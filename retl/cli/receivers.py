@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from retl.clock import SystemClock
 from retl.delivery.rejected import REASONS
+from retl.job import Job, Options
 from retl.observer import SilentObserver
-from retl.pipeline import Job, Options
 from retl.receivers.data_file import Effect, Settings, meaning, read_settings
 from retl.session import Session
 from retl.state import State

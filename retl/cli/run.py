@@ -28,7 +28,8 @@ from retl.config.project import check_names, find_syncs
 from retl.delivery.rate_limit import RateLimiter
 from retl.engine.guard import NAMES as GUARDS
 from retl.errors import GuardError, Interrupted, LockedError, RetlError
-from retl.pipeline import Job, Options, run
+from retl.job import Job, Options
+from retl.pipeline import run
 from retl.run import Run, Status, begin_run
 from retl.sandbox.server import Sandbox
 from retl.session import Session, load_session

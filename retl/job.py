@@ -1,0 +1,47 @@
+"""The job of a run: one sync, and all that its run works with."""
+
+from dataclasses import dataclass, field
+
+from retl.clock import Clock
+from retl.config.sync import Sync
+from retl.model import Model
+from retl.observer import Observer, SilentObserver
+from retl.state import State
+from retl.warehouse import Warehouse
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of a run, as the command line has them.
+
+    Attributes:
+        backfill: whether the first pass of a track or audience sync is sent.
+        forced: names of the guards to let pass.
+        limit: how many calls may leave; None is all.
+        full: whether every current row is sent again.
+        deadline_seconds: when to stop, counted from the start; as long as Segment's own clients try.
+    """
+
+    backfill: bool = False
+    forced: frozenset[str] = frozenset()
+    limit: int | None = None
+    full: bool = False
+    deadline_seconds: float = 12 * 3600.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """One sync and what its run works with."""
+
+    sync: Sync
+    model: Model
+    state: State
+    warehouse: Warehouse
+    options: Options
+    clock: Clock
+    observer: Observer = field(default_factory=SilentObserver)
+
+    @property
+    def deadline(self) -> float:
+        """When to stop, on the monotonic clock, if the work begins now."""
+        return self.clock.monotonic() + self.options.deadline_seconds
