@@ -14,6 +14,7 @@ from retl.calls.message_id import MessageIdScope
 from retl.calls.render import Rendering, render_calls
 from retl.checks.call_check import apply_receivers
 from retl.checks.static_check import receivers_reached
+from retl.config.sync import Sync
 from retl.delivery import outbox, rejected
 from retl.delivery.deliver import Terms, deliver
 from retl.delivery.destination import Destination
@@ -145,8 +146,9 @@ def make_calls(job: Job, proposal: Proposal, connections: int) -> Outgoing:
     """Turn the changes into calls that can be sent, in the view `leaving`; none in a silent baseline."""
     db, sync = job.state.db, proposal.changes.sync
     render(job, proposal, connections)
-    violations = apply_receivers(db, receivers_reached(sync, sync.receivers))
+    apply_receivers(db, receivers_reached(sync, sync.receivers))
     rejection.collect(db)
+    violations = rejection.count_violations(db)
     tally = rejection.tally(db)
     diff = proposal.diff.without(tally.by_change, tally.by_reason)
     return Outgoing(diff, violations, tally.undated)
@@ -202,11 +204,20 @@ def refuse_other_destination(job: Job, destination: Destination) -> None:
             job.observer.notice(doubt)
     elif known != destination.id:
         raise DestinationError(
-            "the write key or the endpoint is another than in the last run",
-            where=job.sync.where("segment", "write_key"),
-            hint=f"the same source with a new key: retl rekey {job.sync.path}; another source: give it a "
-            "name of its own with `segment: {name: …}`, and it gets its own state",
+            "the write key or the endpoint differs from that of the last run",
+            where=job.sync.where("segment", "write_key" if job.sync.segment.file is None else "endpoint"),
+            hint=_way_on(job.sync),
         )
+
+
+def _way_on(sync: Sync) -> str:
+    """The ways on where the destination is another than before."""
+    if sync.segment.file is not None:
+        return f"the same file in another place: retl rekey {sync.path}; a new file: retl reset {sync.path}"
+    return (
+        f"the same source with a new key: retl rekey {sync.path}; another source: give it a "
+        "name of its own with `segment: {name: …}`, and it gets its own state"
+    )
 
 
 def will_send(job: Job, first_pass: FirstPass | None) -> bool:

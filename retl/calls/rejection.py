@@ -28,11 +28,27 @@ WHERE reason IS NOT NULL AND change <> 'removed' AND rank > 0
 GROUP BY key
 """
 
-_LEAVING = """
-CREATE OR REPLACE TEMP VIEW leaving AS
-SELECT * FROM call
-WHERE reason IS NULL AND (change = 'removed' OR key NOT IN (SELECT key FROM rejected))
-"""
+_LEAVES = "reason IS NULL AND (change = 'removed' OR key NOT IN (SELECT key FROM rejected))"
+
+_LEAVING = f"CREATE OR REPLACE TEMP VIEW leaving AS SELECT * FROM call WHERE {_LEAVES}"
+
+
+def count_violations(db: duckdb.DuckDBPyConnection) -> dict[str, int]:
+    """How many calls leave though they break a rule, by the rule's code; after `collect`.
+
+    Args:
+        db: with the TEMP table `violation` (call, code), whose `call` is a rowid of the table `call`.
+    """
+    found = db.execute(
+        f"""
+        SELECT code, count(*)
+        FROM violation JOIN call ON call.rowid = violation.call
+        WHERE {_LEAVES}
+        GROUP BY code
+        ORDER BY code
+        """
+    )
+    return dict(found.fetchall())
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Checking the calls in the table `call`; the one place where retl looks at calls one by one."""
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -62,30 +61,37 @@ def parsed(body: str) -> dict[str, Any] | None:
     return call
 
 
-def apply_receivers(db: duckdb.DuckDBPyConnection, settings: Mapping[str, Settings]) -> dict[str, int]:
+def apply_receivers(db: duckdb.DuckDBPyConnection, settings: Mapping[str, Settings]) -> None:
     """Check the calls by the rules of their receivers; a call that one of them rejects gets a `reason`.
 
-    The call that tells that a row, or a row's former user, is gone is made only once. It is sent whatever
-    rules it breaks.
+    The call that tells that a row, or a row's former user, is gone is made only once. No
+    receiver rejects it.
 
     Args:
         db: the state's connection, with the table `call` filled.
         settings: the customer's settings of each receiver, by its name.
 
-    Returns:
-        How many calls that are not rejected break each rule, by its code (`insider_I6`).
+    The violations of calls that are not rejected here are in the TEMP table `violation` (call, code), a row
+    for each call and rule; `call` is the call's rowid, and `code` such as `insider_I6`.
     """
-    counts: Counter[str] = Counter()
     reasons: dict[int, str] = {}
+    violations: list[tuple[int, str]] = []
     for checked in find_violations(db, ReceiverChecker(settings)) if settings else ():
         breaches = {one.code: one.receiver for one in checked.violations if one.effect.is_breach}
         rejecting = [code for code, name in breaches.items() if settings[name].rejects]
         if rejecting and not checked.leaves:
             reasons[checked.row] = rejecting[0]
         else:
-            counts.update(breaches.keys())
+            violations += ((checked.row, code) for code in breaches)
+    _keep(db, "violation", [call for call, _ in violations], [code for _, code in violations])
     if reasons:
-        db.register("refused", pa.table({"row": list(reasons), "reason": list(reasons.values())}))
-        db.execute("UPDATE call SET reason = refused.reason FROM refused WHERE call.rowid = refused.row")
-        db.unregister("refused")
-    return dict(sorted(counts.items()))
+        _keep(db, "refused", list(reasons), list(reasons.values()))
+        db.execute("UPDATE call SET reason = refused.code FROM refused WHERE call.rowid = refused.call")
+
+
+def _keep(db: duckdb.DuckDBPyConnection, table: str, calls: list[int], codes: list[str]) -> None:
+    """Fill a TEMP table with rowids of calls, and a code for each."""
+    found = pa.table({"call": pa.array(calls, pa.int64()), "code": pa.array(codes, pa.string())})
+    db.register("found", found)
+    db.execute(f"CREATE OR REPLACE TEMP TABLE {sql.name(table)} AS SELECT * FROM found")
+    db.unregister("found")
