@@ -18,6 +18,7 @@ def _add_stale(db: duckdb.DuckDBPyConnection) -> None:
 def _name_metadata(db: duckdb.DuckDBPyConnection) -> None:
     """Rename `about`, and write out what a mapping's columns are used for."""
     db.execute("ALTER TABLE state.about RENAME TO metadata")
+    db.execute("CREATE VIEW state.about AS SELECT schema_version, sync FROM state.metadata")
     for (mapping,) in db.execute("SELECT mapping FROM state.metadata WHERE mapping IS NOT NULL").fetchall():
         written = json.loads(mapping)
         for group in ("fields", "compared", "carried"):

@@ -12,6 +12,9 @@ CREATE TABLE state.metadata (
     mapping          JSON                -- the mapping that the snapshot was built with
 );
 
+-- For a retl of before schema 3, which looks for this table, and so says that a newer one wrote the file.
+CREATE VIEW state.about AS SELECT schema_version, sync FROM state.metadata;
+
 -- The rows as they were when they were last turned into calls. The type of "row" follows the model.
 CREATE TABLE state.snapshot (
     key   VARCHAR NOT NULL,

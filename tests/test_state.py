@@ -161,8 +161,13 @@ def test_a_file_that_is_no_database_is_refused(path: Path, content: bytes) -> No
 
 @pytest.mark.parametrize(
     "table",
-    ["CREATE TABLE users (id INTEGER)", "CREATE TABLE about (text VARCHAR)", "CHECKPOINT"],
-    ids=["other table", "other about", "no table"],
+    [
+        "CREATE TABLE users (id INTEGER)",
+        "CREATE TABLE about (text VARCHAR)",
+        "CREATE TABLE metadata (text VARCHAR)",
+        "CHECKPOINT",
+    ],
+    ids=["other table", "other about", "other metadata", "no table"],
 )
 def test_a_database_of_somebody_else_is_refused(path: Path, table: str) -> None:
     """A DuckDB file that retl did not make is not taken over."""
@@ -245,6 +250,19 @@ def test_the_mapping_of_an_older_file_is_understood(path: Path) -> None:
         Use(Part.CONTEXT, "ip"): "ip",
     } == mapping.carried
     assert mapping == SyncMapping.from_json(json.loads(json.dumps(mapping.as_json())))
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_older_retl_says_that_a_newer_one_wrote_the_file(path: Path, version: int) -> None:
+    """Where a retl of before schema 3 looks for the version of a migrated file, it finds today's."""
+    make_file_of_schema(version, path)
+    open_state(path, "users").db.close()
+    open_state(path.with_name("new.duckdb"), "users").db.close()
+    for file in (path, path.with_name("new.duckdb")):
+        with duckdb.connect() as db:
+            db.execute(f"ATTACH '{file}' AS state")
+            found = db.execute("SELECT schema_version, sync FROM state.about").fetchall()
+        assert [(SCHEMA_VERSION, "users")] == found
 
 
 def test_looking_at_an_older_file_does_not_migrate_it(path: Path) -> None:
