@@ -207,8 +207,8 @@ def keep_run(db: duckdb.DuckDBPyConnection, run: Run) -> None:
         """,
         [KEPT_RUNS],
     )
-    ((oldest,),) = db.execute("SELECT min(run_id) FROM state.run").fetchall()
-    outbox.forget_receipts(db, before_run=oldest)
+    kept = db.execute("SELECT run_id FROM state.run").fetchall()
+    outbox.forget_receipts(db, [run_id for (run_id,) in kept])
 
 
 @dataclass(frozen=True)

@@ -223,9 +223,9 @@ def refuse(db: duckdb.DuckDBPyConnection, batch: Batch) -> RefusedCall:
     return RefusedCall(*row)
 
 
-def forget_receipts(db: duckdb.DuckDBPyConnection, before_run: str) -> None:
-    """Forget the receipts of runs that are older than one; run ids sort by time."""
-    db.execute("DELETE FROM state.receipt WHERE run_id < ?", [before_run])
+def forget_receipts(db: duckdb.DuckDBPyConnection, kept_runs: list[str]) -> None:
+    """Forget the receipts of all runs but these."""
+    db.execute("DELETE FROM state.receipt WHERE NOT list_contains(?, run_id)", [kept_runs])
 
 
 def accepts(db: duckdb.DuckDBPyConnection) -> bool:
