@@ -30,4 +30,4 @@ def plan(sync: str | Path, *, backfill: bool = False, sandbox: bool = False) -> 
         job = Job(
             session.sync, session.model, state, session.warehouse, Options(backfill), clock, SilentObserver()
         )
-        return make_plan(job, outbox.pending(state.db), with_calls=True)
+        return make_plan(job, outbox.pending(state.db), session.limits, session.file, with_calls=True)

@@ -10,7 +10,7 @@ import duckdb
 import pyarrow as pa
 
 from retl.calls.render import LIBRARY
-from retl.delivery.segment import MAX_BATCH_BYTES, MAX_BATCH_CALLS
+from retl.delivery.destination import Limits
 from retl.engine.diff import Diff
 from retl.engine.guard import Guard
 from retl.job import Job
@@ -51,6 +51,8 @@ class Plan:
         undated: calls that would take the moment of detection, as the column of their timestamp is null.
         calls_per_second: the rate at which they would leave; 0 is without limit.
         pending: calls that an earlier run left over; they go first.
+        limits: of a batch at the destination.
+        file: the file that takes the calls, as the sync has it; None for Segment.
         samples: a few calls of each kind.
     """
 
@@ -65,6 +67,8 @@ class Plan:
     undated: int
     calls_per_second: int
     pending: int
+    limits: Limits
+    file: str | None
     samples: tuple[Sample, ...]
     _table: pa.Table = field(repr=False)
 
@@ -76,9 +80,8 @@ class Plan:
     @property
     def requests(self) -> int:
         """About how many HTTP requests it takes."""
-        per_batch = min(MAX_BATCH_CALLS, self.calls_per_second or MAX_BATCH_CALLS)
-        by_bytes: int = math.ceil(self.bytes / MAX_BATCH_BYTES)
-        return max(math.ceil(self.total_calls / per_batch), by_bytes)
+        by_bytes: int = math.ceil(self.bytes / self.limits.bytes)
+        return max(math.ceil(self.total_calls / self.limits.calls), by_bytes)
 
     @property
     def seconds(self) -> float:
@@ -126,12 +129,21 @@ class Plan:
         }
 
 
-def make_plan(job: Job, pending: int, samples: int = 2, with_calls: bool = False) -> Plan:
+def make_plan(
+    job: Job,
+    pending: int,
+    limits: Limits,
+    file: str | None = None,
+    samples: int = 2,
+    with_calls: bool = False,
+) -> Plan:
     """Find out what a run would do.
 
     Args:
         job: what the run would work with; its state file stays as it is.
         pending: calls that an earlier run left over.
+        limits: of a batch at the destination.
+        file: the file that takes the calls; None for Segment.
         samples: how many calls of each kind of change to show.
         with_calls: whether the plan holds every call, for `to_pandas`.
 
@@ -162,6 +174,8 @@ def make_plan(job: Job, pending: int, samples: int = 2, with_calls: bool = False
         undated=outgoing.undated,
         calls_per_second=job.sync.segment.calls_per_second,
         pending=pending,
+        limits=limits,
+        file=file,
         samples=_samples(db, samples),
         _table=db.sql(_TABLE if with_calls else f"{_TABLE} LIMIT 0").to_arrow_table(),
     )

@@ -74,7 +74,7 @@ def _plan_one(session: Session, options: Options, samples: int) -> Plan:
     clock = SystemClock()
     with session.peeked_state(clock) as state:
         job = Job(session.sync, session.model, state, session.warehouse, options, clock, SilentObserver())
-        return make_plan(job, outbox.pending(state.db), samples)
+        return make_plan(job, outbox.pending(state.db), session.limits, session.file, samples)
 
 
 def _print_plan(plan: Plan) -> None:
@@ -154,6 +154,8 @@ def _sample_line(change: str, call: str, width: int | None) -> Text:
 def _cost(plan: Plan) -> str:
     if not plan.total_calls:
         return "nothing would be sent"
+    if plan.file is not None:
+        return f"{count(plan.total_calls, 'call')} to {plan.file}"
     cost = f"{count(plan.total_calls, 'API call')} in {count(plan.requests, 'request')}"
     if not plan.calls_per_second:
         return f"{cost}, as fast as it goes"

@@ -104,6 +104,11 @@ def source_of(settings: SegmentSettings, write_key: str) -> Source:
     return Source(endpoint, write_key, settings_url, settings.gzip, settings.ssl_cert)
 
 
+def segment_limits(calls_per_second: int) -> Limits:
+    """Segment's limits of a batch, and no more calls than may leave in one second; 0 is without limit."""
+    return Limits(min(MAX_BATCH_CALLS, calls_per_second or MAX_BATCH_CALLS), MAX_BATCH_BYTES)
+
+
 class Segment:
     """Twilio Segment as a destination: an open way to one source, with kept-alive connections.
 
@@ -145,9 +150,8 @@ class Segment:
 
     @property
     def limits(self) -> Limits:
-        """Segment's limits of a batch, and no more calls than may leave in one second."""
-        calls = min(MAX_BATCH_CALLS, self.rate_limiter.calls_per_second or MAX_BATCH_CALLS)
-        return Limits(calls, MAX_BATCH_BYTES)
+        """See `segment_limits`."""
+        return segment_limits(self.rate_limiter.calls_per_second)
 
     def send(self, batch: Batch, attempt: Attempt) -> Decision:
         """Post a batch once, and decide about the response; see `Destination.send`."""
