@@ -21,11 +21,11 @@ from retl.config.project import (
     write_key,
 )
 from retl.config.sync import Sync
-from retl.delivery.destination import Destination
+from retl.delivery.destination import Destination, Limits
 from retl.delivery.file import NdjsonFile
 from retl.delivery.rate_limit import RateLimiter
 from retl.delivery.response import RetryPolicy
-from retl.delivery.segment import Segment, Source, source_of
+from retl.delivery.segment import Segment, Source, segment_limits, source_of
 from retl.model import Model
 from retl.sandbox.server import Sandbox
 from retl.state import LOCK_TIMEOUT_SECONDS, State, hold, open_state, peek_state
@@ -55,15 +55,14 @@ class Session:
     def state_path(self) -> Path:
         """The sync's state file: `state/<sync>[.<segment.name>].duckdb`.
 
-        Calls that go to a file are not sent, so such a sync has a state of its own, with the name `file`.
+        Calls that are written to a file are not sent to Segment, so such a sync has a state of its own, whose
+        name ends in `.file`.
         """
         if self.rehearsal:
             return self.state_dir / "sandbox" / f"{self.sync.name}.duckdb"
         settings = self.sync.segment
-        source = settings.name or ("file" if settings.file is not None else None)
-        return self.state_dir / (
-            f"{self.sync.name}.{source}.duckdb" if source else f"{self.sync.name}.duckdb"
-        )
+        parts = (self.sync.name, settings.name, "file" if settings.file is not None else None)
+        return self.state_dir / f"{'.'.join(filter(None, parts))}.duckdb"
 
     @property
     def model(self) -> Model:
@@ -135,11 +134,24 @@ class Session:
         """
         settings = self.sync.segment
         if sandbox is None and settings.file is not None:
-            return NdjsonFile(self.project.root / settings.file, clock)
+            path = self.project.root / Path(settings.file).expanduser()
+            return NdjsonFile(path, settings.file, clock)
         source = self._source(sandbox)
         rate = 0 if sandbox else settings.calls_per_second
         rate_limiter = rate_limiters.setdefault(source.hash, RateLimiter(rate, clock))
         return Segment(source, rate_limiter, RetryPolicy(), settings.concurrency)
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of a batch at the destination."""
+        if self.file is not None:
+            return NdjsonFile.limits
+        return segment_limits(self.sync.segment.calls_per_second)
+
+    @property
+    def file(self) -> str | None:
+        """The file that takes the calls, as the sync has it; None where they go to Segment or the sandbox."""
+        return None if self.rehearsal else self.sync.segment.file
 
     def _source(self, sandbox: Sandbox | None) -> Source:
         """The Segment source of a run."""

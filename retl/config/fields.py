@@ -63,7 +63,7 @@ def _model_name(name: str) -> str:
 
 
 def _web_address(address: str) -> str:
-    if not re.fullmatch(r"https?://[^/\s]\S*|file:\S.*", address):
+    if not re.fullmatch(r"https?://[^/\s]\S*|file:(///)?[^/\s].*|file:/[^/].*", address):
         raise refusal("must be a URL that starts with http:// or https://, or a file: `file:calls.ndjson`")
     return address
 

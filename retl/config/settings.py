@@ -64,7 +64,7 @@ class Guards(Frozen):
 
 
 class SegmentSettings(Frozen):
-    """The Segment source that gets the calls."""
+    """The destination of the calls: a Segment source, or a file."""
 
     later: ClassVar[frozenset[str]] = frozenset({"oauth"})
 
