@@ -91,7 +91,7 @@ def apply_receivers(db: duckdb.DuckDBPyConnection, settings: Mapping[str, Settin
 
 def _keep(db: duckdb.DuckDBPyConnection, table: str, calls: list[int], codes: list[str]) -> None:
     """Fill a TEMP table with rowids of calls, and a code for each."""
-    found = pa.table({"call": pa.array(calls, pa.int64()), "code": pa.array(codes, pa.string())})
-    db.register("found", found)
-    db.execute(f"CREATE OR REPLACE TEMP TABLE {sql.name(table)} AS SELECT * FROM found")
-    db.unregister("found")
+    incoming = pa.table({"call": pa.array(calls, pa.int64()), "code": pa.array(codes, pa.string())})
+    db.register("incoming", incoming)
+    db.execute(f"CREATE OR REPLACE TEMP TABLE {sql.name(table)} AS SELECT * FROM incoming")
+    db.unregister("incoming")
