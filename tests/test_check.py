@@ -314,7 +314,7 @@ def test_the_older_form_of_a_tracking_plan(retl: Retl, tmp_path: Path) -> None:
             "this is not a tracking plan of",
         ),
         ('{"rules": {"events": ["X"]}}', "this is not a tracking plan of Segment"),
-        ('{"rules": []}', "there is no rule in it"),
+        ('{"rules": []}', "this tracking plan has no rules"),
         ('{"data": {"rules": [], "pagination": {"next": "abc"}}}', "this is one page of a tracking plan"),
         ('{"rules": [{"type": "COMMON", "jsonSchema": {"type": 5}}]}', "the rule of `common` is not a JSON"),
         ('{"rules": [{"type": "COMMON", "jsonSchema": {"$ref": "http://x.invalid/y"}}]}', "the rule of"),

@@ -298,7 +298,7 @@ def test_an_empty_result_over_a_full_snapshot_stops(retl: Retl, project: Path, s
     code, _, err = retl("run", "users")
 
     assert code == 4
-    assert "the model gave 0 rows, and at least 1 are expected" in err
+    assert "the model gave 0 rows, and the limit is 1 or more" in err
     assert "--force min_rows" in err
     assert "guards: {min_rows: 0}" in err
     assert before == contents(project / "state/users.duckdb")

@@ -89,9 +89,7 @@ def test_every_dependency_has_its_reason() -> None:
     listed = re.search(r"^dependencies = \[\n(.*?)^\]", project, re.MULTILINE | re.DOTALL)
     assert listed is not None
     required = set(re.findall(r'"([a-z0-9.-]+)', listed[1]))
-    reasons = set(
-        re.findall(r"^\| `([a-z0-9.-]+)` \| ", README.split("## What it stands on")[1], re.MULTILINE)
-    )
+    reasons = set(re.findall(r"^\| `([a-z0-9.-]+)` \| ", README.split("## Dependencies")[1], re.MULTILINE))
 
     assert required == reasons
 

@@ -110,7 +110,7 @@ def read_tracking_plan(path: Path) -> TrackingPlan:
                 f"the rule of `{name}` is not a JSON Schema ({reason})", where=str(path)
             ) from error
     if not rules:
-        raise ConfigError("there is no rule in it", where=str(path), hint=HINT)
+        raise ConfigError("this tracking plan has no rules", where=str(path), hint=HINT)
     return TrackingPlan(dict(rules))
 
 

@@ -32,7 +32,7 @@ from retl.version import __version__
     "--log-format",
     type=click.Choice(["text", "json"]),
     default="text",
-    help="Of the log on stderr. [default: text]",
+    help="Format of the log on stderr. [default: text]",
 )
 def cli(log_format: str) -> None:
     """Send what changed in a SQL model to Twilio Segment, and remember what was sent."""

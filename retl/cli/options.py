@@ -16,12 +16,17 @@ STATE_DIR = click.option(
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder of the state files; default: RETL_STATE_DIR, else state/ in the project.",
 )
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a sync and line.")
+AS_JSON = click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON: one object for each sync, each on its own line."
+)
 REHEARSAL = click.option(
-    "--sandbox", "rehearsal", is_flag=True, help="Of rehearsals, which have a state of their own."
+    "--sandbox", "rehearsal", is_flag=True, help="Use the state of rehearsals, `retl run --sandbox`."
 )
 RECEIVERS = click.option(
-    "--receiver", "receivers", default="", help="Receivers to ask, such as insider,miso; `all` are all."
+    "--receiver",
+    "receivers",
+    default="",
+    help="Receivers to ask, such as insider,miso; `all` means every receiver.",
 )
 BACKFILL = click.option(
     "--initial-backfill", "backfill", is_flag=True, help="Send the first pass of a track or audience sync."

@@ -158,6 +158,6 @@ def _cost(plan: Plan) -> str:
         return f"{count(plan.total_calls, 'call')} to {plan.file}"
     cost = f"{count(plan.total_calls, 'API call')} in {count(plan.requests, 'request')}"
     if not plan.calls_per_second:
-        return f"{cost}, as fast as it goes"
+        return f"{cost}, without a rate limit"
     time = "under a second" if plan.seconds < 1 else duration(plan.seconds)
     return f"{cost}, {time} at {plan.calls_per_second:,} calls/s"

@@ -112,7 +112,7 @@ class _Shared:
     "--force", "forced", multiple=True, type=click.Choice(GUARDS), help="Let this guard pass, once."
 )
 @click.option(
-    "--limit", type=click.IntRange(min=1), help="Let so many calls leave now; the rest stays pending."
+    "--limit", type=click.IntRange(min=1), help="Send at most this many calls now; the rest stays pending."
 )
 @click.option(
     "--sandbox", "rehearsal", is_flag=True, help="Rehearse against a local Segment, with a state of its own."

@@ -78,7 +78,7 @@ class SegmentSettings(Frozen):
         description="URL to send to instead of the region's; `file:calls.ndjson` writes the calls to a file.",
     )
     name: Name | None = Field(default=None, description="Name of the source, where one sync feeds several.")
-    events_per_second: Count = Field(default=500, description="Most calls a second; 0: as fast as it goes.")
+    events_per_second: Count = Field(default=500, description="Most calls a second; 0: without a rate limit.")
     concurrency: int = Field(default=4, ge=1, le=64, description="Requests under way at once: 1 to 64.")
     gzip: bool = Field(default=False, description="Compress the requests.")
     ssl_cert: Text | None = Field(default=None, description="File of certificates to trust, as PEM.")

@@ -143,7 +143,7 @@ def _sentence(guard: Guard, diff: Diff) -> str:
         elif diff.rejected:
             reasons = ", ".join(f"{reason} {rows:,}" for reason, rows in diff.rejected_by.items())
             rows += f", of which {diff.rejected:,} are rejected ({reasons})"
-        return f"the model gave {rows}, and at least {guard.limit} are expected"
+        return f"the model gave {rows}, and the limit is {guard.limit} or more"
     share = f" ({guard.value / diff.rows_before:.1%})" if diff.rows_before else ""
     whole = {
         "added": f"rows are new beside {diff.rows_before:,} known ones",
