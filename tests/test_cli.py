@@ -1,6 +1,7 @@
 """What users type, and what they get: output, exit codes, and a state that errors leave alone."""
 
 import importlib
+import io
 import json
 import os
 import shutil
@@ -416,25 +417,25 @@ def test_full_sends_every_row_again_and_says_so(retl: Retl, sandbox: Sandbox) ->
 
 
 @pytest.mark.rule("K15")
-def test_full_asks_first(retl: Retl, project: Path, sandbox: Sandbox) -> None:
+def test_full_asks_first(retl: Retl, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without `--yes`, `--full` sends only what a person confirms."""
     retl("run", "users")
-    process = start(project, "run", "users", "--full")
-    said = process.communicate("n\n", timeout=30)
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    code, out, err = retl("run", "users", "--full")
 
-    assert 2 == process.returncode
-    assert "sends every current row again" in "".join(said)
+    assert 2 == code
+    assert "sends every current row again" in out + err
     assert 2 == len(sandbox.accepted)
 
 
-def test_reset_asks_first(retl: Retl, project: Path) -> None:
+def test_reset_asks_first(retl: Retl, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without --yes and without an answer, nothing is forgotten."""
     retl("run", "users")
 
-    process = start(project, "reset", "users")
-    _, err = process.communicate(timeout=60)
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    code, _, err = retl("reset", "users")
 
-    assert process.returncode == 2
+    assert code == 2
     assert "nothing was done" in err
     assert record(retl)["unchanged"] == 2
 
@@ -705,16 +706,18 @@ def test_files_are_for_the_owner_alone(project: Path) -> None:
         assert path.stat().st_mode & 0o077 == 0, path
 
 
-def test_the_example_runs_with_every_kind(project: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_the_example_runs_with_every_kind(
+    retl: Retl, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All syncs of the example project can be sent, and Segment discards none of their calls."""
     folder = tmp_path_factory.mktemp("example")
     for name in ("models", "syncs", "data"):
         shutil.copytree(ROOT / name, folder / name)
     shutil.copy(ROOT / "retl.yml", folder)
-    process = start(folder, "run", "syncs", "--sandbox", "--initial-backfill")
-    out, err = process.communicate(timeout=60)
+    monkeypatch.chdir(folder)
+    code, out, err = retl("run", "syncs", "--sandbox", "--initial-backfill")
 
-    assert process.returncode == 0, err
+    assert code == 0, err
     assert "sandbox: 13 calls accepted, 0 discarded, 0 duplicates" in out
 
 
