@@ -26,9 +26,10 @@ from retl.delivery.file import NdjsonFile
 from retl.delivery.rate_limit import RateLimiter
 from retl.delivery.response import RetryPolicy
 from retl.delivery.segment import Segment, Source, segment_limits, source_of
+from retl.lock import LOCK_TIMEOUT_SECONDS, hold
 from retl.model import Model
 from retl.sandbox.server import Sandbox
-from retl.state import LOCK_TIMEOUT_SECONDS, State, hold, open_state, peek_state
+from retl.state import State, open_state, peek_state
 from retl.warehouse import BATCH_ROWS, Column, Warehouse, open_warehouse
 
 SANDBOX_KEY = "sandbox"

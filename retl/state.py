@@ -1,26 +1,22 @@
 """The state of a sync: one DuckDB file, one writer.
 
 Tables live in a database attached as `state`; whatever lasts no longer than a run is TEMP. Each table has
-one module that reads and writes it (`OWNERS`); this one has the file, the lock, transactions and
+one module that reads and writes it (`OWNERS`); this one has the file, transactions and
 `state.metadata`.
 """
 
 import json
-import os
 import secrets
 import shutil
-import socket
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import datetime
 from enum import StrEnum
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import duckdb
-from filelock import FileLock, Timeout
 
 from retl import sql
 from retl.errors import LockedError, StateError, StorageError
@@ -42,9 +38,6 @@ OWNERS = {
 
 STORAGE_VERSION = "v1.4.0"
 """DuckDB's file format, kept readable by the oldest DuckDB that retl supports."""
-
-LOCK_TIMEOUT_SECONDS = 1.0
-"""How long a run waits for a command that only looks (`status`, `rejected`) to let go."""
 
 
 class FirstPass(StrEnum):
@@ -73,18 +66,6 @@ class Metadata:
     generation: int
     first_pass: FirstPass | None
     mapping: dict[str, Any] | None
-
-
-@dataclass(frozen=True)
-class Holder:
-    """The process that holds a sync's state."""
-
-    pid: int
-    host: str
-    since: str
-
-    def __str__(self) -> str:
-        return f"pid {self.pid} on {self.host} since {self.since}"
 
 
 class State:
@@ -328,43 +309,3 @@ def _migrate(state: State, version: int) -> None:
 
 def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0]
-
-
-@contextmanager
-def hold(path: Path, now: datetime, timeout: float = LOCK_TIMEOUT_SECONDS) -> Iterator[None]:
-    """Hold a sync's state for this process alone.
-
-    Args:
-        path: the state file; the lock stands beside it and outlives no process.
-        now: the moment, for the message that another process gets.
-        timeout: seconds to wait for the lock; -1 waits without end.
-
-    Raises:
-        LockedError: another process holds it; the message names that process.
-    """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = FileLock(f"{path}.lock", timeout=timeout, mode=0o600)
-    try:
-        lock.acquire(poll_interval=0.02)
-    except Timeout as error:
-        raise LockedError(
-            f"another run holds this sync ({holder(path) or 'a process that is just starting'})",
-            where=str(path),
-            hint="wait for it, or use --wait or --skip-if-running",
-        ) from error
-    me = Holder(os.getpid(), socket.gethostname(), now.strftime("%Y-%m-%d %H:%M:%S UTC"))
-    note = path.with_name(path.name + ".holder")
-    try:
-        note.write_text(json.dumps(me.__dict__), encoding="utf-8")
-        yield
-    finally:
-        note.unlink(missing_ok=True)
-        lock.release()
-
-
-def holder(path: Path) -> Holder | None:
-    """The process that says it holds the state, where one does."""
-    try:
-        return Holder(**json.loads(path.with_name(path.name + ".holder").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return None

@@ -7,9 +7,9 @@ from retl.clock import SystemClock
 from retl.delivery import outbox, rejected
 from retl.engine import snapshot
 from retl.errors import LockedError
+from retl.lock import holder
 from retl.run import last_run
 from retl.session import Session
-from retl.state import holder
 
 
 @dataclass(frozen=True)

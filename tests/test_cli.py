@@ -19,9 +19,9 @@ import pytest
 from harness import Retl, runner
 
 from retl.cli.main import cli, execute
+from retl.lock import hold
 from retl.sandbox.failures import Reply
 from retl.sandbox.server import Sandbox
-from retl.state import hold
 
 ROOT = Path(__file__).parent.parent
 USERS = "user_id,email,city,seen_at\nu1,a@x.com,Berlin,2026-01-01\nu2,b@x.com,Paris,2026-01-02\n"

@@ -30,6 +30,7 @@ GROUND = [
     "clock",
     "errors",
     "json_values",
+    "lock",
     "migrations",
     "model",
     "nearest",

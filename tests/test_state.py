@@ -16,14 +16,12 @@ from retl.config.sync import Change
 from retl.delivery.outbox import pending
 from retl.engine.mapping import Part, SyncMapping, Use, field_use
 from retl.errors import LockedError, StateError
+from retl.lock import Holder, hold, holder
 from retl.sandbox.server import Sandbox
 from retl.state import (
     SCHEMA_VERSION,
     STORAGE_VERSION,
     FirstPass,
-    Holder,
-    hold,
-    holder,
     new_state,
     open_state,
     peek_state,
@@ -41,7 +39,7 @@ def path(tmp_path: Path) -> Path:
 def another_process(code: str, path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Another process that has run the code, prints a line, and stays until it is killed."""
     setup = "import sys\nfrom datetime import UTC, datetime\nfrom pathlib import Path\n"
-    setup += "from retl.state import hold, open_state\npath = Path(sys.argv[1])\n"
+    setup += "from retl.lock import hold\nfrom retl.state import open_state\npath = Path(sys.argv[1])\n"
     process = subprocess.Popen(
         [sys.executable, "-c", f"{setup}{code}\nprint('ready', flush=True)\nsys.stdin.read()", str(path)],
         stdin=subprocess.PIPE,

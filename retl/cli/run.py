@@ -29,11 +29,11 @@ from retl.delivery.rate_limit import RateLimiter
 from retl.engine.guard import NAMES as GUARDS
 from retl.errors import GuardError, Interrupted, LockedError, RetlError
 from retl.job import Job, Options
+from retl.lock import LOCK_TIMEOUT_SECONDS
 from retl.pipeline import run
 from retl.run import Run, Status, begin_run
 from retl.sandbox.server import Sandbox
 from retl.session import Session, load_session
-from retl.state import LOCK_TIMEOUT_SECONDS
 
 
 @dataclass(frozen=True)
