@@ -62,7 +62,7 @@ def retl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     return runner(capsys)
 
 
-def verdict(retl: Retl, *arguments: str) -> tuple[int, dict[str, Any]]:
+def checked_sync(retl: Retl, *arguments: str) -> tuple[int, dict[str, Any]]:
     """The exit code and the JSON object of a check of the orders sync."""
     code, out, err = retl("check", "orders", "--json", *arguments)
     assert err == ""
@@ -77,7 +77,7 @@ def found(checked: dict[str, Any], *keys: str) -> set[tuple[Any, ...]]:
 @pytest.mark.rule("B3", "B5")
 def test_each_rule_that_calls_break_is_told_with_rows_and_example(retl: Retl) -> None:
     """A finding has receiver, rule, effect, the call, how many rows break it, and one of their keys."""
-    code, checked = verdict(retl, "--receiver", "insider,miso")
+    code, checked = checked_sync(retl, "--receiver", "insider,miso")
 
     assert 1 == code
     assert (4, 12, False) == (checked["rows"], checked["calls"], checked["clean"])
@@ -95,7 +95,7 @@ def test_each_rule_that_calls_break_is_told_with_rows_and_example(retl: Retl) ->
 @pytest.mark.rule("B3")
 def test_calls_of_changed_and_removed_rows_are_looked_at(retl: Retl) -> None:
     """Each row is also taken as changed and as gone, where the sync has an event for that."""
-    _, checked = verdict(retl, "--receiver", "insider")
+    _, checked = checked_sync(retl, "--receiver", "insider")
 
     told = found(checked, "rule", "call", "rows")
     assert ("I18", "Order Cancelled!", 4) in told
@@ -108,7 +108,7 @@ def test_a_row_counts_once_though_its_calls_are_named_alike(retl: Retl, tmp_path
     text = ORDERS.replace("Order Updated", "Order Completed").replace("Order Cancelled!", "Order Completed")
     (tmp_path / "syncs/orders.yml").write_text(text)
 
-    _, checked = verdict(retl, "--receiver", "insider")
+    _, checked = checked_sync(retl, "--receiver", "insider")
 
     assert ("I7", "Order Completed", 2) in found(checked, "rule", "call", "rows")
 
@@ -126,7 +126,7 @@ def test_values_from_before_suit_a_tracking_plan(retl: Retl, tmp_path: Path) -> 
         "  properties: {total: total}\n"
     )
 
-    code, checked = verdict(retl, "--tracking-plan", "plan.json")
+    code, checked = checked_sync(retl, "--tracking-plan", "plan.json")
 
     assert (0, 2, []) == (code, checked["calls"], checked["findings"])
 
@@ -136,7 +136,7 @@ def test_the_file_alone_is_looked_at_without_a_model(retl: Retl, tmp_path: Path)
     """With --sample 0 no row is read: the model may be broken, and what the file tells is told."""
     (tmp_path / "models/orders.sql").write_text("SELECT nothing FROM nowhere")
 
-    code, checked = verdict(retl, "--receiver", "all", "--sample", "0")
+    code, checked = checked_sync(retl, "--receiver", "all", "--sample", "0")
 
     assert 0 == code
     assert (None, 0) == (checked["rows"], checked["calls"])
@@ -149,8 +149,8 @@ def test_the_file_alone_is_looked_at_without_a_model(retl: Retl, tmp_path: Path)
 @pytest.mark.rule("B4")
 def test_a_sample_is_the_same_each_time(retl: Retl) -> None:
     """--sample N looks at N rows, and at the same ones when it is asked again."""
-    first = verdict(retl, "--receiver", "insider", "--sample", "2")
-    again = verdict(retl, "--receiver", "insider", "--sample", "2")
+    first = checked_sync(retl, "--receiver", "insider", "--sample", "2")
+    again = checked_sync(retl, "--receiver", "insider", "--sample", "2")
 
     assert first == again
     assert (2, 6) == (first[1]["rows"], first[1]["calls"])
@@ -166,7 +166,7 @@ def test_what_retl_itself_would_reject_is_told_too(retl: Retl, tmp_path: Path) -
         "model: orders\nprimary_key: order_id\ntrack: {user_id: user_id, added: Order Viewed}\n"
     )
 
-    code, checked = verdict(retl, "--receiver", "suprsend")
+    code, checked = checked_sync(retl, "--receiver", "suprsend")
 
     assert 1 == code
     assert {("retl", "no_id", 1, "o-1"), ("retl", "duplicate_key", 2, "o-2")} == found(
@@ -252,7 +252,7 @@ def test_calls_are_checked_by_a_tracking_plan(retl: Retl, tmp_path: Path) -> Non
     """What lacks a property of the plan is told by its place, an event that the plan lacks by its name."""
     (tmp_path / "plan.json").write_text(json.dumps(PLAN))
 
-    code, checked = verdict(retl, "--tracking-plan", "plan.json")
+    code, checked = checked_sync(retl, "--tracking-plan", "plan.json")
 
     assert 1 == code
     told = found(checked, "receiver", "rule", "call", "rows", "example", "says")
@@ -278,7 +278,7 @@ def test_a_call_may_ask_for_a_version_of_the_plan(retl: Retl, tmp_path: Path) ->
         context = f"  context: {{protocols.event_version: {{value: {version}}}}}\n"
         (tmp_path / "syncs/orders.yml").write_text(ORDERS + context)
 
-        _, checked = verdict(retl, "--tracking-plan", "plan.json")
+        _, checked = checked_sync(retl, "--tracking-plan", "plan.json")
 
         assert {("event",), (f"properties.{missing}",)} == found(checked, "rule")
 
@@ -291,7 +291,7 @@ def test_the_older_form_of_a_tracking_plan(retl: Retl, tmp_path: Path) -> None:
     everywhere = {"type": "object", "required": ["anonymousId"]}
     (tmp_path / "plan.json").write_text(json.dumps({"rules": {"events": events, "global": everywhere}}))
 
-    _, checked = verdict(retl, "--tracking-plan", "plan.json")
+    _, checked = checked_sync(retl, "--tracking-plan", "plan.json")
 
     assert {
         ("anonymousId", "Order Completed", 4),

@@ -74,7 +74,7 @@ class _BurningClock(FakeClock):
         return super().wait(seconds, stop)
 
 
-class _BurningWatch(SilentObserver):
+class _BurningObserver(SilentObserver):
     def __init__(self, fuse: _Fuse) -> None:
         self.fuse = fuse
 
@@ -138,7 +138,7 @@ class Killable:
             shutil.copytree(self.shop.folder, remains)
 
         fuse = _Fuse(steps, bury)
-        shop = Shop(self.shop.folder, self.shop.url, TRACK, _BurningClock(fuse), _BurningWatch(fuse))
+        shop = Shop(self.shop.folder, self.shop.url, TRACK, _BurningClock(fuse), _BurningObserver(fuse))
         with open_state(shop.state_path, "shop") as opened:
             state = State(_BurningConnection(opened.db, fuse), shop.state_path)  # type: ignore[arg-type]
             with segment(shop.url, shop.clock, retry_policy=KEPT_TRYING) as to:

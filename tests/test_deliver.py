@@ -315,7 +315,7 @@ def test_calls_are_unsure_when_they_go_out_again_not_before(
 
 
 def test_an_answer_that_says_no_leaves_no_doubt(state: State, sandbox: Sandbox) -> None:
-    """Calls that Segment was heard to refuse or to put off are not unsure in the next run."""
+    """Calls that Segment answered to refuse, or to put off, are not unsure in the next run."""
     fill(state, 10)
     sandbox.script([Reply(500), Reply(503)])
     with segment(sandbox.url, retry_policy=RetryPolicy(base=0.001, retries=1)) as to:
@@ -364,7 +364,7 @@ def test_a_deadline_ends_a_wait_at_once(state: State, sandbox: Sandbox, clock: F
     assert 10 == len(waiting(state))
 
 
-def test_a_deadline_ends_a_slow_pace_in_time(state: State, sandbox: Sandbox, clock: FakeClock) -> None:
+def test_a_deadline_ends_a_low_rate_in_time(state: State, sandbox: Sandbox, clock: FakeClock) -> None:
     """What fits before the deadline is delivered, the rest stays pending."""
     fill(state, 100)
     with segment(sandbox.url, clock, rate=10) as to:

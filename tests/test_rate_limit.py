@@ -34,7 +34,7 @@ def test_full_batches_never_exceed_the_rate_in_any_second() -> None:
     assert [0.0, 1.0, 2.0, 3.0] == [rate_limiter.reserve(500) for _ in range(4)]
 
 
-def test_threads_share_one_pace() -> None:
+def test_threads_share_one_rate() -> None:
     """However many threads reserve at the same moment, each gets a place of its own."""
     rate_limiter = RateLimiter(100, FakeClock())
     together = threading.Barrier(8)

@@ -65,7 +65,7 @@ TABLE = [
 @pytest.mark.parametrize(
     ("answer", "action"), TABLE, ids=[f"{answer.status} {answer.body[:12]!r}" for answer, _ in TABLE]
 )
-def test_each_answer_has_its_verdict(answer: Response, action: Action) -> None:
+def test_each_answer_leads_to_its_action(answer: Response, action: Action) -> None:
     """What to do next follows from status and body as Segment and its clients have it."""
     assert action == decide(answer, 0, POLICY, 0.0).action
 
@@ -106,7 +106,7 @@ def test_retry_after_of_zero_does_not_spin() -> None:
 
 @pytest.mark.parametrize("answer", [*SPLIT, *REFUSED, *STOPPED], ids=lambda answer: str(answer.status))
 def test_no_wait_where_no_retry_follows(answer: Response) -> None:
-    """A action that is not to retry asks for no wait, whatever the server says."""
+    """An action that is not to retry asks for no wait, whatever the server says."""
     decision = decide(answer, 0, POLICY, 0.5)
     assert (0.0, False) == (decision.wait, decision.requested)
 

@@ -455,7 +455,7 @@ def test_faults_text() -> None:
     "bad", ["200=0.1", "429", "429=often", "500=-0.1", "latency=30", "hang=1s", "slow=1", "500=2"]
 )
 def test_bad_faults_text(bad: str) -> None:
-    """A part that is no fault, or asks for more than certainty, is named."""
+    """A part that is not a failure, or asks for more than certainty, is named."""
     with pytest.raises(ConfigError, match=f"'{bad}'"):
         Failures.parse(f"429=0.1,{bad}")
 
@@ -478,7 +478,7 @@ def test_faults_are_given(http: urllib3.PoolManager) -> None:
         assert (429, "1") == (answer.status, answer.headers["Retry-After"])
 
 
-class WatchedFaults(Failures):
+class WatchedFailures(Failures):
     """Failures that tell when a request has arrived."""
 
     drawn = Event()
@@ -492,8 +492,8 @@ class WatchedFaults(Failures):
 @pytest.mark.parametrize("text", ["hang=1", "latency=1000s"])
 def test_closing_ends_what_is_under_way(http: urllib3.PoolManager, text: str) -> None:
     """Closing ends idle connections and waiting requests, and nothing of those was taken."""
-    failures = WatchedFaults.parse(text)
-    assert isinstance(failures, WatchedFaults)
+    failures = WatchedFailures.parse(text)
+    assert isinstance(failures, WatchedFailures)
     failures.drawn.clear()
     with ThreadPoolExecutor(1) as threads:
         with Sandbox(failures=failures) as sandbox:

@@ -176,7 +176,7 @@ def test_unreachable_proxy_is_not_unsure(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "proxy" in (answer.error or "")
 
 
-def test_unusable_proxy_is_a_setting_to_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unusable_proxy_is_a_setting_to_fix(monkeypatch: pytest.MonkeyPatch) -> None:
     """A SOCKS proxy is refused in a sentence that does not tell its password."""
     monkeypatch.setenv("all_proxy", "socks5://me:secret@localhost:1")
     with pytest.raises(ConfigError) as caught:

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
 from delivery import IDENTIFY, NOON, FakeClock, Shop, Table, rows
+from harness import runner
 
 from retl.config.sync import Change
 from retl.delivery.outbox import pending
@@ -66,18 +68,18 @@ def test_duckdb_draws_no_progress_bar(path: Path, is_file: bool) -> None:
 
 def test_a_new_file_knows_its_sync_and_has_an_id_of_its_own(tmp_path: Path) -> None:
     """A state begins without memory, and its random id makes its message ids unlike all others."""
-    abouts = []
+    found = []
     for name in ("one", "two"):
         with open_state(tmp_path / f"{name}.duckdb", name) as state:
-            abouts.append(state.metadata)
-    assert ["one", "two"] == [about.sync for about in abouts]
-    assert 2 == len({about.destination_id for about in abouts})
-    assert all(len(about.destination_id) == 32 for about in abouts)
+            found.append(state.metadata)
+    assert ["one", "two"] == [one.sync for one in found]
+    assert 2 == len({one.destination_id for one in found})
+    assert all(len(one.destination_id) == 32 for one in found)
     assert (0, None, None, None) == (
-        abouts[0].generation,
-        abouts[0].destination_hash,
-        abouts[0].first_pass,
-        abouts[0].mapping,
+        found[0].generation,
+        found[0].destination_hash,
+        found[0].first_pass,
+        found[0].mapping,
     )
 
 
@@ -201,15 +203,15 @@ MAPPING_2 = {
 """A mapping as schema 2 kept it."""
 
 
-def make_file_of_schema(version: int, path: Path) -> None:
+def make_file_of_schema(version: int, path: Path, mapping: dict[str, Any] = MAPPING_2) -> None:
     """Make a state file as retl made them with schema 1 or 2: a row, a call that waits, a mapping."""
-    path.parent.mkdir()
+    path.parent.mkdir(exist_ok=True)
     with duckdb.connect() as db:
         db.execute(f"ATTACH '{path}' AS state (STORAGE_VERSION 'v1.4.0')")
         db.execute((Path(__file__).parent / "fixtures" / "state_2.sql").read_text(encoding="utf-8"))
         db.execute(
             "INSERT INTO state.about VALUES (?, 'users', 'some id', 'some hash', 7, 'sent', ?)",
-            [version, json.dumps(MAPPING_2)],
+            [version, json.dumps(mapping)],
         )
         stale = ", false AS stale" if version > 1 else ""
         db.execute(f"CREATE OR REPLACE TABLE state.snapshot AS SELECT 'k' AS key, {{'v': 1}} AS row{stale}")
@@ -248,6 +250,49 @@ def test_the_mapping_of_an_older_file_is_understood(path: Path) -> None:
         Use(Part.CONTEXT, "ip"): "ip",
     } == mapping.carried
     assert mapping == SyncMapping.from_json(json.loads(json.dumps(mapping.as_json())))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("plan", "users"), ("explain", "users", "k"), ("status", "users"), ("rejected", "users"), ("check",)],
+    ids=lambda command: command[0],
+)
+def test_commands_that_look_leave_an_older_file_as_it_is(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: tuple[str, ...],
+) -> None:
+    """A command that changes nothing works on a file of an older schema, whose bytes stay the same."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "syncs").mkdir()
+    (tmp_path / "syncs" / "users.yml").write_text(
+        "sql: SELECT 'k' AS k, 2 AS v UNION ALL SELECT 'new', 3\n"
+        "warehouse: duckdb://\nprimary_key: k\n"
+        "identify: {user_id: k, traits: {v: v}}\nreceivers: {suprsend: {mode: reject}}\n",
+        encoding="utf-8",
+    )
+    mapping = {
+        "kind": "identify",
+        "primary_key": ["k"],
+        "ids": {"user_id": "k"},
+        "fields": {"v": "v"},
+        "compared": {".id user_id": "k", "v": "v"},
+        "columns": ["k", "v"],
+        "types": {"k": "VARCHAR", "v": "BIGINT"},
+    }
+    path = tmp_path / "state" / "users.duckdb"
+    make_file_of_schema(2, path, mapping)
+    with duckdb.connect(str(path)) as db:
+        db.execute(
+            "CREATE OR REPLACE TABLE snapshot AS SELECT 'k' AS key, {'k': 'k', 'v': 1} AS row, false AS stale"
+        )
+    before = path.read_bytes()
+
+    code, out, err = runner(capsys)(*command)
+    assert (0, "") == (code, err)
+    assert out
+    assert before == path.read_bytes()
 
 
 @pytest.mark.parametrize("version", [1, 2])
