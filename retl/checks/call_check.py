@@ -91,7 +91,8 @@ def apply_receivers(db: duckdb.DuckDBPyConnection, settings: Mapping[str, Settin
 
 def _keep(db: duckdb.DuckDBPyConnection, table: str, calls: list[int], codes: list[str]) -> None:
     """Fill a TEMP table with rowids of calls, and a code for each."""
-    incoming = pa.table({"call": pa.array(calls, pa.int64()), "code": pa.array(codes, pa.string())})
-    db.register("incoming", incoming)
-    db.execute(f"CREATE OR REPLACE TEMP TABLE {sql.name(table)} AS SELECT * FROM incoming")
-    db.unregister("incoming")
+    db.execute(f"CREATE OR REPLACE TEMP TABLE {sql.name(table)} (call BIGINT, code VARCHAR)")
+    if calls:
+        db.register("incoming", pa.table({"call": calls, "code": codes}))
+        db.execute(f"INSERT INTO {sql.name(table)} SELECT call, code FROM incoming")
+        db.unregister("incoming")
