@@ -24,12 +24,6 @@ The column is text: the code of the reason to reject the row, or NULL where the 
 itself is NULL in its own column.
 """
 
-BAD_TEXT = "bad_text"
-"""The reason of a row with text that is not valid Unicode."""
-
-BAD_TIMESTAMP = "bad_timestamp"
-"""The reason of a row with a date or timestamp that does not exist or lies outside the years 1 to 9999."""
-
 Parsed: TypeAlias = tuple[pa.Array, pa.Array | None]
 """A column's values, and for each row the reason to reject it or NULL; None where all rows are sound."""
 

@@ -7,7 +7,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from retl.json_values import SAFE_INTEGER
-from retl.warehouse.base import BAD_TEXT, BAD_TIMESTAMP, Parsed
+from retl.reason import Reason
+from retl.warehouse.base import Parsed
 
 _WIDEST = 38
 """Digits of the widest decimal that Arrow's decimal128 and DuckDB have."""
@@ -36,7 +37,7 @@ def strings(values: Sequence[str | None]) -> Parsed:
     except UnicodeEncodeError:
         is_bad = [value is not None and not _is_unicode(value) for value in values]
     sound = [None if bad else value for value, bad in zip(values, is_bad, strict=True)]
-    return pa.array(sound, pa.string()), _reasons(pa.array(is_bad), BAD_TEXT)
+    return pa.array(sound, pa.string()), _reasons(pa.array(is_bad), Reason.BAD_TEXT)
 
 
 def _is_unicode(text: str) -> bool:
@@ -112,7 +113,7 @@ def _instants_one_by_one(texts: pa.Array, kind: pa.DataType) -> Parsed:
             " FROM texts"
         ).to_arrow_table()
     array, _ = within_years(parsed["parsed"].combine_chunks().cast(kind))
-    return array, _reasons(pc.and_(texts.is_valid(), array.is_null()), BAD_TIMESTAMP)
+    return array, _reasons(pc.and_(texts.is_valid(), array.is_null()), Reason.BAD_TIMESTAMP)
 
 
 def within_years(array: pa.Array) -> Parsed:
@@ -134,11 +135,11 @@ def within_years(array: pa.Array) -> Parsed:
     ).fill_null(False)
     if not pc.any(is_bad).as_py():
         return array, None
-    return pc.if_else(is_bad, pa.scalar(None, array.type), array), _reasons(is_bad, BAD_TIMESTAMP)
+    return pc.if_else(is_bad, pa.scalar(None, array.type), array), _reasons(is_bad, Reason.BAD_TIMESTAMP)
 
 
-def _reasons(is_bad: pa.Array, reason: str) -> pa.Array | None:
+def _reasons(is_bad: pa.Array, reason: Reason) -> pa.Array | None:
     """The reason for each row that is bad; None where none is."""
     if not pc.any(is_bad).as_py():
         return None
-    return pc.if_else(is_bad, pa.scalar(reason), pa.scalar(None, pa.string()))
+    return pc.if_else(is_bad, pa.scalar(reason.value), pa.scalar(None, pa.string()))

@@ -21,8 +21,9 @@ import sqlalchemy
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
+from retl.reason import Reason
 from retl.warehouse import parse, untyped
-from retl.warehouse.base import BAD_TIMESTAMP, Parsed
+from retl.warehouse.base import Parsed
 from retl.warehouse.dialect import ColumnType, Dialect, is_model_fault
 
 _SESSION = (
@@ -278,7 +279,9 @@ def _json_list(value: Sequence[Any], leaves: Iterator[str | None]) -> str:
 
 
 def _at_rows(count: int, rows: set[int]) -> pa.Array:
-    return pa.array([BAD_TIMESTAMP if row in rows else None for row in range(count)], pa.string())
+    return pa.array(
+        [Reason.BAD_TIMESTAMP.value if row in rows else None for row in range(count)], pa.string()
+    )
 
 
 _ITEM = re.compile(r'"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<brace>[{}])|(?P<plain>[^{},"]+)', re.DOTALL)
