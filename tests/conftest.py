@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,11 @@ from harness import Bench, StillClock
 
 from retl.state import open_state
 from retl.warehouse import Warehouse, open_warehouse
+
+
+def pytest_collection_finish() -> None:
+    """Take all that is loaded by now out of Python's garbage collection: it stays till the end."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
