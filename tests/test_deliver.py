@@ -163,7 +163,7 @@ def test_a_failing_server_is_waited_for(state: State, sandbox: Sandbox, clock: F
     assert (5, 3, 0) == (delivery.delivered, delivery.retries, delivery.unsure)
     assert 0.5 + 1 + 2 == clock.monotonic()
     assert [(4,)] == rows(state, "SELECT attempts FROM state.receipt")
-    assert [None, "1", "2", "3"] == [request.headers.get("x-retry-count") for request in sandbox.requests]
+    assert ["0", "1", "2", "3"] == [request.headers.get("x-retry-count") for request in sandbox.requests]
 
 
 @pytest.mark.rule("L5")

@@ -87,10 +87,10 @@ def test_headers_say_what_comes_and_from_whom(sandbox: Sandbox) -> None:
     assert " analytics-python/" in headers["user-agent"]
 
 
-def test_retry_count_is_sent_on_retries_only(sandbox: Sandbox) -> None:
-    """`X-Retry-Count` tells which retry this is; a first attempt has none."""
+def test_retry_count_begins_at_0(sandbox: Sandbox) -> None:
+    """`X-Retry-Count` tells how many attempts came before, 0 on the first one."""
     sent = [post(sandbox, retry=retry).headers.get("x-retry-count") for retry in (0, 1, 12)]
-    assert [None, "1", "12"] == sent
+    assert ["0", "1", "12"] == sent
 
 
 def test_sent_at_is_of_the_attempt(sandbox: Sandbox) -> None:

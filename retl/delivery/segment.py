@@ -181,7 +181,8 @@ class Segment:
         """Post a batch once.
 
         `sentAt` is of this very attempt: Segment shifts each timestamp by the time between `sentAt`
-        and the arrival (Segment Spec, common fields, "Timestamps").
+        and the arrival (Segment Spec, common fields, "Timestamps"). `X-Retry-Count` begins at 0 (Segment's
+        "Handling TAPI Response Code in Analytics SDKs").
         """
         body = b"".join(
             (
@@ -191,9 +192,7 @@ class Segment:
                 % (iso(sent_at).encode(), json.dumps(self.source.write_key).encode()),
             )
         )
-        headers = dict(self._headers)
-        if retry:
-            headers["X-Retry-Count"] = str(retry)
+        headers = {**self._headers, "X-Retry-Count": str(retry)}
         if self.source.gzip:
             body = gzip.compress(body, compresslevel=1)
             headers["Content-Encoding"] = "gzip"
