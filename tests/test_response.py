@@ -13,13 +13,22 @@ DELIVERED = [
     Response(200, "OK"),
     Response(202, "{}"),
     Response(204),
+    Response(200, '{"ok": true, "errors": [], "error": null, "status": "ok"}'),
+    Response(200, '["taken"]'),
 ]
 
 TRIED_AGAIN = [
     Response(200, "<html>Sign in to the hotel's network</html>"),
     Response(200, "\ufeff \n<!DOCTYPE html>"),
     Response(200, '{"success": false, "message": "no"}'),
+    Response(200, '{"success": "False"}'),
+    Response(200, '{"ok": false, "errors": ["Message ID: m1"], "receivedEvents": 1, "okEvents": 0}'),
+    Response(200, '{"errors": ["unknown source"]}'),
+    Response(200, '{"error": "unknown source"}'),
+    Response(200, '{"status": "error"}'),
     Response(200, '{"message": "a long answer that was cut off'),
+    Response(200, "[" * 10_000),
+    Response(200, '{"a":' * 10_000),
     Response(408),
     Response(410),
     Response(429),

@@ -85,15 +85,22 @@ def is_retryable(status: int) -> bool:
 
 
 def _is_success(body: str) -> bool:
-    """False for a login page in between, and for an answer that says it failed."""
+    """False for a login page in between, and for an answer that says it failed.
+
+    Segment answers `{"success": true}`; Jitsu, which speaks its protocol, `{"ok": false, "errors": […]}`.
+    """
     text = body.strip("\ufeff \t\r\n")
     if text.startswith("<"):
         return False
     try:
         said = json.loads(text or "{}")
-    except ValueError:
-        return not text.startswith("{")
-    return not (isinstance(said, dict) and said.get("success") is False)
+    except (ValueError, RecursionError):
+        return not text.startswith(("{", "["))
+    if not isinstance(said, dict):
+        return True
+    denied = any(str(said.get(name)).lower() in {"false", "0"} for name in ("success", "ok"))
+    failed = str(said.get("status")).lower() in {"error", "failed", "failure"}
+    return not (denied or failed or said.get("error") or said.get("errors"))
 
 
 def describe(response: Response) -> str:
