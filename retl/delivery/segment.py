@@ -9,35 +9,25 @@ import gzip
 import hashlib
 import json
 import random
-import re
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from types import SimpleNamespace, TracebackType
-from typing import Any, Self
-from urllib.parse import quote, unquote, urlsplit
-from urllib.request import getproxies, proxy_bypass
+from typing import Self
+from urllib.parse import quote, urlsplit
 
-import urllib3
 from segment.analytics.consumer import BATCH_SIZE_LIMIT
 from segment.analytics.request import parse_retry_after
 from segment.analytics.version import VERSION as CLIENT_VERSION
-from urllib3.exceptions import (
-    ConnectTimeoutError,
-    HTTPError,
-    LocationValueError,
-    NewConnectionError,
-    ProxyError,
-    SSLError,
-)
+from urllib3.exceptions import HTTPError
 
 from retl.config.sync import SegmentSettings
 from retl.delivery.batch import Batch
 from retl.delivery.destination import Action, Attempt, Decision, Limits
+from retl.delivery.http import Http, never_left, words
 from retl.delivery.rate_limit import RateLimiter
 from retl.delivery.response import Response, RetryPolicy, decide
-from retl.errors import ConfigError, DestinationError, SegmentError
+from retl.errors import DestinationError, SegmentError
 from retl.version import __version__
 
 MAX_BATCH_CALLS = 2_500
@@ -54,9 +44,6 @@ ENDPOINTS = {"us": "https://api.segment.io", "eu": "https://events.eu1.segmentap
 
 SETTINGS_URL = "https://cdn.segment.com/v1/projects/{write_key}/settings"
 """Answers 404 for an unknown write key; Segment's own destination asks it before it sends."""
-
-TIMEOUT = urllib3.Timeout(connect=5, read=15)
-"""Seconds; the official client's."""
 
 LONGEST_WAIT = 1_000_000
 """Seconds that a `Retry-After` can ask for; more is beyond any run's deadline anyway."""
@@ -128,7 +115,7 @@ class Segment:
         self.rate_limiter = rate_limiter
         self.retry_policy = retry_policy
         self.connections = connections
-        self._pool = _pool(source, connections)
+        self._http = Http(source.endpoint, connections, source.ssl_cert)
         self._headers = {
             "Content-Type": "application/json",
             "User-Agent": f"retl/{__version__} analytics-python/{CLIENT_VERSION}",
@@ -141,7 +128,7 @@ class Segment:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._pool.clear()
+        self._http.close()
 
     @property
     def id(self) -> str:
@@ -222,13 +209,10 @@ class Segment:
 
     def _request(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Response:
         try:
-            response = self._pool.request(
-                method, url, headers=headers, body=body, retries=False, redirect=False, timeout=TIMEOUT
-            )
+            status, answered, text = self._http.request(method, url, headers, body)
         except HTTPError as error:
-            return Response(None, error=self._without_key(_words(error)), unsure=not _never_left(error))
-        text = self._without_key(response.data.decode("utf-8", "replace"))
-        return Response(response.status, text, _retry_after(response.headers))
+            return Response(None, error=self._without_key(words(error)), unsure=not never_left(error))
+        return Response(status, self._without_key(text.decode("utf-8", "replace")), _retry_after(answered))
 
     def _without_key(self, text: str) -> str:
         """A text from outside that may quote the request; what it says is shown and stored."""
@@ -245,35 +229,6 @@ class Segment:
         return text
 
 
-def _pool(source: Source, connections: int) -> urllib3.PoolManager:
-    options: dict[str, Any] = {"num_pools": 4, "maxsize": connections, "ca_certs": source.ssl_cert}
-    address = urlsplit(source.endpoint)
-    if address.scheme not in {"http", "https"} or not address.hostname:
-        raise ConfigError(f"`{source.endpoint}` is not a URL", where="segment.endpoint")
-    proxy = _proxy(address.scheme, address.hostname)
-    if proxy is None:
-        return urllib3.PoolManager(**options)
-    account = urlsplit(proxy)
-    if account.scheme not in {"http", "https"}:
-        raise ConfigError(
-            f"a proxy is set for {address.hostname} in the environment, of a kind that retl does not speak",
-            hint="use an http:// or https:// proxy, or list the host in NO_PROXY",
-        )
-    if account.username is not None:
-        login = f"{unquote(account.username)}:{unquote(account.password or '')}"
-        options["proxy_headers"] = urllib3.make_headers(proxy_basic_auth=login)
-    return urllib3.ProxyManager(proxy, **options)
-
-
-def _proxy(scheme: str, host: str) -> str | None:
-    """The URL of the proxy that the environment names for a host, as other programs read it."""
-    found = getproxies()
-    proxy = found.get(scheme) or found.get("all")
-    if not proxy or proxy_bypass(host):
-        return None
-    return proxy if "://" in proxy else f"http://{proxy}"
-
-
 def _retry_after(headers: Mapping[str, str]) -> int | None:
     """Seconds to wait, as the official client reads them, but without its cap of 300 seconds.
 
@@ -282,21 +237,6 @@ def _retry_after(headers: Mapping[str, str]) -> int | None:
     seconds: int | None = parse_retry_after(SimpleNamespace(headers=headers))
     asked = headers.get("Retry-After", "").strip()
     return min(int(asked), LONGEST_WAIT) if seconds and asked.isdecimal() else seconds
-
-
-def _never_left(error: HTTPError) -> bool:
-    """Whether a request failed before it went out, so that Segment cannot have seen it."""
-    return isinstance(error, (ConnectTimeoutError, NewConnectionError, ProxyError, LocationValueError)) or (
-        isinstance(error, SSLError) and isinstance(error.args[0], ssl.SSLCertVerificationError)
-    )
-
-
-def _words(error: BaseException) -> str:
-    """A network error in a few words, without the connection objects that urllib3 prints."""
-    if isinstance(error, HTTPError) and error.args and isinstance(error.args[-1], Exception):
-        head = error.args[0] if isinstance(error.args[0], str) else ""
-        return f"{head} {_words(error.args[-1])}".strip()
-    return re.sub(r"^(<.*?>|HTTPS?Connection(Pool)?\(.*?\)): ", "", str(error)) or type(error).__name__
 
 
 def iso(moment: datetime) -> str:
