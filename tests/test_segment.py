@@ -1,8 +1,11 @@
 import base64
+import gzip
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
 from email.utils import format_datetime
 from pathlib import Path
@@ -10,11 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import trustme
 from delivery import HURRIED, KEY, NOON, Shop, Table, segment
 from segment.analytics import Client
+from urllib3.exceptions import HTTPError
 
 from retl.config.settings import SegmentSettings
 from retl.delivery.batch import Batch
+from retl.delivery.http import MOST_BYTES, Http, never_left
 from retl.delivery.rate_limit import RateLimiter
 from retl.delivery.segment import LONGEST_WAIT, Segment, Source, iso, source_of
 from retl.errors import ConfigError, DestinationError
@@ -291,11 +297,64 @@ def test_a_connection_that_breaks_after_the_request_is_unsure(sandbox: Sandbox, 
     assert "object at" not in (found.error or "")
 
 
-def test_an_answer_cut_off_in_the_middle_is_unsure() -> None:
-    """Half an answer is none."""
-    with Recorder([b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"]) as server, segment(server.url) as to:
+@pytest.mark.rule("L6")
+@pytest.mark.parametrize(
+    "half",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{",
+        b"HTTP/1.1 200 OK\r\nContent-Le",
+        b"HTTP/1.1 200 OK\r\n",
+        b"HTTP/1.1 200",
+    ],
+)
+def test_an_answer_cut_off_in_the_middle_is_unsure(half: bytes) -> None:
+    """Half an answer is none, wherever it was cut."""
+    with Recorder([half]) as server, segment(server.url) as to:
         found = to.post(batch(CALL), NOON, 0)
     assert (None, True) == (found.status, found.unsure)
+
+
+HUGE = [
+    b"HTTP/1.1 200 OK\r\nContent-Length: 900000000\r\n\r\n" + b"x" * 300_000,
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"493e0\r\n" + b"x" * 300_000 + b"\r\n",
+    b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + b"x" * 300_000,
+]
+
+
+@pytest.mark.rule("L12")
+@pytest.mark.parametrize("answer", HUGE, ids=["announced", "chunked", "until it closes"])
+def test_of_a_huge_answer_only_the_beginning_is_read(answer: bytes) -> None:
+    """Whatever a server sends, no more than 64 KB of it is read, and the next request is whole."""
+    next_answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+    with Recorder([answer, next_answer]) as server, segment(server.url) as to:
+        found = to.post(batch(CALL), NOON, 0)
+        assert (200, "x" * MOST_BYTES) == (found.status, found.body)
+        assert "{}" == to.post(batch(CALL), NOON, 0).body
+    assert 2 == server.connections
+
+
+def test_a_packed_answer_is_unpacked_within_bounds() -> None:
+    """A gzip bomb of 100 MB takes 64 KB, and what is broken is taken as it is."""
+    bomb = gzip.compress(b"x" * 100_000_000)
+    assert len(bomb) > MOST_BYTES
+    head = b"HTTP/1.1 500 No\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n"
+    answers = [head % len(text) + text for text in (bomb, gzip.compress(b"busy"), b"not gzip")]
+    with Recorder(answers) as server, segment(server.url) as to:
+        bodies = [to.post(batch(CALL), NOON, 0).body for _ in range(3)]
+    assert ["x" * MOST_BYTES, "busy", "not gzip"] == bodies
+
+
+@pytest.mark.rule("L12")
+@pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
+def test_an_answer_that_never_ends_is_broken_off(tmp_path: Path, tls: bool) -> None:
+    """A server that sends a byte now and then, in the head or in the body, is left after a limit in all."""
+    with Dripping(tmp_path if tls else None) as server:
+        http = Http(server.url, 1, server.certificate, most_seconds=0.2)
+        with pytest.raises(HTTPError) as caught:
+            http.request("POST", server.url, {}, b"{}")
+        http.close()
+    assert not never_left(caught.value)
 
 
 @pytest.mark.rule("E12")
@@ -506,7 +565,7 @@ class Recorder:
         while self._answers:
             connection, _ = self._server.accept()
             self.connections += 1
-            with connection, connection.makefile("rwb") as stream:
+            with connection, suppress(OSError), connection.makefile("rwb") as stream:
                 while self._answers and (line := stream.readline()):
                     head = [line, *iter(stream.readline, b"\r\n")]
                     fields = dict(part.decode().lower().split(": ", 1) for part in head[1:])
@@ -514,3 +573,38 @@ class Recorder:
                     stream.read(int(fields.get("content-length", 0)))
                     stream.write(self._answers.pop(0))
                     stream.flush()
+
+
+class Dripping:
+    """A server that begins an answer and sends a byte of its head now and then, until it is left."""
+
+    def __init__(self, tls: Path | None) -> None:
+        """`tls`: a folder for a certificate, where TLS is spoken."""
+        self.certificate, self._tls = None, None
+        if tls:
+            authority = trustme.CA()
+            self.certificate = str(tls / "authority.pem")
+            authority.cert_pem.write_to_path(self.certificate)
+            self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            authority.issue_cert("localhost").configure_cert(self._tls)
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http{'s' if tls else ''}://localhost:{self._server.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+
+    def __enter__(self) -> "Dripping":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.join()
+        self._server.close()
+
+    def _serve(self) -> None:
+        connection, _ = self._server.accept()
+        if self._tls:
+            connection = self._tls.wrap_socket(connection, server_side=True)
+        left = threading.Event()
+        with connection, suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+            while not left.wait(0.02):
+                connection.sendall(b"x")

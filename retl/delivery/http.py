@@ -1,13 +1,23 @@
-"""HTTP: one request; no redirects, no netrc, proxies as the environment has them."""
+"""HTTP: requests bounded in size and in time; no redirects, no netrc, proxies as the environment has them.
+
+urllib3 bounds the wait for each piece of an answer, and neither the number of pieces nor their size.
+"""
 
 import re
+import socket
 import ssl
-from collections.abc import Mapping
-from typing import Any
+import threading
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from http.client import HTTPResponse, RemoteDisconnected
+from typing import Any, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
@@ -22,16 +32,29 @@ from retl.errors import ConfigError
 TIMEOUT = urllib3.Timeout(connect=5, read=15)
 """Seconds; the official client's."""
 
+MOST_SECONDS = 60.0
+"""How long one request may take in all, whatever comes meanwhile."""
+
+MOST_BYTES = 64 * 1024
+"""How much of an answer is read."""
+
 
 class Http:
-    """Kept-alive connections to one server."""
+    """Kept-alive connections to one server.
 
-    def __init__(self, url: str, connections: int, ssl_cert: str | None = None) -> None:
+    Attributes:
+        most_seconds: how long one request may take in all.
+    """
+
+    def __init__(
+        self, url: str, connections: int, ssl_cert: str | None = None, most_seconds: float = MOST_SECONDS
+    ) -> None:
         """`ssl_cert`: a file of certificates to trust instead of the system's.
 
         Raises:
             ConfigError: the URL is not one, or the environment names a proxy of an unknown kind.
         """
+        self.most_seconds = most_seconds
         self._pool = _pool(url, connections, ssl_cert)
 
     def close(self) -> None:
@@ -41,15 +64,28 @@ class Http:
     def request(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None
     ) -> tuple[int, Mapping[str, str], bytes]:
-        """Send a request; gives status, headers and body of the answer.
+        """Send a request; gives status, headers and the beginning of the answer, unpacked.
 
         Raises:
-            urllib3.exceptions.HTTPError: no answer came.
+            urllib3.exceptions.HTTPError: no answer came, or none in time.
         """
-        response = self._pool.request(
-            method, url, headers=headers, body=body, retries=False, redirect=False, timeout=TIMEOUT
-        )
-        return response.status, response.headers, response.data
+        with _Limit(self.most_seconds):
+            response = self._pool.request(
+                method,
+                url,
+                headers=headers,
+                body=body,
+                retries=False,
+                redirect=False,
+                timeout=TIMEOUT,
+                preload_content=False,
+            )
+            answer = b"".join(_pieces(response))
+        if len(answer) > MOST_BYTES:
+            response.close()  # the rest is not wanted
+        else:
+            response.release_conn()
+        return response.status, response.headers, _unpacked(answer, response.headers)
 
 
 def never_left(error: HTTPError) -> bool:
@@ -67,18 +103,124 @@ def words(error: BaseException) -> str:
     return re.sub(r"^(<.*?>|HTTPS?Connection(Pool)?\(.*?\)): ", "", str(error)) or type(error).__name__
 
 
+def _pieces(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
+    """The beginning of an answer as it comes, and one byte more where there is more."""
+    left = MOST_BYTES + 1
+    while left and (piece := response.read(left, decode_content=False)):
+        left -= len(piece)
+        yield piece
+
+
+def _unpacked(answer: bytes, headers: Mapping[str, str]) -> bytes:
+    """At most `MOST_BYTES` of an answer, which a server may pack though nobody asked for it."""
+    if headers.get("Content-Encoding", "").strip().lower() in {"gzip", "x-gzip", "deflate"}:
+        with suppress(zlib.error):
+            return zlib.decompressobj(wbits=zlib.MAX_WBITS | 32).decompress(answer, MOST_BYTES)
+    return answer[:MOST_BYTES]
+
+
+class _Limit:
+    """A limit on the time of what its thread requests; afterwards the connection is broken off."""
+
+    of_thread = threading.local()
+
+    def __init__(self, seconds: float) -> None:
+        self.connection: HTTPConnection | None = None
+        self._timer = threading.Timer(seconds, self._break_off)
+        self._timer.daemon = True
+
+    def __enter__(self) -> None:
+        self.of_thread.limit = self
+        self._timer.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        self.of_thread.limit = None
+
+    def _break_off(self) -> None:
+        found = self.connection.sock if self.connection else None
+        if found is not None:
+            with suppress(OSError):
+                socket.socket.shutdown(found, socket.SHUT_RDWR)  # past TLS, which would wait for its turn
+
+
+class _Lines:
+    """A stream that knows the last line which was read from it."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.stream = stream
+        self.last = b""
+
+    def readline(self, limit: int) -> bytes:
+        """Read a line."""
+        self.last = self.stream.readline(limit)
+        return self.last
+
+    def close(self) -> None:
+        """Close the stream."""
+        self.stream.close()
+
+
+class _WholeHead(HTTPResponse):
+    """An answer whose head has come to its end: Python takes a connection that breaks in it for that end."""
+
+    def begin(self) -> None:
+        """Read the head; see http.client."""
+        stream = self.fp
+        lines = _Lines(stream)
+        self.fp = cast(Any, lines)
+        try:
+            super().begin()
+        finally:
+            if cast(Any, self.fp) is lines:
+                self.fp = stream
+        if not lines.last:
+            raise RemoteDisconnected("the connection broke off within the head of the answer")
+
+
+class _Limited(HTTPConnection):
+    """A connection that can be broken off at the limit of the thread that uses it."""
+
+    response_class = _WholeHead
+
+    def request(self, *args: Any, **options: Any) -> None:
+        """Send a request; see urllib3."""
+        limit = getattr(_Limit.of_thread, "limit", None)
+        if limit is not None:
+            limit.connection = self
+        super().request(*args, **options)
+
+
+class _LimitedTls(_Limited, HTTPSConnection):
+    """The same, over TLS."""
+
+
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _Limited
+
+
+class _TlsPool(HTTPSConnectionPool):
+    ConnectionCls = _LimitedTls
+
+
 def _pool(url: str, connections: int, ssl_cert: str | None) -> urllib3.PoolManager:
     options: dict[str, Any] = {"num_pools": 4, "maxsize": connections, "ca_certs": ssl_cert}
     address = urlsplit(url)
     if address.scheme not in {"http", "https"} or not address.hostname:
         raise ConfigError(f"`{url}` is not a URL", where="segment.endpoint")
-    proxy = _proxy(address.scheme, address.hostname)
+    pool = _direct_or_proxied(address.scheme, address.hostname, options)
+    pool.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
+    return pool
+
+
+def _direct_or_proxied(scheme: str, host: str, options: dict[str, Any]) -> urllib3.PoolManager:
+    proxy = _proxy(scheme, host)
     if proxy is None:
         return urllib3.PoolManager(**options)
     account = urlsplit(proxy)
     if account.scheme not in {"http", "https"}:
         raise ConfigError(
-            f"a proxy is set for {address.hostname} in the environment, of a kind that retl does not speak",
+            f"a proxy is set for {host} in the environment, of a kind that retl does not speak",
             hint="use an http:// or https:// proxy, or list the host in NO_PROXY",
         )
     if account.username is not None:
