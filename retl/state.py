@@ -143,7 +143,7 @@ def transaction(db: duckdb.DuckDBPyConnection) -> Iterator[None]:
     db.execute("COMMIT")
 
 
-def storage_error(error: Exception) -> StorageError | None:
+def storage_error(error: BaseException) -> StorageError | None:
     """The error where DuckDB ran out of disk or memory, or could not write; None for other errors."""
     cannot_write = isinstance(error, duckdb.TransactionException) and "write" in str(error).lower()
     if not cannot_write and not isinstance(error, duckdb.IOException | duckdb.OutOfMemoryException):
@@ -307,5 +307,5 @@ def _migrate(state: State, version: int) -> None:
     state.db.execute("UPDATE state.metadata SET schema_version = ?", [SCHEMA_VERSION])
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return str(error).splitlines()[0]

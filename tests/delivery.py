@@ -128,11 +128,13 @@ def send(
     *,
     limit: int | None = None,
     seconds: float = 600.0,
+    grace: float = 5.0,
     observer: Observer | None = None,
+    run_id: str = "run-1",
 ) -> Delivery:
     """Deliver the outbox of a state."""
     clock = clock or SystemClock()
-    terms = Terms("run-1", clock.monotonic() + seconds, limit)
+    terms = Terms(run_id, clock.monotonic() + seconds, limit, grace)
     return deliver(state, to, terms, clock, observer or SilentObserver())
 
 

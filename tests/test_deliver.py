@@ -8,13 +8,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 from delivery import NOON, FakeClock, fill, memory_state, numbers, rows, segment, send, waiting
 
 from retl.delivery import outbox
 from retl.delivery.deliver import MOST_REFUSED
 from retl.delivery.response import RetryPolicy
-from retl.errors import DeadlineError, DestinationError, Interrupted, SegmentError
+from retl.errors import DeadlineError, DestinationError, Interrupted, SegmentError, StorageError
 from retl.observer import SilentObserver
 from retl.sandbox.failures import Reply
 from retl.sandbox.server import Sandbox
@@ -375,6 +376,19 @@ def test_a_deadline_ends_a_low_rate_in_time(state: State, sandbox: Sandbox, cloc
     assert clock.monotonic() <= 4.5
 
 
+@pytest.mark.rule("L13")
+def test_a_deadline_ends_the_wait_for_an_answer(state: State, sandbox: Sandbox) -> None:
+    """A server that takes the calls and answers nothing is left soon after the deadline; they are unsure."""
+    fill(state, 10)
+    sandbox.script([Reply(hang=True)])
+    with segment(sandbox.url) as to:
+        delivery = send(state, to, seconds=0.1, grace=0.1)
+    assert isinstance(delivery.error, DeadlineError)
+    assert list(range(10)) == waiting(state)
+    with segment(sandbox.url) as to:
+        assert (10, 10) == ((again := send(state, to)).delivered, again.unsure)
+
+
 @pytest.mark.parametrize("limit", [0, 1, 7, 25, 30, 31])
 def test_a_limit_lets_exactly_so_many_leave(state: State, sandbox: Sandbox, limit: int) -> None:
     """`--limit` is a canary: so many calls leave and no more; the rest goes later, each call once."""
@@ -493,6 +507,18 @@ def test_a_bug_in_a_thread_is_raised_and_the_outbox_stands(
         again = send(state, to)
     assert (60 - delivered, 0) == (again.delivered, again.unsure)
     assert [] == sandbox.duplicates
+
+
+def test_a_full_disk_ends_delivery_with_what_was_delivered(
+    state: State, sandbox: Sandbox, clock: FakeClock
+) -> None:
+    """Where the state cannot be written any more, the calls that were noted before are still counted."""
+    fill(state, 40)
+    full = duckdb.OutOfMemoryException("failed to offload data block")
+    with segment(sandbox.url, clock, rate=10) as to:
+        delivery = send(state, to, clock, observer=_Failing(full, at=2))
+    assert isinstance(delivery.error, StorageError)
+    assert (20, 20) == (delivery.delivered, outbox.pending(state.db))
 
 
 class _Stopping(SilentObserver):

@@ -20,13 +20,16 @@ from retl.delivery.batch import Batch, cut
 from retl.delivery.destination import Action, Attempt, Decision, Destination
 from retl.errors import DeadlineError, Interrupted, RetlError
 from retl.observer import Observer
-from retl.state import State, transaction
+from retl.state import State, storage_error, transaction
 
 MOST_REFUSED = 20
 """Calls refused one by one, with none accepted in between, from which on the calls are not to blame."""
 
-GRACE_SECONDS = 8.0
-"""How long an interrupted delivery waits for the answers of batches in flight."""
+GRACE_SECONDS = 5.0
+"""How long a delivery waits for the answers of batches in flight, after a signal or at its deadline."""
+
+TIME_IS_UP = "the time for this run is up"
+"""The message of a `DeadlineError`."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,13 @@ class Terms:
         run_id: the run, for the receipts.
         deadline: on the monotonic clock; no wait goes beyond it.
         limit: how many calls may leave; None is all.
+        grace: seconds that answers of batches in flight are waited for, after the deadline or a signal.
     """
 
     run_id: str
     deadline: float
     limit: int | None = None
+    grace: float = GRACE_SECONDS
 
     def after(self, delivery: Delivery) -> "Terms":
         """The terms for the rest of a run, in which so many calls left already."""
@@ -98,18 +103,22 @@ def deliver(
             workers.append(_Worker(round_, state.db.cursor()))
             threading.Thread(target=workers[-1].work, daemon=True).start()
         for worker in workers:
-            worker.done.wait()
+            if not worker.done.wait(max(0.0, terms.deadline - clock.monotonic())):
+                round_.end(DeadlineError(TIME_IS_UP, hint="run it again; nothing is lost"))
     except Interrupted as interrupted:
         round_.error = interrupted
     finally:
         round_.stop.set()
-        give_up_at = clock.monotonic() + GRACE_SECONDS
+        give_up_at = clock.monotonic() + terms.grace
         for worker in workers:
             worker.done.wait(max(0.0, give_up_at - clock.monotonic()))
         with round_.lock:
             round_.closed = True
     if round_.bug is not None:
-        raise round_.bug
+        full = storage_error(round_.bug)
+        if full is None:
+            raise round_.bug
+        round_.end(full)
     if round_.refused_alone and round_.error is None:
         if outbox.accepts(state.db):
             with state.transaction():
@@ -117,8 +126,13 @@ def deliver(
             round_.tally = replace(round_.tally, rejected=round_.tally.rejected + refused)
         else:
             round_.error = round_.all_refused()
-    with state.transaction():
-        outbox.settle(state.db)
+    try:
+        with state.transaction():
+            outbox.settle(state.db)
+    except duckdb.Error as error:  # the next delivery settles
+        round_.error = round_.error or storage_error(error)
+        if round_.error is None:
+            raise
     return replace(round_.tally, error=round_.error)
 
 
@@ -294,7 +308,7 @@ class _Worker:
         Time is reserved only when the pause is over: else all lanes would send together at its end.
         """
         round_, rate_limiter = self.round, self.round.destination.rate_limiter
-        late = DeadlineError("the time for this run is up", hint="run it again; nothing is lost")
+        late = DeadlineError(TIME_IS_UP, hint="run it again; nothing is lost")
         while round_.wait(round_.pause_left, late) and round_.wait(rate_limiter.reserve(batch.calls), late):
             if round_.pause_left == 0:
                 return True
