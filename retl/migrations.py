@@ -41,5 +41,29 @@ def _use(name: str) -> dict[str, Any]:
     return {"part": "field", "name": name, "change": change}
 
 
-MIGRATIONS: dict[int, Callable[[duckdb.DuckDBPyConnection], None]] = {1: _add_stale, 2: _name_metadata}
+def _keep_what_discard_needs(db: duckdb.DuckDBPyConnection) -> None:
+    """Add the rows before changes, repeats of each run, and the users of rejected calls."""
+    db.execute(
+        """
+        CREATE TABLE state.replaced AS
+        SELECT NULL::VARCHAR AS run_id, key, row, stale FROM state.snapshot LIMIT 0
+        """
+    )
+    db.execute("ALTER TABLE state.receipt ADD COLUMN repeated INTEGER DEFAULT 0")
+    db.execute("ALTER TABLE state.rejected_call ADD COLUMN rejected_in VARCHAR")
+    db.execute("ALTER TABLE state.rejected_call ADD COLUMN user_id VARCHAR")
+    db.execute("ALTER TABLE state.rejected_call ADD COLUMN overtaken BOOLEAN DEFAULT false")
+    db.execute(
+        """
+        UPDATE state.rejected_call
+        SET rejected_in = run_id, user_id = coalesce(body ->> '$.userId', body ->> '$.anonymousId')
+        """
+    )
+
+
+MIGRATIONS: dict[int, Callable[[duckdb.DuckDBPyConnection], None]] = {
+    1: _add_stale,
+    2: _name_metadata,
+    3: _keep_what_discard_needs,
+}
 """The step from each older schema version to the next."""

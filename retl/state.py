@@ -22,11 +22,12 @@ from retl import sql
 from retl.errors import LockedError, StateError, StorageError
 from retl.migrations import MIGRATIONS
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 OWNERS = {
     "metadata": "retl.state",
     "snapshot": "retl.engine.snapshot",
+    "replaced": "retl.engine.snapshot",
     "outbox": "retl.delivery.outbox",
     "mark": "retl.delivery.outbox",
     "receipt": "retl.delivery.outbox",

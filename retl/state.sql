@@ -22,6 +22,15 @@ CREATE TABLE state.snapshot (
     stale BOOLEAN NOT NULL               -- kept back while the mapping was edited: a change, whatever it holds
 );
 
+-- Rows as they were before the changes whose calls may still wait in the outbox. The type of "row" is the
+-- snapshot's. Empty once all is delivered.
+CREATE TABLE state.replaced (
+    run_id VARCHAR NOT NULL,             -- the run that found the change
+    key    VARCHAR NOT NULL,
+    row    STRUCT("retl.empty" BOOLEAN),
+    stale  BOOLEAN NOT NULL
+);
+
 -- Calls that Segment has not accepted yet, finished and in the order in which they leave.
 CREATE TABLE state.outbox (
     seq        BIGINT NOT NULL,
@@ -42,7 +51,8 @@ CREATE TABLE state.mark (
     delivered BIGINT NOT NULL
 );
 
--- What Segment answered, a row a batch.
+-- What Segment answered, a row for each batch; and one without calls for each attempt that repeated others
+-- and got no answer.
 CREATE TABLE state.receipt (
     run_id      VARCHAR NOT NULL,
     lane        INTEGER NOT NULL,
@@ -50,8 +60,9 @@ CREATE TABLE state.receipt (
     last_seq    BIGINT NOT NULL,
     calls       INTEGER NOT NULL,
     bytes       BIGINT NOT NULL,
+    repeated    INTEGER NOT NULL,        -- calls that had gone out before, and no answer had come
     attempts    INTEGER NOT NULL,
-    status      INTEGER NOT NULL,        -- HTTP
+    status      INTEGER NOT NULL,        -- HTTP; 0 without an answer
     answered_at TIMESTAMP NOT NULL       -- UTC
 );
 
@@ -67,14 +78,17 @@ CREATE TABLE state.rejected_row (
 
 -- Calls that were refused for good: by retl's own check (a removed row's) or by Segment.
 CREATE TABLE state.rejected_call (
-    run_id      VARCHAR NOT NULL,
+    run_id      VARCHAR NOT NULL,        -- the run that made it
     key         VARCHAR NOT NULL,
     change      VARCHAR NOT NULL,
     message_id  VARCHAR,
     body        VARCHAR,
     reason      VARCHAR NOT NULL,
     answer      VARCHAR,                 -- what Segment said
-    rejected_at TIMESTAMP NOT NULL       -- UTC
+    rejected_at TIMESTAMP NOT NULL,      -- UTC
+    rejected_in VARCHAR NOT NULL,        -- the run that rejected it
+    user_id     VARCHAR,                 -- the call's user id, else its anonymous id
+    overtaken   BOOLEAN NOT NULL         -- a newer call of this user was made
 );
 
 -- The record of each run.

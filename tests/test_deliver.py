@@ -71,7 +71,7 @@ def test_everything_arrives_and_the_outbox_is_empty(state: State, sandbox: Sandb
     )
     assert [] == waiting(state)
     assert [] == rows(state, "FROM state.mark")
-    assert [("run-1", 0, 1, 30, 30, delivery.bytes, 1, 200)] == rows(
+    assert [("run-1", 0, 1, 30, 30, delivery.bytes, 0, 1, 200)] == rows(
         state, "SELECT * EXCLUDE answered_at FROM state.receipt"
     )
 

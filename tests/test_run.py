@@ -17,7 +17,7 @@ def test_the_newest_records_are_kept() -> None:
             """
         )
         state.db.execute(
-            "INSERT INTO state.receipt SELECT run_id, 0, 1, 1, 1, 1, 1, 200, started_at FROM state.run"
+            "INSERT INTO state.receipt SELECT run_id, 0, 1, 1, 1, 1, 0, 1, 200, started_at FROM state.run"
         )
         new = begin_run("shop", NOON)
         for record in (new, new.evolve(batches=1), begin_run("shop", NOON + timedelta(hours=1))):

@@ -204,21 +204,30 @@ MAPPING_2 = {
 
 
 def make_file_of_schema(version: int, path: Path, mapping: dict[str, Any] = MAPPING_2) -> None:
-    """Make a state file as retl made them with schema 1 or 2: a row, a call that waits, a mapping."""
+    """Make a state file as retl made them with schema 1, 2 or 3: a row, a call that waits, a mapping."""
+    tables, metadata = ("state_3.sql", "metadata") if version == 3 else ("state_2.sql", "about")
     path.parent.mkdir(exist_ok=True)
     with duckdb.connect() as db:
         db.execute(f"ATTACH '{path}' AS state (STORAGE_VERSION 'v1.4.0')")
-        db.execute((Path(__file__).parent / "fixtures" / "state_2.sql").read_text(encoding="utf-8"))
+        db.execute((Path(__file__).parent / "fixtures" / tables).read_text(encoding="utf-8"))
         db.execute(
-            "INSERT INTO state.about VALUES (?, 'users', 'some id', 'some hash', 7, 'sent', ?)",
+            f"INSERT INTO state.{metadata} VALUES (?, 'users', 'some id', 'some hash', 7, 'sent', ?)",
             [version, json.dumps(mapping)],
         )
         stale = ", false AS stale" if version > 1 else ""
         db.execute(f"CREATE OR REPLACE TABLE state.snapshot AS SELECT 'k' AS key, {{'v': 1}} AS row{stale}")
         db.execute("INSERT INTO state.outbox VALUES (1, 0, 'run', 'k', 'added', 'retl-1', '{}', 2)")
+        db.execute("INSERT INTO state.receipt VALUES ('run', 0, 0, 0, 1, 2, 1, 200, TIMESTAMP '2026-01-01')")
+        db.execute(
+            """
+            INSERT INTO state.rejected_call VALUES (
+                'run', 'k', 'added', 'retl-0', '{"userId": "u"}', 'refused', '400', TIMESTAMP '2026-01-01'
+            )
+            """
+        )
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_an_older_file_is_migrated(path: Path, version: int) -> None:
     """A file of an older schema opens with its rows and pending calls, and is of this schema then."""
     make_file_of_schema(version, path)
@@ -234,6 +243,11 @@ def test_an_older_file_is_migrated(path: Path, version: int) -> None:
             )
             found = state.db.execute("SELECT schema_version FROM state.metadata").fetchone()
             assert (SCHEMA_VERSION,) == found
+            assert [] == rows(state, "SELECT run_id, key, row.v, stale FROM state.replaced")
+            assert [(1, 0)] == rows(state, "SELECT calls, repeated FROM state.receipt")
+            assert [("run", "u", False)] == rows(
+                state, "SELECT rejected_in, user_id, overtaken FROM state.rejected_call"
+            )
 
 
 def test_the_mapping_of_an_older_file_is_understood(path: Path) -> None:

@@ -205,7 +205,8 @@ class _Round:
     def reject_refused(self, db: duckdb.DuckDBPyConnection) -> int:
         """Reject the calls that were refused alone; returns how many. To be run in a transaction."""
         for batch, reason in self.refused_alone:
-            rejected.keep_call(db, outbox.refuse(db, batch), reason, self.clock.now())
+            call = outbox.refuse(db, batch)
+            rejected.keep_call(db, call, reason, self.terms.run_id, self.clock.now())
         return len(self.refused_alone)
 
     def all_refused(self) -> RetlError:

@@ -179,7 +179,12 @@ def note_delivered(
     """Note that Segment accepted a batch; to be run in a transaction."""
     db.execute("UPDATE state.mark SET delivered = ? WHERE lane = ?", [batch.last_seq, batch.lane])
     db.execute(
-        "INSERT INTO state.receipt VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        """
+        INSERT INTO state.receipt (
+            run_id, lane, first_seq, last_seq, calls, bytes, repeated, attempts, status, answered_at
+        )
+        VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?, ?)
+        """,
         [
             run_id,
             batch.lane,

@@ -43,27 +43,46 @@ LEFT JOIN state.rejected_row AS old
 """
 
 _CALLS = """
-INSERT INTO state.rejected_call
-SELECT $run_id, key, change, message_id, body, reason, NULL, $now
+INSERT INTO state.rejected_call BY NAME
+SELECT
+    $run_id AS run_id, key, change, message_id, body, reason, $now AS rejected_at, $run_id AS rejected_in,
+    user_id, false AS overtaken
 FROM call
 WHERE reason IS NOT NULL AND rank = 0 AND (change = 'removed' OR key NOT IN (SELECT key FROM rejected))
 """
 
 
-def keep_call(db: duckdb.DuckDBPyConnection, call: RefusedCall, answer: str, now: datetime) -> None:
-    """Keep a call that the destination refused, with its answer; to be run in a transaction."""
+def keep_call(
+    db: duckdb.DuckDBPyConnection, call: RefusedCall, answer: str, run_id: str, now: datetime
+) -> None:
+    """Keep a call that the destination refused, with its answer; to be run in a transaction.
+
+    Args:
+        db: the state's connection.
+        call: as the outbox held it.
+        answer: of the destination, in a few words.
+        run_id: the run that got the answer.
+        now: UTC.
+    """
     db.execute(
-        "INSERT INTO state.rejected_call VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        [
-            call.run_id,
-            call.key,
-            call.change,
-            call.message_id,
-            call.body,
-            Reason.REFUSED.value,
-            answer,
-            now.replace(tzinfo=None),
-        ],
+        """
+        INSERT INTO state.rejected_call BY NAME
+        SELECT
+            $made_in AS run_id, $key AS key, $change AS change, $message_id AS message_id, $body AS body,
+            $reason AS reason, $answer AS answer, $now AS rejected_at, $run_id AS rejected_in,
+            coalesce($body ->> '$.userId', $body ->> '$.anonymousId') AS user_id, false AS overtaken
+        """,
+        {
+            "made_in": call.run_id,
+            "key": call.key,
+            "change": call.change,
+            "message_id": call.message_id,
+            "body": call.body,
+            "reason": Reason.REFUSED.value,
+            "answer": answer,
+            "now": now.replace(tzinfo=None),
+            "run_id": run_id,
+        },
     )
 
 
