@@ -16,8 +16,9 @@ from retl.checks.call_check import apply_receivers
 from retl.checks.static_check import receivers_reached
 from retl.config.sync import Sync
 from retl.delivery import outbox, rejected
-from retl.delivery.deliver import Terms, deliver
+from retl.delivery.deliver import deliver
 from retl.delivery.destination import Destination
+from retl.delivery.round import Terms
 from retl.engine import guard
 from retl.engine.base import Changes, Engine
 from retl.engine.diff import Diff

@@ -11,7 +11,7 @@ from typing import Any
 import duckdb
 
 from retl.delivery import outbox
-from retl.delivery.deliver import Delivery
+from retl.delivery.round import Delivery
 from retl.engine.diff import Diff
 from retl.engine.guard import Guard
 from retl.errors import RetlError

@@ -13,10 +13,11 @@ import pyarrow as pa
 
 from retl.clock import Clock, SystemClock
 from retl.config.project import Project, load_model, load_sync
-from retl.delivery.deliver import Delivery, Terms, deliver
+from retl.delivery.deliver import deliver
 from retl.delivery.outbox import pending
 from retl.delivery.rate_limit import RateLimiter
 from retl.delivery.response import RetryPolicy
+from retl.delivery.round import Delivery, Terms
 from retl.delivery.segment import Segment, Source
 from retl.job import Job, Options
 from retl.model import Model

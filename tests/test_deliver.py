@@ -13,8 +13,8 @@ import pytest
 from delivery import NOON, FakeClock, fill, memory_state, numbers, rows, segment, send, waiting
 
 from retl.delivery import outbox
-from retl.delivery.deliver import MOST_REFUSED
 from retl.delivery.response import RetryPolicy
+from retl.delivery.worker import MOST_REFUSED
 from retl.errors import DeadlineError, DestinationError, Interrupted, SegmentError, StorageError
 from retl.observer import SilentObserver
 from retl.sandbox.failures import Reply
