@@ -77,6 +77,7 @@ class Sandbox:
             calls sent with one of them, or with none, are discarded under a 200.
         keep: how many calls of each kind are held in memory, the newest; counts go on beyond.
         reject_if: any request that holds such a call is answered 400.
+        reply_if: gives a call the reply that any request which holds it gets; None is the plain one.
         seed: of the chances of `failures`.
     """
 
@@ -89,12 +90,14 @@ class Sandbox:
         unknown_keys: Iterable[str] = (),
         keep: int = 100_000,
         reject_if: Callable[[dict[str, Any]], bool] | None = None,
+        reply_if: Callable[[dict[str, Any]], Reply | None] | None = None,
         seed: int = 0,
     ) -> None:
         self.url = ""
         self.failures = failures or Failures()
         self.unknown_keys = frozenset(unknown_keys)
         self.reject_if = reject_if
+        self.reply_if = reply_if
         self.closing = threading.Event()
         self._port = port
         self._now = now
@@ -201,7 +204,9 @@ class Sandbox:
         except _RefusalError as refusal:
             if reply.takes_calls:
                 reply = replace(reply, status=refusal.status, body=_failure(str(refusal)))
-        if reply.takes_calls:
+        if reply.takes_calls and self.reply_if:
+            reply = next(filter(None, map(self.reply_if, calls)), reply)
+        if reply.takes_calls and not (reply.lost and self.reply_if):
             self._take(calls, envelope, _write_key(headers, envelope))
         self.note(Request("POST", path, headers, body, len(calls), reply.seen_status))
         return reply
