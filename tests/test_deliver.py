@@ -207,21 +207,58 @@ def test_a_batch_that_is_too_large_for_something_in_between_is_split(state: Stat
 
 
 @pytest.mark.rule("L5")
-def test_when_every_call_is_refused_it_is_not_the_calls(state: State, sandbox: Sandbox) -> None:
-    """After so many refusals without a success in between delivery stops, and leaves all calls pending."""
-    fill(state, 100)
+@pytest.mark.parametrize(("users", "tried"), [(100, 2 * MOST_REFUSED), (1, 100)])
+def test_when_every_call_is_refused_it_is_not_the_calls(
+    state: State, sandbox: Sandbox, users: int, tried: int
+) -> None:
+    """Where no call is accepted all stay pending; of many users, so many calls are tried and no more."""
+    fill(state, 100, users=users)
     sandbox.reject_if = lambda _: True
     with segment(sandbox.url) as to:
         delivery = send(state, to)
     assert isinstance(delivery.error, SegmentError)
-    assert f"{MOST_REFUSED} calls were refused one by one" in str(delivery.error)
+    assert f"{tried} calls were refused one by one" in str(delivery.error)
     assert (0, 0) == (delivery.delivered, delivery.rejected)
     assert list(range(100)) == waiting(state)
+    assert len(sandbox.requests) <= 2 * tried + 10
+
+
+@pytest.mark.rule("L5", "L14")
+@pytest.mark.parametrize("status", [400, 500, None], ids=str)
+@pytest.mark.parametrize("users", [500, 50, 1])
+@pytest.mark.parametrize(
+    "bad", [range(25), range(200, 225), range(475, 500)], ids=["first", "middle", "last"]
+)
+def test_bad_calls_side_by_side_let_the_others_pass(
+    state: State, clock: FakeClock, bad: range, users: int, status: int | None
+) -> None:
+    """Whatever is answered to 25 bad calls, all others arrive once and in order; the bad ones are set aside.
+
+    Where no call is behind them that could tell, they stay pending, and newer calls are to tell.
+    """
+    fill(state, 500, users=users)
+    refusal = Reply(status) if status else LOST
+    replies = Sandbox(
+        now=clock.now, reply_if=lambda call: refusal if call["properties"]["n"] in bad else None
+    )
+    with replies as sandbox, segment(sandbox.url, clock) as to:
+        delivery = send(state, to, clock, seconds=36_000)
+    good = [n for n in range(500) if n not in bad]
+    assert good == sorted(numbers(sandbox.accepted))
+    for user in range(min(users, 50)):
+        assert [n for n in good if n % users == user] == numbers(sandbox.accepted, f"u{user}")
+    set_aside = [int(key[1:]) for (key,) in rows(state, "SELECT key FROM state.rejected_call ORDER BY key")]
+    if bad.stop < 500:
+        assert (list(bad), [], None) == (sorted(set_aside), waiting(state), delivery.error)
+        assert (475, 25, 0) == (delivery.delivered, delivery.rejected, len(sandbox.duplicates))
+    else:
+        assert list(bad) == waiting(state)
+        assert (3, True) == (getattr(delivery.error, "exit_code", None), delivery.undecided)
 
 
 def test_an_outage_of_refusals_in_the_middle_costs_no_call(state: State, sandbox: Sandbox) -> None:
     """Where Segment accepts calls and then refuses all, the refused ones stay pending and arrive later."""
-    fill(state, 600)
+    fill(state, 600, users=600)
     sandbox.reject_if = lambda call: call["properties"]["n"] >= 100
     with segment(sandbox.url) as to:
         first = send(state, to)
@@ -253,15 +290,15 @@ def test_a_lone_refused_call_is_held_until_segment_is_known(state: State, sandbo
 def test_answers_that_no_retry_can_mend_stop_at_once(
     state: State, sandbox: Sandbox, status: int, code: int
 ) -> None:
-    """The first such answer ends delivery in every lane; all calls stay pending."""
+    """Such answers end delivery in every lane without a wait; all calls stay pending."""
     fill(state, 40, users=4, lanes=4)
-    sandbox.script([Reply(status, retry_after=60)] * 4)
+    sandbox.script([Reply(status, retry_after=60)] * 1_000)
     with segment(sandbox.url, connections=4) as to:
         delivery = send(state, to)
     assert delivery.error is not None
     assert code == delivery.error.exit_code
     assert isinstance(delivery.error, DestinationError if code == 2 else SegmentError)
-    assert len(sandbox.requests) <= 4
+    assert len(sandbox.requests) <= (4 if status in {401, 403, 302} else 80)
     assert 40 == len(waiting(state))
     with Sandbox() as fixed, segment(fixed.url, connections=4) as to:
         again = send(state, to)
@@ -302,8 +339,8 @@ def test_calls_are_unsure_when_they_go_out_again_not_before(
 ) -> None:
     """A lost answer in one run is counted by the run that sends the calls again, whatever fails between."""
     fill(state, 30)
-    sandbox.script([Reply(200), LOST])
-    with segment(sandbox.url, clock, rate=10, retry_policy=RetryPolicy(retries=0)) as to:
+    sandbox.script([Reply(200), LOST, Reply(401)])
+    with segment(sandbox.url, clock, rate=10) as to:
         first = send(state, to, clock)
     assert (10, 0) == (first.delivered, first.unsure)
     with segment("http://127.0.0.1:1", clock, retry_policy=RetryPolicy(retries=0)) as to:
@@ -318,8 +355,8 @@ def test_calls_are_unsure_when_they_go_out_again_not_before(
 def test_an_answer_that_says_no_leaves_no_doubt(state: State, sandbox: Sandbox) -> None:
     """Calls that Segment answered to refuse, or to put off, are not unsure in the next run."""
     fill(state, 10)
-    sandbox.script([Reply(500), Reply(503)])
-    with segment(sandbox.url, retry_policy=RetryPolicy(base=0.001, retries=1)) as to:
+    sandbox.script([Reply(500), Reply(503), Reply(401)])
+    with segment(sandbox.url) as to:
         assert send(state, to).error is not None
     with segment(sandbox.url) as to:
         assert (10, 0) == ((again := send(state, to)).delivered, again.unsure)
@@ -333,8 +370,8 @@ def test_doubt_outlives_a_later_refusal(state: State, sandbox: Sandbox) -> None:
         delivery = send(state, to)
     assert (8, 8, 2) == (delivery.delivered, delivery.unsure, delivery.batches)
     fill(state, 8)
-    sandbox.script([LOST, Reply(503)])
-    with segment(sandbox.url, retry_policy=RetryPolicy(base=0.001, retries=1)) as to:
+    sandbox.script([LOST, Reply(503), Reply(401)])
+    with segment(sandbox.url) as to:
         assert 0 == send(state, to).unsure
     with segment(sandbox.url) as to:
         assert 8 == send(state, to).unsure

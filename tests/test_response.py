@@ -42,9 +42,18 @@ TRIED_AGAIN = [
     Response(None, error="connection reset", unsure=True),
 ]
 
-SPLIT = [Response(400), Response(413), Response(400, retry_after=7)]
+SPLIT = [
+    Response(400),
+    Response(413),
+    Response(400, retry_after=7),
+    Response(415),
+    Response(422),
+    Response(499),
+]
 
 REFUSED = [Response(401), Response(403)]
+
+GIVEN_UP = [Response(404), Response(405), Response(501), Response(505)]
 
 STOPPED = [
     Response(300),
@@ -52,13 +61,9 @@ STOPPED = [
     Response(302),
     Response(307),
     Response(308),
-    Response(404),
-    Response(405),
-    Response(415),
-    Response(422),
-    Response(501),
-    Response(505),
+    Response(407),
     Response(511),
+    Response(999),
 ]
 
 TABLE = [
@@ -66,6 +71,7 @@ TABLE = [
     *((answer, Action.RETRY) for answer in TRIED_AGAIN),
     *((answer, Action.SPLIT) for answer in SPLIT),
     *((answer, Action.REFUSED) for answer in REFUSED),
+    *((answer, Action.GIVE_UP) for answer in GIVEN_UP),
     *((answer, Action.STOP) for answer in STOPPED),
 ]
 
@@ -81,9 +87,10 @@ def test_each_answer_leads_to_its_action(answer: Response, action: Action) -> No
 
 @pytest.mark.parametrize("answer", TRIED_AGAIN, ids=lambda answer: str(answer.status))
 def test_counted_retries_run_out(answer: Response) -> None:
-    """A batch is tried again as often as the policy allows, and then delivery stops; no call is given up."""
+    """After as many retries as the policy allows a call in it may be the cause, if it left."""
     actions = [decide(answer, retry, POLICY, 0.0).action for retry in range(12)]
-    assert [Action.RETRY] * 10 + [Action.STOP] * 2 == actions
+    left = answer.status is not None or answer.unsure
+    assert [Action.RETRY] * 10 + [Action.GIVE_UP if left else Action.STOP] * 2 == actions
 
 
 def test_waits_double_up_to_the_cap() -> None:
@@ -110,7 +117,7 @@ def test_retry_after_of_zero_does_not_spin() -> None:
     """`Retry-After: 0` names no wait, so that the counted one is taken and retries run out."""
     first, last = (decide(Response(429, retry_after=0), retry, POLICY, 0.0) for retry in (0, 10))
     assert (Action.RETRY, 0.5, False) == (first.action, first.wait, first.requested)
-    assert Action.STOP == last.action
+    assert Action.GIVE_UP == last.action
 
 
 @pytest.mark.parametrize("answer", [*SPLIT, *REFUSED, *STOPPED], ids=lambda answer: str(answer.status))

@@ -1,6 +1,6 @@
 """Batches: calls that fit a destination's limits together."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,6 +47,17 @@ class Batch:
             self.ends[start:stop] - begin,
             self.text[begin : int(self.ends[stop - 1])],
         )
+
+    def without(self, seqs: Collection[int]) -> "Batch | None":
+        """Without the calls at these places; None where none is left."""
+        kept = [number for number, seq in enumerate(self.seqs.tolist()) if seq not in seqs]
+        if len(kept) == self.calls:
+            return self
+        if not kept:
+            return None
+        calls = [self.part(number, number + 1).text for number in kept]
+        ends = np.cumsum([len(call) + 1 for call in calls]) - 1
+        return Batch(self.lane, self.seqs[kept], ends, memoryview(b",".join(calls)))
 
     def halves(self) -> tuple["Batch", "Batch"]:
         """Two batches with half of the calls each; for two calls and more."""

@@ -2,7 +2,7 @@
 
 Each lane is delivered by one thread, in order, batch after batch. An attempt is noted before it is made and
 its answer after, so that a process that dies in between leaves a trace. The destination decides what follows
-from an answer; here it is done.
+from an answer, `blame` what follows from several; `worker` does it.
 """
 
 import threading
@@ -14,11 +14,14 @@ import duckdb
 from retl.clock import Clock
 from retl.delivery import outbox
 from retl.delivery.destination import Destination
-from retl.delivery.round import TIME_IS_UP, Delivery, Round, Terms
-from retl.delivery.worker import Worker
-from retl.errors import DeadlineError, Interrupted
+from retl.delivery.round import Delivery, Round, Terms, time_is_up
+from retl.delivery.worker import MOST_REFUSED, Worker
+from retl.errors import Interrupted
 from retl.observer import Observer
 from retl.state import State, storage_error
+
+MOST_UNDECIDED = 1_000
+"""Calls that wait, up to which repeated failures of each one alone may be due to the calls."""
 
 
 def deliver(
@@ -39,14 +42,24 @@ def deliver(
         return Delivery()
     observer.delivering(sum(lane.calls for lane in lanes))
     round_ = Round(destination, terms, clock, observer, deque(lanes), terms.limit)
-    workers: list[Worker] = []
+    _work_off(round_, [Worker(round_, state.db.cursor()) for _ in lanes[: destination.connections]])
+    if round_.bug is not None:
+        full = storage_error(round_.bug)
+        if full is None:
+            raise round_.bug
+        round_.end(full)
+    return _settle(state, round_)
+
+
+def _work_off(round_: Round, workers: list[Worker]) -> None:
+    """Let each worker work in a thread of its own, until all are done, or time or a signal ends it."""
+    clock, terms = round_.clock, round_.terms
     try:
-        for _ in range(min(destination.connections, len(lanes))):
-            workers.append(Worker(round_, state.db.cursor()))
-            threading.Thread(target=workers[-1].work, daemon=True).start()
+        for worker in workers:
+            threading.Thread(target=worker.work, daemon=True).start()
         for worker in workers:
             if not worker.done.wait(max(0.0, terms.deadline - clock.monotonic())):
-                round_.end(DeadlineError(TIME_IS_UP, hint="run it again; nothing is lost"))
+                round_.end(time_is_up())
     except Interrupted as interrupted:
         round_.error = interrupted
     finally:
@@ -56,23 +69,36 @@ def deliver(
             worker.done.wait(max(0.0, give_up_at - clock.monotonic()))
         with round_.lock:
             round_.closed = True
-    if round_.bug is not None:
-        full = storage_error(round_.bug)
-        if full is None:
-            raise round_.bug
-        round_.end(full)
-    if round_.refused_alone and round_.error is None:
-        if outbox.accepts(state.db):
-            with state.transaction():
-                refused = round_.reject_refused(state.db)
-            round_.tally = replace(round_.tally, rejected=round_.tally.rejected + refused)
-        else:
-            round_.error = round_.all_refused()
+
+
+def _settle(state: State, round_: Round) -> Delivery:
+    """Write and tell the result of a round whose threads are done."""
+    db = state.db
     try:
         with state.transaction():
-            outbox.settle(state.db)
+            if rejects := round_.error is None and _calls_are_the_cause(round_, db):
+                round_.write_held(db)
+            outbox.settle(db)
+        if rejects:
+            round_.tally = round_.tally.plus(rejected=len(round_.held))
+            round_.held.clear()
     except duckdb.Error as error:  # the next delivery settles
         round_.error = round_.error or storage_error(error)
         if round_.error is None:
             raise
-    return replace(round_.tally, error=round_.error)
+    if round_.held and round_.error is None:
+        return replace(round_.tally, error=round_.all_refused(), undecided=True)
+    waiting = outbox.pending(db) if round_.failed_alone else 0
+    undecided = 0 < waiting <= MOST_UNDECIDED and len(round_.failed_alone) >= min(waiting, MOST_REFUSED)
+    return replace(round_.tally, error=round_.error, undecided=undecided)
+
+
+def _calls_are_the_cause(round_: Round, db: duckdb.DuckDBPyConnection) -> bool:
+    """Whether the calls that are held at the end are rejected, though no call was accepted after them.
+
+    They are where they are few and calls were accepted just before; and a single call is where the
+    destination took all others up to now.
+    """
+    if round_.parked or len(round_.held) >= MOST_REFUSED:
+        return False
+    return round_.tally.delivered > 0 or (len(round_.failed_alone) == 1 and outbox.accepts(db))

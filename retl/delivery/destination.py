@@ -22,8 +22,9 @@ class Action(StrEnum):
     DELIVERED = "delivered"  # the destination has it
     RETRY = "retry"  # wait, then send the same batch again
     SPLIT = "split"  # a call in it is refused: halve the batch until that call is alone
+    GIVE_UP = "give up"  # no retry of this batch can help, because of a call in it or of the destination
     REFUSED = "refused"  # the sender is refused: stop, a person must act
-    STOP = "stop"  # no retry can help: stop, and keep all calls pending
+    STOP = "stop"  # no call can arrive: stop, and keep all calls pending
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Decision:
             and the retry is not counted.
         status: HTTP status, for the receipt; 0 where there is none.
         unsure: whether the calls may have arrived although there was no answer.
-        error: with REFUSED and STOP, the error to report.
+        error: with GIVE_UP, REFUSED and STOP, the error to report.
     """
 
     action: Action
@@ -48,6 +49,16 @@ class Decision:
     status: int = 0
     unsure: bool = False
     error: RetlError | None = None
+
+    @property
+    def reached(self) -> bool:
+        """Whether the calls left: a destination that was not reached cannot dislike them."""
+        return self.unsure or self.status != 0
+
+    @property
+    def may_have_arrived(self) -> bool:
+        """Whether the destination has the calls, or may have them."""
+        return self.unsure or self.action is Action.DELIVERED
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ def pending(db: duckdb.DuckDBPyConnection) -> int:
 
 def pages(db: duckdb.DuckDBPyConnection, lane: int) -> Iterator[Batch]:
     """All calls of a lane in order, a few megabytes at a time, each page as one large batch."""
-    for first, last in db.execute(_PAGES, [lane]).fetchall():
+    for first, last in db.execute(_PAGES, [lane, lane]).fetchall():
         yield _joined(lane, db.sql(_PAGE.format(lane=lane, first=first, last=last)).to_arrow_table())
 
 
@@ -135,7 +135,7 @@ SELECT min(seq), max(seq)
 FROM (
     SELECT seq, sum(bytes) OVER (ORDER BY seq) // {PAGE_BYTES} AS page
     FROM state.outbox
-    WHERE lane = ?
+    WHERE lane = ? AND seq > coalesce((SELECT delivered FROM state.mark WHERE lane = ?), 0)
 )
 GROUP BY page
 ORDER BY page
@@ -178,25 +178,112 @@ def note_delivered(
 ) -> None:
     """Note that Segment accepted a batch; to be run in a transaction."""
     db.execute("UPDATE state.mark SET delivered = ? WHERE lane = ?", [batch.last_seq, batch.lane])
+    _note_receipt(db, batch, run_id, attempts=attempts, status=status, answered_at=answered_at)
+
+
+def note_delivered_ahead(
+    db: duckdb.DuckDBPyConnection, batch: Batch, run_id: str, status: int, answered_at: datetime
+) -> None:
+    """Note that Segment accepted a call before the others of its lane; to be run in a transaction."""
+    db.execute("DELETE FROM state.outbox WHERE lane = ? AND seq = ?", [batch.lane, batch.first_seq])
+    _note_receipt(db, batch, run_id, attempts=1, status=status, answered_at=answered_at)
+
+
+def note_repeat(
+    db: duckdb.DuckDBPyConnection, batch: Batch, run_id: str, repeated: int, attempted_at: datetime
+) -> None:
+    """Note that so many calls of a batch are about to go out once more, as no answer had come."""
+    _note_receipt(
+        db, batch, run_id, calls=0, size=0, repeated=repeated, attempts=0, status=0, answered_at=attempted_at
+    )
+
+
+def forget_repeat(db: duckdb.DuckDBPyConnection, batch: Batch, run_id: str) -> None:
+    """Take back the last `note_repeat`: the destination answered that it has not taken the batch."""
+    db.execute(
+        """
+        DELETE FROM state.receipt
+        WHERE rowid = (
+            SELECT max(rowid) FROM state.receipt
+            WHERE run_id = ? AND lane = ? AND first_seq = ? AND last_seq = ? AND attempts = 0
+        )
+        """,
+        [run_id, batch.lane, batch.first_seq, batch.last_seq],
+    )
+
+
+def _note_receipt(
+    db: duckdb.DuckDBPyConnection,
+    batch: Batch,
+    run_id: str,
+    *,
+    calls: int | None = None,
+    size: int | None = None,
+    repeated: int = 0,
+    attempts: int,
+    status: int,
+    answered_at: datetime,
+) -> None:
     db.execute(
         """
         INSERT INTO state.receipt (
             run_id, lane, first_seq, last_seq, calls, bytes, repeated, attempts, status, answered_at
         )
-        VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?, ?)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
         """,
         [
             run_id,
             batch.lane,
             batch.first_seq,
             batch.last_seq,
-            batch.calls,
-            len(batch.text),
+            batch.calls if calls is None else calls,
+            len(batch.text) if size is None else size,
+            repeated,
             attempts,
             status,
             answered_at,
         ],
     )
+
+
+def first_of_others(db: duckdb.DuckDBPyConnection, lane: int, seq: int, most: int) -> list[Batch]:
+    """Calls behind a place in a lane that may go out before it: each is the first one of its user that waits.
+
+    At most so many, each as a batch; last the newest run's, as an older one's were tried before.
+    """
+    found = db.execute(
+        """
+        SELECT lane, seq, body
+        FROM (
+            SELECT
+                lane, seq, run_id, body,
+                row_number() OVER (
+                    PARTITION BY coalesce(body ->> '$.userId', body ->> '$.anonymousId') ORDER BY seq
+                ) AS nth
+            FROM state.outbox JOIN state.mark USING (lane)
+            WHERE lane = $lane AND seq > delivered
+        )
+        WHERE nth = 1 AND seq > $seq
+        ORDER BY run_id DESC, hash(seq)
+        LIMIT $most
+        """,
+        {"lane": lane, "seq": seq, "most": most},
+    )
+    return [_alone(*call) for call in reversed(found.fetchall())]
+
+
+def next_call(db: duckdb.DuckDBPyConnection, lane: int, seq: int) -> Batch | None:
+    """The call behind a place in a lane, as a batch; None where there is none."""
+    row = db.execute(
+        "SELECT lane, seq, body FROM state.outbox WHERE lane = ? AND seq > ? ORDER BY seq LIMIT 1",
+        [lane, seq],
+    ).fetchone()
+    return _alone(*row) if row else None
+
+
+def _alone(lane: int, seq: int, body: str) -> Batch:
+    text = body.encode()
+    return Batch(lane, np.array([seq]), np.array([len(text)]), memoryview(text))
 
 
 @dataclass(frozen=True)
@@ -235,4 +322,4 @@ def forget_receipts(db: duckdb.DuckDBPyConnection, kept_runs: list[str]) -> None
 
 def accepts(db: duckdb.DuckDBPyConnection) -> bool:
     """Whether Segment ever accepted a batch from this outbox."""
-    return db.execute("SELECT count(*) FROM state.receipt").fetchone() != (0,)
+    return db.execute("SELECT 1 FROM state.receipt WHERE calls > 0 LIMIT 1").fetchone() is not None

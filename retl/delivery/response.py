@@ -11,6 +11,9 @@ RETRYABLE = frozenset({408, 410, 429, 460})
 PERMANENT_5XX = frozenset({501, 505, 511})
 """5xx that a retry cannot fix (the same sources; 511 means a login page in between)."""
 
+PERMANENT = frozenset({404, 405, 501, 505})
+"""Answers of a server that does not know what is asked of it; something in between may mean one call."""
+
 
 @dataclass(frozen=True)
 class Response:
@@ -66,17 +69,18 @@ def decide(response: Response, retry: int, retry_policy: RetryPolicy, chance: fl
     status = response.status
     if status is not None and 200 <= status < 300 and _is_success(response.body):
         return Decision(Action.DELIVERED, reason)
-    if status in {400, 413}:
-        return Decision(Action.SPLIT, reason)
     if status in {401, 403}:
         return Decision(Action.REFUSED, reason)
     if status is None or 200 <= status < 300 or is_retryable(status):
         if response.retry_after:
             return Decision(Action.RETRY, reason, float(response.retry_after), requested=True)
-        if retry >= retry_policy.retries:
-            return Decision(Action.STOP, f"{reason}, {retry + 1} times")
-        return Decision(Action.RETRY, reason, retry_policy.wait(retry, chance))
-    return Decision(Action.STOP, reason)
+        if retry < retry_policy.retries:
+            return Decision(Action.RETRY, reason, retry_policy.wait(retry, chance))
+        reached = status is not None or response.unsure
+        return Decision(Action.GIVE_UP if reached else Action.STOP, f"{reason}, {retry + 1} times")
+    if status in PERMANENT:
+        return Decision(Action.GIVE_UP, reason)
+    return Decision(Action.SPLIT if 400 <= status < 500 and status != 407 else Action.STOP, reason)
 
 
 def is_retryable(status: int) -> bool:

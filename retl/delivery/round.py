@@ -5,21 +5,19 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 import duckdb
 
 from retl.clock import Clock
 from retl.delivery import outbox, rejected
 from retl.delivery.batch import Batch
-from retl.delivery.destination import Destination
-from retl.errors import RetlError
+from retl.delivery.destination import Decision, Destination
+from retl.errors import DeadlineError, RetlError
 from retl.observer import Observer
 
 GRACE_SECONDS = 5.0
 """How long a delivery waits for the answers of batches in flight, after a signal or at its deadline."""
-
-TIME_IS_UP = "the time for this run is up"
-"""The message of a `DeadlineError`."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +27,14 @@ class Delivery:
     Attributes:
         delivered: calls that the destination accepted.
         rejected: calls that it refused for good.
-        unsure: of the delivered ones, calls that had gone out before without an answer, also in an
-            earlier run, so that the destination may have got them twice.
+        unsure: calls that went out once more after they had gone out without an answer, also in an earlier
+            run, so that the destination may have got them twice; each time counts.
         batches: accepted.
         bytes: of the accepted calls.
         retries: attempts that were not the first.
         error: what ended it before the outbox was empty; None where nothing did.
+        undecided: whether the calls that wait failed alone, so that only newer calls can tell if they are the
+            cause or the destination.
     """
 
     delivered: int = 0
@@ -44,6 +44,11 @@ class Delivery:
     bytes: int = 0
     retries: int = 0
     error: RetlError | None = None
+    undecided: bool = False
+
+    def plus(self, **more: int) -> "Delivery":
+        """The delivery with so many more of what is named."""
+        return replace(self, **{name: getattr(self, name) + number for name, number in more.items()})
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,11 @@ class Terms:
         return replace(self, limit=max(0, self.limit - delivery.delivered - delivery.rejected))
 
 
+def time_is_up() -> DeadlineError:
+    """The error of a run whose time is up."""
+    return DeadlineError("the time for this run is up", hint="run it again; nothing is lost")
+
+
 class Closed(Exception):
     """The round went on without this thread, whose answer came too late."""
 
@@ -82,8 +92,10 @@ class Round:
         left: how many calls may still leave; None is all.
         stop: set when no further batch may go out.
         closed: whether the outbox is no longer to be touched.
-        refused_alone: calls that were refused each alone, with the answer. They are rejected once the
-            destination has accepted another call: only then is it certain that it takes calls at all.
+        held: calls that were refused each alone, with the answer. They are rejected once the destination has
+            accepted another call: only then is it certain that it takes calls at all.
+        failed_alone: places of the calls that failed alone since a call was accepted, refused or not.
+        parked: lanes in which calls are refused and none is accepted; taken up again once a call is.
         paused_until: on the monotonic clock; before that, the destination wants no calls.
         lock: for all that the threads write, here and in the outbox.
     """
@@ -96,7 +108,9 @@ class Round:
     left: int | None
     stop: threading.Event = field(default_factory=threading.Event)
     closed: bool = False
-    refused_alone: list[tuple[Batch, str]] = field(default_factory=list)
+    held: list[tuple[Batch, str]] = field(default_factory=list)
+    failed_alone: set[int] = field(default_factory=set)
+    parked: list[outbox.Lane] = field(default_factory=list)
     paused_until: float = 0.0
     tally: Delivery = field(default_factory=Delivery)
     error: RetlError | None = None
@@ -135,19 +149,63 @@ class Round:
             self.error = self.error or error
             self.stop.set()
 
-    def reject_refused(self, db: duckdb.DuckDBPyConnection) -> int:
-        """Reject the calls that were refused alone; returns how many. To be run in a transaction."""
-        for batch, reason in self.refused_alone:
+    def end_by(self, decision: Decision) -> None:
+        """End the round by a decision to stop."""
+        assert decision.error is not None, "a decision to stop has an error"
+        self.end(decision.error)
+
+    def give_back(self, calls: int) -> None:
+        """Let other calls leave in place of so many that were allowed to."""
+        with self.lock:
+            if self.left is not None:
+                self.left += calls
+
+    def hold(self, batch: Batch, answer: str) -> int:
+        """Hold a call that was refused alone; gives how many of its lane are held."""
+        with self.noting():
+            self.held.append((batch, answer))
+            self.failed_alone.add(batch.first_seq)
+            return sum(held.lane == batch.lane for held, _ in self.held)
+
+    def park(self, lane: outbox.Lane) -> None:
+        """Leave a lane until a call is accepted."""
+        with self.noting():
+            self.parked.append(lane)
+
+    def write_held(self, db: duckdb.DuckDBPyConnection) -> None:
+        """Write that the calls that are held are rejected; to be run in a transaction."""
+        for batch, answer in self.held:
             call = outbox.refuse(db, batch)
-            rejected.keep_call(db, call, reason, self.terms.run_id, self.clock.now())
-        return len(self.refused_alone)
+            rejected.keep_call(db, call, answer, self.terms.run_id, self.clock.now())
+
+    def forget_held(self) -> None:
+        """Count the calls that were held as rejected, once that is written."""
+        self.count(rejected=len(self.held))
+        self.held.clear()
+
+    def accepted(self, batch: Batch) -> None:
+        """Count an accepted batch, once that and the rejection of calls that are held is written."""
+        self.forget_held()
+        self.failed_alone.clear()
+        self.lanes.extend(self.parked)
+        self.parked.clear()
+        self.count(delivered=batch.calls, batches=1, bytes=len(batch.text))
+
+    def count(self, **more: int) -> None:
+        """Add to the tally."""
+        with self.noting() as tally:
+            self.tally = tally.plus(**more)
+
+    def now(self) -> datetime:
+        """The moment, in UTC and without a time zone, as the state has it."""
+        return self.clock.now().replace(tzinfo=None)
 
     def all_refused(self) -> RetlError:
-        """The error where calls are refused and none is accepted: the calls are not to blame."""
-        reason = self.refused_alone[-1][1]
+        """The error where calls are refused and none is accepted: it may be the destination."""
         return self.destination.error(
-            f"{len(self.refused_alone)} calls were refused one by one and none was accepted since ({reason})",
-            "check the endpoint; the calls stay pending, and go out with the next run",
+            f"{len(self.failed_alone)} calls were refused one by one and none was accepted since "
+            f"({self.held[-1][1]})",
+            "check the endpoint; the calls stay pending, and the next run tries them again beside newer ones",
         )
 
     def pause(self, seconds: float) -> None:

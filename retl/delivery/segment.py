@@ -147,7 +147,7 @@ class Segment:
         decision = replace(decision, status=response.status or 0, unsure=response.unsure)
         if decision.action is Action.REFUSED:
             return replace(decision, error=self._refused(decision.reason))
-        if decision.action is Action.STOP:
+        if decision.action in {Action.GIVE_UP, Action.STOP}:
             hint = "check the endpoint and the network, then run it again; nothing is lost"
             failed = self.error(f"Segment does not take the calls ({decision.reason})", hint)
             return replace(decision, error=failed)

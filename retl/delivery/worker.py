@@ -9,17 +9,23 @@ import numpy as np
 
 from retl.delivery import outbox
 from retl.delivery.batch import Batch, cut
+from retl.delivery.blame import Step, Tries, asks_for_other, next_step
 from retl.delivery.destination import Action, Attempt, Decision
-from retl.delivery.round import TIME_IS_UP, Closed, Round
-from retl.errors import DeadlineError
+from retl.delivery.round import Closed, Round, time_is_up
 from retl.state import transaction
 
 MOST_REFUSED = 20
-"""Calls refused one by one, with none accepted in between, from which on the calls are not to blame."""
+"""Calls of a lane refused one by one, after which calls of other users are tried, and so many of these."""
+
+MOST_PASSED = 100
+"""Calls of one user that are tried behind a call that is given up."""
+
+MOST_HELD = 1_000
+"""The same where the lane holds calls of one user only, which must not go out before each other."""
 
 
 class Worker:
-    """One thread's part of a round: it works off lane after lane.
+    """One thread's part of a round.
 
     Attributes:
         round: what is shared.
@@ -27,6 +33,10 @@ class Worker:
         done: set at the end of its work. To join a thread would not do: up to Python 3.12 a join that a
             signal interrupts takes the thread for ended.
         attempted: the place in the lane up to which calls went out without a known answer.
+        ahead: places of the lane's calls that were accepted, or rejected, before their turn.
+        others: calls of other users that may go out before their turn, the best last; None where they are not
+            known yet.
+        has_others: whether the lane has other users.
     """
 
     def __init__(self, round_: Round, db: duckdb.DuckDBPyConnection) -> None:
@@ -34,15 +44,15 @@ class Worker:
         self.db = db
         self.done = threading.Event()
         self.attempted = 0
+        self.ahead: set[int] = set()
+        self.others: list[Batch] | None = None
+        self.has_others = False
 
     def work(self) -> None:
         """Take lane after lane, until none is left or the round is over."""
         try:
             while (lane := self.round.take_lane()) is not None:
-                self.attempted = lane.attempted
-                for batch in self._batches(lane):
-                    if not self._deliver(batch):
-                        break
+                self._deliver_lane(lane)
         except Closed:
             pass
         except BaseException as error:
@@ -51,9 +61,22 @@ class Worker:
         finally:
             self.done.set()
 
+    def _deliver_lane(self, lane: outbox.Lane) -> None:
+        self.attempted = lane.attempted
+        self.ahead.clear()
+        self.others = None
+        for batch in self._batches(lane):
+            if not self._deliver(batch, Tries()):
+                if not self.round.stop.is_set():
+                    self.round.park(replace(lane, attempted=self.attempted))
+                return
+
     def _batches(self, lane: outbox.Lane) -> Iterator[Batch]:
         limits = self.round.destination.limits
-        for page in outbox.pages(self.db, lane.number):
+        for read in outbox.pages(self.db, lane.number):
+            page = read.without(self.ahead) if self.ahead else read
+            if page is None:
+                continue
             for start, stop in cut(page.ends, limits.bytes, limits.calls):
                 calls = self.round.allow(stop - start)
                 if calls:
@@ -61,31 +84,144 @@ class Worker:
                 if calls < stop - start:
                     return
 
-    def _deliver(self, batch: Batch) -> bool:
-        """Deliver a batch, however often it takes; False where the round is over."""
-        round_ = self.round
-        attempts = retries = 0
+    def _deliver(self, whole: Batch, tries: Tries) -> bool:
+        """Deliver a batch, however often it takes; False where the lane cannot go on."""
+        batch = self._without_ahead(whole)
+        if batch is None:
+            return True
         while self._wait_for_turn(batch):
-            self._note_attempted(batch, max(self.attempted, batch.last_seq))
-            decision = round_.destination.send(batch, Attempt(attempts, retries, round_.clock.now()))
-            attempts += 1
-            if decision.action is Action.DELIVERED:
-                self._note_delivered(batch, attempts, decision.status)
-                return True
-            if decision.unsure:
-                self.attempted = max(self.attempted, batch.last_seq)
-            else:
-                self._note_attempted(batch, self.attempted)
-            if decision.action is Action.SPLIT:
-                return self._split(batch, decision)
-            if decision.action is not Action.RETRY:
-                assert decision.error is not None, "a decision to stop has an error"
-                round_.end(decision.error)
-                return False
-            retries += not decision.requested
+            decision = self._attempt(batch, tries)
+            tries = tries.after(decision)
+            self._note_retry(decision)
+            if asks_for_other(decision, tries, batch.calls):
+                most = MOST_REFUSED if decision.action is Action.GIVE_UP else 1
+                taken = self._other_is_taken(batch, decision, most)
+                tries = replace(tries, contrary=tries.contrary + taken)
+            match next_step(decision, tries, batch.calls):
+                case Step.DONE:
+                    self._note_delivered(batch, tries.attempts, decision.status)
+                    return True
+                case Step.HALVE:
+                    return all(self._deliver(half, tries.of_half()) for half in batch.halves())
+                case Step.HOLD:
+                    return self._hold(batch, decision)
+                case Step.REJECT:
+                    return self._reject(batch, decision)
+                case Step.STOP:
+                    self.round.end_by(decision)
+                    return False
             if not self._wait_for_retry(decision):
                 return False
         return False
+
+    def _without_ahead(self, whole: Batch) -> Batch | None:
+        """A batch without the calls that are done before their turn; None where none is left."""
+        batch = whole.without(self.ahead) if self.ahead else whole
+        self.round.give_back(whole.calls - (batch.calls if batch else 0))
+        return batch
+
+    def _attempt(self, batch: Batch, tries: Tries, is_ahead: bool = False) -> Decision:
+        """Send a batch once. That it goes out is noted before, and what is not known any more after."""
+        round_ = self.round
+        repeated = int(np.searchsorted(batch.seqs, self.attempted, side="right"))
+        with round_.noting(), transaction(self.db):
+            if not is_ahead:
+                outbox.note_attempted(self.db, batch.lane, max(self.attempted, batch.last_seq))
+            if repeated:
+                outbox.note_repeat(self.db, batch, round_.terms.run_id, repeated, round_.now())
+        decision = round_.destination.send(batch, Attempt(tries.attempts, tries.retries, round_.clock.now()))
+        if repeated and decision.may_have_arrived:
+            round_.count(unsure=repeated)
+        elif repeated:
+            with round_.noting():
+                outbox.forget_repeat(self.db, batch, round_.terms.run_id)
+        if is_ahead or decision.action is Action.DELIVERED:
+            return decision
+        if decision.unsure:
+            self.attempted = max(self.attempted, batch.last_seq)
+        else:
+            with round_.noting():
+                outbox.note_attempted(self.db, batch.lane, self.attempted)
+        return decision
+
+    def _other_is_taken(self, batch: Batch, decision: Decision, most: int) -> bool:
+        """Whether the destination takes one of so many other calls, while it does not take this one."""
+        with self.round.noting():
+            self.round.failed_alone.add(batch.first_seq)
+        if self.others is None:
+            self.others = outbox.first_of_others(self.db, batch.lane, batch.last_seq, 10 * MOST_REFUSED)
+            self.has_others = bool(self.others)
+        if not self.has_others and decision.action is Action.GIVE_UP:
+            return self._following_is_taken(batch)
+        for _ in range(most):
+            other = self._next_other(batch)
+            taken = self._try_ahead(other, []) if other else None
+            if taken is not False:
+                return bool(taken)
+        return False
+
+    def _next_other(self, batch: Batch) -> Batch | None:
+        """The next call of another user that may go out before its turn."""
+        while self.others:
+            other = self.others.pop()
+            if other.first_seq > batch.last_seq:
+                return other
+        return None
+
+    def _following_is_taken(self, batch: Batch) -> bool:
+        """Whether the destination takes a call behind a batch that is given up, in a lane of one user.
+
+        If it does, the batch and the calls between, which it did not take either, do not go out any more, so
+        that the order holds.
+        """
+        passed: list[tuple[Batch, str]] = []
+        call: Batch | None = batch
+        while call and len(passed) < MOST_PASSED:
+            call = outbox.next_call(self.db, batch.lane, call.last_seq)
+            taken = self._try_ahead(call, passed) if call else None
+            if taken is not False:
+                return bool(taken)
+        return False
+
+    def _try_ahead(self, call: Batch, passed: list[tuple[Batch, str]]) -> bool | None:
+        """Send a call before its turn; gives whether it was taken, None where it must not or cannot go out.
+
+        `passed` are calls to reject if it is taken, with their answers; if it is not, it becomes one of them.
+        """
+        round_ = self.round
+        if not round_.allow(1) or not self._wait_for_turn(call):
+            return None
+        decision = self._attempt(call, Tries(), is_ahead=True)
+        if decision.action is Action.DELIVERED:
+            for other, answer in passed:
+                round_.hold(other, answer)
+                self.ahead.add(other.first_seq)
+            self._note_delivered_ahead(call, decision.status)
+            return True
+        round_.give_back(1)
+        if decision.action in {Action.REFUSED, Action.STOP}:
+            round_.end_by(decision)
+            return None
+        with round_.noting():
+            round_.failed_alone.add(call.first_seq)
+        passed.append((call, decision.reason))
+        return False
+
+    def _hold(self, batch: Batch, decision: Decision) -> bool:
+        """Hold a call that was refused alone; False where its lane is refused as a whole."""
+        held = self.round.hold(batch, decision.reason)
+        if held < MOST_REFUSED or self._other_is_taken(batch, decision, MOST_REFUSED):
+            return True
+        return not self.has_others and held < MOST_HELD
+
+    def _reject(self, batch: Batch, decision: Decision) -> bool:
+        """Reject a call that is the cause of its failures."""
+        self.round.hold(batch, decision.reason)
+        with self.round.noting():
+            with transaction(self.db):
+                self.round.write_held(self.db)
+            self.round.forget_held()
+        return True
 
     def _wait_for_turn(self, batch: Batch) -> bool:
         """Wait until no pause holds and the rate limit lets the calls go; False where the round is over.
@@ -93,55 +229,45 @@ class Worker:
         Time is reserved only when the pause is over: else all lanes would send together at its end.
         """
         round_, rate_limiter = self.round, self.round.destination.rate_limiter
-        late = DeadlineError(TIME_IS_UP, hint="run it again; nothing is lost")
+        late = time_is_up()
         while round_.wait(round_.pause_left, late) and round_.wait(rate_limiter.reserve(batch.calls), late):
             if round_.pause_left == 0:
                 return True
         return False
 
-    def _wait_for_retry(self, decision: Decision) -> bool:
-        """Wait before a retry, with all lanes where Segment asked for it; False where the round is over."""
-        with self.round.noting() as tally:
-            self.round.tally = replace(tally, retries=tally.retries + 1)
-        self.round.observer.waiting(decision.reason, decision.wait)
+    def _note_retry(self, decision: Decision) -> None:
+        """Count a retry that is to come; where Segment asked for a wait, it holds for all lanes."""
+        if decision.action is Action.RETRY:
+            self.round.count(retries=1)
+            self.round.observer.waiting(decision.reason, decision.wait)
         if decision.requested:
             self.round.pause(decision.wait)
+
+    def _wait_for_retry(self, decision: Decision) -> bool:
+        """Wait before a retry; False where the round is over."""
         destination = self.round.destination
         late = destination.error(
             f"{destination.name} does not take the calls ({decision.reason}), "
             "and the time for this run is up",
             "run it again; nothing is lost",
         )
-        return self.round.wait(decision.wait, late)
-
-    def _split(self, batch: Batch, decision: Decision) -> bool:
-        """Deliver a refused batch in halves; a call that is refused alone is kept aside."""
-        if batch.calls > 1:
-            return all(self._deliver(half) for half in batch.halves())
-        with self.round.noting():
-            self.round.refused_alone.append((batch, decision.reason))
-            if len(self.round.refused_alone) < MOST_REFUSED:
-                return True
-        self.round.end(self.round.all_refused())
-        return False
-
-    def _note_attempted(self, batch: Batch, seq: int) -> None:
-        with self.round.noting():
-            outbox.note_attempted(self.db, batch.lane, seq)
+        return self.round.wait(self.round.pause_left if decision.requested else decision.wait, late)
 
     def _note_delivered(self, batch: Batch, attempts: int, status: int) -> None:
-        with self.round.noting() as tally:
-            now = self.round.clock.now().replace(tzinfo=None)
+        round_ = self.round
+        with round_.noting():
             with transaction(self.db):
-                refused = self.round.reject_refused(self.db)
-                outbox.note_delivered(self.db, batch, self.round.terms.run_id, attempts, status, now)
-            self.round.refused_alone.clear()
-            self.round.tally = replace(
-                tally,
-                rejected=tally.rejected + refused,
-                delivered=tally.delivered + batch.calls,
-                unsure=tally.unsure + int(np.searchsorted(batch.seqs, self.attempted, side="right")),
-                batches=tally.batches + 1,
-                bytes=tally.bytes + len(batch.text),
-            )
-        self.round.observer.delivered(batch.calls)
+                round_.write_held(self.db)
+                outbox.note_delivered(self.db, batch, round_.terms.run_id, attempts, status, round_.now())
+            round_.accepted(batch)
+        round_.observer.delivered(batch.calls)
+
+    def _note_delivered_ahead(self, call: Batch, status: int) -> None:
+        round_ = self.round
+        with round_.noting():
+            with transaction(self.db):
+                round_.write_held(self.db)
+                outbox.note_delivered_ahead(self.db, call, round_.terms.run_id, status, round_.now())
+            round_.accepted(call)
+        self.ahead.add(call.first_seq)
+        round_.observer.delivered(1)
