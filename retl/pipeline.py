@@ -26,7 +26,7 @@ from retl.engine.local import LocalEngine
 from retl.engine.mapping import SyncMapping, read_mapping, refuse_other_identity
 from retl.errors import ConfigError, DestinationError
 from retl.job import Job
-from retl.run import Run, begin_run, keep_run
+from retl.run import Run, begin_run, keep_run, open_run
 from retl.state import FirstPass, storage_error
 from retl.warehouse.watched import WatchedWarehouse
 
@@ -41,10 +41,12 @@ def run(job: Job, destination: Destination) -> Run:
     record = begin_run(sync.name, clock.now(), job.options.full)
     terms = Terms(record.run_id, began + job.options.deadline_seconds, job.options.limit)
     try:
+        with state.transaction():
+            open_run(state.db, record)
         refuse_other_destination(job, destination)
         left_over = deliver(state, destination, terms, clock, job.observer)
         record = record.with_delivery(left_over)
-        if left_over.error is None and outbox.pending(state.db) == 0:
+        if left_over.undecided or (left_over.error is None and outbox.pending(state.db) == 0):
             engine = open_engine(job, terms.deadline)
             proposal = find_changes(job, engine)
             record = record.with_diff(proposal.diff, proposal.guards, baseline=not proposal.sends)
@@ -60,8 +62,9 @@ def run(job: Job, destination: Destination) -> Run:
                 enqueued_record = record.with_calls(enqueued, outgoing.undated, refused)
                 keep_run(state.db, enqueued_record)
             record = enqueued_record
-            delivery = deliver(state, destination, terms.after(left_over), clock, job.observer)
-            record = record.with_delivery(delivery)
+            if enqueued:
+                delivery = deliver(state, destination, terms.after(left_over), clock, job.observer)
+                record = record.with_delivery(delivery)
     except Exception as error:
         record = record.evolve(error=storage_error(error) or signals.told(error))
     return finish(job, record, clock.monotonic() - began)

@@ -10,7 +10,7 @@ from typing import Any
 
 import duckdb
 
-from retl.delivery import outbox
+from retl.delivery import outbox, rejected
 from retl.delivery.round import Delivery
 from retl.engine.diff import Diff
 from retl.engine.guard import Guard
@@ -131,7 +131,7 @@ class Run:
         return self.evolve(calls=calls)
 
     def with_delivery(self, delivery: Delivery) -> "Run":
-        """The run after one more delivery."""
+        """The run after one more delivery, which began with what the one before left over."""
         return self.evolve(
             calls=replace(
                 self.calls,
@@ -142,7 +142,7 @@ class Run:
             batches=(self.batches or 0) + delivery.batches,
             bytes=(self.bytes or 0) + delivery.bytes,
             retries=(self.retries or 0) + delivery.retries,
-            error=self.error or delivery.error,
+            error=delivery.error,
         )
 
     def failed(self, error: RetlError) -> "Run":
@@ -186,6 +186,26 @@ class Run:
 def begin_run(sync: str, now: datetime, full: bool = False) -> Run:
     """A run that begins now; its id sorts by time."""
     return Run(sync, f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}", now, full=full)
+
+
+def open_run(db: duckdb.DuckDBPyConnection, run: Run) -> None:
+    """Keep the record of a run that begins, and complete those of runs that were cut off.
+
+    To be run in a transaction.
+    """
+    cut_off = db.execute("SELECT run_id, record FROM state.run WHERE record ->> '$.exit_code' IS NULL")
+    for run_id, record in cut_off.fetchall():
+        completed = json.dumps(_completed(db, json.loads(record)))
+        db.execute("UPDATE state.run SET record = ? WHERE run_id = ?", [completed, run_id])
+    keep_run(db, run)
+
+
+def _completed(db: duckdb.DuckDBPyConnection, record: dict[str, Any]) -> dict[str, Any]:
+    """The record of a run that was cut off, with what its receipts say."""
+    sent = outbox.sent(db, record["run_id"])
+    refused = rejected.rejected_in(db, record["run_id"])
+    calls = record["calls"] | {"delivered": sent.calls, "unsure": sent.repeated, "rejected": refused}
+    return record | {"calls": calls, "batches": sent.batches, "bytes": sent.bytes}
 
 
 def keep_run(db: duckdb.DuckDBPyConnection, run: Run) -> None:
@@ -234,4 +254,6 @@ def last_run(db: duckdb.DuckDBPyConnection) -> PastRun | None:
     if row is None:
         return None
     kept = json.loads(row[0])
+    if kept["exit_code"] is None:
+        kept = _completed(db, kept)
     return PastRun(kept["started_at"], kept["status"], kept["exit_code"], kept["calls"]["delivered"])

@@ -1,10 +1,11 @@
 """The records of runs that a state keeps."""
 
+import json
 from datetime import timedelta
 
 from delivery import NOON, memory_state, rows
 
-from retl.run import KEPT_RUNS, begin_run, keep_run
+from retl.run import KEPT_RUNS, Run, begin_run, keep_run, last_run, open_run
 
 
 def test_the_newest_records_are_kept() -> None:
@@ -29,4 +30,31 @@ def test_the_newest_records_are_kept() -> None:
         assert kept[:-2] == rows(state, "SELECT run_id FROM state.receipt ORDER BY answered_at")
         assert [("1",)] == rows(
             state, f"SELECT record->'batches' FROM state.run WHERE run_id = '{new.run_id}'"
+        )
+
+
+def test_a_run_that_was_cut_off_is_completed_from_its_receipts() -> None:
+    """A killed run's record says what was delivered and repeated until then, at once and for good."""
+    with memory_state() as state:
+        open_run(state.db, Run("shop", "run-1", NOON))
+        state.db.execute(
+            """
+            INSERT INTO state.receipt VALUES
+                ('run-1', 0, 1, 9, 0, 0, 9, 0, 0, TIMESTAMP '2026-03-01'),
+                ('run-1', 0, 1, 9, 9, 900, 0, 1, 200, TIMESTAMP '2026-03-01'),
+                ('run-0', 0, 1, 9, 9, 900, 0, 1, 200, TIMESTAMP '2026-03-01')
+            """
+        )
+        found = last_run(state.db)
+        assert found is not None
+        assert ("interrupted", None, 9) == (found.status, found.exit_code, found.delivered)
+        open_run(state.db, Run("shop", "run-2", NOON + timedelta(hours=1)))
+        ((kept,),) = state.db.execute("SELECT record FROM state.run WHERE run_id = 'run-1'").fetchall()
+        record = json.loads(kept)
+        assert (9, 9, 0, 1, 900) == (
+            record["calls"]["delivered"],
+            record["calls"]["unsure"],
+            record["calls"]["rejected"],
+            record["batches"],
+            record["bytes"],
         )

@@ -42,14 +42,18 @@ def lane_count(calls: int, connections: int) -> int:
 
 
 def enqueue(db: duckdb.DuckDBPyConnection, run_id: str) -> int:
-    """Put the calls of the TEMP view `leaving` into the outbox; returns how many.
+    """Put the calls of the TEMP view `leaving` into the outbox, behind those that wait; returns how many.
 
     Within a lane they stand by timestamp (in an audience sync all by the moment of detection), then
     removed before added before changed, then key.
     """
-    # Places start anew in an empty outbox, where no mark may be left to take a new call for a delivered one.
-    db.execute("DELETE FROM state.mark WHERE NOT EXISTS (SELECT * FROM state.outbox)")
-    row = db.execute(_ENQUEUE, [run_id]).fetchone()
+    is_first = is_empty(db)
+    if is_first:
+        # Places start anew, and no mark may be left to take a new call for a delivered one.
+        db.execute("DELETE FROM state.mark")
+    else:
+        join_lanes(db)
+    row = db.execute(_ENQUEUE, {"is_first": is_first, "run_id": run_id}).fetchone()
     assert row is not None
     return int(row[0])
 
@@ -59,10 +63,23 @@ INSERT INTO state.outbox
 SELECT
     (SELECT coalesce(max(seq), 0) FROM state.outbox)
         + row_number() OVER (ORDER BY lane, place, rank, key) AS seq,
-    lane, ? AS run_id, key, change, message_id, body, bytes
+    CASE WHEN $is_first THEN lane ELSE 0 END AS lane, $run_id AS run_id, key, change, message_id, body, bytes
 FROM leaving
 ORDER BY seq
 """
+
+
+def join_lanes(db: duckdb.DuckDBPyConnection) -> None:
+    """Let all calls that wait share a lane; to be run in a transaction, after `settle`.
+
+    Calls that come behind them may be spread otherwise, and each user must find its calls in one lane.
+    """
+    (attempted, first) = db.execute(
+        "SELECT (SELECT max(attempted) FROM state.mark), (SELECT min(seq) FROM state.outbox)"
+    ).fetchall()[0]
+    db.execute("DELETE FROM state.mark")
+    db.execute("INSERT INTO state.mark VALUES (0, greatest(?, ?), ?)", [attempted, first - 1, first - 1])
+    db.execute("UPDATE state.outbox SET lane = 0 WHERE lane <> 0")
 
 
 def is_empty(db: duckdb.DuckDBPyConnection) -> bool:
@@ -313,6 +330,39 @@ def refuse(db: duckdb.DuckDBPyConnection, batch: Batch) -> RefusedCall:
         [batch.last_seq, batch.lane],
     )
     return RefusedCall(*row)
+
+
+@dataclass(frozen=True)
+class Sent:
+    """The receipts of a run in sum.
+
+    Attributes:
+        calls: accepted.
+        batches: accepted.
+        bytes: of the accepted calls.
+        repeated: calls that went out once more after they had gone out without an answer.
+    """
+
+    calls: int
+    batches: int
+    bytes: int
+    repeated: int
+
+
+def sent(db: duckdb.DuckDBPyConnection, run_id: str) -> Sent:
+    """What a run sent, as its receipts have it."""
+    row = db.execute(
+        """
+        SELECT
+            coalesce(sum(calls), 0)::BIGINT, count(*) FILTER (calls > 0),
+            coalesce(sum(bytes), 0)::BIGINT, coalesce(sum(repeated), 0)::BIGINT
+        FROM state.receipt
+        WHERE run_id = ?
+        """,
+        [run_id],
+    ).fetchone()
+    assert row is not None
+    return Sent(*row)
 
 
 def forget_receipts(db: duckdb.DuckDBPyConnection, kept_runs: list[str]) -> None:

@@ -86,6 +86,13 @@ def keep_call(
     )
 
 
+def rejected_in(db: duckdb.DuckDBPyConnection, run_id: str) -> int:
+    """How many calls were rejected in a run."""
+    row = db.execute("SELECT count(*) FROM state.rejected_call WHERE rejected_in = ?", [run_id]).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
 @dataclass(frozen=True)
 class RejectedRow:
     """The rows of one key that cannot be sent until they are fixed; all rows without a key are one entry.
