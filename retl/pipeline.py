@@ -19,7 +19,7 @@ from retl.delivery import outbox, rejected
 from retl.delivery.deliver import deliver
 from retl.delivery.destination import Destination
 from retl.delivery.round import Terms
-from retl.engine import guard
+from retl.engine import guard, snapshot
 from retl.engine.base import Changes, Engine
 from retl.engine.diff import Diff
 from retl.engine.local import LocalEngine
@@ -57,6 +57,7 @@ def run(job: Job, destination: Destination) -> Run:
             with state.transaction():
                 enqueued = outbox.enqueue(state.db, record.run_id)
                 refused = rejected.record(state.db, record.run_id, clock.now())
+                snapshot.keep_replaced(state.db, record.run_id)
                 mapping = engine.promote(proposal.changes)
                 remember(job, mapping, proposal.sends, destination)
                 enqueued_record = record.with_calls(enqueued, outgoing.undated, refused)
@@ -78,6 +79,8 @@ def finish(job: Job, record: Run, seconds: float) -> Run:
         record = record.finished(seconds, waiting, rejected_fails=job.sync.on_rejected == "fail")
         with job.state.transaction():
             keep_run(db, record)
+            if waiting == 0:
+                snapshot.forget_replaced(db)
     except duckdb.Error as error:
         record = record.evolve(error=record.error or storage_error(error) or signals.told(error))
         record = record.finished(seconds, None, rejected_fails=True)

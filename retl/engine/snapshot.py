@@ -81,6 +81,7 @@ def promote(
     is_stale = old is not None and any(one.before != new.source_of(one.after, old) for one in compared)
     stale = "true" if is_stale else "old.stale"
     db.execute(_rebuild(after, _learnt(new, shape, old), kept, stale))
+    db.execute(_rebuild_replaced(kept, stale))
     return shape
 
 
@@ -160,6 +161,14 @@ FROM known AS old
 WHERE old.key IN (SELECT key FROM rejected)"""
 
 
+def _rebuild_replaced(kept: str, stale: str) -> str:
+    """The statement that gives replaced rows the new shape; the arguments are those of `_rebuild`."""
+    return f"""\
+CREATE OR REPLACE TABLE state.replaced AS
+SELECT old.run_id, old.key, struct_pack({kept}) AS row, {stale} AS stale
+FROM state.replaced AS old"""
+
+
 def _kept(column: str, shape: SyncMapping, old: SyncMapping | None) -> str:
     """A column of an old row: what fed the same field then."""
     source = shape.source_of(column, old) if old else None
@@ -170,6 +179,63 @@ def _kept(column: str, shape: SyncMapping, old: SyncMapping | None) -> str:
 def _value(column: str, kind: str, shape: SyncMapping, row: str, source: str) -> str:
     """A member of a snapshot's row, taken from a column of another row."""
     return f"{sql.name(column)} := {converted(kind, shape.types[column], f'{row}[{sql.text(source)}]')}"
+
+
+def keep_replaced(db: duckdb.DuckDBPyConnection, run_id: str) -> None:
+    """Keep the rows before the changes whose calls leave.
+
+    To be run in the run's transaction, before `promote`. `put_back` needs them as long as the calls may wait.
+    """
+    db.execute(
+        """
+        INSERT INTO state.replaced
+        SELECT ?, key, before, stale
+        FROM change
+        WHERE change IN ('changed', 'removed') AND key IN (SELECT key FROM leaving)
+        """,
+        [run_id],
+    )
+
+
+def forget_replaced(db: duckdb.DuckDBPyConnection) -> None:
+    """Forget the rows before changes, as no call waits any more; to be run in a transaction."""
+    db.execute("DELETE FROM state.replaced")
+
+
+def put_back(db: duckdb.DuckDBPyConnection) -> None:
+    """Let the rows of dropped calls be as they were before the first of these; to be run in a transaction.
+
+    Args:
+        db: with the TEMP table `dropped` (seq, run_id, key, change) of the calls. Where the row before a
+            change is not known, as after a migration, the row counts as changed in the next run.
+    """
+    db.execute(_FIRST_DROPPED)
+    db.execute(_PUT_BACK)
+    forget_replaced(db)
+
+
+_FIRST_DROPPED = """
+CREATE OR REPLACE TEMP TABLE first_dropped AS
+SELECT key, arg_min(change, seq) AS change, arg_min(run_id, seq) AS run_id
+FROM dropped
+GROUP BY key;
+
+CREATE OR REPLACE TEMP TABLE before_dropped AS
+SELECT key, row, stale
+FROM state.replaced JOIN first_dropped USING (key, run_id)
+WHERE change IN ('changed', 'removed')
+"""
+
+_PUT_BACK = """
+DELETE FROM state.snapshot WHERE key IN (SELECT key FROM first_dropped WHERE change = 'added');
+
+UPDATE state.snapshot SET stale = true
+WHERE key IN (SELECT key FROM first_dropped WHERE change = 'changed');
+
+DELETE FROM state.snapshot WHERE key IN (SELECT key FROM before_dropped);
+
+INSERT INTO state.snapshot SELECT key, row, stale FROM before_dropped
+"""
 
 
 def row_count(db: duckdb.DuckDBPyConnection) -> int:
