@@ -12,7 +12,7 @@ from dataclasses import replace
 import duckdb
 
 from retl.clock import Clock
-from retl.delivery import outbox
+from retl.delivery import outbox, rejected
 from retl.delivery.destination import Destination
 from retl.delivery.round import Delivery, Round, Terms, time_is_up
 from retl.delivery.worker import MOST_REFUSED, Worker
@@ -35,6 +35,7 @@ def deliver(
     if outbox.is_empty(state.db):
         return Delivery()
     with state.transaction():
+        rejected.note_overtaken(state.db)
         outbox.settle(state.db)
         outbox.start_marks(state.db)
     lanes = outbox.lanes(state.db)
@@ -78,6 +79,7 @@ def _settle(state: State, round_: Round) -> Delivery:
         with state.transaction():
             if rejects := round_.error is None and _calls_are_the_cause(round_, db):
                 round_.write_held(db)
+            rejected.note_overtaken(db)
             outbox.settle(db)
         if rejects:
             round_.tally = round_.tally.plus(rejected=len(round_.held))

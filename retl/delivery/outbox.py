@@ -69,6 +69,60 @@ ORDER BY seq
 """
 
 
+def enqueue_again(db: duckdb.DuckDBPyConnection) -> None:
+    """Put the calls of the TEMP table `again` behind those that wait; to be run in a transaction."""
+    if not is_empty(db):
+        join_lanes(db)
+    else:
+        db.execute("DELETE FROM state.mark")
+    db.execute(
+        """
+        INSERT INTO state.outbox
+        SELECT
+            (SELECT coalesce(max(seq), 0) FROM state.outbox) + row_number() OVER (ORDER BY place) AS seq,
+            0 AS lane, run_id, key, change, message_id, body, strlen(body) AS bytes
+        FROM again
+        """
+    )
+
+
+def drop(db: duckdb.DuckDBPyConnection) -> int:
+    """Take out all calls that wait, into the TEMP table `dropped` (seq, run_id, key, change); gives how many.
+
+    To be run in a transaction.
+    """
+    settle(db)
+    db.execute("CREATE OR REPLACE TEMP TABLE dropped AS SELECT seq, run_id, key, change FROM state.outbox")
+    db.execute("DELETE FROM state.outbox")
+    db.execute("DELETE FROM state.mark")
+    row = db.execute("SELECT count(*) FROM dropped").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def overtaken(db: duckdb.DuckDBPyConnection, message_ids: list[str]) -> list[str]:
+    """The calls among these that have a later call of their user in the outbox, delivered or not.
+
+    To be asked before `settle`.
+    """
+    there = db.execute("SELECT 1 FROM state.outbox WHERE list_contains(?, message_id) LIMIT 1", [message_ids])
+    if there.fetchone() is None:
+        return []
+    found = db.execute(
+        f"""
+        SELECT DISTINCT call.message_id
+        FROM (SELECT *, {_USER} AS user_id FROM state.outbox WHERE list_contains($ids, message_id)) AS call
+        JOIN (SELECT lane, seq, {_USER} AS user_id FROM state.outbox) AS later
+            ON later.lane = call.lane AND later.user_id = call.user_id AND later.seq > call.seq
+        """,
+        {"ids": message_ids},
+    )
+    return [message_id for (message_id,) in found.fetchall()]
+
+
+_USER = "coalesce(body ->> '$.userId', body ->> '$.anonymousId')"
+
+
 def join_lanes(db: duckdb.DuckDBPyConnection) -> None:
     """Let all calls that wait share a lane; to be run in a transaction, after `settle`.
 
@@ -269,14 +323,12 @@ def first_of_others(db: duckdb.DuckDBPyConnection, lane: int, seq: int, most: in
     At most so many, each as a batch; last the newest run's, as an older one's were tried before.
     """
     found = db.execute(
-        """
+        f"""
         SELECT lane, seq, body
         FROM (
             SELECT
                 lane, seq, run_id, body,
-                row_number() OVER (
-                    PARTITION BY coalesce(body ->> '$.userId', body ->> '$.anonymousId') ORDER BY seq
-                ) AS nth
+                row_number() OVER (PARTITION BY {_USER} ORDER BY seq) AS nth
             FROM state.outbox JOIN state.mark USING (lane)
             WHERE lane = $lane AND seq > delivered
         )
@@ -350,7 +402,7 @@ class Sent:
 
 
 def sent(db: duckdb.DuckDBPyConnection, run_id: str) -> Sent:
-    """What a run sent, as its receipts have it."""
+    """The sum of a run's receipts."""
     row = db.execute(
         """
         SELECT

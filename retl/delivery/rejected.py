@@ -6,6 +6,7 @@ from typing import Any
 
 import duckdb
 
+from retl.delivery import outbox
 from retl.delivery.outbox import RefusedCall
 from retl.reason import Reason
 
@@ -21,6 +22,8 @@ def record(db: duckdb.DuckDBPyConnection, run_id: str, now: datetime) -> int:
     db.execute(_ROWS, {"now": now.replace(tzinfo=None)})
     db.execute("DELETE FROM state.rejected_row")
     db.execute("INSERT INTO state.rejected_row SELECT * FROM rejected_row_now")
+    if db.execute("SELECT 1 FROM state.rejected_call WHERE NOT overtaken LIMIT 1").fetchone():
+        db.execute(_OVERTAKE)
     row = db.execute(_CALLS, {"run_id": run_id, "now": now.replace(tzinfo=None)}).fetchone()
     assert row is not None
     return int(row[0])
@@ -42,6 +45,11 @@ LEFT JOIN state.rejected_row AS old
     ON new.key IS NOT DISTINCT FROM old.key
 """
 
+_OVERTAKE = """
+UPDATE state.rejected_call SET overtaken = true
+WHERE NOT overtaken AND user_id IN (SELECT user_id FROM leaving)
+"""
+
 _CALLS = """
 INSERT INTO state.rejected_call BY NAME
 SELECT
@@ -53,7 +61,12 @@ WHERE reason IS NOT NULL AND rank = 0 AND (change = 'removed' OR key NOT IN (SEL
 
 
 def keep_call(
-    db: duckdb.DuckDBPyConnection, call: RefusedCall, answer: str, run_id: str, now: datetime
+    db: duckdb.DuckDBPyConnection,
+    call: RefusedCall,
+    answer: str,
+    run_id: str,
+    now: datetime,
+    overtaken: bool = False,
 ) -> None:
     """Keep a call that the destination refused, with its answer; to be run in a transaction.
 
@@ -63,6 +76,7 @@ def keep_call(
         answer: of the destination, in a few words.
         run_id: the run that got the answer.
         now: UTC.
+        overtaken: whether a later call of its user is known to be delivered.
     """
     db.execute(
         """
@@ -70,7 +84,7 @@ def keep_call(
         SELECT
             $made_in AS run_id, $key AS key, $change AS change, $message_id AS message_id, $body AS body,
             $reason AS reason, $answer AS answer, $now AS rejected_at, $run_id AS rejected_in,
-            coalesce($body ->> '$.userId', $body ->> '$.anonymousId') AS user_id, false AS overtaken
+            coalesce($body ->> '$.userId', $body ->> '$.anonymousId') AS user_id, $overtaken AS overtaken
         """,
         {
             "made_in": call.run_id,
@@ -82,8 +96,79 @@ def keep_call(
             "answer": answer,
             "now": now.replace(tzinfo=None),
             "run_id": run_id,
+            "overtaken": overtaken,
         },
     )
+
+
+def note_overtaken(db: duckdb.DuckDBPyConnection) -> None:
+    """Note which refused calls have a later call of their user in the outbox; to be run before `settle`."""
+    refused = db.execute(
+        "SELECT message_id FROM state.rejected_call WHERE NOT overtaken AND reason = ?", [Reason.REFUSED]
+    ).fetchall()
+    if refused:
+        found = outbox.overtaken(db, [message_id for (message_id,) in refused])
+        db.execute(
+            "UPDATE state.rejected_call SET overtaken = true WHERE list_contains(?, message_id)", [found]
+        )
+
+
+def take_again(db: duckdb.DuckDBPyConnection, stale: bool) -> int:
+    """Move the refused calls to the TEMP table `again`; gives how many. To be run in a transaction.
+
+    Calls that retl's own check rejected stay: Segment would drop them.
+
+    Args:
+        db: the state's connection.
+        stale: whether calls go, too, that a newer one of their user has overtaken.
+    """
+    chosen = "reason = $refused AND (NOT overtaken OR $stale)"
+    values = {"refused": Reason.REFUSED.value, "stale": stale}
+    db.execute(
+        f"""
+        CREATE OR REPLACE TEMP TABLE again AS
+        SELECT row_number() OVER (ORDER BY rejected_at, rowid) AS place, run_id, key, change, message_id, body
+        FROM state.rejected_call
+        WHERE {chosen}
+        """,
+        values,
+    )
+    taken = db.execute(f"DELETE FROM state.rejected_call WHERE {chosen}", values).fetchone()
+    assert taken is not None
+    return int(taken[0])
+
+
+@dataclass(frozen=True)
+class Left:
+    """The rejected calls that `retl retry` does not send.
+
+    Attributes:
+        overtaken: calls of users of whom a newer call was made.
+        unfit: calls that retl's own check rejected.
+    """
+
+    overtaken: int
+    unfit: int
+
+
+def left(db: duckdb.DuckDBPyConnection) -> Left:
+    """Count the rejected calls that cannot go again just so."""
+    row = db.execute(
+        """
+        SELECT count(*) FILTER (reason = $refused AND overtaken), count(*) FILTER (reason <> $refused)
+        FROM state.rejected_call
+        """,
+        {"refused": Reason.REFUSED.value},
+    ).fetchone()
+    assert row is not None
+    return Left(*row)
+
+
+def discard(db: duckdb.DuckDBPyConnection) -> int:
+    """Forget the rejected calls; gives how many. To be run in a transaction."""
+    row = db.execute("DELETE FROM state.rejected_call").fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def rejected_in(db: duckdb.DuckDBPyConnection, run_id: str) -> int:

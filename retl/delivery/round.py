@@ -79,6 +79,21 @@ def time_is_up() -> DeadlineError:
     return DeadlineError("the time for this run is up", hint="run it again; nothing is lost")
 
 
+@dataclass(frozen=True)
+class Held:
+    """A call that was refused alone.
+
+    Attributes:
+        call: as a batch.
+        answer: of the destination, in a few words.
+        overtaken: whether a later call of its user was accepted.
+    """
+
+    call: Batch
+    answer: str
+    overtaken: bool = False
+
+
 class Closed(Exception):
     """The round went on without this thread, whose answer came too late."""
 
@@ -108,7 +123,7 @@ class Round:
     left: int | None
     stop: threading.Event = field(default_factory=threading.Event)
     closed: bool = False
-    held: list[tuple[Batch, str]] = field(default_factory=list)
+    held: list[Held] = field(default_factory=list)
     failed_alone: set[int] = field(default_factory=set)
     parked: list[outbox.Lane] = field(default_factory=list)
     paused_until: float = 0.0
@@ -160,12 +175,12 @@ class Round:
             if self.left is not None:
                 self.left += calls
 
-    def hold(self, batch: Batch, answer: str) -> int:
+    def hold(self, held: Held) -> int:
         """Hold a call that was refused alone; gives how many of its lane are held."""
         with self.noting():
-            self.held.append((batch, answer))
-            self.failed_alone.add(batch.first_seq)
-            return sum(held.lane == batch.lane for held, _ in self.held)
+            self.held.append(held)
+            self.failed_alone.add(held.call.first_seq)
+            return sum(other.call.lane == held.call.lane for other in self.held)
 
     def park(self, lane: outbox.Lane) -> None:
         """Leave a lane until a call is accepted."""
@@ -174,9 +189,10 @@ class Round:
 
     def write_held(self, db: duckdb.DuckDBPyConnection) -> None:
         """Write that the calls that are held are rejected; to be run in a transaction."""
-        for batch, answer in self.held:
-            call = outbox.refuse(db, batch)
-            rejected.keep_call(db, call, answer, self.terms.run_id, self.clock.now())
+        for held in self.held:
+            call = outbox.refuse(db, held.call)
+            run_id, now = self.terms.run_id, self.clock.now()
+            rejected.keep_call(db, call, held.answer, run_id, now, held.overtaken)
 
     def forget_held(self) -> None:
         """Count the calls that were held as rejected, once that is written."""
@@ -204,8 +220,9 @@ class Round:
         """The error where calls are refused and none is accepted: it may be the destination."""
         return self.destination.error(
             f"{len(self.failed_alone)} calls were refused one by one and none was accepted since "
-            f"({self.held[-1][1]})",
-            "check the endpoint; the calls stay pending, and the next run tries them again beside newer ones",
+            f"({self.held[-1].answer})",
+            "check the endpoint; the next run tries them again beside newer calls; retl discard --pending "
+            "takes them back",
         )
 
     def pause(self, seconds: float) -> None:

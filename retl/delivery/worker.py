@@ -11,7 +11,7 @@ from retl.delivery import outbox
 from retl.delivery.batch import Batch, cut
 from retl.delivery.blame import Step, Tries, asks_for_other, next_step
 from retl.delivery.destination import Action, Attempt, Decision
-from retl.delivery.round import Closed, Round, time_is_up
+from retl.delivery.round import Closed, Held, Round, time_is_up
 from retl.state import transaction
 
 MOST_REFUSED = 20
@@ -174,7 +174,7 @@ class Worker:
         If it does, the batch and the calls between, which it did not take either, do not go out any more, so
         that the order holds.
         """
-        passed: list[tuple[Batch, str]] = []
+        passed: list[Held] = []
         call: Batch | None = batch
         while call and len(passed) < MOST_PASSED:
             call = outbox.next_call(self.db, batch.lane, call.last_seq)
@@ -183,7 +183,7 @@ class Worker:
                 return bool(taken)
         return False
 
-    def _try_ahead(self, call: Batch, passed: list[tuple[Batch, str]]) -> bool | None:
+    def _try_ahead(self, call: Batch, passed: list[Held]) -> bool | None:
         """Send a call before its turn; gives whether it was taken, None where it must not or cannot go out.
 
         `passed` are calls to reject if it is taken, with their answers; if it is not, it becomes one of them.
@@ -193,9 +193,9 @@ class Worker:
             return None
         decision = self._attempt(call, Tries(), is_ahead=True)
         if decision.action is Action.DELIVERED:
-            for other, answer in passed:
-                round_.hold(other, answer)
-                self.ahead.add(other.first_seq)
+            for held in passed:
+                round_.hold(held)
+                self.ahead.add(held.call.first_seq)
             self._note_delivered_ahead(call, decision.status)
             return True
         round_.give_back(1)
@@ -204,19 +204,20 @@ class Worker:
             return None
         with round_.noting():
             round_.failed_alone.add(call.first_seq)
-        passed.append((call, decision.reason))
+        passed.append(Held(call, decision.reason, overtaken=True))
         return False
 
     def _hold(self, batch: Batch, decision: Decision) -> bool:
         """Hold a call that was refused alone; False where its lane is refused as a whole."""
-        held = self.round.hold(batch, decision.reason)
+        held = self.round.hold(Held(batch, decision.reason))
         if held < MOST_REFUSED or self._other_is_taken(batch, decision, MOST_REFUSED):
             return True
         return not self.has_others and held < MOST_HELD
 
     def _reject(self, batch: Batch, decision: Decision) -> bool:
         """Reject a call that is the cause of its failures."""
-        self.round.hold(batch, decision.reason)
+        overtaken = decision.action is Action.GIVE_UP and not self.has_others
+        self.round.hold(Held(batch, decision.reason, overtaken))
         with self.round.noting():
             with transaction(self.db):
                 self.round.write_held(self.db)
