@@ -43,7 +43,20 @@ GROUND = [
 ]
 """Modules at the top that know no package; each package may import them."""
 
-STORIES = ["api", "check", "explain", "job", "pipeline", "planning", "run", "session", "status", "what_if"]
+STORIES = [
+    "api",
+    "check",
+    "discard",
+    "explain",
+    "job",
+    "pipeline",
+    "planning",
+    "retry",
+    "run",
+    "session",
+    "status",
+    "what_if",
+]
 """Modules at the top that tell what a command does; only these and the command line may import them."""
 
 MISNOMERS = {"utils", "util", "core", "helpers", "helper", "manager", "common", "misc", "base_utils"}

@@ -13,11 +13,13 @@ from retl import signals
 from retl.cli import progress
 from retl.cli.check import check_command
 from retl.cli.console import Printer
+from retl.cli.discard import discard_command
 from retl.cli.explain import explain_command
 from retl.cli.plan import plan_command
 from retl.cli.rejected import rejected_command
 from retl.cli.rekey import rekey_command
 from retl.cli.reset import reset_command
+from retl.cli.retry import retry_command
 from retl.cli.run import run_command
 from retl.cli.sandbox import sandbox_command
 from retl.cli.schema import schema_command
@@ -44,11 +46,13 @@ def cli(log_format: str) -> None:
 
 COMMANDS = (
     check_command,
+    discard_command,
     explain_command,
     plan_command,
     rejected_command,
     rekey_command,
     reset_command,
+    retry_command,
     run_command,
     sandbox_command,
     schema_command,

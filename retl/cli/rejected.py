@@ -13,6 +13,7 @@ from retl.cli.options import AS_JSON, ONE_SYNC, REHEARSAL, STATE_DIR
 from retl.cli.receivers import reason_meaning
 from retl.clock import SystemClock
 from retl.delivery.rejected import REASONS, RejectedCall, RejectedRow, rejected_calls, rejected_rows
+from retl.reason import Reason
 from retl.session import find_sessions
 
 
@@ -32,12 +33,12 @@ def rejected_command(sync: str, limit: int, as_json: bool, rehearsal: bool, stat
             listed = {"rows": [row.as_json() for row in rows], "calls": [call.as_json() for call in calls]}
             click.echo(as_json_line({"sync": session.sync.name, **listed}))
         else:
-            console().print(rejected_report(rows, calls))
+            console().print(rejected_report(session.sync.name, rows, calls))
     return 0
 
 
-def rejected_report(rows: Sequence[RejectedRow], calls: Sequence[RejectedCall]) -> RenderableType:
-    """Rejected rows and calls, and the meaning of their reasons."""
+def rejected_report(sync: str, rows: Sequence[RejectedRow], calls: Sequence[RejectedCall]) -> RenderableType:
+    """Rejected rows and calls, the meaning of their reasons, and what can be done about the calls."""
     if not rows and not calls:
         return Text("nothing is rejected")
     parts: list[RenderableType] = []
@@ -49,6 +50,10 @@ def rejected_report(rows: Sequence[RejectedRow], calls: Sequence[RejectedCall]) 
     parts += [Text(f"{reason}: {reason_meaning(reason)}", "dim") for reason in reasons]
     if any(reason not in REASONS for reason in reasons):
         parts.append(Text("what it is of a row: retl explain SYNC KEY --receiver all", "dim"))
+    if any(call.reason == Reason.REFUSED for call in calls):
+        parts.append(Text(f"to send refused calls again: retl retry {sync}", "dim"))
+    if calls:
+        parts.append(Text(f"to forget the calls: retl discard {sync}", "dim"))
     return Group(*parts)
 
 

@@ -1,0 +1,56 @@
+"""Retry: calls that Segment refused go out again, under the message ids that they had."""
+
+from dataclasses import dataclass
+
+from retl import signals
+from retl.delivery import outbox, rejected
+from retl.delivery.deliver import deliver
+from retl.delivery.destination import Destination
+from retl.delivery.round import Terms
+from retl.job import Job
+from retl.pipeline import finish, refuse_other_destination
+from retl.run import Run, begin_run, open_run
+from retl.state import storage_error
+
+
+@dataclass(frozen=True)
+class Retry:
+    """The result of a retry.
+
+    Attributes:
+        run: the record of the delivery; its `enqueued` calls are those that went out again.
+        left: the rejected calls that could not go again just so.
+    """
+
+    run: Run
+    left: rejected.Left
+
+
+def retry(job: Job, destination: Destination, stale: bool) -> Retry:
+    """Send the refused calls of a sync again, behind those that wait; nothing is read.
+
+    A call stays where a newer one of its user was made since, so that a late call does not undo it.
+
+    Args:
+        job: the sync and its state.
+        destination: where the calls go.
+        stale: whether such calls go, too.
+    """
+    state, clock = job.state, job.clock
+    began = clock.monotonic()
+    record = begin_run(job.sync.name, clock.now())
+    try:
+        with state.transaction():
+            open_run(state.db, record)
+        refuse_other_destination(job, destination)
+        with state.transaction():
+            outbox.settle(state.db)
+            again = rejected.take_again(state.db, stale)
+            outbox.enqueue_again(state.db)
+        record = record.with_calls(again, undated=0, refused=0)
+        terms = Terms(record.run_id, began + job.options.deadline_seconds)
+        record = record.with_delivery(deliver(state, destination, terms, clock, job.observer))
+    except Exception as error:
+        record = record.evolve(error=storage_error(error) or signals.told(error))
+    left = rejected.left(state.db)
+    return Retry(finish(job, record, clock.monotonic() - began), left)

@@ -1,0 +1,194 @@
+"""Calls that were refused go again or are forgotten; calls that wait are taken back."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from delivery import IDENTIFY, TRACK, Shop, Table, rows, segment
+from harness import Retl, runner
+
+from retl.discard import Waiting, discard_pending, discard_rejected, waiting
+from retl.job import Job, Options
+from retl.retry import Retry, retry
+from retl.sandbox.server import Sandbox
+from retl.state import State, open_state
+
+IDENTIFY_AND_REMOVED = IDENTIFY.replace(
+    "plan: plan}", "plan: plan}\n  removed: {traits: {gone: {value: true}}}"
+)
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    """Give a local Segment."""
+    with Sandbox() as started:
+        yield started
+
+
+def people(**plans: str | None) -> Table:
+    """Users by name, each with a plan."""
+    return Table({"id": list(plans), "name": [name.upper() for name in plans], "plan": list(plans.values())})
+
+
+def again(shop: Shop, stale: bool = False) -> Retry:
+    """`retl retry` of a shop's sync."""
+    with open_state(shop.state_path, "shop") as state, segment(shop.url) as to:
+        job = Job(shop.sync, shop.model, state, people(), Options(), shop.clock)
+        return retry(job, to, stale)
+
+
+def opened(shop: Shop) -> State:
+    """The state of a shop's sync."""
+    return open_state(shop.state_path, "shop")
+
+
+def sent(sandbox: Sandbox, after: int) -> list[tuple[str, Any]]:
+    """The calls that arrived after so many, each as the user and the traits or properties."""
+    return [(call["userId"], call.get("traits", call.get("properties"))) for call in sandbox.accepted[after:]]
+
+
+@pytest.mark.rule("L15")
+def test_refused_calls_go_again_under_their_ids(tmp_path: Path, sandbox: Sandbox) -> None:
+    """What Segment refused once and takes now arrives by `retry`, as it was, and is rejected no more."""
+    shop = Shop(tmp_path, sandbox.url, IDENTIFY)
+    sandbox.reject_if = lambda call: call["userId"] == "ada"
+    first = shop.run(people(ada="pro", bob="free", eve="free"))
+    assert (1, 2, 1) == (first.exit_code, first.calls.delivered, first.calls.rejected)
+    refused = next(call for call in sandbox.requests[0].parsed["batch"] if call["userId"] == "ada")
+    still = again(shop)
+    assert (0, 1) == (still.run.calls.delivered, still.run.calls.rejected)
+    sandbox.reject_if = None
+    result = again(shop)
+    assert (0, 1, 1, 0) == (
+        result.run.exit_code,
+        result.run.calls.enqueued,
+        result.run.calls.delivered,
+        result.run.calls.pending,
+    )
+    assert [(refused["messageId"], refused["traits"])] == [
+        (call["messageId"], call["traits"]) for call in sandbox.accepted if call["userId"] == "ada"
+    ]
+    assert 0 == (again(shop).run.calls.enqueued or 0)
+    with opened(shop) as state:
+        assert Waiting(0, 0) == waiting(state)
+
+
+@pytest.mark.rule("L15")
+@pytest.mark.parametrize("newer_run", [True, False])
+def test_a_refused_call_that_was_overtaken_goes_again_only_when_asked(
+    tmp_path: Path, sandbox: Sandbox, newer_run: bool
+) -> None:
+    """A late call must not undo a newer one of its user, of the same run or of a later one."""
+    shop = Shop(tmp_path, sandbox.url, TRACK)
+    sandbox.reject_if = lambda call: call["properties"] == {"id": "1", "value": 0}
+    shop.run(Table({"id": ["0"], "owner": ["eve"], "value": [0]}))
+    ids = ["0", "1"] if newer_run else ["0", "1", "2"]
+    owners = ["eve", "ada", "ada"][: len(ids)]
+    first = shop.run(Table({"id": ids, "owner": owners, "value": [1] + [0] * (len(ids) - 1)}))
+    assert 1 == first.calls.rejected
+    if newer_run:
+        shop.run(Table({"id": ids, "owner": owners, "value": [1, 1]}))
+    sandbox.reject_if = None
+    stays = again(shop)
+    assert (0, 1) == (stays.run.calls.enqueued, stays.left.overtaken)
+    goes = again(shop, stale=True)
+    assert (1, 1, 0) == (goes.run.calls.enqueued, goes.run.calls.delivered, goes.left.overtaken)
+
+
+@pytest.mark.rule("L16")
+def test_pending_calls_are_taken_back(tmp_path: Path, sandbox: Sandbox) -> None:
+    """After `discard --pending` the next run finds the same changes anew, against what was delivered."""
+    shop = Shop(tmp_path, sandbox.url, IDENTIFY_AND_REMOVED)
+    shop.run(people(ada="pro", bob="free", eve="free", dan="pro"))
+    seen = len(sandbox.accepted)
+    changed = people(ada=None, bob="pro", eve="free", fay="pro")
+    sandbox.reject_if = lambda _: True
+    for table in (changed, people(ada="x", bob="y", eve="z", fay="w")):
+        assert 3 == shop.run(table).exit_code
+    with opened(shop) as state:
+        before = waiting(state)
+        assert (before.pending, 0) == (discard_pending(state), waiting(state).pending)
+        assert [("ada", "pro"), ("bob", "free"), ("dan", "pro"), ("eve", "free")] == rows(
+            state, "SELECT key, row.plan FROM state.snapshot ORDER BY key"
+        )
+        assert [] == rows(state, "SELECT key FROM state.replaced")
+    sandbox.reject_if = None
+    run = shop.run(changed)
+    assert (0, 1, 2, 1, 4) == (run.exit_code, run.added, run.changed, run.removed, run.calls.delivered)
+    assert [
+        ("ada", {"name": "ADA", "plan": None}),
+        ("bob", {"name": "BOB", "plan": "pro"}),
+        ("dan", {"gone": True}),
+        ("fay", {"name": "FAY", "plan": "pro"}),
+    ] == sorted(sent(sandbox, seen))
+
+
+def test_pending_calls_are_taken_back_after_an_edit_of_the_mapping(tmp_path: Path, sandbox: Sandbox) -> None:
+    """Rows are put back in the shape that the snapshot has by then."""
+    Shop(tmp_path, sandbox.url, IDENTIFY).run(people(ada="pro", bob="free", eve="free"))
+    sandbox.reject_if = lambda _: True
+    assert 3 == Shop(tmp_path, sandbox.url, IDENTIFY).run(people(ada="x", bob="x", eve="free")).exit_code
+    shop = Shop(tmp_path, sandbox.url, IDENTIFY.replace("plan: plan", "tier: plan"))
+    assert 3 == shop.run(people(ada="x", bob="x", eve="y")).exit_code
+    with opened(shop) as state:
+        assert 3 <= discard_pending(state)
+        assert [("ada", "pro"), ("bob", "free"), ("eve", "free")] == rows(
+            state, "SELECT key, row.plan FROM state.snapshot ORDER BY key"
+        )
+
+
+@pytest.mark.rule("L16")
+def test_a_first_pass_that_is_taken_back_is_a_first_pass_again(tmp_path: Path, sandbox: Sandbox) -> None:
+    """Where nothing was ever delivered, `discard --pending` leaves a state without a snapshot."""
+    shop = Shop(tmp_path, sandbox.url, IDENTIFY)
+    sandbox.reject_if = lambda _: True
+    assert 3 == shop.run(people(ada="pro", bob="free")).exit_code
+    with opened(shop) as state:
+        assert 2 == discard_pending(state)
+        assert (None, None) == (state.metadata.first_pass, state.metadata.mapping)
+
+
+def test_rejected_calls_are_forgotten(tmp_path: Path, sandbox: Sandbox) -> None:
+    """`discard` forgets the rejected calls and nothing else."""
+    shop = Shop(tmp_path, sandbox.url, IDENTIFY)
+    sandbox.reject_if = lambda call: call["userId"] == "ada"
+    shop.run(people(ada="pro", bob="free", eve="free"))
+    with opened(shop) as state:
+        assert 1 == discard_rejected(state)
+        assert Waiting(0, 0) == waiting(state)
+    assert (0, 0) == ((run := shop.run(people(ada="pro", bob="free", eve="free"))).exit_code, run.changed)
+
+
+@pytest.fixture
+def retl(
+    tmp_path: Path, sandbox: Sandbox, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Retl:
+    """Give a runner of commands in a project with a sync of three users."""
+    (tmp_path / "syncs").mkdir()
+    (tmp_path / "syncs" / "users.yml").write_text(
+        f"sql: SELECT * FROM (VALUES ('ada'), ('bob'), ('eve')) AS t (id)\\nprimary_key: id\\n"
+        f"warehouse: duckdb://\\nsegment: {{endpoint: '{sandbox.url}', write_key: key}}\\n"
+        "identify: {user_id: id}\\n".replace("\\n", "\n"),
+        encoding="utf-8",
+    )
+    monkeypatch.chdir(tmp_path)
+    return runner(capsys)
+
+
+def test_the_commands_say_what_they_did(retl: Retl, sandbox: Sandbox) -> None:
+    """`retry` and `discard` tell how many calls went where, and exit as a run would."""
+    assert (0, "users: there are no calls to send again\n") == retl("retry", "users")[:2]
+    assert (0, "users: there are no calls to discard\n") == retl("discard", "users")[:2]
+    sandbox.reject_if = lambda call: call["userId"] == "ada"
+    assert 1 == retl("run", "users")[0]
+    refused_again = retl("retry", "users")[:2]
+    assert (1, "users: 1 call sent again → 0 calls delivered, 1 rejected again\n") == refused_again
+    sandbox.reject_if = None
+    assert (0, "users: 1 call sent again → 1 call delivered\n") == retl("retry", "users")[:2]
+    assert (0, "users: there are no calls that were rejected\n") == retl("discard", "users")[:2]
+    sandbox.reject_if = lambda _: True
+    assert 3 == retl("run", "users", "--full", "--yes")[0]
+    assert (0, "users: 3 calls dropped; the next run finds their changes anew\n") == retl(
+        "discard", "users", "--pending", "--yes"
+    )[:2]
