@@ -100,7 +100,7 @@ def words(error: BaseException) -> str:
     if isinstance(error, HTTPError) and error.args and isinstance(error.args[-1], Exception):
         head = error.args[0] if isinstance(error.args[0], str) else ""
         return f"{head} {words(error.args[-1])}".strip()
-    return re.sub(r"^(<.*?>|HTTPS?Connection(Pool)?\(.*?\)): ", "", str(error)) or type(error).__name__
+    return re.sub(r"^(<.*?>|\w+\(host=.*?\)): ", "", str(error)) or type(error).__name__
 
 
 def _pieces(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:

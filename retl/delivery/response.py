@@ -25,6 +25,7 @@ class Response:
         retry_after: seconds that the server asks to wait; None where it does not.
         error: what broke, in words; None where an answer came.
         unsure: whether Segment may have taken the calls although no answer came.
+        shown: the text to show and keep in place of the body; None is the body itself.
     """
 
     status: int | None
@@ -32,6 +33,12 @@ class Response:
     retry_after: int | None = None
     error: str | None = None
     unsure: bool = False
+    shown: str | None = None
+
+    @property
+    def is_success(self) -> bool:
+        """Whether Segment took the calls."""
+        return self.status is not None and 200 <= self.status < 300 and _is_success(self.body)
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,7 @@ def decide(response: Response, retry: int, retry_policy: RetryPolicy, chance: fl
     """
     reason = describe(response)
     status = response.status
-    if status is not None and 200 <= status < 300 and _is_success(response.body):
+    if response.is_success:
         return Decision(Action.DELIVERED, reason)
     if status in {401, 403}:
         return Decision(Action.REFUSED, reason)
@@ -113,9 +120,10 @@ def describe(response: Response) -> str:
         return response.error or "no answer"
     if 300 <= response.status < 400:
         return f"a redirect ({response.status}), which would lose the calls"
-    if 200 <= response.status < 300 and not _is_success(response.body):
-        return f"{response.status} without success: {_excerpt(response.body)}"
-    return f"{response.status} {_excerpt(response.body)}".strip()
+    text = response.body if response.shown is None else response.shown
+    if 200 <= response.status < 300 and not response.is_success:
+        return f"{response.status} without success: {_excerpt(text)}"
+    return f"{response.status} {_excerpt(text)}".strip()
 
 
 def _excerpt(body: str) -> str:

@@ -25,6 +25,7 @@ from retl.config.sync import SegmentSettings
 from retl.delivery.batch import Batch
 from retl.delivery.destination import Action, Attempt, Decision, Limits
 from retl.delivery.http import Http, never_left, words
+from retl.delivery.quoted import without_quotes
 from retl.delivery.rate_limit import RateLimiter
 from retl.delivery.response import Response, RetryPolicy, decide
 from retl.errors import DestinationError, SegmentError
@@ -143,6 +144,8 @@ class Segment:
     def send(self, batch: Batch, attempt: Attempt) -> Decision:
         """Post a batch once, and decide about the response; see `Destination.send`."""
         response = self.post(batch, attempt.sent_at, attempt.number)
+        if response.body and not response.is_success:
+            response = replace(response, shown=without_quotes(response.body, batch))
         decision = decide(response, attempt.retries, self.retry_policy, random.random())
         decision = replace(decision, status=response.status or 0, unsure=response.unsure)
         if decision.action is Action.REFUSED:

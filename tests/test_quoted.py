@@ -1,0 +1,62 @@
+import json
+
+import numpy as np
+import pytest
+from delivery import fill, memory_state, rows, segment, send
+
+from retl.delivery.batch import Batch
+from retl.delivery.quoted import without_quotes
+from retl.sandbox.failures import Reply
+from retl.sandbox.server import Sandbox
+
+CALL = {
+    "type": "identify",
+    "userId": "u-4711",
+    "traits": {"email": "jane.doe@example.com", "name": "Jane Doe", "age": 42, "plan": None, "vip": True},
+    "context": {"library": {"name": "retl"}},
+}
+
+
+def batch(call: object) -> Batch:
+    """A batch of one call."""
+    text = json.dumps(call).encode()
+    return Batch(0, np.array([1]), np.array([len(text)]), memoryview(text))
+
+
+@pytest.mark.rule("L17")
+@pytest.mark.parametrize(
+    ("answer", "shown"),
+    [
+        ("malformed JSON", "malformed JSON"),
+        ('{"success":false,"message":"invalid email"}', '{"success":false,"message":"invalid email"}'),
+        ("invalid identify of retl: is not true", "invalid identify of retl: is not true"),
+        ("cannot take jane.doe@example.com", "cannot take …"),
+        ("CANNOT TAKE JANE.DOE@EXAMPLE.COM!", "CANNOT TAKE …"),
+        ('user "u-4711" (Jane Doe, 42) is unknown', 'user "…" (… …, …) is unknown'),
+        ("bad traits: {email: jane.doe@exa", "bad traits: {email: …"),
+        (json.dumps(CALL["traits"]), '{"email": "…", "name": "… …", "age": …, "plan": null, "vip": true}'),
+    ],
+)
+def test_an_answer_is_shown_without_what_it_quotes(answer: str, shown: str) -> None:
+    """Values of the calls are taken out of an answer, and its own words and the names of fields stay."""
+    assert shown == without_quotes(answer, batch(CALL))
+
+
+def test_a_call_that_cannot_be_looked_through_hides_the_answer() -> None:
+    """Where quotes cannot be told from the answer's own words nothing is shown."""
+    text = b"[" * 100_000 + b"]" * 100_000
+    deep = Batch(0, np.array([1]), np.array([len(text)]), memoryview(text))
+    assert "…" == without_quotes("bad: jane", deep)
+
+
+@pytest.mark.rule("L17")
+def test_what_is_kept_of_a_refused_call_quotes_nothing() -> None:
+    """Neither the error of a run nor the answer that the state keeps holds a value of a call."""
+    refusal = Reply(400, body='{"success":false,"message":"u7 must not say Seen"}')
+    replies = Sandbox(reply_if=lambda call: refusal if call["userId"] == "u7" else None)
+    with memory_state() as state, replies as sandbox, segment(sandbox.url) as to:
+        fill(state, 10, users=10)
+        send(state, to)
+        assert [('400 {"success":false,"message":"… must not say …"}',)] == rows(
+            state, "SELECT answer FROM state.rejected_call"
+        )
