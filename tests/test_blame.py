@@ -70,8 +70,8 @@ def test_another_call_is_tried_where_a_call_alone_fails_often(
     assert asks == asks_for_other(decision, tries, calls)
 
 
-def test_a_half_goes_on_with_the_retries_of_the_whole() -> None:
-    """Halves share the retries of their batch, and count their own attempts, waits and contrary answers."""
+def test_a_half_begins_anew() -> None:
+    """A half of a batch has its own attempts, retries, waits and contrary answers to come."""
     tries = Tries(waits=2, contrary=1).after(FAILS).after(PUT_OFF).after(FAILS)
     assert Tries(attempts=3, retries=2, waits=3, contrary=1) == tries
-    assert Tries(retries=2, is_part=True) == tries.of_half()
+    assert Tries(is_part=True) == tries.of_half()

@@ -17,8 +17,11 @@ RETRIES_BEFORE_HALVING = 3
 WAITS_BEFORE_HALVING = 10
 """Waits that the destination asked for, after which it is, too: a lone call may be what it does not like."""
 
-CONTRARY_ANSWERS = 3
-"""Failures of a call alone, after each of which another call was taken, that show it to be the cause."""
+CONTRARY_ANSWERS = 4
+"""Failures of a call alone, after each of which another call was taken, that show it to be the cause.
+
+Where every second answer is a 500 by chance, a call in a thousand is rejected by mistake, and can be retried.
+"""
 
 
 class Step(StrEnum):
@@ -38,7 +41,7 @@ class Tries:
 
     Attributes:
         attempts: with this very batch.
-        retries: counted ones, also those of the batch of which it is a half.
+        retries: counted ones.
         waits: that the destination asked for.
         contrary: failures after each of which another call was taken.
         is_part: whether it is a part of a batch that failed.
@@ -61,8 +64,8 @@ class Tries:
         )
 
     def of_half(self) -> "Tries":
-        """The tries of a half: its own attempts are to come."""
-        return Tries(retries=self.retries, is_part=True)
+        """The tries of a half: its own are all to come."""
+        return Tries(is_part=True)
 
     @property
     def failed_often(self) -> bool:

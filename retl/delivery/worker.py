@@ -17,6 +17,9 @@ from retl.state import transaction
 MOST_REFUSED = 20
 """Calls of a lane refused one by one, after which calls of other users are tried, and so many of these."""
 
+MOST_OTHERS = 200
+"""Calls of other users that are looked up at a time."""
+
 MOST_PASSED = 100
 """Calls of one user that are tried behind a call that is given up."""
 
@@ -34,9 +37,8 @@ class Worker:
             signal interrupts takes the thread for ended.
         attempted: the place in the lane up to which calls went out without a known answer.
         ahead: places of the lane's calls that were accepted, or rejected, before their turn.
-        others: calls of other users that may go out before their turn, the best last; None where they are not
-            known yet.
-        has_others: whether the lane has other users.
+        others: calls of other users that may go out before their turn, the best last.
+        has_others: whether the lane has other users; None where that is not known yet.
     """
 
     def __init__(self, round_: Round, db: duckdb.DuckDBPyConnection) -> None:
@@ -45,8 +47,8 @@ class Worker:
         self.done = threading.Event()
         self.attempted = 0
         self.ahead: set[int] = set()
-        self.others: list[Batch] | None = None
-        self.has_others = False
+        self.others: list[Batch] = []
+        self.has_others: bool | None = None
 
     def work(self) -> None:
         """Take lane after lane, until none is left or the round is over."""
@@ -64,7 +66,8 @@ class Worker:
     def _deliver_lane(self, lane: outbox.Lane) -> None:
         self.attempted = lane.attempted
         self.ahead.clear()
-        self.others = None
+        self.others = []
+        self.has_others = None
         for batch in self._batches(lane):
             if not self._deliver(batch, Tries()):
                 if not self.round.stop.is_set():
@@ -148,9 +151,9 @@ class Worker:
         """Whether the destination takes one of so many other calls, while it does not take this one."""
         with self.round.noting():
             self.round.failed_alone.add(batch.first_seq)
-        if self.others is None:
-            self.others = outbox.first_of_others(self.db, batch.lane, batch.last_seq, 10 * MOST_REFUSED)
-            self.has_others = bool(self.others)
+        if not self.others and self.has_others is not False:
+            self.others = outbox.first_of_others(self.db, batch.lane, batch.last_seq, MOST_OTHERS)
+            self.has_others = bool(self.others) or self.has_others is True
         if not self.has_others and decision.action is Action.GIVE_UP:
             return self._following_is_taken(batch)
         for _ in range(most):
