@@ -15,6 +15,7 @@ from retl.calls.render import Rendering, render_calls
 from retl.checks.call_check import apply_receivers
 from retl.checks.static_check import receivers_reached
 from retl.config.sync import Sync
+from retl.damage import storage_error
 from retl.delivery import outbox, rejected
 from retl.delivery.deliver import deliver
 from retl.delivery.destination import Destination
@@ -27,7 +28,7 @@ from retl.engine.mapping import SyncMapping, read_mapping, refuse_other_identity
 from retl.errors import ConfigError, DestinationError
 from retl.job import Job
 from retl.run import Run, begin_run, keep_run, open_run
-from retl.state import FirstPass, storage_error
+from retl.state import FirstPass
 from retl.warehouse.watched import WatchedWarehouse
 
 
@@ -67,7 +68,7 @@ def run(job: Job, destination: Destination) -> Run:
                 delivery = deliver(state, destination, terms.after(left_over), clock, job.observer)
                 record = record.with_delivery(delivery)
     except Exception as error:
-        record = record.evolve(error=storage_error(error) or signals.told(error))
+        record = record.evolve(error=storage_error(error, job.state.path) or signals.told(error))
     return finish(job, record, clock.monotonic() - began)
 
 
@@ -82,7 +83,9 @@ def finish(job: Job, record: Run, seconds: float) -> Run:
             if waiting == 0:
                 snapshot.forget_replaced(db)
     except duckdb.Error as error:
-        record = record.evolve(error=record.error or storage_error(error) or signals.told(error))
+        record = record.evolve(
+            error=record.error or storage_error(error, job.state.path) or signals.told(error)
+        )
         record = record.finished(seconds, None, rejected_fails=True)
     return record
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from retl import signals
+from retl.damage import storage_error
 from retl.delivery import outbox, rejected
 from retl.delivery.deliver import deliver
 from retl.delivery.destination import Destination
@@ -10,7 +11,6 @@ from retl.delivery.round import Terms
 from retl.job import Job
 from retl.pipeline import finish, refuse_other_destination
 from retl.run import Run, begin_run, open_run
-from retl.state import storage_error
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,6 @@ def retry(job: Job, destination: Destination, stale: bool) -> Retry:
         terms = Terms(record.run_id, began + job.options.deadline_seconds)
         record = record.with_delivery(deliver(state, destination, terms, clock, job.observer))
     except Exception as error:
-        record = record.evolve(error=storage_error(error) or signals.told(error))
+        record = record.evolve(error=storage_error(error, state.path) or signals.told(error))
     left = rejected.left(state.db)
     return Retry(finish(job, record, clock.monotonic() - began), left)

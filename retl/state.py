@@ -19,7 +19,8 @@ from typing import Any
 import duckdb
 
 from retl import sql
-from retl.errors import LockedError, StateError, StorageError
+from retl.damage import not_readable, own_errors, state_exists, storage_error
+from retl.errors import LockedError, StateError
 from retl.migrations import MIGRATIONS
 
 SCHEMA_VERSION = 4
@@ -84,8 +85,11 @@ class State:
     def __enter__(self) -> "State":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self.db.close()
+        found = storage_error(error, self.path) if isinstance(error, duckdb.Error) else None
+        if found is not None:
+            raise found from error
 
     @property
     def metadata(self) -> Metadata:
@@ -144,35 +148,26 @@ def transaction(db: duckdb.DuckDBPyConnection) -> Iterator[None]:
     db.execute("COMMIT")
 
 
-def storage_error(error: BaseException) -> StorageError | None:
-    """The error where DuckDB ran out of disk or memory, or could not write; None for other errors."""
-    cannot_write = isinstance(error, duckdb.TransactionException) and "write" in str(error).lower()
-    if not cannot_write and not isinstance(error, duckdb.IOException | duckdb.OutOfMemoryException):
-        return None
-    return StorageError(
-        f"the state cannot be written ({_first_line(error)})",
-        hint="make room on its disk, then run it again; nothing is lost",
-    )
-
-
 def open_state(path: Path, sync: str) -> State:
     """Open a sync's state file; a missing one is made, readable by its owner alone.
 
     Raises:
-        StateError: the file is not a state file, or was written by a newer retl.
+        StateError: the file is damaged, is not a state file, or was written by a newer retl.
+        StorageError: it cannot be read or written.
         LockedError: another process has it open.
     """
-    if not path.exists():
-        _make(path, sync)
-    state = State(_attach(path), path)
-    try:
-        version = _check(state, path, sync)
-        if version < SCHEMA_VERSION:
-            with state.transaction():
-                _migrate(state, version)
-    except BaseException:
-        state.db.close()
-        raise
+    with own_errors(path):
+        if not state_exists(path):
+            _make(path, sync)
+        state = State(_attach(path), path)
+        try:
+            version = _check(state, path, sync)
+            if version < SCHEMA_VERSION:
+                with state.transaction():
+                    _migrate(state, version)
+        except BaseException:
+            state.db.close()
+            raise
     return state
 
 
@@ -184,19 +179,21 @@ def peek_state(path: Path, sync: str) -> State:
 
     Raises:
         StateError: as `open_state`.
+        StorageError: as `open_state`.
         LockedError: as `open_state`.
     """
-    if not path.exists():
+    if not state_exists(path):
         return new_state(sync)
-    state = State(_attach(path), path)
-    try:
-        version = _check(state, path, sync)
-        if version < SCHEMA_VERSION:
-            state.db.execute("BEGIN TRANSACTION")
-            _migrate(state, version)
-    except BaseException:
-        state.db.close()
-        raise
+    with own_errors(path):
+        state = State(_attach(path), path)
+        try:
+            version = _check(state, path, sync)
+            if version < SCHEMA_VERSION:
+                state.db.execute("BEGIN TRANSACTION")
+                _migrate(state, version)
+        except BaseException:
+            state.db.close()
+            raise
     return state
 
 
@@ -248,18 +245,7 @@ def _attach(path: Path) -> duckdb.DuckDBPyConnection:
                 where=str(path),
                 hint="wait for it; if it is not retl, close what you opened the file with",
             ) from error
-        if "WAL" in str(error):
-            raise StateError(
-                f"a log beside the state belongs to another state file ({_first_line(error)})",
-                where=f"{path}.wal",
-                hint="if you restored the state from a backup, remove this log; else move both away",
-            ) from error
-        raise StateError(
-            f"this is not a state file that retl can read ({_first_line(error)})",
-            where=str(path),
-            hint="restore it from a backup, or move it away: identify and group syncs then send every row "
-            "once, track and audience syncs take a silent baseline",
-        ) from error
+        raise storage_error(error, path) or not_readable(error, path) from error
     # The file is ours alone from here on, so what a killed process spilled to disk can go.
     shutil.rmtree(spill, ignore_errors=True)
     db.execute(f"SET temp_directory = {sql.text(str(spill))}")
@@ -306,7 +292,3 @@ def _migrate(state: State, version: int) -> None:
     for step in range(version, SCHEMA_VERSION):
         MIGRATIONS[step](state.db)
     state.db.execute("UPDATE state.metadata SET schema_version = ?", [SCHEMA_VERSION])
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0]

@@ -143,7 +143,7 @@ class Bench:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.state.__exit__()
+        self.state.db.close()
         self._duck.execute("DETACH state")
         self.sandbox.__exit__()
 

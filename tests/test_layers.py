@@ -28,6 +28,7 @@ ROOMS = {
 
 GROUND = [
     "clock",
+    "damage",
     "errors",
     "json_values",
     "lock",

@@ -12,13 +12,14 @@ from dataclasses import replace
 import duckdb
 
 from retl.clock import Clock
+from retl.damage import storage_error
 from retl.delivery import outbox, rejected
 from retl.delivery.destination import Destination
 from retl.delivery.round import Delivery, Round, Terms, time_is_up
 from retl.delivery.worker import MOST_REFUSED, Worker
 from retl.errors import Interrupted
 from retl.observer import Observer
-from retl.state import State, storage_error
+from retl.state import State
 
 MOST_UNDECIDED = 1_000
 """Calls that wait, up to which repeated failures of each one alone may be due to the calls."""
@@ -45,7 +46,7 @@ def deliver(
     round_ = Round(destination, terms, clock, observer, deque(lanes), terms.limit)
     _work_off(round_, [Worker(round_, state.db.cursor()) for _ in lanes[: destination.connections]])
     if round_.bug is not None:
-        full = storage_error(round_.bug)
+        full = storage_error(round_.bug, state.path)
         if full is None:
             raise round_.bug
         round_.end(full)
@@ -85,7 +86,7 @@ def _settle(state: State, round_: Round) -> Delivery:
             round_.tally = round_.tally.plus(rejected=len(round_.held))
             round_.held.clear()
     except duckdb.Error as error:  # the next delivery settles
-        round_.error = round_.error or storage_error(error)
+        round_.error = round_.error or storage_error(error, state.path)
         if round_.error is None:
             raise
     if round_.held and round_.error is None:
