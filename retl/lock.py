@@ -4,17 +4,25 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from retl.errors import LockedError
+from retl.errors import LockedError, StateError
 
 LOCK_TIMEOUT_SECONDS = 1.0
 """How long a run waits for a command that only looks (`status`, `rejected`) to let go."""
+
+
+FILES = (".lock", ".holder", ".new")
+"""Endings of the files that retl writes beside a state file."""
+
+BESIDE = (*FILES, ".new.wal", ".wal", ".tmp")
+"""Endings of all that stands beside a state file: retl's own files, DuckDB's logs, and its folder for what
+does not fit into memory."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +48,10 @@ def hold(path: Path, now: datetime, timeout: float = LOCK_TIMEOUT_SECONDS) -> It
 
     Raises:
         LockedError: another process holds it; the message names that process.
+        StateError: something else stands where the lock or another file of retl's belongs.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _refuse_strangers(path)
     lock = FileLock(f"{path}.lock", timeout=timeout, mode=0o600)
     try:
         lock.acquire(poll_interval=0.02)
@@ -54,11 +64,36 @@ def hold(path: Path, now: datetime, timeout: float = LOCK_TIMEOUT_SECONDS) -> It
     me = Holder(os.getpid(), socket.gethostname(), now.strftime("%Y-%m-%d %H:%M:%S UTC"))
     note = path.with_name(path.name + ".holder")
     try:
-        note.write_text(json.dumps(me.__dict__), encoding="utf-8")
+        _write_anew(note, json.dumps(me.__dict__))
         yield
     finally:
-        note.unlink(missing_ok=True)
+        with suppress(OSError):
+            note.unlink(missing_ok=True)
         lock.release()
+
+
+def _refuse_strangers(path: Path) -> None:
+    """See that nothing beside a state file leads elsewhere: whoever writes to a link writes to its target.
+
+    Raises:
+        StateError: something does, or a folder stands where a file belongs.
+    """
+    for ending in BESIDE:
+        beside = path.with_name(path.name + ending)
+        is_link = beside.is_symlink()
+        if is_link or (ending in FILES and beside.is_dir()):
+            raise StateError(
+                f"this is a {'link' if is_link else 'folder'}, where retl has a file of its own",
+                where=str(beside),
+                hint="remove it, then run it again; no state is in it",
+            )
+
+
+def _write_anew(path: Path, text: str) -> None:
+    """Write a file that is not there, in place of what a killed process left; never through a link."""
+    path.unlink(missing_ok=True)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
 
 
 def holder(path: Path) -> Holder | None:

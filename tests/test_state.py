@@ -443,6 +443,45 @@ def test_an_unreadable_note_names_nobody(path: Path, note: str) -> None:
     assert holder(path) is None
 
 
+@pytest.mark.parametrize("ending", [".lock", ".holder", ".new", ".new.wal", ".wal", ".tmp"])
+def test_nothing_is_written_through_a_link_beside_the_state(path: Path, ending: str) -> None:
+    """A link in the place of a file of retl's is refused, and what it leads to stays as it is."""
+    path.parent.mkdir()
+    precious = path.with_name("precious")
+    precious.write_text("a letter")
+    link = path.with_name(path.name + ending)
+    link.symlink_to(precious)
+    with pytest.raises(StateError) as caught, hold(path, NOON):
+        pass
+    assert (str(link), "a letter") == (caught.value.where, precious.read_text())
+    link.unlink()
+    with hold(path, NOON):
+        open_state(path, "users").db.close()
+
+
+@pytest.mark.parametrize("ending", [".lock", ".holder", ".new"])
+def test_a_folder_in_the_place_of_a_file_is_refused(path: Path, ending: str) -> None:
+    """A folder where retl writes a file is an error with exit code 2, and the lock is free afterwards."""
+    folder = path.with_name(path.name + ending)
+    folder.mkdir(parents=True)
+    with pytest.raises(StateError, match="this is a folder") as caught, hold(path, NOON):
+        pass
+    assert (str(folder), 2) == (caught.value.where, caught.value.exit_code)
+    folder.rmdir()
+    with hold(path, NOON, timeout=0):
+        pass
+
+
+def test_the_note_of_the_holder_is_for_the_owner_alone(path: Path) -> None:
+    """The note beside a lock is a file of its own, made anew each time."""
+    path.parent.mkdir()
+    note = path.with_name(f"{path.name}.holder")
+    note.write_text("{}")
+    note.chmod(0o644)
+    with hold(path, NOON):
+        assert 0o600 == stat.S_IMODE(note.stat().st_mode)
+
+
 def test_a_holder_reads_as_a_sentence() -> None:
     """The holder is spelled the way the error message needs it."""
     assert "pid 7 on box since today" == str(Holder(7, "box", "today"))
