@@ -61,9 +61,20 @@ def _keep_what_discard_needs(db: duckdb.DuckDBPyConnection) -> None:
     )
 
 
+def _add_origin(db: duckdb.DuckDBPyConnection) -> None:
+    """Make room for the destination as it is shown, and for the sync file."""
+    db.execute("ALTER TABLE state.metadata ADD COLUMN destination VARCHAR")
+    db.execute("ALTER TABLE state.metadata ADD COLUMN sync_file VARCHAR")
+
+
+def _to_schema_4(db: duckdb.DuckDBPyConnection) -> None:
+    _keep_what_discard_needs(db)
+    _add_origin(db)
+
+
 MIGRATIONS: dict[int, Callable[[duckdb.DuckDBPyConnection], None]] = {
     1: _add_stale,
     2: _name_metadata,
-    3: _keep_what_discard_needs,
+    3: _to_schema_4,
 }
 """The step from each older schema version to the next."""

@@ -60,6 +60,9 @@ class Metadata:
         generation: diffs recorded so far; raised, never started again.
         first_pass: None until there is a snapshot.
         mapping: the mapping that the snapshot was built with; None until there is one.
+        destination: the same as `destination_hash`, to be shown; None also where an older retl sent last.
+        sync_file: the sync file of the last run, from the state's folder where that is inside the project;
+            None where an older retl wrote last.
     """
 
     sync: str
@@ -68,6 +71,8 @@ class Metadata:
     generation: int
     first_pass: FirstPass | None
     mapping: dict[str, Any] | None
+    destination: str | None = None
+    sync_file: str | None = None
 
 
 class State:
@@ -96,12 +101,14 @@ class State:
         """The metadata in the file."""
         row = self.db.execute(
             """
-            SELECT sync, destination_id, destination_hash, generation, first_pass, mapping
+            SELECT
+                sync, destination_id, destination_hash, generation, first_pass, mapping,
+                destination, sync_file
             FROM state.metadata
             """
         ).fetchone()
         assert row is not None
-        sync, destination_id, destination_hash, generation, first_pass, mapping = row
+        sync, destination_id, destination_hash, generation, first_pass, mapping, destination, file = row
         return Metadata(
             sync,
             destination_id,
@@ -109,6 +116,8 @@ class State:
             generation,
             FirstPass(first_pass) if first_pass else None,
             json.loads(mapping) if mapping else None,
+            destination,
+            file,
         )
 
     def note(self, metadata: Metadata) -> None:
@@ -116,19 +125,23 @@ class State:
         self.db.execute(
             """
             UPDATE state.metadata
-            SET destination_hash = ?, generation = ?, first_pass = ?, mapping = ?
+            SET
+                destination_hash = ?, generation = ?, first_pass = ?, mapping = ?,
+                destination = ?, sync_file = ?
             """,
             [
                 metadata.destination_hash,
                 metadata.generation,
                 metadata.first_pass,
                 json.dumps(metadata.mapping) if metadata.mapping is not None else None,
+                metadata.destination,
+                metadata.sync_file,
             ],
         )
 
-    def rekey(self, destination_hash: str) -> None:
-        """Note that another write key or endpoint leads to the same Segment source."""
-        self.note(replace(self.metadata, destination_hash=destination_hash))
+    def rekey(self, destination_hash: str | None, destination: str | None = None) -> None:
+        """Note that calls go to another destination from now on; None is the one of the next run."""
+        self.note(replace(self.metadata, destination_hash=destination_hash, destination=destination))
 
     def transaction(self) -> AbstractContextManager[None]:
         """All or nothing, on the state's connection."""
@@ -227,7 +240,10 @@ def _create(db: duckdb.DuckDBPyConnection, sync: str) -> None:
     with transaction(db):
         db.execute(schema)
         db.execute(
-            "INSERT INTO state.metadata VALUES (?, ?, ?, NULL, 0, NULL, NULL)",
+            """
+            INSERT INTO state.metadata (schema_version, sync, destination_id, generation)
+            VALUES (?, ?, ?, 0)
+            """,
             [SCHEMA_VERSION, sync, secrets.token_hex(16)],
         )
 

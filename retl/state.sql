@@ -9,7 +9,9 @@ CREATE TABLE state.metadata (
     destination_hash VARCHAR,            -- of write key and endpoint, noted by the first run that sends
     generation       BIGINT NOT NULL,    -- diffs recorded so far; never starts again
     first_pass       VARCHAR,            -- NULL until there is a snapshot, then 'silent' or 'sent'
-    mapping          JSON                -- the mapping that the snapshot was built with
+    mapping          JSON,               -- the mapping that the snapshot was built with
+    destination      VARCHAR,            -- as destination_hash, to be shown: address, and a hash of the write key
+    sync_file        VARCHAR             -- the sync file of the last run, by which a shared state is noticed
 );
 
 -- For a retl of before schema 3, which looks for this table, and so says that a newer one wrote the file.

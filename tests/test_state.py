@@ -92,6 +92,8 @@ def test_what_is_noted_is_there_again(path: Path) -> None:
             generation=3,
             first_pass=FirstPass.SENT,
             mapping={"kind": "identify"},
+            destination="https://api.segment.io (key 1a2b3c4d)",
+            sync_file="../syncs/users.yml",
         )
         state.note(noted)
         assert noted == state.metadata
@@ -204,12 +206,13 @@ MAPPING_2 = {
 
 
 def make_file_of_schema(version: int, path: Path, mapping: dict[str, Any] = MAPPING_2) -> None:
-    """Make a state file as retl made them with schema 1, 2 or 3: a row, a call that waits, a mapping."""
-    tables, metadata = ("state_3.sql", "metadata") if version == 3 else ("state_2.sql", "about")
+    """Make a state file as retl made them with an older schema: a row, a call that waits, a mapping."""
     path.parent.mkdir(exist_ok=True)
     with duckdb.connect() as db:
         db.execute(f"ATTACH '{path}' AS state (STORAGE_VERSION 'v1.4.0')")
-        db.execute((Path(__file__).parent / "fixtures" / tables).read_text(encoding="utf-8"))
+        tables = Path(__file__).parent / "fixtures" / f"state_{max(2, version)}.sql"
+        db.execute(tables.read_text(encoding="utf-8"))
+        metadata = "metadata" if version > 2 else "about"
         db.execute(
             f"INSERT INTO state.{metadata} VALUES (?, 'users', 'some id', 'some hash', 7, 'sent', ?)",
             [version, json.dumps(mapping)],
@@ -309,7 +312,7 @@ def test_commands_that_look_leave_an_older_file_as_it_is(
     assert before == path.read_bytes()
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_an_older_retl_says_that_a_newer_one_wrote_the_file(path: Path, version: int) -> None:
     """Where a retl of before schema 3 looks for the version of a migrated file, it finds today's."""
     make_file_of_schema(version, path)
