@@ -31,7 +31,10 @@ class Options:
 
 @dataclass(frozen=True)
 class Job:
-    """One sync and what its run works with."""
+    """One sync and what its run works with.
+
+    `address` is that of the destination as it is shown, for the state to remember.
+    """
 
     sync: Sync
     model: Model
@@ -40,6 +43,7 @@ class Job:
     options: Options
     clock: Clock
     observer: Observer = field(default_factory=SilentObserver)
+    address: str | None = None
 
     @property
     def deadline(self) -> float:

@@ -21,6 +21,7 @@ from retl.config.project import (
     write_key,
 )
 from retl.config.sync import Sync
+from retl.delivery.address import is_local, shown_address
 from retl.delivery.destination import Destination, Limits
 from retl.delivery.file import NdjsonFile
 from retl.delivery.rate_limit import RateLimiter
@@ -153,6 +154,26 @@ class Session:
     def file(self) -> str | None:
         """The file that takes the calls, as the sync has it; None where they go to Segment or the sandbox."""
         return None if self.rehearsal else self.sync.segment.file
+
+    @property
+    def address(self) -> str:
+        """The address of the destination as it is shown, without a secret.
+
+        Raises:
+            ConfigError: there is no write key.
+        """
+        if self.rehearsal:
+            return "the sandbox"
+        if self.file is not None:
+            return f"file:{self.file}"
+        source = self._source(None)
+        return shown_address(source.endpoint, source.write_key)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the calls go to this very machine, though it is no rehearsal."""
+        endpoint = self.sync.segment.endpoint
+        return not self.rehearsal and self.file is None and endpoint is not None and is_local(endpoint)
 
     def _source(self, sandbox: Sandbox | None) -> Source:
         """The Segment source of a run."""

@@ -15,6 +15,7 @@ from delivery import KEY, FakeClock, fill, memory_state, numbers, rows, send, wa
 from harness import Retl, runner
 
 from retl.clock import SystemClock
+from retl.delivery.address import is_local, shown_address
 from retl.delivery.destination import Action, Attempt, Destination
 from retl.delivery.file import NdjsonFile
 from retl.delivery.outbox import pages
@@ -315,3 +316,35 @@ def test_a_plan_for_a_file_counts_calls_alone(retl: Retl) -> None:
     assert 0 == code
     assert "5 calls to calls.ndjson" in out
     assert "API calls" not in out
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "local"),
+    [
+        ("http://127.0.0.1:8765", True),
+        ("http://user:secret@LOCALHOST./v1?key=secret", True),
+        ("http://app.localhost", True),
+        ("http://[::1]:8765", True),
+        ("http://[::ffff:127.0.0.1]", True),
+        ("http://127.1", True),
+        ("http://0.0.0.0:80", True),
+        ("https://api.segment.io", False),
+        ("http://10.0.0.1", False),
+        ("http://127.0.0.1.example.com", False),
+        ("http://[bad", False),
+        ("file:calls.ndjson", False),
+    ],
+)
+def test_an_endpoint_on_this_machine_is_known_as_such(endpoint: str, local: bool) -> None:
+    """All spellings of this very machine are recognised, before and after they are made fit to be shown."""
+    assert local == is_local(endpoint)
+    if "bad" not in endpoint:
+        assert local == is_local(shown_address(endpoint, KEY))
+
+
+def test_a_shown_address_has_no_secret() -> None:
+    """An endpoint is shown without account and query, and a write key by a short hash."""
+    shown = shown_address("https://user:secret@example.com:8443/in?token=secret#secret", "secret")
+    assert shown.startswith("https://example.com:8443/in, write key #")
+    assert "secret" not in shown
+    assert shown != shown_address("https://example.com:8443/in", "other")

@@ -158,6 +158,12 @@ def run_command(syncs: Sequence[str], **given: Any) -> int:
     return max(codes, default=0)
 
 
+_LOCAL = (
+    "calls go to this machine ({}), and the sync's own state takes them for sent; "
+    "to rehearse: --sandbox, or `segment: {{name: …}}` for a state of its own"
+)
+
+
 def _run_one(path: Path, flags: RunFlags, shared: _Shared) -> Run | None:
     """Run a sync; None where another run is under way and `--skip-if-running` allows for that."""
     clock = SystemClock()
@@ -175,7 +181,18 @@ def _run_one(path: Path, flags: RunFlags, shared: _Shared) -> Run | None:
             session.hold(clock, flags.deadline if flags.wait else LOCK_TIMEOUT_SECONDS),
             session.open_state() as state,
         ):
-            job = Job(session.sync, model, state, session.warehouse, flags.options, clock, observer)
+            if session.is_local and session.sync.segment.name is None:
+                observer.notice(_LOCAL.format(session.address))
+            job = Job(
+                session.sync,
+                model,
+                state,
+                session.warehouse,
+                flags.options,
+                clock,
+                observer,
+                session.address,
+            )
             return run(job, destination)
     except LockedError as error:
         if flags.skip_if_running:
