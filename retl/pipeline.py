@@ -14,9 +14,9 @@ from retl.calls.message_id import MessageIdScope
 from retl.calls.render import Rendering, render_calls
 from retl.checks.call_check import apply_receivers
 from retl.checks.static_check import receivers_reached
-from retl.config.sync import Sync
 from retl.damage import storage_error
 from retl.delivery import outbox, rejected
+from retl.delivery.address import is_local
 from retl.delivery.deliver import deliver
 from retl.delivery.destination import Destination
 from retl.delivery.round import Terms
@@ -187,6 +187,7 @@ def remember(job: Job, mapping: SyncMapping, sends: bool, destination: Destinati
         replace(
             metadata,
             destination_hash=destination.id,
+            destination=job.address,
             generation=metadata.generation + 1,
             first_pass=_first_pass(job, sends),
             mapping=mapping.as_json(),
@@ -204,30 +205,44 @@ def _first_pass(job: Job, sends: bool) -> FirstPass:
 def refuse_other_destination(job: Job, destination: Destination) -> None:
     """See that the state belongs to this destination, and on a first run that it takes calls.
 
+    A first destination that never took a call has nothing to do with the state: the next one is the first.
+
     Raises:
         DestinationError: write key or endpoint are others than before, or Segment does not know the key.
     """
-    known = job.state.metadata.destination_hash
-    if known is None:
-        doubt = destination.check()
-        if doubt is not None:
-            job.observer.notice(doubt)
-    elif known != destination.id:
+    state = job.state
+    metadata = state.metadata
+    if metadata.destination_hash == destination.id:
+        return
+    is_new = metadata.destination_hash is None
+    if not is_new and (metadata.generation > 1 or outbox.may_have_arrived(state.db)):
         raise DestinationError(
-            "the write key or the endpoint differs from that of the last run",
+            "the write key or the endpoint differs from that of the last run"
+            + (f" ({metadata.destination})" if metadata.destination else ""),
             where=job.sync.where("segment", "write_key" if job.sync.segment.file is None else "endpoint"),
-            hint=_way_on(job.sync),
+            hint=_way_on(job, metadata.destination),
         )
+    doubt = destination.check()
+    if doubt is not None:
+        job.observer.notice(doubt)
+    if not is_new:
+        with state.transaction():
+            state.rekey(destination.id, job.address)
+        job.observer.notice("the first write key or endpoint never took a call; this one takes its place")
 
 
-def _way_on(sync: Sync) -> str:
+def _way_on(job: Job, before: str | None) -> str:
     """The ways on where the destination is another than before."""
+    sync = job.sync
     if sync.segment.file is not None:
         return f"the same file in another place: retl rekey {sync.path}; a new file: retl reset {sync.path}"
-    return (
-        f"the same source with a new key: retl rekey {sync.path}; another source: give it a "
-        "name of its own with `segment: {name: …}`, and it gets its own state"
-    )
+    own_state = "give it a name of its own with `segment: {name: …}`, and it gets its own state"
+    if is_local(before or "") and not is_local(job.address or ""):
+        return (
+            "the calls so far went to this machine alone, and nothing was ever sent to the new place: "
+            f"{own_state}; or forget what was sent: retl reset {sync.path}"
+        )
+    return f"the same source with a new key: retl rekey {sync.path}; another source: {own_state}"
 
 
 def will_send(job: Job, first_pass: FirstPass | None) -> bool:

@@ -4,6 +4,7 @@ import importlib
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -219,9 +220,7 @@ def test_keys_that_tell_no_rows_apart_are_named_as_the_cause(retl: Retl, project
     code, _, err = retl("run", "users")
 
     assert code == 4
-    assert err.startswith(
-        "error: syncs/users.yml:2 primary_key: the model gave 2 rows, of which 2 have a key"
-    )
+    assert "error: syncs/users.yml:2 primary_key: the model gave 2 rows, of which 2 have a key" in err
     assert "--force" not in err
 
 
@@ -378,7 +377,9 @@ def test_a_missing_state_can_be_refused(retl: Retl, project: Path) -> None:
 
 
 @pytest.mark.rule("G9")
-def test_a_swapped_write_key_is_refused_until_rekey(retl: Retl, project: Path, sandbox: Sandbox) -> None:
+def test_a_swapped_write_key_is_refused_until_rekey(
+    retl: Retl, project: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Another write key stops the run with exit code 2 until rekey says that it is the same source."""
     retl("run", "users")
     (project / ".env").write_text("SEGMENT_WRITE_KEY=another\n")
@@ -388,9 +389,82 @@ def test_a_swapped_write_key_is_refused_until_rekey(retl: Retl, project: Path, s
     assert "retl rekey" in err
     assert "another" not in err.replace("another than in the last run", "").replace("another source", "")
 
-    assert retl("rekey", "users")[0] == 0
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    code, _, err = retl("rekey", "users")
+    assert code == 2
+    first, second = re.findall(rf"(?:from|to) {sandbox.url}, write key #([0-9a-f]{{8}})\n", err)
+    assert first != second
+    assert "2 rows of the snapshot count as known there" in err
+    assert retl("run", "users")[0] == 2
+
+    assert retl("rekey", "users", "--yes")[0] == 0
+    assert retl("rekey", "users")[1] == "users: there is nothing to rekey; the next run goes on\n"
     assert record(retl)["unchanged"] == 2
     assert len(sandbox.accepted) == 2
+
+
+@pytest.mark.rule("G9")
+def test_a_first_write_key_that_never_worked_is_replaced(retl: Retl, project: Path, sandbox: Sandbox) -> None:
+    """Where no call was ever accepted, the right key needs no rekey; the run says what it did."""
+    for key in ("wrong", "wrong too"):
+        (project / ".env").write_text(f"SEGMENT_WRITE_KEY={key}\n")
+        sandbox.script([Reply(status=401)])
+        assert record(retl)["calls"]["pending"] == 2
+    (project / ".env").write_text("SEGMENT_WRITE_KEY=right\n")
+
+    code, _, err = retl("run", "users")
+
+    assert (0, 2) == (code, len(sandbox.accepted))
+    assert "the first write key or endpoint never took a call" in err
+    (project / ".env").write_text("SEGMENT_WRITE_KEY=another\n")
+    assert retl("run", "users")[0] == 2
+
+
+@pytest.mark.rule("G9")
+def test_a_write_key_that_may_have_worked_is_not_replaced(
+    retl: Retl, project: Path, sandbox: Sandbox
+) -> None:
+    """Where a call went out without an answer, another key may be another source."""
+    sandbox.script([Reply(lost=True)] * 50)
+    assert record(retl, "--deadline", "1s")["calls"]["pending"] == 2
+    sandbox.script([])
+    (project / ".env").write_text("SEGMENT_WRITE_KEY=another\n")
+    assert retl("run", "users")[0] == 2
+
+
+@pytest.mark.rule("G11")
+def test_after_a_rehearsal_by_endpoint_rekey_is_not_the_way(
+    retl: Retl, project: Path, sandbox: Sandbox
+) -> None:
+    """Calls to this machine are said to count as sent; the endpoint that comes later gets a first pass."""
+    assert f"calls go to this machine ({sandbox.url}, " in retl("run", "users")[2]
+    local = (project / "retl.yml").read_text()
+    write(project / "retl.yml", sandbox.url, "https://segment.invalid")
+
+    code, _, err = retl("run", "users")
+
+    assert code == 2
+    assert "went to this machine alone" in err
+    assert "retl reset" in err
+    assert "rekey" not in err
+    retl("reset", "users", "--yes")
+    (project / "retl.yml").write_text(local.replace("}", ', "name": "other"}'))
+    assert "this machine" not in retl("run", "users")[2]
+    assert (project / "state/users.other.duckdb").exists()
+
+
+def test_after_a_reset_the_sync_may_have_another_destination(
+    retl: Retl, project: Path, sandbox: Sandbox
+) -> None:
+    """A reset forgets the destination, too, unless calls wait that are for it."""
+    sandbox.script([Reply(status=401)])
+    retl("run", "users")
+    assert "2 calls of an earlier run still go to the same destination" in retl("reset", "users", "--yes")[1]
+    retl("run", "users")
+    (project / ".env").write_text("SEGMENT_WRITE_KEY=another\n")
+    assert retl("run", "users")[0] == 2
+    retl("reset", "users", "--yes")
+    assert retl("run", "users")[0] == 0
 
 
 @pytest.mark.rule("D5")

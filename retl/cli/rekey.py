@@ -4,20 +4,28 @@ from pathlib import Path
 
 import click
 
+from retl.cli.console import count
 from retl.cli.options import ONE_SYNC, STATE_DIR
 from retl.clock import SystemClock
+from retl.damage import state_exists
+from retl.delivery import outbox
+from retl.delivery.address import is_local
+from retl.engine import snapshot
 from retl.errors import ConfigError
-from retl.session import find_sessions
+from retl.session import Session, find_sessions
+from retl.state import State
 
 
 @click.command("rekey")
 @ONE_SYNC
+@click.option("--yes", is_flag=True, help="Do not ask.")
 @STATE_DIR
-def rekey_command(sync: str, state_dir: Path | None) -> int:
+def rekey_command(sync: str, yes: bool, state_dir: Path | None) -> int:
     """Say that a new write key or endpoint is the same Segment source: state and pending calls go on."""
     clock = SystemClock()
     for session in find_sessions([sync], state_dir, rehearsal=False):
-        if not session.state_path.exists():
+        name = session.sync.name
+        if not state_exists(session.state_path):
             raise ConfigError(
                 "there is no state yet, so there is nothing to rekey", where=str(session.state_path)
             )
@@ -26,10 +34,30 @@ def rekey_command(sync: str, state_dir: Path | None) -> int:
             session.hold(clock),
             session.open_state() as state,
         ):
+            if state.metadata.destination_hash in {destination.id, None}:
+                click.echo(f"{name}: there is nothing to rekey; the next run goes on")
+                continue
             doubt = destination.check()
+            for line in _consequences(session, state):
+                click.echo(f"{name}: {line}", err=True)
+            if not yes:
+                click.confirm(f"{name}: is this the same source as before?", abort=True, err=True)
             with state.transaction():
-                state.rekey(destination.id)
+                state.rekey(destination.id, session.address)
         if doubt:
-            click.echo(f"{session.sync.name}: {doubt}", err=True)
-        click.echo(f"{session.sync.name}: the state goes on with this write key and endpoint")
+            click.echo(f"{name}: {doubt}", err=True)
+        click.echo(f"{name}: the state goes on with this write key and endpoint")
     return 0
+
+
+def _consequences(session: Session, state: State) -> list[str]:
+    """Sentences that say what a new write key or endpoint means for the state."""
+    before = state.metadata.destination
+    lines = [f"from {before or 'a place that an older retl did not note'}", f"to {session.address}"]
+    rows, pending = snapshot.row_count(state.db), outbox.pending(state.db)
+    lines.append(f"{count(rows, 'row')} of the snapshot count as known there, and are not sent again")
+    if pending:
+        lines.append(f"{count(pending, 'pending call')} go there with the next run")
+    if before is not None and is_local(before) and not is_local(session.address):
+        lines.append("the calls so far went to this machine alone, so the new place has none of these rows")
+    return lines

@@ -7,6 +7,7 @@ import click
 from retl.cli.console import count
 from retl.cli.options import ONE_SYNC, REHEARSAL, STATE_DIR
 from retl.clock import SystemClock
+from retl.delivery import outbox
 from retl.engine import snapshot
 from retl.session import find_sessions
 
@@ -19,7 +20,8 @@ from retl.session import find_sessions
 def reset_command(sync: str, yes: bool, rehearsal: bool, state_dir: Path | None) -> int:
     """Forget what was sent: the next run is a first pass.
 
-    Calls that are pending are delivered all the same. Message ids never repeat.
+    Calls that are pending are delivered all the same, to the destination that they are for; where there are
+    none, the next run may have another destination. Message ids never repeat.
     """
     for session in find_sessions([sync], state_dir, rehearsal):
         name = session.sync.name
@@ -27,10 +29,14 @@ def reset_command(sync: str, yes: bool, rehearsal: bool, state_dir: Path | None)
             click.echo(f"{name}: there is no state to forget")
             continue
         with session.hold(SystemClock()), session.open_state() as state:
-            rows = snapshot.row_count(state.db)
+            rows, pending = snapshot.row_count(state.db), outbox.pending(state.db)
             if not yes:
                 click.confirm(f"{name}: forget {count(rows, 'row')} and start anew?", abort=True)
             with state.transaction():
                 snapshot.forget(state)
+                if not pending:
+                    state.rekey(None)
         click.echo(f"{name}: {count(rows, 'row')} forgotten; the next run is a first pass")
+        if pending:
+            click.echo(f"{name}: {count(pending, 'call')} of an earlier run still go to the same destination")
     return 0

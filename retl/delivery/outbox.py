@@ -425,3 +425,9 @@ def forget_receipts(db: duckdb.DuckDBPyConnection, kept_runs: list[str]) -> None
 def accepts(db: duckdb.DuckDBPyConnection) -> bool:
     """Whether Segment ever accepted a batch from this outbox."""
     return db.execute("SELECT 1 FROM state.receipt WHERE calls > 0 LIMIT 1").fetchone() is not None
+
+
+def may_have_arrived(db: duckdb.DuckDBPyConnection) -> bool:
+    """Whether a call of this outbox was accepted, or went out without an answer."""
+    unsure = db.execute("SELECT 1 FROM state.mark WHERE attempted > delivered LIMIT 1").fetchone()
+    return unsure is not None or accepts(db)
