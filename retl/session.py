@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, chdir, contextmanager
+from contextlib import AbstractContextManager, ExitStack, chdir, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from retl.config.project import (
     find_syncs,
     load_model,
     load_sync,
+    name_in,
     refuse_namesake,
     warehouse_url,
     write_key,
@@ -27,6 +28,7 @@ from retl.delivery.file import NdjsonFile
 from retl.delivery.rate_limit import RateLimiter
 from retl.delivery.response import RetryPolicy
 from retl.delivery.segment import Segment, Source, segment_limits, source_of
+from retl.errors import StateError
 from retl.lock import LOCK_TIMEOUT_SECONDS, hold
 from retl.model import Model
 from retl.sandbox.server import Sandbox
@@ -79,13 +81,75 @@ class Session:
         """
         return hold(self.state_path, clock.now(), timeout)
 
-    def open_state(self) -> State:
+    def open_state(self, claim: bool = True) -> State:
         """The state, made where there is none; to be held before.
 
+        Args:
+            claim: whether the state is this sync file's from now on; else that is not even looked at.
+
         Raises:
-            StateError: the file is not a state that this retl can read.
+            StateError: the file is not a state that this retl can read, or another sync file uses it.
         """
-        return open_state(self.state_path, self.sync.name)
+        with ExitStack() as stack:
+            state = stack.enter_context(open_state(self.state_path, self.sync.name))
+            if claim:
+                self._refuse_shared(state)
+                self.claim(state)
+            stack.pop_all()
+        return state
+
+    def claim(self, state: State) -> None:
+        """Note that the state is this sync file's."""
+        metadata = state.metadata
+        if metadata.sync_file != self._noted_file:
+            state.note(replace(metadata, sync_file=self._noted_file))
+
+    def other_file(self, state: State) -> Path | None:
+        """The sync file that used the state before, where it is another and has the name of this sync still.
+
+        A file that is gone, as that of a project that was moved, is none.
+        """
+        noted = state.metadata.sync_file
+        if noted is None or noted == self._noted_file:
+            return None
+        other = Path(os.path.normpath(self.state_dir.resolve() / noted))
+        if name_in(other) != self.sync.name or other.samefile(self.path):
+            return None
+        return other
+
+    def _refuse_shared(self, state: State) -> None:
+        """See that no other sync file of this name uses the state.
+
+        Raises:
+            StateError: one does.
+        """
+        other = self.other_file(state)
+        if other is None:
+            return
+        instead = f"; if this one takes its place: retl rekey {self.sync.path}"
+        raise StateError(
+            f"{other} uses this state too, for a sync of the same name as that of {self.path}",
+            where=str(self.state_path),
+            hint="give one of them another `name`, or a folder of its own with --state-dir or RETL_STATE_DIR"
+            + ("" if self.rehearsal else instead),
+        )
+
+    @property
+    def path(self) -> Path:
+        """The sync file, as an absolute path."""
+        return self.project.root / self.sync.path
+
+    @property
+    def _noted_file(self) -> str:
+        """The sync file as the state notes it.
+
+        A state inside its project has it from the state's folder on, so that project and state can be moved
+        and copied together; another has the absolute path.
+        """
+        folder, root = self.state_dir.resolve(), self.project.root.resolve()
+        if not folder.is_relative_to(root):
+            return str(self.path)
+        return os.path.relpath(self.path.parent.resolve() / self.path.name, folder)
 
     @contextmanager
     def peeked_state(self, clock: Clock) -> Iterator[State]:
@@ -93,13 +157,14 @@ class Session:
 
         Raises:
             LockedError: another process holds it.
-            StateError: the file is not a state that this retl can read.
+            StateError: the file is not a state that this retl can read, or another sync file uses it.
         """
         if not self.state_path.exists():
             with peek_state(self.state_path, self.sync.name) as state:
                 yield state
             return
         with self.hold(clock), peek_state(self.state_path, self.sync.name) as state:
+            self._refuse_shared(state)
             yield state
 
     @property

@@ -626,6 +626,69 @@ def test_a_renamed_sync_starts_anew(retl: Retl, project: Path, sandbox: Sandbox)
     assert (4, 4) == (len(sandbox.accepted), len({call["messageId"] for call in sandbox.accepted}))
 
 
+@pytest.fixture
+def twin(project: Path) -> Path:
+    """A second project beside the first one's files, with a sync of the same name and other rows."""
+    twin = project / "twin"
+    for name in ("models", "syncs", "data"):
+        shutil.copytree(project / name, twin / name)
+    for name in ("retl.yml", ".env"):
+        shutil.copy(project / name, twin)
+    (twin / "data/users.csv").write_text(USERS.replace("u1", "v1"))
+    return twin
+
+
+@pytest.mark.rule("E14")
+def test_two_sync_files_do_not_share_a_state(
+    retl: Retl, project: Path, twin: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sync of another project, or of another folder, that has the same name does not get the state."""
+    shared = ("--state-dir", str(project / "shared"))
+    (project / "syncs/more").mkdir()
+    shutil.copy(project / "syncs/users.yml", project / "syncs/more")
+    assert retl("run", "users", *shared)[0] == 0
+    before = contents(project / "shared/users.duckdb")
+
+    for command in ("run", "plan", "status", "rejected", "reset"):
+        code, _, err = retl(command, "twin/syncs/users.yml", *shared)
+        assert (2, True) == (code, f"{project}/syncs/users.yml uses this state too" in err)
+        assert f"as that of {twin}/syncs/users.yml" in err
+    assert "uses this state too" in retl("run", "syncs/more/users.yml", *shared)[2]
+    assert before == contents(project / "shared/users.duckdb")
+    assert len(sandbox.accepted) == 2
+
+    retl("run", "users", *shared, "--sandbox")
+    code, _, err = retl("run", "twin/syncs/users.yml", *shared, "--sandbox")
+    assert (2, False) == (code, "rekey" in err)
+
+    assert (
+        f"in the place of {project}/syncs/users.yml"
+        in (retl("rekey", "twin/syncs/users.yml", *shared, "--yes")[2])
+    )
+    assert retl("run", "twin/syncs/users.yml", *shared)[0] == 0
+    assert retl("run", "users", *shared)[0] == 2
+
+
+@pytest.mark.rule("E14")
+def test_a_project_may_be_moved_and_copied(
+    retl: Retl, project: Path, twin: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A state goes with its project; one elsewhere goes to the only file that has the name still."""
+    twin.rename(project / "b")
+    monkeypatch.chdir(project / "b")
+    shared = ("--state-dir", "../../shared")
+    assert retl("run", "users")[0] == retl("run", "users", *shared)[0] == 0
+    shutil.copytree(project / "b", project / "copy")
+    monkeypatch.chdir(project / "copy")
+    assert retl("run", "users")[0] == 0
+    assert retl("run", "users", *shared)[0] == 2
+    (project / "b/syncs/users.yml").rename(project / "b/syncs/people.yml")
+    assert retl("run", "users", *shared)[0] == 0
+    (project / "link").symlink_to(project / "copy")
+    assert retl("run", str(project / "link/syncs/users.yml"), *shared)[0] == 0
+    assert len(sandbox.accepted) == 4
+
+
 @pytest.mark.rule("E9")
 @pytest.mark.parametrize("written", ["name: users", "name: 'users'  # theirs"])
 def test_a_file_with_the_name_of_another_is_refused(

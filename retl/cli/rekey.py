@@ -21,7 +21,10 @@ from retl.state import State
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @STATE_DIR
 def rekey_command(sync: str, yes: bool, state_dir: Path | None) -> int:
-    """Say that a new write key or endpoint is the same Segment source: state and pending calls go on."""
+    """Say that a new write key or endpoint is the same Segment source: state and pending calls go on.
+
+    The same goes for a sync file that takes the place of another one.
+    """
     clock = SystemClock()
     for session in find_sessions([sync], state_dir, rehearsal=False):
         name = session.sync.name
@@ -32,28 +35,31 @@ def rekey_command(sync: str, yes: bool, state_dir: Path | None) -> int:
         with (
             session.open_destination(None, {}, clock) as destination,
             session.hold(clock),
-            session.open_state() as state,
+            session.open_state(claim=False) as state,
         ):
-            if state.metadata.destination_hash in {destination.id, None}:
+            other = session.other_file(state)
+            if state.metadata.destination_hash in {destination.id, None} and other is None:
                 click.echo(f"{name}: there is nothing to rekey; the next run goes on")
                 continue
             doubt = destination.check()
-            for line in _consequences(session, state):
+            for line in _consequences(session, state, other):
                 click.echo(f"{name}: {line}", err=True)
             if not yes:
-                click.confirm(f"{name}: is this the same source as before?", abort=True, err=True)
+                click.confirm(f"{name}: does the state go on with this?", abort=True, err=True)
             with state.transaction():
                 state.rekey(destination.id, session.address)
+                session.claim(state)
         if doubt:
             click.echo(f"{name}: {doubt}", err=True)
         click.echo(f"{name}: the state goes on with this write key and endpoint")
     return 0
 
 
-def _consequences(session: Session, state: State) -> list[str]:
-    """Sentences that say what a new write key or endpoint means for the state."""
+def _consequences(session: Session, state: State, other: Path | None) -> list[str]:
+    """Sentences that say what a new write key, endpoint or sync file means for the state."""
     before = state.metadata.destination
-    lines = [f"from {before or 'a place that an older retl did not note'}", f"to {session.address}"]
+    lines = [f"in the place of {other}"] if other else []
+    lines += [f"from {before or 'a place that an older retl did not note'}", f"to {session.address}"]
     rows, pending = snapshot.row_count(state.db), outbox.pending(state.db)
     lines.append(f"{count(rows, 'row')} of the snapshot count as known there, and are not sent again")
     if pending:

@@ -170,11 +170,11 @@ def refuse_namesake(sync: Sync, path: Path, project: Project) -> None:
         ConfigError: one does; it says which.
     """
     for other in _sync_files(path.parent):
-        if other.name != path.name and _name_in(other) == sync.name:
+        if other.name != path.name and name_in(other) == sync.name:
             raise _namesake(sync, project.shown(other))
 
 
-def _name_in(path: Path) -> str | None:
+def name_in(path: Path) -> str | None:
     """The name that a sync file gives to its sync, though the rest may be wrong; None where it is none."""
     with suppress(OSError, UnicodeDecodeError):
         text = path.read_text(encoding="utf-8-sig")
