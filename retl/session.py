@@ -22,6 +22,7 @@ from retl.config.project import (
     write_key,
 )
 from retl.config.sync import Sync
+from retl.damage import state_exists
 from retl.delivery.address import is_local, shown_address
 from retl.delivery.destination import Destination, Limits
 from retl.delivery.file import NdjsonFile
@@ -159,7 +160,7 @@ class Session:
             LockedError: another process holds it.
             StateError: the file is not a state that this retl can read, or another sync file uses it.
         """
-        if not self.state_path.exists():
+        if not state_exists(self.state_path):
             with peek_state(self.state_path, self.sync.name) as state:
                 yield state
             return

@@ -184,8 +184,12 @@ def open_state(path: Path, sync: str) -> State:
     return state
 
 
-def peek_state(path: Path, sync: str) -> State:
+def peek_state(path: Path, sync: str | None) -> State:
     """The state, for looking only; an empty one in memory where there is no file.
+
+    Args:
+        path: the file.
+        sync: the name of the sync that it must be of; None takes any.
 
     The file stays as it is. An older one is migrated in a transaction that is never committed, so that it
     looks like a file of this version until it is closed.
@@ -196,7 +200,7 @@ def peek_state(path: Path, sync: str) -> State:
         LockedError: as `open_state`.
     """
     if not state_exists(path):
-        return new_state(sync)
+        return new_state(sync or path.stem)
     with own_errors(path):
         state = State(_attach(path), path)
         try:
@@ -274,7 +278,7 @@ def _set_up(db: duckdb.DuckDBPyConnection) -> None:
     db.execute("SET enable_progress_bar = false")  # it would go to stdout, in the midst of our own
 
 
-def _check(state: State, path: Path, sync: str) -> int:
+def _check(state: State, path: Path, sync: str | None) -> int:
     """See that a file is this sync's state; gives its schema version."""
     row = None
     for table in ("metadata", "about"):  # its name before schema 3
@@ -294,7 +298,7 @@ def _check(state: State, path: Path, sync: str) -> int:
             where=str(path),
             hint="upgrade retl: pip install --upgrade retl",
         )
-    if owner != sync:
+    if sync is not None and owner != sync:
         raise StateError(
             f"this state belongs to the sync `{owner}`, not to `{sync}`",
             where=str(path),

@@ -4,12 +4,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from retl.clock import SystemClock
+from retl.damage import state_exists
 from retl.delivery import outbox, rejected
 from retl.engine import snapshot
 from retl.errors import LockedError
 from retl.lock import holder
 from retl.run import last_run
 from retl.session import Session
+from retl.state import State
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class SyncStatus:
     Attributes:
         sync: name of the sync.
         status: how the last run ended, as `retl.run.Status` has it; "never" before the first run, "running"
-            while another process holds the state.
+            while another process holds the state, "orphaned" where no sync file has this name any more.
         last_run: when it began, as ISO 8601 text in UTC.
         rows: rows of the snapshot.
         delivered: calls that the last run delivered.
@@ -49,21 +51,26 @@ def sync_status(session: Session) -> SyncStatus:
         StateError: the state file is not one that this retl can read.
     """
     name = session.sync.name
-    if not session.state_path.exists():
+    if not state_exists(session.state_path):
         return SyncStatus(name, "never")
     try:
         with session.peeked_state(SystemClock()) as state:
-            last = last_run(state.db)
-            return SyncStatus(
-                name,
-                last.status if last else "never",
-                last.started_at if last else None,
-                rows=snapshot.row_count(state.db),
-                delivered=last.delivered if last else None,
-                pending=outbox.pending(state.db),
-                rejected=sum(rejected.counts(state.db)),
-                exit_code=last.exit_code if last else None,
-            )
+            return status_of(state, name)
     except LockedError:
         by = holder(session.state_path)
         return SyncStatus(name, "running", by.since if by else None)
+
+
+def status_of(state: State, sync: str) -> SyncStatus:
+    """The status of a sync by its state."""
+    last = last_run(state.db)
+    return SyncStatus(
+        sync,
+        last.status if last else "never",
+        last.started_at if last else None,
+        rows=snapshot.row_count(state.db),
+        delivered=last.delivered if last else None,
+        pending=outbox.pending(state.db),
+        rejected=sum(rejected.counts(state.db)),
+        exit_code=last.exit_code if last else None,
+    )

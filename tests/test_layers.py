@@ -50,6 +50,7 @@ STORIES = [
     "discard",
     "explain",
     "job",
+    "orphans",
     "pipeline",
     "planning",
     "retry",

@@ -19,6 +19,7 @@ from retl.clock import SystemClock
 from retl.config.project import check_names
 from retl.engine.local import read_columns
 from retl.errors import RetlError
+from retl.orphans import find_orphans, orphans_sentence
 from retl.receivers.compiled_check import Violation
 from retl.receivers.data_file import Effect, chosen_receivers
 from retl.session import Session, load_session
@@ -85,6 +86,10 @@ def check_command(
             click.echo(line)
             console().print(check_report(checked))
     check_names([session.sync for session in sessions])
+    for session in {session.state_dir: session for session in sessions}.values():
+        orphans = find_orphans(session.project, session.state_dir, session.path.parent)
+        if orphans:
+            click.echo(f"state: {orphans_sentence(orphans)}", err=True)
     return max(codes)
 
 

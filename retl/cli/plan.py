@@ -28,6 +28,7 @@ from retl.engine.guard import compare_instead, suspicious_sentence
 from retl.errors import GuardError, RetlError
 from retl.job import Job, Options
 from retl.observer import SilentObserver
+from retl.orphans import refuse_former_name
 from retl.planning import Plan, make_plan
 from retl.session import Session, load_session
 
@@ -72,6 +73,7 @@ def plan_command(
 
 def _plan_one(session: Session, options: Options, samples: int) -> Plan:
     clock = SystemClock()
+    refuse_former_name(session)
     with session.peeked_state(clock) as state:
         job = Job(session.sync, session.model, state, session.warehouse, options, clock, SilentObserver())
         return make_plan(job, outbox.pending(state.db), session.limits, session.file, samples)

@@ -7,6 +7,7 @@ import click
 from retl.cli.console import count
 from retl.cli.options import ONE_SYNC, REHEARSAL, STATE_DIR
 from retl.clock import SystemClock
+from retl.damage import state_exists
 from retl.delivery import outbox
 from retl.engine import snapshot
 from retl.session import find_sessions
@@ -25,7 +26,7 @@ def reset_command(sync: str, yes: bool, rehearsal: bool, state_dir: Path | None)
     """
     for session in find_sessions([sync], state_dir, rehearsal):
         name = session.sync.name
-        if not session.state_path.exists():
+        if not state_exists(session.state_path):
             click.echo(f"{name}: there is no state to forget")
             continue
         with session.hold(SystemClock()), session.open_state() as state:

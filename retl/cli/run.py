@@ -25,11 +25,13 @@ from retl.cli.options import AS_JSON, BACKFILL, STATE_DIR, SYNCS, seconds
 from retl.cli.sandbox import sandbox_report
 from retl.clock import SystemClock
 from retl.config.project import check_names, find_syncs
+from retl.damage import state_exists
 from retl.delivery.rate_limit import RateLimiter
 from retl.engine.guard import NAMES as GUARDS
 from retl.errors import GuardError, Interrupted, LockedError, RetlError
 from retl.job import Job, Options
 from retl.lock import LOCK_TIMEOUT_SECONDS
+from retl.orphans import find_orphans, orphans_sentence, refuse_former_name
 from retl.pipeline import run
 from retl.run import Run, Status, begin_run
 from retl.sandbox.server import Sandbox
@@ -90,17 +92,28 @@ class _Shared:
         sandbox: the local Segment of a rehearsal.
         rate_limiters: by destination, since syncs with one destination share one rate.
         paths: the files of the syncs so far, by the name of the sync.
+        folders: of states, in which orphans were looked for.
     """
 
     sandbox: Sandbox | None
     rate_limiters: dict[str, RateLimiter] = field(default_factory=dict)
     paths: dict[str, Path] = field(default_factory=dict)
+    folders: set[Path] = field(default_factory=set)
 
     def refuse_same_name(self, session: Session, path: Path) -> None:
         """Raise a ConfigError where an earlier sync has the name of this one."""
         earlier = self.paths.setdefault(session.sync.name, path)
         if earlier != path:
             check_names([load_session(earlier, None, False).sync, session.sync])
+
+    def tell_orphans(self, session: Session, quiet: bool) -> None:
+        """Say once which state files of a folder belong to no sync."""
+        if session.rehearsal or session.state_dir in self.folders:
+            return
+        self.folders.add(session.state_dir)
+        orphans = find_orphans(session.project, session.state_dir, session.path.parent, thorough=False)
+        if orphans:
+            progress.observer_for("state", quiet, console(stderr=True)).notice(orphans_sentence(orphans))
 
 
 @click.command("run")
@@ -175,6 +188,10 @@ def _run_one(path: Path, flags: RunFlags, shared: _Shared) -> Run | None:
         shared.refuse_same_name(session, path)
         if flags.expect_state:
             _refuse_missing_state(session)
+        shared.tell_orphans(session, flags.quiet)
+        doubt = refuse_former_name(session)
+        if doubt is not None:
+            observer.notice(doubt)
         model = session.model
         with (
             session.open_destination(shared.sandbox, shared.rate_limiters, clock) as destination,
@@ -206,7 +223,7 @@ def _run_one(path: Path, flags: RunFlags, shared: _Shared) -> Run | None:
 
 
 def _refuse_missing_state(session: Session) -> None:
-    if not session.state_path.exists():
+    if not state_exists(session.state_path):
         raise GuardError(
             "the state file is missing",
             where=str(session.state_path),

@@ -1,6 +1,8 @@
 """`retl status`: the last run of each sync, and what is pending and rejected."""
 
+import os
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import click
@@ -8,9 +10,11 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from retl.cli.console import Printer, as_json_line, console
+from retl.cli.console import Printer, as_json_line, console, count
 from retl.cli.options import AS_JSON, REHEARSAL, STATE_DIR, sync_files
-from retl.errors import RetlError
+from retl.config.project import find_project
+from retl.errors import ConfigError, RetlError
+from retl.orphans import Orphan, find_orphans
 from retl.session import load_session
 from retl.status import SyncStatus, sync_status
 
@@ -24,18 +28,43 @@ def status_command(syncs: Sequence[str], as_json: bool, rehearsal: bool, state_d
     """Show each sync's last run, and what is pending and rejected; without SYNC, of all in syncs/."""
     found = []
     codes = [0]
-    for path in sync_files(syncs):
+    orphans = [] if syncs or rehearsal else _orphans_around(state_dir)
+    # The last sync file may be gone, and the state of its sync is all that is left to show.
+    with suppress(ConfigError) if orphans else nullcontext():
+        syncs = [str(path) for path in sync_files(syncs)]
+    for path in map(Path, syncs):
         try:
             found.append(sync_status(load_session(path, state_dir, rehearsal)))
         except RetlError as error:
             Printer().error(error)
             codes.append(error.exit_code)
+    found += [orphan.status for orphan in orphans]
     if as_json:
         for one in found:
             click.echo(as_json_line(one.as_json()))
     else:
         console().print(status_report(found))
+        for orphan in orphans:
+            console().print(orphan_report(orphan))
     return max(codes)
+
+
+def _orphans_around(state_dir: Path | None) -> list[Orphan]:
+    """The orphans of the project around the working folder."""
+    project = find_project(Path.cwd(), os.environ)
+    return find_orphans(project, project.state_dir(state_dir).absolute())
+
+
+def orphan_report(orphan: Orphan) -> RenderableType:
+    """The way out of an orphan."""
+    name = orphan.status.sync
+    loss = f" and loses {count(orphan.pending, 'call')} that never left" if orphan.pending else ""
+    return Text(
+        f"{orphan.path}: no sync file is named `{name}`\n"
+        f"  → to go on with it, bring its file back, or write `name: {name}` into the renamed one; "
+        f"to delete it forgets what was sent{loss}",
+        "yellow",
+    )
 
 
 def status_report(syncs: Sequence[SyncStatus]) -> RenderableType:

@@ -174,6 +174,13 @@ def refuse_namesake(sync: Sync, path: Path, project: Project) -> None:
             raise _namesake(sync, project.shown(other))
 
 
+def sync_names(project: Project, folder: Path | None = None) -> set[str]:
+    """The names of the syncs in the project's `syncs/` and below it, and in another folder."""
+    syncs = project.root / "syncs"
+    folders = {syncs, *(one for one in syncs.rglob("*") if one.is_dir()), *([folder] if folder else [])}
+    return {name for one in folders for file in _sync_files(one) if (name := name_in(file))}
+
+
 def name_in(path: Path) -> str | None:
     """The name that a sync file gives to its sync, though the rest may be wrong; None where it is none."""
     with suppress(OSError, UnicodeDecodeError):

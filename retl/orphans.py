@@ -1,0 +1,141 @@
+"""Orphans: state files of syncs that were renamed or deleted, perhaps with calls that never left."""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from retl.clock import SystemClock
+from retl.config.project import Project, name_in, sync_names
+from retl.damage import state_exists
+from retl.engine.mapping import SyncMapping, read_mapping, refuse_other_identity
+from retl.errors import ConfigError, LockedError, RetlError, StateError
+from retl.lock import hold
+from retl.session import Session
+from retl.state import peek_state
+from retl.status import SyncStatus, status_of
+
+ORPHANED = "orphaned"
+"""The status of a sync whose state file is an orphan."""
+
+MOST = 5
+"""State files that a run looks into, since each takes a part of a second."""
+
+
+@dataclass(frozen=True)
+class Orphan:
+    """A state file that no sync file gives its name to.
+
+    Attributes:
+        path: the file.
+        status: of the sync that it was of; without counts where the file cannot be read.
+        mapping: the mapping of its snapshot; None where there is none.
+    """
+
+    path: Path
+    status: SyncStatus
+    mapping: SyncMapping | None = None
+
+    @property
+    def pending(self) -> int:
+        """The calls that wait in it, as far as is known."""
+        return self.status.pending or 0
+
+
+def find_orphans(
+    project: Project, state_dir: Path, folder: Path | None = None, thorough: bool = True
+) -> list[Orphan]:
+    """Find the orphans in a folder of states.
+
+    The state of a sync of another project is none while the sync file that it remembers is there.
+
+    Args:
+        project: whose syncs are known.
+        state_dir: the folder of the states.
+        folder: of more sync files, besides the project's `syncs/`.
+        thorough: whether to look into all files whose name is not that of a sync; else only into a few, and
+            `users.eu` is taken for a source of the sync `users`.
+    """
+    files = sorted(state_dir.glob("*.duckdb"))
+    if not files:
+        return []
+    known = sync_names(project, folder)
+    strangers = [path for path in files if not _is_known(path.stem, known, by_prefix=not thorough)]
+    return list(_orphans(strangers if thorough else strangers[:MOST], known))
+
+
+def _is_known(stem: str, known: Collection[str], by_prefix: bool) -> bool:
+    parts = stem.split(".") if by_prefix else []
+    return stem in known or any(".".join(parts[:end]) in known for end in range(1, len(parts)))
+
+
+def _orphans(paths: Sequence[Path], known: Collection[str]) -> Iterator[Orphan]:
+    for path in paths:
+        try:
+            with hold(path, SystemClock().now(), timeout=0), peek_state(path, None) as state:
+                metadata = state.metadata
+                if metadata.sync in known or _has_file(path, metadata.sync, metadata.sync_file):
+                    continue
+                mapping = SyncMapping.from_json(metadata.mapping) if metadata.mapping else None
+                status = replace(status_of(state, metadata.sync), status=ORPHANED)
+                yield Orphan(path, status, mapping)
+        except LockedError:
+            continue  # in use, and so no orphan
+        except (RetlError, OSError):
+            yield Orphan(path, SyncStatus(path.stem, ORPHANED))
+
+
+def _has_file(path: Path, sync: str, sync_file: str | None) -> bool:
+    """Whether the sync file that a state remembers is there, and may give that name still."""
+    if sync_file is None:
+        return False
+    file = path.parent.resolve() / sync_file
+    return file.is_file() and name_in(file) in {sync, None}
+
+
+def orphans_sentence(orphans: Sequence[Orphan]) -> str:
+    """The sentence about orphans that other commands than `retl status` print."""
+    named = ", ".join(
+        f"{orphan.path.name} ({orphan.pending:,} calls pending)" if orphan.pending else orphan.path.name
+        for orphan in orphans[:MOST]
+    )
+    belong = "state file belongs" if len(orphans) == 1 else "state files belong"
+    return f"{len(orphans):,} {belong} to no sync file: {named}; retl status says more"
+
+
+def refuse_former_name(session: Session) -> str | None:
+    """See that a sync without a state does not begin anew beside calls of its own that never left.
+
+    Gives a sentence where there is a state that the sync could go on with, but no call waits in it.
+
+    Raises:
+        StateError: calls wait in a state that the sync could go on with, and which no sync file has.
+    """
+    if session.rehearsal or state_exists(session.state_path):
+        return None
+    orphans = find_orphans(session.project, session.state_dir, session.path.parent)
+    former = [orphan for orphan in orphans if _fits(session, orphan)]
+    waiting = [orphan for orphan in former if orphan.pending]
+    if waiting:
+        name = waiting[0].status.sync
+        raise StateError(
+            f"this sync would begin anew, though {waiting[0].pending:,} calls wait in the state of `{name}`, "
+            "which no sync file has any more",
+            where=str(waiting[0].path),
+            hint=f"if that was this sync's name, write `name: {name}` into {session.sync.path}; else bring "
+            "the file of that sync back and run it once, or move its state away",
+        )
+    if not former:
+        return None
+    name = former[0].status.sync
+    return f"begins anew; if it was `{name}` before, `name: {name}` goes on with the state of that"
+
+
+def _fits(session: Session, orphan: Orphan) -> bool:
+    """Whether a sync could go on with an orphan's snapshot."""
+    if orphan.mapping is None:
+        return False
+    try:
+        refuse_other_identity(session.sync, read_mapping(session.sync), orphan.mapping)
+    except ConfigError:
+        return False
+    return True
