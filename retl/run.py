@@ -223,7 +223,7 @@ def keep_run(db: duckdb.DuckDBPyConnection, run: Run) -> None:
     db.execute(
         """
         DELETE FROM state.run
-        WHERE run_id NOT IN (SELECT run_id FROM state.run ORDER BY started_at DESC, run_id DESC LIMIT ?)
+        WHERE run_id NOT IN (SELECT run_id FROM state.run ORDER BY rowid DESC LIMIT ?)
         """,
         [KEPT_RUNS],
     )
@@ -249,8 +249,8 @@ class PastRun:
 
 
 def last_run(db: duckdb.DuckDBPyConnection) -> PastRun | None:
-    """The newest run whose record is kept; None where there is none."""
-    row = db.execute("SELECT record FROM state.run ORDER BY started_at DESC, run_id DESC LIMIT 1").fetchone()
+    """The run whose record was written last, whatever the clock said then; None where there is none."""
+    row = db.execute("SELECT record FROM state.run ORDER BY rowid DESC LIMIT 1").fetchone()
     if row is None:
         return None
     kept = json.loads(row[0])

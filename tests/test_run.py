@@ -2,10 +2,12 @@
 
 import json
 from datetime import timedelta
+from pathlib import Path
 
 from delivery import NOON, memory_state, rows
 
 from retl.run import KEPT_RUNS, Run, begin_run, keep_run, last_run, open_run
+from retl.state import open_state
 
 
 def test_the_newest_records_are_kept() -> None:
@@ -58,3 +60,21 @@ def test_a_run_that_was_cut_off_is_completed_from_its_receipts() -> None:
             record["batches"],
             record["bytes"],
         )
+
+
+def test_the_last_run_is_the_one_that_was_written_last(tmp_path: Path) -> None:
+    """Where a clock was set back, the newest record is not taken for an old one, nor pushed out as such."""
+    path = tmp_path / "shop.duckdb"
+    for hours in (0, -1, -2):
+        with open_state(path, "shop") as state:
+            keep_run(state.db, begin_run("shop", NOON + timedelta(hours=hours)))
+    with open_state(path, "shop") as state:
+        last = last_run(state.db)
+        assert last is not None
+        assert "2026-03-01T10:00:00Z" == last.started_at
+        state.db.execute(
+            f"INSERT INTO state.run SELECT 'r', make_timestamp(i), '{{}}' FROM range({KEPT_RUNS}) AS t (i)"
+        )
+        new = begin_run("shop", NOON - timedelta(days=99_999))
+        keep_run(state.db, new)
+        assert [(new.run_id,)] == rows(state, "SELECT run_id FROM state.run ORDER BY rowid DESC LIMIT 1")
