@@ -38,13 +38,19 @@ class Holder:
 
 
 @contextmanager
-def hold(path: Path, now: datetime, timeout: float = LOCK_TIMEOUT_SECONDS) -> Iterator[None]:
+def hold(
+    path: Path,
+    now: datetime,
+    timeout: float = LOCK_TIMEOUT_SECONDS,
+    hint: str = "try again when it has ended",
+) -> Iterator[None]:
     """Hold a sync's state for this process alone.
 
     Args:
         path: the state file; the lock stands beside it and outlives no process.
         now: the moment, for the message that another process gets.
         timeout: seconds to wait for the lock; -1 waits without end.
+        hint: what to do where another process has it, as far as the command has options for that.
 
     Raises:
         LockedError: another process holds it; the message names that process.
@@ -59,7 +65,7 @@ def hold(path: Path, now: datetime, timeout: float = LOCK_TIMEOUT_SECONDS) -> It
         raise LockedError(
             f"another run holds this sync ({holder(path) or 'a process that is just starting'})",
             where=str(path),
-            hint="wait for it, or use --wait or --skip-if-running",
+            hint=hint,
         ) from error
     me = Holder(os.getpid(), socket.gethostname(), now.strftime("%Y-%m-%d %H:%M:%S UTC"))
     note = path.with_name(path.name + ".holder")

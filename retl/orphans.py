@@ -92,14 +92,19 @@ def _has_file(path: Path, sync: str, sync_file: str | None) -> bool:
     return file.is_file() and name_in(file) in {sync, None}
 
 
-def orphans_sentence(orphans: Sequence[Orphan]) -> str:
-    """The sentence about orphans that other commands than `retl status` print."""
+def orphans_sentence(orphans: Sequence[Orphan], flags: str = "") -> str:
+    """The sentence about orphans that other commands than `retl status` print.
+
+    Args:
+        orphans: one or more.
+        flags: options of `retl status` by which it finds the same folder.
+    """
     named = ", ".join(
         f"{orphan.path.name} ({orphan.pending:,} calls pending)" if orphan.pending else orphan.path.name
         for orphan in orphans[:MOST]
     )
     belong = "state file belongs" if len(orphans) == 1 else "state files belong"
-    return f"{len(orphans):,} {belong} to no sync file: {named}; retl status says more"
+    return f"{len(orphans):,} {belong} to no sync file: {named}; retl status{flags} says more"
 
 
 def refuse_former_name(session: Session) -> str | None:

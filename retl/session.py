@@ -74,13 +74,15 @@ class Session:
         """The sync's model."""
         return load_model(self.sync, self.project)
 
-    def hold(self, clock: Clock, timeout: float = LOCK_TIMEOUT_SECONDS) -> AbstractContextManager[None]:
-        """Keep other processes from the state.
+    def hold(
+        self, clock: Clock, timeout: float = LOCK_TIMEOUT_SECONDS, hint: str = "try again when it has ended"
+    ) -> AbstractContextManager[None]:
+        """Keep other processes from the state; see `retl.lock.hold`.
 
         Raises:
             LockedError: another process holds it after `timeout` seconds; -1 waits without end.
         """
-        return hold(self.state_path, clock.now(), timeout)
+        return hold(self.state_path, clock.now(), timeout, hint)
 
     def open_state(self, claim: bool = True) -> State:
         """The state, made where there is none; to be held before.

@@ -352,6 +352,7 @@ def test_a_state_held_by_another_run_is_left_alone(retl: Retl, project: Path, sa
 
     assert code == 5
     assert f"pid {os.getpid()} on {socket.gethostname()}" in err
+    assert "use --wait or --skip-if-running" in err
     assert (0, "") == (skipped, out)
     assert sandbox.accepted == []
 
@@ -734,7 +735,11 @@ def test_status_shows_what_is(retl: Retl, project: Path, sandbox: Sandbox) -> No
     assert ("succeeded", 0, 2) == (done["status"], done["pending"], done["rows"])
     with hold(project / "state/users.duckdb", datetime.now(UTC)):
         assert json.loads(retl("status", "users", "--json")[1])["status"] == "running"
-    assert "succeeded" in retl("status")[1]
+        code, _, err = retl("plan", "users")
+        assert (5, True) == (code, "try again when it has ended" in err)
+    out = retl("status")[1]
+    assert "succeeded" in out
+    assert [line.rstrip() for line in out.splitlines()] == out.splitlines()
 
 
 def test_check_and_schema(retl: Retl) -> None:

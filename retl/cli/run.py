@@ -106,14 +106,15 @@ class _Shared:
         if earlier != path:
             check_names([load_session(earlier, None, False).sync, session.sync])
 
-    def tell_orphans(self, session: Session, quiet: bool) -> None:
+    def tell_orphans(self, session: Session, flags: RunFlags) -> None:
         """Say once which state files of a folder belong to no sync."""
         if session.rehearsal or session.state_dir in self.folders:
             return
         self.folders.add(session.state_dir)
         orphans = find_orphans(session.project, session.state_dir, session.path.parent, thorough=False)
         if orphans:
-            progress.observer_for("state", quiet, console(stderr=True)).notice(orphans_sentence(orphans))
+            told = progress.observer_for("state", flags.quiet, console(stderr=True))
+            told.notice(orphans_sentence(orphans, Printer(state_dir=flags.state_dir).flags))
 
 
 @click.command("run")
@@ -188,14 +189,18 @@ def _run_one(path: Path, flags: RunFlags, shared: _Shared) -> Run | None:
         shared.refuse_same_name(session, path)
         if flags.expect_state:
             _refuse_missing_state(session)
-        shared.tell_orphans(session, flags.quiet)
+        shared.tell_orphans(session, flags)
         doubt = refuse_former_name(session)
         if doubt is not None:
             observer.notice(doubt)
         model = session.model
         with (
             session.open_destination(shared.sandbox, shared.rate_limiters, clock) as destination,
-            session.hold(clock, flags.deadline if flags.wait else LOCK_TIMEOUT_SECONDS),
+            session.hold(
+                clock,
+                flags.deadline if flags.wait else LOCK_TIMEOUT_SECONDS,
+                "give it more time with --deadline" if flags.wait else "use --wait or --skip-if-running",
+            ),
             session.open_state() as state,
         ):
             if session.is_local and session.sync.segment.name is None:

@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from retl.cli.console import Printer, as_json_line, console, count
+from retl.cli.console import Printer, Ragged, as_json_line, console, count
 from retl.cli.options import AS_JSON, REHEARSAL, STATE_DIR, sync_files
 from retl.config.project import find_project
 from retl.errors import ConfigError, RetlError
@@ -82,4 +82,4 @@ def status_report(syncs: Sequence[SyncStatus]) -> RenderableType:
             Text(one.status, colors.get(one.status, "red")),
             *("" if number is None else f"{number:,}" for number in counts),
         )
-    return table
+    return Ragged(table)
