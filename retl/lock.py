@@ -37,6 +37,11 @@ class Holder:
         return f"pid {self.pid} on {self.host} since {self.since}"
 
 
+def lock_path(path: Path) -> Path:
+    """The lock of a state file, which stays beside it."""
+    return path.with_name(f"{path.name}.lock")
+
+
 @contextmanager
 def hold(
     path: Path,
@@ -58,7 +63,7 @@ def hold(
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     _refuse_strangers(path)
-    lock = FileLock(f"{path}.lock", timeout=timeout, mode=0o600)
+    lock = FileLock(lock_path(path), timeout=timeout, mode=0o600)
     try:
         lock.acquire(poll_interval=0.02)
     except Timeout as error:

@@ -4,12 +4,14 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import duckdb
+
 from retl.clock import SystemClock
 from retl.config.project import Project, name_in, sync_names
 from retl.damage import state_exists
 from retl.engine.mapping import SyncMapping, read_mapping, refuse_other_identity
-from retl.errors import ConfigError, LockedError, RetlError, StateError
-from retl.lock import hold
+from retl.errors import ConfigError, LockedError, StateError, StorageError
+from retl.lock import hold, lock_path
 from retl.session import Session
 from retl.state import peek_state
 from retl.status import SyncStatus, status_of
@@ -46,7 +48,8 @@ def find_orphans(
 ) -> list[Orphan]:
     """Find the orphans in a folder of states.
 
-    The state of a sync of another project is none while the sync file that it remembers is there.
+    The state of a sync of another project is none while the sync file that it remembers is there. A file
+    without a lock beside it was never used by retl, and is not opened.
 
     Args:
         project: whose syncs are known.
@@ -55,7 +58,7 @@ def find_orphans(
         thorough: whether to look into all files whose name is not that of a sync; else only into a few, and
             `users.eu` is taken for a source of the sync `users`.
     """
-    files = sorted(state_dir.glob("*.duckdb"))
+    files = [path for path in sorted(state_dir.glob("*.duckdb")) if lock_path(path).exists()]
     if not files:
         return []
     known = sync_names(project, folder)
@@ -78,9 +81,9 @@ def _orphans(paths: Sequence[Path], known: Collection[str]) -> Iterator[Orphan]:
                 mapping = SyncMapping.from_json(metadata.mapping) if metadata.mapping else None
                 status = replace(status_of(state, metadata.sync), status=ORPHANED)
                 yield Orphan(path, status, mapping)
-        except LockedError:
-            continue  # in use, and so no orphan
-        except (RetlError, OSError):
+        except (LockedError, StorageError, OSError):
+            continue  # in use, or not ours to read
+        except (StateError, duckdb.Error):
             yield Orphan(path, SyncStatus(path.stem, ORPHANED))
 
 

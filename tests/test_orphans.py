@@ -113,13 +113,18 @@ def test_other_files_in_the_folder_are_no_orphans(retl: Retl, project: Path) -> 
         retl("run", "jobs/nightly.yml")
         (project / "retl.yml").write_text((project / "retl.yml").read_text().replace("}", ", name: eu}"))
         retl("run", "old")
+        foreign = project / "state/foreign.duckdb"
+        foreign.write_text("opened by nobody")
         for ending in (".lock", ".new", ".new.wal"):
             (project / f"state/gone.duckdb{ending}").touch()
         (project / "state/gone.duckdb.tmp").mkdir()
-        assert ["nightly", "old", "old.eu"] == sorted(one.stem for one in project.glob("state/*.duckdb"))
+        found = sorted(one.stem for one in project.glob("state/*.duckdb"))
+        assert ["foreign", "nightly", "old", "old.eu"] == found
         assert "state file" not in retl("check")[2] + retl("run", "other")[2] + retl("status")[1]
+        assert [] == list(project.glob("state/foreign.duckdb.*"))
 
         (project / "state/damaged.duckdb").write_text("no database")
+        (project / "state/damaged.duckdb.lock").touch()
         shutil.rmtree(project / "jobs")
         assert "2 state files belong to no sync file: damaged.duckdb, nightly.duckdb;" in retl("check")[2]
         with hold(project / "state/nightly.duckdb", datetime.now(UTC)):

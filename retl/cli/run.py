@@ -173,7 +173,7 @@ def run_command(syncs: Sequence[str], **given: Any) -> int:
 
 
 _LOCAL = (
-    "calls go to this machine ({}), and the sync's own state takes them for sent; "
+    "calls go to {} on this machine, and count as sent; "
     "to rehearse: --sandbox, or `segment: {{name: …}}` for a state of its own"
 )
 
@@ -204,7 +204,7 @@ def _run_one(path: Path, flags: RunFlags, shared: _Shared) -> Run | None:
             session.open_state() as state,
         ):
             if session.is_local and session.sync.segment.name is None:
-                observer.notice(_LOCAL.format(session.address))
+                observer.notice(_LOCAL.format(session.address.partition(", ")[0]))
             job = Job(
                 session.sync,
                 model,
