@@ -174,8 +174,7 @@ def open_state(path: Path, sync: str) -> State:
             _make(path, sync)
         state = State(_attach(path), path)
         try:
-            version = _check(state, path, sync)
-            if version < SCHEMA_VERSION:
+            for version in range(_check(state, path, sync), SCHEMA_VERSION):
                 with state.transaction():
                     _migrate(state, version)
         except BaseException:
@@ -207,7 +206,8 @@ def peek_state(path: Path, sync: str | None) -> State:
             version = _check(state, path, sync)
             if version < SCHEMA_VERSION:
                 state.db.execute("BEGIN TRANSACTION")
-                _migrate(state, version)
+            for step in range(version, SCHEMA_VERSION):
+                _migrate(state, step)
         except BaseException:
             state.db.close()
             raise
@@ -308,7 +308,11 @@ def _check(state: State, path: Path, sync: str | None) -> int:
 
 
 def _migrate(state: State, version: int) -> None:
-    """Bring an older file to this version's schema, one step after another; to be run in a transaction."""
-    for step in range(version, SCHEMA_VERSION):
-        MIGRATIONS[step](state.db)
-    state.db.execute("UPDATE state.metadata SET schema_version = ?", [SCHEMA_VERSION])
+    """Bring an older file from a schema version to the next; to be run in a transaction.
+
+    DuckDB 1.4 commits no transaction that changes the columns of a table whose rows it has updated before, so
+    that each step has one of its own, and is whole by itself.
+    """
+    MIGRATIONS[version](state.db)
+    table = "about" if version + 1 < 3 else "metadata"  # its name before schema 3
+    state.db.execute(f"UPDATE state.{table} SET schema_version = ?", [version + 1])
