@@ -27,7 +27,7 @@ from retl.engine.local import LocalEngine
 from retl.engine.mapping import SyncMapping, read_mapping, refuse_other_identity
 from retl.errors import ConfigError, DestinationError
 from retl.job import Job
-from retl.run import Run, begin_run, keep_run, open_run
+from retl.run import Run, begin_run, keep_run, keeps_all_runs, open_run
 from retl.state import FirstPass
 from retl.warehouse.watched import WatchedWarehouse
 
@@ -205,7 +205,7 @@ def _first_pass(job: Job, sends: bool) -> FirstPass:
 def refuse_other_destination(job: Job, destination: Destination) -> None:
     """See that the state belongs to this destination, and on a first run that it takes calls.
 
-    A first destination that never took a call has nothing to do with the state: the next one is the first.
+    Where calls wait and none was ever accepted, that destination was wrong, and the next one takes its place.
 
     Raises:
         DestinationError: write key or endpoint are others than before, or Segment does not know the key.
@@ -215,10 +215,10 @@ def refuse_other_destination(job: Job, destination: Destination) -> None:
     if metadata.destination_hash == destination.id:
         return
     is_new = metadata.destination_hash is None
-    if not is_new and (metadata.generation > 1 or outbox.may_have_arrived(state.db)):
+    if not is_new and not _never_worked(state.db):
         raise DestinationError(
             "the write key or the endpoint differs from that of the last run"
-            + (f" ({metadata.destination})" if metadata.destination else ""),
+            + (f" (before: {metadata.destination}; now: {job.address})" if metadata.destination else ""),
             where=job.sync.where("segment", "write_key" if job.sync.segment.file is None else "endpoint"),
             hint=_way_on(job, metadata.destination),
         )
@@ -231,16 +231,25 @@ def refuse_other_destination(job: Job, destination: Destination) -> None:
         job.observer.notice("the first write key or endpoint never took a call; this one takes its place")
 
 
+def _never_worked(db: duckdb.DuckDBPyConnection) -> bool:
+    """Whether calls wait, and no call of this state ever arrived anywhere."""
+    return outbox.pending(db) > 0 and not outbox.may_have_arrived(db) and keeps_all_runs(db)
+
+
 def _way_on(job: Job, before: str | None) -> str:
     """The ways on where the destination is another than before."""
     sync = job.sync
+    # A reset keeps the destination of calls that wait.
+    reset = f"retl reset {sync.path}" if outbox.is_empty(job.state.db) else None
     if sync.segment.file is not None:
-        return f"the same file in another place: retl rekey {sync.path}; a new file: retl reset {sync.path}"
+        new_file = f"; a new file: {reset}" if reset else ""
+        return f"the same file in another place: retl rekey {sync.path}{new_file}"
     own_state = "give it a name of its own with `segment: {name: …}`, and it gets its own state"
     if is_local(before or "") and not is_local(job.address or ""):
         return (
             "the calls so far went to this machine alone, and nothing was ever sent to the new place: "
-            f"{own_state}; or forget what was sent: retl reset {sync.path}"
+            + own_state
+            + (f"; or forget what was sent: {reset}" if reset else "")
         )
     return f"the same source with a new key: retl rekey {sync.path}; another source: {own_state}"
 

@@ -231,6 +231,13 @@ def keep_run(db: duckdb.DuckDBPyConnection, run: Run) -> None:
     outbox.forget_receipts(db, [run_id for (run_id,) in kept])
 
 
+def keeps_all_runs(db: duckdb.DuckDBPyConnection) -> bool:
+    """Whether no run's record was pushed out yet, and with it its receipts."""
+    row = db.execute("SELECT count(*) FROM state.run").fetchone()
+    assert row is not None
+    return int(row[0]) < KEPT_RUNS
+
+
 @dataclass(frozen=True)
 class PastRun:
     """The parts of a kept record that `retl status` shows.

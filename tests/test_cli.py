@@ -425,9 +425,17 @@ def test_a_first_write_key_that_never_worked_is_replaced(retl: Retl, project: Pa
 def test_a_write_key_that_may_have_worked_is_not_replaced(
     retl: Retl, project: Path, sandbox: Sandbox
 ) -> None:
-    """Where a call went out without an answer, another key may be another source."""
+    """Where nothing was sent, or a call went out without an answer, another key may be another source."""
+    write(project / "syncs/users.yml", "identify:", "track:\n  added: Seen")
+    write(project / "syncs/users.yml", "traits:", "properties:")
+    assert record(retl)["baseline"]
+    (project / ".env").write_text("SEGMENT_WRITE_KEY=another\n")
+    assert retl("run", "users")[0] == 2
+
+    (project / ".env").write_text("SEGMENT_WRITE_KEY=key\n")
+    (project / "data/users.csv").write_text(USERS + "u3,c@x.com,Rome,2026-01-03\n")
     sandbox.script([Reply(lost=True)] * 50)
-    assert record(retl, "--deadline", "1s")["calls"]["pending"] == 2
+    assert record(retl, "--deadline", "1s")["calls"]["pending"] == 1
     sandbox.script([])
     (project / ".env").write_text("SEGMENT_WRITE_KEY=another\n")
     assert retl("run", "users")[0] == 2
