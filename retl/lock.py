@@ -87,14 +87,20 @@ def _refuse_strangers(path: Path) -> None:
     """See that nothing beside a state file leads elsewhere: whoever writes to a link writes to its target.
 
     Raises:
-        StateError: something does, or a folder stands where a file belongs.
+        StateError: something does, or a folder stands where a file belongs, or a file for the folder.
     """
     for ending in BESIDE:
         beside = path.with_name(path.name + ending)
-        is_link = beside.is_symlink()
-        if is_link or (ending in FILES and beside.is_dir()):
+        found = None
+        if beside.is_symlink():
+            found = "link"
+        elif ending in FILES and beside.is_dir():
+            found = "folder"
+        elif ending == ".tmp" and beside.is_file():
+            found = "file"
+        if found is not None:
             raise StateError(
-                f"this is a {'link' if is_link else 'folder'}, where retl has a file of its own",
+                f"this is a {found}, in a place that retl needs beside the state",
                 where=str(beside),
                 hint="remove it, then run it again; no state is in it",
             )

@@ -1,6 +1,6 @@
 """Orphans: state files of syncs that were renamed or deleted, perhaps with calls that never left."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,17 +25,19 @@ MOST = 5
 
 @dataclass(frozen=True)
 class Orphan:
-    """A state file that no sync file gives its name to.
+    """A state file that no sync file leads to.
 
     Attributes:
         path: the file.
         status: of the sync that it was of; without counts where the file cannot be read.
         mapping: the mapping of its snapshot; None where there is none.
+        is_source: whether its sync is there and has another source now, so that its calls stay, too.
     """
 
     path: Path
     status: SyncStatus
     mapping: SyncMapping | None = None
+    is_source: bool = False
 
     @property
     def pending(self) -> int:
@@ -44,7 +46,11 @@ class Orphan:
 
 
 def find_orphans(
-    project: Project, state_dir: Path, folder: Path | None = None, thorough: bool = True
+    project: Project,
+    state_dir: Path,
+    folder: Path | None = None,
+    own: Mapping[str, Path] | None = None,
+    thorough: bool = True,
 ) -> list[Orphan]:
     """Find the orphans in a folder of states.
 
@@ -55,32 +61,40 @@ def find_orphans(
         project: whose syncs are known.
         state_dir: the folder of the states.
         folder: of more sync files, besides the project's `syncs/`.
+        own: the states that syncs have now, by the names of the syncs.
         thorough: whether to look into all files whose name is not that of a sync; else only into a few, and
             `users.eu` is taken for a source of the sync `users`.
     """
     files = [path for path in sorted(state_dir.glob("*.duckdb")) if lock_path(path).exists()]
     if not files:
         return []
-    known = sync_names(project, folder)
-    strangers = [path for path in files if not _is_known(path.stem, known, by_prefix=not thorough)]
-    return list(_orphans(strangers if thorough else strangers[:MOST], known))
+    own = own or {}
+    known = sync_names(project, folder) | own.keys()
+    if thorough:
+        others = known - own.keys()
+        strangers = [path for path in files if path not in own.values() and path.stem not in others]
+    else:
+        strangers = [path for path in files if not _begins_with(path.stem, known)][:MOST]
+    return list(_orphans(strangers, known, own))
 
 
-def _is_known(stem: str, known: Collection[str], by_prefix: bool) -> bool:
-    parts = stem.split(".") if by_prefix else []
-    return stem in known or any(".".join(parts[:end]) in known for end in range(1, len(parts)))
+def _begins_with(stem: str, names: Collection[str]) -> bool:
+    parts = stem.split(".")
+    return any(".".join(parts[:end]) in names for end in range(1, len(parts) + 1))
 
 
-def _orphans(paths: Sequence[Path], known: Collection[str]) -> Iterator[Orphan]:
+def _orphans(paths: Sequence[Path], known: Collection[str], own: Collection[str]) -> Iterator[Orphan]:
     for path in paths:
         try:
             with hold(path, SystemClock().now(), timeout=0), peek_state(path, None) as state:
                 metadata = state.metadata
-                if metadata.sync in known or _has_file(path, metadata.sync, metadata.sync_file):
-                    continue
-                mapping = SyncMapping.from_json(metadata.mapping) if metadata.mapping else None
                 status = replace(status_of(state, metadata.sync), status=ORPHANED)
-                yield Orphan(path, status, mapping)
+                if metadata.sync in known:
+                    if status.pending and metadata.sync in own:
+                        yield Orphan(path, replace(status, sync=path.stem), is_source=True)
+                elif not _has_file(path, metadata.sync, metadata.sync_file):
+                    mapping = SyncMapping.from_json(metadata.mapping) if metadata.mapping else None
+                    yield Orphan(path, status, mapping)
         except (LockedError, StorageError, OSError):
             continue  # in use, or not ours to read
         except (StateError, duckdb.Error):
@@ -106,8 +120,8 @@ def orphans_sentence(orphans: Sequence[Orphan], flags: str = "") -> str:
         f"{orphan.path.name} ({orphan.pending:,} calls pending)" if orphan.pending else orphan.path.name
         for orphan in orphans[:MOST]
     )
-    belong = "state file belongs" if len(orphans) == 1 else "state files belong"
-    return f"{len(orphans):,} {belong} to no sync file: {named}; retl status{flags} says more"
+    files = "1 state file" if len(orphans) == 1 else f"{len(orphans):,} state files"
+    return f"no sync file leads to {files}: {named}; retl status{flags} says more"
 
 
 def refuse_former_name(session: Session) -> str | None:

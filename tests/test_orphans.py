@@ -82,7 +82,7 @@ def test_the_state_of_a_deleted_sync_is_named(retl: Retl, project: Path) -> None
         assert "state file" not in retl("run", "other")[2]
         (project / "syncs/old.yml").unlink()
         sentence = (
-            "state: 1 state file belongs to no sync file: old.duckdb (2 calls pending); retl status says more"
+            "state: no sync file leads to 1 state file: old.duckdb (2 calls pending); retl status says more"
         )
 
         assert retl("run", "syncs")[2].count(sentence) == 1
@@ -107,6 +107,7 @@ def test_other_files_in_the_folder_are_no_orphans(retl: Retl, project: Path) -> 
     """Sources of a sync, rehearsals, files beside states, syncs elsewhere and states in use are not named."""
     with Sandbox() as sandbox:
         leave_calls(retl, project, sandbox)
+        retl("run", "old")
         retl("run", "old", "--sandbox")
         (project / "jobs").mkdir()
         (project / "jobs/nightly.yml").write_text(TRACK)
@@ -126,9 +127,27 @@ def test_other_files_in_the_folder_are_no_orphans(retl: Retl, project: Path) -> 
         (project / "state/damaged.duckdb").write_text("no database")
         (project / "state/damaged.duckdb.lock").touch()
         shutil.rmtree(project / "jobs")
-        assert "2 state files belong to no sync file: damaged.duckdb, nightly.duckdb;" in retl("check")[2]
+        assert "leads to 2 state files: damaged.duckdb, nightly.duckdb;" in retl("check")[2]
         with hold(project / "state/nightly.duckdb", datetime.now(UTC)):
-            assert "1 state file belongs to no sync file: damaged.duckdb;" in retl("run", "other")[2]
+            assert "leads to 1 state file: damaged.duckdb;" in retl("run", "other")[2]
+
+
+@pytest.mark.rule("E15")
+def test_calls_for_a_former_source_are_named(retl: Retl, project: Path) -> None:
+    """Where a sync has another source now, status and check name the calls that wait for the former one."""
+    with Sandbox() as sandbox:
+        leave_calls(retl, project, sandbox)
+        settings = (project / "retl.yml").read_text()
+        for name in ("eu", "us"):
+            (project / "retl.yml").write_text(settings.replace("}", f", name: {name}}}"))
+            sandbox.script([Reply(status=401)] if name == "eu" else [])
+            retl("run", "old")
+        assert "state file" not in retl("run", "old")[2]
+        named = "old.duckdb (2 calls pending), old.eu.duckdb (2 calls pending)"
+        assert f"leads to 2 state files: {named};" in retl("check")[2]
+        out = retl("status")[1]
+        assert f"{project}/state/old.eu.duckdb: its calls wait for a source" in out
+        assert "old.us.duckdb" not in out
 
 
 @pytest.mark.rule("E15")

@@ -86,8 +86,9 @@ def check_command(
             click.echo(line)
             console().print(check_report(checked))
     check_names([session.sync for session in sessions])
+    own = {session.sync.name: session.state_path for session in sessions}
     for session in {session.state_dir: session for session in sessions}.values():
-        orphans = find_orphans(session.project, session.state_dir, session.path.parent)
+        orphans = find_orphans(session.project, session.state_dir, session.path.parent, own)
         if orphans:
             click.echo(f"state: {orphans_sentence(orphans)}", err=True)
     return max(codes)

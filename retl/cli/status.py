@@ -1,8 +1,7 @@
 """`retl status`: the last run of each sync, and what is pending and rejected."""
 
 import os
-from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -27,17 +26,26 @@ from retl.status import SyncStatus, sync_status
 def status_command(syncs: Sequence[str], as_json: bool, rehearsal: bool, state_dir: Path | None) -> int:
     """Show each sync's last run, and what is pending and rejected; without SYNC, of all in syncs/."""
     found = []
+    own: dict[str, Path] = {}
     codes = [0]
-    orphans = [] if syncs or rehearsal else _orphans_around(state_dir)
-    # The last sync file may be gone, and the state of its sync is all that is left to show.
-    with suppress(ConfigError) if orphans else nullcontext():
-        syncs = [str(path) for path in sync_files(syncs)]
-    for path in map(Path, syncs):
+    none: ConfigError | None = None
+    try:
+        paths = sync_files(syncs)
+    except ConfigError as error:
+        if syncs:
+            raise
+        paths, none = [], error
+    for path in paths:
         try:
-            found.append(sync_status(load_session(path, state_dir, rehearsal)))
+            session = load_session(path, state_dir, rehearsal)
+            own[session.sync.name] = session.state_path
+            found.append(sync_status(session))
         except RetlError as error:
             Printer().error(error)
             codes.append(error.exit_code)
+    orphans = [] if syncs or rehearsal else _orphans_around(state_dir, own)
+    if none is not None and not orphans:
+        raise none
     found += [orphan.status for orphan in orphans]
     if as_json:
         for one in found:
@@ -49,15 +57,21 @@ def status_command(syncs: Sequence[str], as_json: bool, rehearsal: bool, state_d
     return max(codes)
 
 
-def _orphans_around(state_dir: Path | None) -> list[Orphan]:
+def _orphans_around(state_dir: Path | None, own: Mapping[str, Path]) -> list[Orphan]:
     """The orphans of the project around the working folder."""
     project = find_project(Path.cwd(), os.environ)
-    return find_orphans(project, project.state_dir(state_dir).absolute())
+    return find_orphans(project, project.state_dir(state_dir).absolute(), own=own)
 
 
 def orphan_report(orphan: Orphan) -> RenderableType:
     """The way out of an orphan."""
     name = orphan.status.sync
+    if orphan.is_source:
+        return Text(
+            f"{orphan.path}: its calls wait for a source that the sync does not name now\n"
+            "  → they leave with a run that has the `segment: {name: …}` of this file's name",
+            "yellow",
+        )
     loss = f" and loses {count(orphan.pending, 'call')} that never left" if orphan.pending else ""
     return Text(
         f"{orphan.path}: no sync file is named `{name}`\n"
