@@ -42,7 +42,7 @@ def storage_error(error: BaseException, path: Path | None = None) -> RetlError |
         if _FOREIGN.search(text):
             return not_readable(error, path)
         if _FILE.search(text) or isinstance(error, duckdb.SerializationException):
-            return _unusable("the state file is damaged", error, path)
+            return _damaged_file(error, path)
         cannot_write = isinstance(error, duckdb.TransactionException) and "write" in text.lower()
         if not cannot_write and not isinstance(error, duckdb.IOException):
             return None
@@ -55,16 +55,21 @@ def storage_error(error: BaseException, path: Path | None = None) -> RetlError |
 
 def not_readable(error: duckdb.Error, path: Path | None) -> StateError:
     """The error where DuckDB does not take a file for its own."""
-    return _unusable("this is not a state file that retl can read", error, path)
+    return _unusable("this is not a state file that retl can read", error, path, "move it away")
 
 
-def _unusable(sentence: str, error: duckdb.Error, path: Path | None) -> StateError:
+def _damaged_file(error: duckdb.Error, path: Path | None) -> StateError:
+    # A reset touches no row of the snapshot, and keeps calls that wait and the source of message ids.
+    way = "try `retl reset`, which keeps the calls that wait; if that fails too, move it away"
+    return _unusable("the state file is damaged", error, path, way)
+
+
+def _unusable(sentence: str, error: duckdb.Error, path: Path | None, way: str) -> StateError:
     return StateError(
         f"{sentence} ({_first_line(error)})",
         where=str(path) if path else None,
-        hint="restore it from a backup; without one, move it away, and its log (.wal) too: identify and "
-        "group syncs then send every row once, track and audience syncs take a silent baseline, and what was "
-        "pending is lost",
+        hint=f"restore it from a backup; without one, {way}, and its log (.wal) with it. Identify and group "
+        "syncs then send every row once, track and audience syncs take a silent baseline",
     )
 
 

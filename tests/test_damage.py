@@ -112,10 +112,18 @@ def a_folder(path: Path) -> None:
     path.mkdir()
 
 
+def a_foreign_log(path: Path) -> None:
+    """The log of another state in the place of this one."""
+    other = path.with_name("other.duckdb")
+    with open_state(other, "other") as state:
+        state.db.execute("UPDATE state.metadata SET generation = 1")
+        shutil.copy(f"{other}.wal", path)
+
+
 LOGS = {
     "zeros at the end": zeros_from(lambda size: size - 64, lambda _: 64),
     "a bit in the middle": flipped(lambda size: size // 2),
-    "the log of another file": flipped(lambda _: 20),
+    "the log of another file": a_foreign_log,
     "a folder": a_folder,
 }
 
@@ -180,6 +188,12 @@ def test_damage_that_a_run_meets_later_is_no_bug(path: Path, killed: Path) -> No
             assert "damaged" in record.error.message
     with pytest.raises(StateError, match="damaged"), peek_state(path, "shop") as state:
         state.db.execute("SELECT max(hash(row)) FROM state.snapshot").fetchall()
+
+    assert "retl reset" in (record.error.hint or "")
+    with open_state(path, "shop") as state, state.transaction():
+        snapshot.forget(state)
+    with Sandbox() as sandbox:
+        assert run(path.parent, sandbox.url, AFTER).baseline
 
 
 def test_a_cut_off_log_is_used_as_far_as_it_goes(path: Path) -> None:
