@@ -17,6 +17,9 @@ LOCK_TIMEOUT_SECONDS = 1.0
 """How long a run waits for a command that only looks (`status`, `rejected`) to let go."""
 
 
+TRY_LATER = "try again when it has ended"
+"""The hint where another process holds a state, and the command has no option to wait."""
+
 FILES = (".lock", ".holder", ".new")
 """Endings of the files that retl writes beside a state file."""
 
@@ -47,7 +50,7 @@ def hold(
     path: Path,
     now: datetime,
     timeout: float = LOCK_TIMEOUT_SECONDS,
-    hint: str = "try again when it has ended",
+    hint: str = TRY_LATER,
 ) -> Iterator[None]:
     """Hold a sync's state for this process alone.
 

@@ -30,7 +30,7 @@ from retl.delivery.rate_limit import RateLimiter
 from retl.delivery.response import RetryPolicy
 from retl.delivery.segment import Segment, Source, segment_limits, source_of
 from retl.errors import StateError
-from retl.lock import LOCK_TIMEOUT_SECONDS, hold
+from retl.lock import LOCK_TIMEOUT_SECONDS, TRY_LATER, hold
 from retl.model import Model
 from retl.sandbox.server import Sandbox
 from retl.state import State, open_state, peek_state
@@ -75,7 +75,7 @@ class Session:
         return load_model(self.sync, self.project)
 
     def hold(
-        self, clock: Clock, timeout: float = LOCK_TIMEOUT_SECONDS, hint: str = "try again when it has ended"
+        self, clock: Clock, timeout: float = LOCK_TIMEOUT_SECONDS, hint: str = TRY_LATER
     ) -> AbstractContextManager[None]:
         """Keep other processes from the state; see `retl.lock.hold`.
 
@@ -88,7 +88,7 @@ class Session:
         """The state, made where there is none; to be held before.
 
         Args:
-            claim: whether the state is this sync file's from now on; else that is not even looked at.
+            claim: whether the state is this sync file's from now on; else whose it is does not matter.
 
         Raises:
             StateError: the file is not a state that this retl can read, or another sync file uses it.
