@@ -49,7 +49,16 @@ def _retry_one(session: Session, stale: bool, deadline: float) -> Retry:
             session.open_state() as state,
         ):
             options = Options(deadline_seconds=deadline)
-            job = Job(session.sync, session.model, state, session.warehouse, options, clock, observer)
+            job = Job(
+                session.sync,
+                session.model,
+                state,
+                session.warehouse,
+                options,
+                clock,
+                observer,
+                address=session.address,
+            )
             return retry(job, destination, stale)
     finally:
         observer.close()
