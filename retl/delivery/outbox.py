@@ -317,28 +317,32 @@ def _note_receipt(
     )
 
 
+LOOKED_AT = 100_000
+"""Calls of a lane among which others are looked for; bounds the time and the memory that this takes."""
+
+
 def first_of_others(db: duckdb.DuckDBPyConnection, lane: int, seq: int, most: int) -> list[Batch]:
     """Calls behind a place in a lane that may go out before it: each is the first one of its user that waits.
 
     At most so many, each as a batch; last the newest run's, as an older one's were tried before.
     """
-    found = db.execute(
-        f"""
-        SELECT lane, seq, body
-        FROM (
-            SELECT
-                lane, seq, run_id, body,
-                row_number() OVER (PARTITION BY {_USER} ORDER BY seq) AS nth
-            FROM state.outbox JOIN state.mark USING (lane)
-            WHERE lane = $lane AND seq > delivered
-        )
-        WHERE nth = 1 AND seq > $seq
-        ORDER BY run_id DESC, hash(seq)
-        LIMIT $most
-        """,
-        {"lane": lane, "seq": seq, "most": most},
-    )
+    found = db.execute(_FIRST_OF_OTHERS, {"lane": lane, "seq": seq, "most": most, "looked_at": LOOKED_AT})
     return [_alone(*call) for call in reversed(found.fetchall())]
+
+
+_FIRST_OF_OTHERS = f"""
+WITH first_of_user AS (
+    SELECT min(seq) AS seq
+    FROM state.outbox JOIN state.mark USING (lane)
+    WHERE lane = $lane AND seq > delivered AND seq <= $seq + $looked_at
+    GROUP BY {_USER}
+)
+SELECT lane, seq, body
+FROM state.outbox JOIN first_of_user USING (seq)
+WHERE lane = $lane AND seq > $seq
+ORDER BY run_id DESC, hash(seq)
+LIMIT $most
+"""
 
 
 def next_call(db: duckdb.DuckDBPyConnection, lane: int, seq: int) -> Batch | None:
