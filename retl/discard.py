@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from retl.delivery import outbox, rejected
+from retl.delivery import outbox, receipts, rejected
 from retl.engine import snapshot
 from retl.state import State
 
@@ -44,6 +44,6 @@ def discard_pending(state: State) -> int:
     with state.transaction():
         dropped = outbox.drop(state.db)
         snapshot.put_back(state.db)
-        if snapshot.row_count(state.db) == 0 and not outbox.accepts(state.db):
+        if snapshot.row_count(state.db) == 0 and not receipts.accepts(state.db):
             snapshot.forget(state)
     return dropped

@@ -10,7 +10,7 @@ from typing import Any
 
 import duckdb
 
-from retl.delivery import outbox, rejected
+from retl.delivery import receipts, rejected
 from retl.delivery.round import Delivery
 from retl.engine.diff import Diff
 from retl.engine.guard import Guard
@@ -202,7 +202,7 @@ def open_run(db: duckdb.DuckDBPyConnection, run: Run) -> None:
 
 def _completed(db: duckdb.DuckDBPyConnection, record: dict[str, Any]) -> dict[str, Any]:
     """The record of a run that was cut off, with what its receipts say."""
-    sent = outbox.sent(db, record["run_id"])
+    sent = receipts.sent(db, record["run_id"])
     refused = rejected.rejected_in(db, record["run_id"])
     calls = record["calls"] | {"delivered": sent.calls, "unsure": sent.repeated, "rejected": refused}
     return record | {"calls": calls, "batches": sent.batches, "bytes": sent.bytes}
@@ -228,7 +228,7 @@ def keep_run(db: duckdb.DuckDBPyConnection, run: Run) -> None:
         [KEPT_RUNS],
     )
     kept = db.execute("SELECT run_id FROM state.run").fetchall()
-    outbox.forget_receipts(db, [run_id for (run_id,) in kept])
+    receipts.forget(db, [run_id for (run_id,) in kept])
 
 
 def keeps_all_runs(db: duckdb.DuckDBPyConnection) -> bool:

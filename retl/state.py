@@ -31,7 +31,7 @@ OWNERS = {
     "replaced": "retl.engine.snapshot",
     "outbox": "retl.delivery.outbox",
     "mark": "retl.delivery.outbox",
-    "receipt": "retl.delivery.outbox",
+    "receipt": "retl.delivery.receipts",
     "rejected_row": "retl.delivery.rejected",
     "rejected_call": "retl.delivery.rejected",
     "run": "retl.run",

@@ -471,7 +471,7 @@ def test_pending_is_right_before_delivered_calls_are_taken_out(state: State) -> 
     outbox.start_marks(state.db)
     (first, *_) = outbox.pages(state.db, 1)
     outbox.note_attempted(state.db, 1, 16)
-    outbox.note_delivered(state.db, first.part(0, 4), "run-0", 1, 200, NOON.replace(tzinfo=None))
+    outbox.note_delivered(state.db, first.part(0, 4))
     assert 26 == outbox.pending(state.db)
     outbox.settle(state.db)
     outbox.start_marks(state.db)

@@ -13,7 +13,7 @@ import duckdb
 
 from retl.clock import Clock
 from retl.damage import storage_error
-from retl.delivery import outbox, rejected
+from retl.delivery import outbox, receipts, rejected
 from retl.delivery.destination import Destination
 from retl.delivery.round import Delivery, Round, Terms, time_is_up
 from retl.delivery.worker import MOST_REFUSED, Worker
@@ -104,4 +104,4 @@ def _calls_are_the_cause(round_: Round, db: duckdb.DuckDBPyConnection) -> bool:
     """
     if round_.parked or len(round_.held) >= MOST_REFUSED:
         return False
-    return round_.tally.delivered > 0 or (len(round_.failed_alone) == 1 and outbox.accepts(db))
+    return round_.tally.delivered > 0 or (len(round_.failed_alone) == 1 and receipts.accepts(db))

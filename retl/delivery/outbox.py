@@ -6,12 +6,12 @@ lane got is noted as a mark; `settle` takes out what lies below it.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 
+from retl.delivery import receipts
 from retl.delivery.batch import Batch
 
 PAGE_BYTES = 4_000_000
@@ -239,82 +239,14 @@ def note_attempted(db: duckdb.DuckDBPyConnection, lane: int, seq: int) -> None:
     db.execute("UPDATE state.mark SET attempted = ? WHERE lane = ?", [seq, lane])
 
 
-def note_delivered(
-    db: duckdb.DuckDBPyConnection,
-    batch: Batch,
-    run_id: str,
-    attempts: int,
-    status: int,
-    answered_at: datetime,
-) -> None:
+def note_delivered(db: duckdb.DuckDBPyConnection, batch: Batch) -> None:
     """Note that Segment accepted a batch; to be run in a transaction."""
     db.execute("UPDATE state.mark SET delivered = ? WHERE lane = ?", [batch.last_seq, batch.lane])
-    _note_receipt(db, batch, run_id, attempts=attempts, status=status, answered_at=answered_at)
 
 
-def note_delivered_ahead(
-    db: duckdb.DuckDBPyConnection, batch: Batch, run_id: str, status: int, answered_at: datetime
-) -> None:
+def note_delivered_ahead(db: duckdb.DuckDBPyConnection, batch: Batch) -> None:
     """Note that Segment accepted a call before the others of its lane; to be run in a transaction."""
     db.execute("DELETE FROM state.outbox WHERE lane = ? AND seq = ?", [batch.lane, batch.first_seq])
-    _note_receipt(db, batch, run_id, attempts=1, status=status, answered_at=answered_at)
-
-
-def note_repeat(
-    db: duckdb.DuckDBPyConnection, batch: Batch, run_id: str, repeated: int, attempted_at: datetime
-) -> None:
-    """Note that so many calls of a batch are about to go out once more, as no answer had come."""
-    _note_receipt(
-        db, batch, run_id, calls=0, size=0, repeated=repeated, attempts=0, status=0, answered_at=attempted_at
-    )
-
-
-def forget_repeat(db: duckdb.DuckDBPyConnection, batch: Batch, run_id: str) -> None:
-    """Take back the last `note_repeat`: the destination answered that it has not taken the batch."""
-    db.execute(
-        """
-        DELETE FROM state.receipt
-        WHERE rowid = (
-            SELECT max(rowid) FROM state.receipt
-            WHERE run_id = ? AND lane = ? AND first_seq = ? AND last_seq = ? AND attempts = 0
-        )
-        """,
-        [run_id, batch.lane, batch.first_seq, batch.last_seq],
-    )
-
-
-def _note_receipt(
-    db: duckdb.DuckDBPyConnection,
-    batch: Batch,
-    run_id: str,
-    *,
-    calls: int | None = None,
-    size: int | None = None,
-    repeated: int = 0,
-    attempts: int,
-    status: int,
-    answered_at: datetime,
-) -> None:
-    db.execute(
-        """
-        INSERT INTO state.receipt (
-            run_id, lane, first_seq, last_seq, calls, bytes, repeated, attempts, status, answered_at
-        )
-        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-        """,
-        [
-            run_id,
-            batch.lane,
-            batch.first_seq,
-            batch.last_seq,
-            batch.calls if calls is None else calls,
-            len(batch.text) if size is None else size,
-            repeated,
-            attempts,
-            status,
-            answered_at,
-        ],
-    )
 
 
 LOOKED_AT = 100_000
@@ -388,50 +320,7 @@ def refuse(db: duckdb.DuckDBPyConnection, batch: Batch) -> RefusedCall:
     return RefusedCall(*row)
 
 
-@dataclass(frozen=True)
-class Sent:
-    """The receipts of a run in sum.
-
-    Attributes:
-        calls: accepted.
-        batches: accepted.
-        bytes: of the accepted calls.
-        repeated: calls that went out once more after they had gone out without an answer.
-    """
-
-    calls: int
-    batches: int
-    bytes: int
-    repeated: int
-
-
-def sent(db: duckdb.DuckDBPyConnection, run_id: str) -> Sent:
-    """The sum of a run's receipts."""
-    row = db.execute(
-        """
-        SELECT
-            coalesce(sum(calls), 0)::BIGINT, count(*) FILTER (calls > 0),
-            coalesce(sum(bytes), 0)::BIGINT, coalesce(sum(repeated), 0)::BIGINT
-        FROM state.receipt
-        WHERE run_id = ?
-        """,
-        [run_id],
-    ).fetchone()
-    assert row is not None
-    return Sent(*row)
-
-
-def forget_receipts(db: duckdb.DuckDBPyConnection, kept_runs: list[str]) -> None:
-    """Forget the receipts of all runs but these."""
-    db.execute("DELETE FROM state.receipt WHERE NOT list_contains(?, run_id)", [kept_runs])
-
-
-def accepts(db: duckdb.DuckDBPyConnection) -> bool:
-    """Whether Segment ever accepted a batch from this outbox."""
-    return db.execute("SELECT 1 FROM state.receipt WHERE calls > 0 LIMIT 1").fetchone() is not None
-
-
 def may_have_arrived(db: duckdb.DuckDBPyConnection) -> bool:
     """Whether a call of this outbox was accepted, or went out without an answer."""
     unsure = db.execute("SELECT 1 FROM state.mark WHERE attempted > delivered LIMIT 1").fetchone()
-    return unsure is not None or accepts(db)
+    return unsure is not None or receipts.accepts(db)

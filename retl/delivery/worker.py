@@ -7,7 +7,7 @@ from dataclasses import replace
 import duckdb
 import numpy as np
 
-from retl.delivery import outbox
+from retl.delivery import outbox, receipts
 from retl.delivery.batch import Batch, cut
 from retl.delivery.blame import Step, Tries, asks_for_other, next_step
 from retl.delivery.destination import Action, Attempt, Decision
@@ -131,13 +131,13 @@ class Worker:
             if not is_ahead:
                 outbox.note_attempted(self.db, batch.lane, max(self.attempted, batch.last_seq))
             if repeated:
-                outbox.note_repeat(self.db, batch, round_.terms.run_id, repeated, round_.now())
+                receipts.note_repeat(self.db, batch, round_.terms.run_id, repeated, round_.now())
         decision = round_.destination.send(batch, Attempt(tries.attempts, tries.retries, round_.clock.now()))
         if repeated and decision.may_have_arrived:
             round_.count(unsure=repeated)
         elif repeated:
             with round_.noting():
-                outbox.forget_repeat(self.db, batch, round_.terms.run_id)
+                receipts.forget_repeat(self.db, batch, round_.terms.run_id)
         if is_ahead or decision.action is Action.DELIVERED:
             return decision
         if decision.unsure:
@@ -262,7 +262,8 @@ class Worker:
         with round_.noting():
             with transaction(self.db):
                 round_.write_held(self.db)
-                outbox.note_delivered(self.db, batch, round_.terms.run_id, attempts, status, round_.now())
+                outbox.note_delivered(self.db, batch)
+                receipts.note(self.db, batch, round_.terms.run_id, attempts, status, round_.now())
             round_.accepted(batch)
         round_.observer.delivered(batch.calls)
 
@@ -271,7 +272,8 @@ class Worker:
         with round_.noting():
             with transaction(self.db):
                 round_.write_held(self.db)
-                outbox.note_delivered_ahead(self.db, call, round_.terms.run_id, status, round_.now())
+                outbox.note_delivered_ahead(self.db, call)
+                receipts.note(self.db, call, round_.terms.run_id, 1, status, round_.now())
             round_.accepted(call)
         self.ahead.add(call.first_seq)
         round_.observer.delivered(1)
