@@ -8,6 +8,7 @@ from pathlib import Path
 import duckdb
 
 from retl.errors import RetlError, StateError, StorageError
+from retl.system import is_there
 
 _OUTSIDE = re.compile(
     r"No space left|Disk quota|Permission denied|Read-only file system|Input/output error|Too many open files"
@@ -105,7 +106,7 @@ def state_exists(path: Path) -> bool:
     Raises:
         StateError: there was one and it is missing: its log is left, or a link to it leads nowhere.
     """
-    if path.exists():
+    if is_there(path):
         return True
     log = path.with_name(f"{path.name}.wal")
     if path.is_symlink():

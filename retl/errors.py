@@ -10,13 +10,14 @@
     ├── ExternalError         exit 3   a system outside failed; state is intact, run again
     │   ├── WarehouseError             unreachable, or the read broke off
     │   ├── SegmentError               unreachable, or it keeps refusing
-    │   ├── StorageError               no disk or memory for the state
+    │   ├── StorageError               no disk or memory, or a file that cannot be written
     │   └── DeadlineError              time is up
     ├── GuardError            exit 4   a guard stopped the run before the first call
     ├── LockedError           exit 5   another process holds the sync
-    └── Interrupted           exit 130/143   stopped by a signal; resumable
+    ├── Interrupted           exit 130/143   stopped by a signal; resumable
+    └── BugError              exit 70  anything else: a fault of retl itself
 
-Anything else that escapes is a bug and exits 70.
+The command line reports each of them; `retl.system` makes one of an error of the operating system.
 """
 
 
@@ -105,7 +106,7 @@ class SegmentError(ExternalError):
 
 
 class StorageError(ExternalError):
-    """The disk or the memory for the state is full, or cannot be written."""
+    """Disk or memory is full, or a file cannot be written."""
 
     code = "storage"
 
@@ -138,3 +139,9 @@ class Interrupted(RetlError):
     def __init__(self, signal_number: int) -> None:
         super().__init__("stopped by a signal; run the same command again to go on")
         self.exit_code = 128 + signal_number
+
+
+class BugError(RetlError):
+    """A fault of retl itself."""
+
+    code = "bug"

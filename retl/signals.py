@@ -3,6 +3,7 @@
 import signal
 
 from retl.errors import Interrupted, RetlError
+from retl.system import system_error
 
 _received: list[Interrupted] = []
 
@@ -20,7 +21,7 @@ def _stop(number: int, _frame: object) -> None:
 
 
 def told(error: Exception) -> RetlError:
-    """The error to report: the signal's, where one came and a library made something else of it.
+    """The error to report: that of a signal, where one came, or of the operating system.
 
     DuckDB raises a RuntimeError of its own when a signal handler raises during a query.
 
@@ -32,4 +33,7 @@ def told(error: Exception) -> RetlError:
     if _received:
         # Its traceback holds on to all that was open, and the process is about to end.
         return _received[-1].with_traceback(None)
+    found = system_error(error)
+    if found is not None:
+        return found
     raise error

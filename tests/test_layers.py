@@ -40,6 +40,7 @@ GROUND = [
     "signals",
     "sql",
     "state",
+    "system",
     "version",
 ]
 """Modules at the top that know no package; each package may import them."""
