@@ -13,12 +13,13 @@ from retl.checks.static_check import Finding
 from retl.checks.tracking_plan import CHECKER as PLAN
 from retl.checks.tracking_plan import TrackingPlan, read_tracking_plan
 from retl.cli.console import Printer, Ragged, as_json_line, console, count
+from retl.cli.errors import to_report
 from retl.cli.options import AS_JSON, RECEIVERS, sync_files
 from retl.cli.receivers import EFFECT_COLORS, looking_job, receiver_settings
 from retl.clock import SystemClock
 from retl.config.project import check_names
 from retl.engine.local import read_columns
-from retl.errors import RetlError
+from retl.errors import Interrupted
 from retl.orphans import find_orphans, orphans_sentence
 from retl.receivers.compiled_check import Violation
 from retl.receivers.data_file import Effect, chosen_receivers
@@ -73,9 +74,12 @@ def check_command(
             line = f"{session.sync.path}: {session.sync.kind} from {session.model.where}"
             line += _check_connections(session) if connect else ""
             checked = _check_calls(session, names, plan, sample) if names or plan else None
-        except RetlError as error:
-            Printer(as_json).failed(path.stem, error)
-            codes.append(error.exit_code)
+        except Exception as error:
+            found = to_report(error)
+            Printer(as_json).failed(path.stem, found)
+            codes.append(found.exit_code)
+            if isinstance(found, Interrupted):
+                break
             continue
         codes.append(0 if checked is None or checked.is_clean else 1)
         if as_json:

@@ -2,10 +2,7 @@
 
 import os
 import sys
-import traceback
 from collections.abc import Sequence
-from contextlib import suppress
-from datetime import UTC, datetime
 
 import click
 
@@ -14,6 +11,7 @@ from retl.cli import progress
 from retl.cli.check import check_command
 from retl.cli.console import Printer
 from retl.cli.discard import discard_command
+from retl.cli.errors import to_report
 from retl.cli.explain import explain_command
 from retl.cli.plan import plan_command
 from retl.cli.rejected import rejected_command
@@ -24,7 +22,7 @@ from retl.cli.run import run_command
 from retl.cli.sandbox import sandbox_command
 from retl.cli.schema import schema_command
 from retl.cli.status import status_command
-from retl.errors import ConfigError, RetlError
+from retl.errors import ConfigError
 from retl.version import __version__
 
 
@@ -85,30 +83,16 @@ def execute(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         code = cli.main(arguments, prog_name="retl", standalone_mode=False)
-    except RetlError as error:
-        return _fail(error)
     except click.ClickException as error:
         error.show()
         return error.exit_code
     except click.Abort:
         click.echo("nothing was done; answer with y, or give --yes", err=True)
         return 2
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 1
-    except Exception as error:
-        with suppress(Exception):
-            return _fail(signals.told(error))
-        traceback.print_exc()
-        moment = datetime.now(UTC)
-        click.echo(
-            f"this is a bug in retl {__version__} ({moment:%Y-%m-%d %H:%M} UTC); the state file is intact",
-            err=True,
-        )
-        return 70
+    except SystemExit:
+        raise
+    except BaseException as error:  # a library in Rust raises panics that are no Exception
+        found = to_report(error)
+        Printer().error(found)
+        return found.exit_code
     return code if isinstance(code, int) else 0
-
-
-def _fail(error: RetlError) -> int:
-    Printer().error(error)
-    return error.exit_code

@@ -9,11 +9,27 @@ import click
 
 from retl.config.project import find_project, find_syncs
 
+
+class _Folder(click.Path):
+    """A folder's path; an empty one, of a script's unset variable, is not taken for the working folder."""
+
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> str | bytes | os.PathLike[str]:
+        """See `click.ParamType.convert`."""
+        if value == "":
+            self.fail("it must not be empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 SYNCS = click.argument("syncs", nargs=-1, required=True, metavar="SYNC...")
 ONE_SYNC = click.argument("sync", metavar="SYNC")
 STATE_DIR = click.option(
     "--state-dir",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=_Folder(path_type=Path, file_okay=False),
     help="Folder of the state files; default: RETL_STATE_DIR, else state/ in the project.",
 )
 AS_JSON = click.option(

@@ -19,13 +19,14 @@ from retl.cli.console import (
     duration,
     undated_sentence,
 )
+from retl.cli.errors import to_report
 from retl.cli.options import AS_JSON, BACKFILL, STATE_DIR, SYNCS
 from retl.cli.receivers import reason_meaning
 from retl.clock import SystemClock
 from retl.config.project import find_syncs
 from retl.delivery import outbox
 from retl.engine.guard import compare_instead, suspicious_sentence
-from retl.errors import GuardError, RetlError
+from retl.errors import GuardError, Interrupted
 from retl.job import Job, Options
 from retl.observer import SilentObserver
 from retl.orphans import refuse_former_name
@@ -59,9 +60,12 @@ def plan_command(
     for path in find_syncs(syncs, Path.cwd()):
         try:
             plan = _plan_one(load_session(path, state_dir, rehearsal), options, samples)
-        except RetlError as error:
-            printer.error(error)
-            codes.append(error.exit_code)
+        except Exception as error:
+            found = to_report(error)
+            printer.failed(path.stem, found)
+            codes.append(found.exit_code)
+            if isinstance(found, Interrupted):
+                break
             continue
         codes += [GuardError.exit_code for guard in plan.guards if guard.tripped]
         if as_json:

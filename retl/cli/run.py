@@ -21,6 +21,7 @@ from retl.cli.console import (
     duration,
     undated_sentence,
 )
+from retl.cli.errors import to_report
 from retl.cli.options import AS_JSON, BACKFILL, STATE_DIR, SYNCS, seconds
 from retl.cli.sandbox import sandbox_report
 from retl.clock import SystemClock
@@ -28,7 +29,7 @@ from retl.config.project import check_names, find_syncs
 from retl.damage import state_exists
 from retl.delivery.rate_limit import RateLimiter
 from retl.engine.guard import NAMES as GUARDS
-from retl.errors import GuardError, Interrupted, LockedError, RetlError
+from retl.errors import GuardError, Interrupted, LockedError
 from retl.job import Job, Options
 from retl.lock import LOCK_TIMEOUT_SECONDS
 from retl.orphans import find_orphans, orphans_sentence, refuse_former_name
@@ -221,8 +222,8 @@ def _run_one(path: Path, flags: RunFlags, shared: _Shared) -> Run | None:
             observer.notice(f"skipped: {error.message}")
             return None
         return began.failed(error)
-    except RetlError as error:
-        return began.failed(error)
+    except Exception as error:
+        return began.failed(to_report(error))
     finally:
         observer.close()
 

@@ -10,9 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from retl.cli.console import Printer, Ragged, as_json_line, console, count
+from retl.cli.errors import to_report
 from retl.cli.options import AS_JSON, REHEARSAL, STATE_DIR, sync_files
 from retl.config.project import find_project
-from retl.errors import ConfigError, RetlError
+from retl.errors import ConfigError, Interrupted
 from retl.orphans import Orphan, find_orphans
 from retl.session import load_session
 from retl.status import SyncStatus, sync_status
@@ -40,9 +41,12 @@ def status_command(syncs: Sequence[str], as_json: bool, rehearsal: bool, state_d
             session = load_session(path, state_dir, rehearsal)
             own[session.sync.name] = session.state_path
             found.append(sync_status(session))
-        except RetlError as error:
-            Printer().error(error)
-            codes.append(error.exit_code)
+        except Exception as error:
+            failed = to_report(error)
+            Printer(as_json).failed(path.stem, failed)
+            codes.append(failed.exit_code)
+            if isinstance(failed, Interrupted):
+                break
     orphans = [] if syncs or rehearsal else _orphans_around(state_dir, own)
     if none is not None and not orphans:
         raise none

@@ -1,0 +1,32 @@
+"""The error to report, for whatever stops a command."""
+
+import traceback
+from datetime import UTC, datetime
+
+from retl import signals
+from retl.damage import storage_error
+from retl.errors import BugError, RetlError
+from retl.version import __version__
+
+
+def to_report(error: BaseException) -> RetlError:
+    """The error to report for anything that was raised; a bug's traceback goes to stderr.
+
+    Nothing that a sync does stops the next one, so each is reported where it happened.
+    """
+    if isinstance(error, RetlError):
+        return error
+    if isinstance(error, Exception):
+        found = storage_error(error)
+        if found is not None:
+            return found
+        try:
+            return signals.told(error)
+        except Exception as bug:
+            error = bug
+    traceback.print_exception(error)
+    moment = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+    return BugError(
+        f"this is a bug in retl {__version__} ({moment}); the state file is intact",
+        hint="report it with the lines above; `retl status` shows where the sync stands",
+    )

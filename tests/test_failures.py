@@ -1,0 +1,159 @@
+"""The world around a run fails: disk, memory, rights, paths, the reader of the output."""
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+from harness import Retl, runner
+from ruamel.yaml import YAML
+
+from retl.cli.errors import to_report
+from retl.errors import BugError, ConfigError, ExternalError, RetlError, StorageError
+from retl.system import is_there, system_error
+
+SYNC = """\
+sql: SELECT 'u1' AS user_id, 'Zürich' AS city
+warehouse: "duckdb://"
+primary_key: user_id
+identify: {user_id: user_id, traits: {city: city}}
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with two syncs; the working folder of the test."""
+    (tmp_path / "syncs").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / f"syncs/{name}.yml").write_text(SYNC, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def retl(project: Path, capsys: pytest.CaptureFixture[str]) -> Retl:
+    """Runs a command in the project; gives exit code, stdout and stderr."""
+    return runner(capsys)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/state/a.duckdb"), StorageError),
+        (OSError(errno.EROFS, "Read-only file system", "/state"), StorageError),
+        (PermissionError(errno.EACCES, "Permission denied", b"/state"), StorageError),
+        (OSError(errno.EIO, "Input/output error", "/state"), StorageError),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "/proc/x"), ConfigError),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "/" + "a" * 300), ConfigError),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "/dev/null/x"), ConfigError),
+        (OSError(errno.EMFILE, "Too many open files"), ExternalError),
+        (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), ExternalError),
+        (OSError("without a number"), ExternalError),
+        (MemoryError(), StorageError),
+        (ImportError("libarrow.so: cannot allocate memory in static TLS block"), StorageError),
+    ],
+    ids=repr,
+)
+def test_an_error_of_the_system_is_never_a_bug(error: Exception, kind: type[RetlError]) -> None:
+    """What the operating system refuses ends with 2 or 3, and names the file and a way on."""
+    found = to_report(error)
+
+    assert type(found) is kind
+    assert found.hint
+    assert ("/" in str(found)) == bool(getattr(error, "filename", None))
+
+
+@pytest.mark.parametrize("error", [ValueError("odd"), ImportError("no module named x"), KeyboardInterrupt()])
+def test_anything_else_is_a_bug_with_its_traceback(
+    error: BaseException, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An error that neither retl nor the system knows has exit code 70, and its traceback is on stderr."""
+    assert system_error(error) is None
+    found = to_report(error)
+
+    assert (BugError, 70) == (type(found), found.exit_code)
+    assert type(error).__name__ in capsys.readouterr().err
+
+
+def test_a_path_that_cannot_be_looked_up_is_not_taken_for_missing(tmp_path: Path) -> None:
+    """Nothing there is an answer; a name too long, or a file in place of a folder, is an error."""
+    assert not is_there(tmp_path / "x")
+    assert is_there(tmp_path)
+    for path in (tmp_path / ("x" * 300), Path("/dev/null/x")):
+        with pytest.raises(ConfigError) as caught:
+            is_there(path)
+        assert caught.value.where == str(path)
+
+
+@pytest.mark.parametrize(
+    ("command", "folder"),
+    [
+        ("run --sandbox", "/proc/x"),
+        *(
+            (command, folder)
+            for command in ("run --sandbox", "plan", "status", "rejected", "explain u1", "reset --yes")
+            for folder in ("/dev/null/x", "/dev/full", "x" * 300, "syncs/a.yml")
+        ),
+    ],
+)
+def test_a_state_folder_that_cannot_be_is_an_error_with_its_place(
+    retl: Retl, monkeypatch: pytest.MonkeyPatch, command: str, folder: str
+) -> None:
+    """A state folder that is a file, leads through one, or has too long a name is said so by each command."""
+    monkeypatch.setenv("RETL_STATE_DIR", folder)
+
+    name, *options = command.split()
+    code, _, err = retl(name, "a", *options)
+
+    assert code == 2
+    assert err.startswith("error: ")
+    assert folder in err.splitlines()[0]
+    assert "→ correct the path" in err
+
+
+def test_an_empty_state_folder_is_no_folder(retl: Retl) -> None:
+    """`--state-dir ""`, as a script writes it whose variable is not set, is refused."""
+    code, _, err = retl("plan", "a", "--state-dir", "")
+
+    assert (2, True) == (code, "must not be empty" in err)
+
+
+def test_a_bug_in_one_sync_does_not_stop_the_next(
+    retl: Retl, monkeypatch: pytest.MonkeyPatch, project: Path
+) -> None:
+    """A sync that fails with a bug has its own JSON object with exit code 70; the next sync runs."""
+    compose = YAML.compose
+
+    def broken(yaml: YAML, stream: str) -> object:
+        if "sql: broken" in stream:
+            raise ZeroDivisionError
+        return compose(yaml, stream)
+
+    monkeypatch.setattr(YAML, "compose", broken)
+    (project / "syncs/a.yml").write_text("sql: broken\nidentify: {}\n")
+
+    code, out, err = retl("run", "syncs", "--sandbox", "--json")
+
+    first, second = map(json.loads, out.splitlines())
+    assert code == 70
+    assert ("a", "failed", "bug", 70) == (
+        first["sync"],
+        first["status"],
+        first["error"]["code"],
+        first["exit_code"],
+    )
+    assert ("b", "succeeded", 1) == (second["sync"], second["status"], second["calls"]["delivered"])
+    assert "ZeroDivisionError" in err
+
+
+@pytest.mark.parametrize("command", ["run --sandbox", "plan", "check", "status"])
+def test_each_sync_has_its_json_object_also_where_it_failed(retl: Retl, project: Path, command: str) -> None:
+    """With --json each sync has one object on stdout, the ones that cannot be read as well."""
+    (project / "syncs/a.yml").write_text("nonsense")
+
+    code, out, _ = retl(*command.split(), "syncs", "--json")
+
+    objects = {one["sync"]: one for one in map(json.loads, out.splitlines())}
+    assert code == 2
+    assert ["a", "b"] == sorted(objects)
+    assert objects["a"]["error"]["code"] == "config"
