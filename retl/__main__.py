@@ -1,5 +1,19 @@
-"""`python -m retl` is `retl`."""
+"""The command `retl`, which `python -m retl` is as well."""
 
-from retl.cli.main import main
+import sys
 
-main()
+from retl.errors import ConfigError
+from retl.system import system_error
+
+try:
+    from retl.cli.main import main
+except (ImportError, MemoryError, OSError) as error:
+    # The libraries need some 500 MB of addresses to load; without them there is no console yet.
+    failed = system_error(error) or ConfigError(
+        "a library is missing or broken", hint="install retl anew: pip install --force-reinstall retl"
+    )
+    print(f"error: retl cannot start: {failed} ({error})\n  → {failed.hint}", file=sys.stderr)
+    sys.exit(failed.exit_code)
+
+if __name__ == "__main__":
+    main()

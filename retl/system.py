@@ -50,6 +50,8 @@ def system_error(error: BaseException, where: str | None = None) -> RetlError | 
     kind, hint = _BY_NUMBER.get(
         error.errno or 0, (StorageError if error.filename else ExternalError, _DEVICE)
     )
+    if error.errno == errno.ENOENT and error.filename is None:  # os.getcwd alone names no file
+        return ConfigError("the working folder is gone", where=where, hint="change to one that exists")
     named = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else None
     return kind(f"the system refuses: {reason(error)}", where=where or named, hint=hint)
 

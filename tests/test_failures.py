@@ -2,6 +2,9 @@
 
 import errno
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -157,3 +160,48 @@ def test_each_sync_has_its_json_object_also_where_it_failed(retl: Retl, project:
     assert code == 2
     assert ["a", "b"] == sorted(objects)
     assert objects["a"]["error"]["code"] == "config"
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "sentence"),
+    [
+        (
+            "ImportError('duckdb.so: failed to map segment from shared object')",
+            3,
+            "there is not enough memory",
+        ),
+        ("MemoryError()", 3, "there is not enough memory"),
+        ("OSError(24, 'Too many open files')", 3, "Too many open files"),
+        ("ImportError('No module named x')", 2, "a library is missing or broken"),
+    ],
+)
+def test_a_library_that_cannot_be_loaded_is_said_in_a_sentence(
+    tmp_path: Path, raised: str, code: int, sentence: str
+) -> None:
+    """Where a library does not load, retl exits with 3 (no memory) or 2 (not there) and one sentence."""
+    (tmp_path / "click.py").write_text(f"raise {raised}\n")
+
+    done = subprocess.run(
+        [sys.executable, "-m", "retl", "status"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert code == done.returncode
+    assert f"error: retl cannot start: {sentence}" in done.stderr.replace("the system refuses: ", "")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_working_folder_that_is_gone_is_said(
+    retl: Retl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a folder that was removed meanwhile, a command ends with exit code 2 and says so."""
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+
+    code, _, err = retl("plan", "a")
+
+    assert (2, "error: the working folder is gone\n  → change to one that exists\n") == (code, err)
