@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
+from retl.cli.output import takes_unicode
 from retl.errors import RetlError
 
 SIGNS = {
@@ -39,8 +41,8 @@ def duration(seconds: float) -> str:
 
 
 def as_json_line(value: dict[str, Any]) -> str:
-    """One object on one line."""
-    return json.dumps(value, ensure_ascii=False, default=str)
+    """One object on one line, in ASCII where stdout cannot print every character."""
+    return json.dumps(value, ensure_ascii=not takes_unicode(sys.stdout), default=str)
 
 
 def despite_rules(violations: Mapping[str, int]) -> str:

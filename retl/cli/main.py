@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import click
 
 from retl import signals
-from retl.cli import progress
+from retl.cli import output, progress
 from retl.cli.check import check_command
 from retl.cli.console import Printer
 from retl.cli.discard import discard_command
@@ -65,12 +65,11 @@ for command in COMMANDS:
 def main() -> None:
     """Run the command line and exit with its code."""
     os.umask(0o077)  # state and plans hold personal data
+    output.set_up()
     signals.listen()
-    code = execute()
+    code = output.close(execute())
     if code > 1:
         # All is closed. The rest of a query that DuckDB had to stop would print errors while Python ends.
-        sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
 

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.progress import TimeRemainingColumn as TimeLeft
 from rich.text import Text
 
+from retl.cli.output import takes_unicode
 from retl.observer import Observer, SilentObserver
 
 log = logging.getLogger("retl")
@@ -165,7 +166,8 @@ class JsonLines(logging.Formatter):
         """The record as JSON."""
         moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
         line = {"time": moment, "level": record.levelname.lower(), "message": record.getMessage()}
-        return json.dumps({**line, **getattr(record, "fields", {})}, ensure_ascii=False)
+        fields = {**line, **getattr(record, "fields", {})}
+        return json.dumps(fields, ensure_ascii=not takes_unicode(sys.stderr))
 
 
 def set_up_logs(level: str, as_json: bool) -> None:

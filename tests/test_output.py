@@ -1,0 +1,122 @@
+"""What retl prints never stops what it does."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from io import BufferedWriter, FileIO
+from pathlib import Path
+
+import pytest
+
+from retl.cli import output
+from retl.cli.output import Outlet
+
+SYNC = """\
+sql: SELECT 'u1' AS user_id, 'Zürich → 東京' AS city
+warehouse: "duckdb://"
+primary_key: user_id
+identify: {user_id: user_id, traits: {city: city}}
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project with two syncs, whose rows hold characters that few encodings have."""
+    (tmp_path / "syncs").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / f"syncs/{name}.yml").write_text(SYNC, encoding="utf-8")
+    return tmp_path
+
+
+def start(project: Path, *arguments: str, shell: str = "", **environment: str) -> tuple[int, bytes, str]:
+    """Run retl in a process of its own, its streams led by `shell`; gives code, stdout and stderr."""
+    command = f'exec "$0" -m retl "$@" {shell}'
+    done = subprocess.run(
+        ["bash", "-c", command, sys.executable, *arguments],
+        cwd=project,
+        env={**os.environ, **environment},
+        capture_output=True,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr.decode()
+
+
+def test_a_reader_that_goes_away_stops_no_sync(project: Path) -> None:
+    """Where the reader of the output is gone, as with `| head`, all syncs run, and their code counts."""
+    reading, writing = os.pipe()
+    os.close(reading)
+
+    done = subprocess.run(
+        [sys.executable, "-m", "retl", "run", "syncs", "--sandbox", "--json"],
+        cwd=project,
+        env={**os.environ, "RETL_LOG_LEVEL": "debug"},
+        stdout=writing,
+        stderr=writing,
+        check=False,
+    )
+    os.close(writing)
+
+    assert done.returncode == 0
+    assert {"a.duckdb", "b.duckdb"} <= {path.name for path in (project / "state/sandbox").iterdir()}
+
+
+def test_a_disk_without_room_for_the_output_is_said(project: Path) -> None:
+    """Output that could not be written is said on stderr, with exit code 3 after a run that went well."""
+    code, _, err = start(project, "run", "syncs", "--sandbox", "--json", shell="> /dev/full")
+
+    assert code == output.LOST
+    assert err == "error: the output could not be written in full (No space left on device)\n"
+    assert {"a.duckdb", "b.duckdb"} <= {path.name for path in (project / "state/sandbox").iterdir()}
+
+
+def test_closed_streams_are_no_place_for_files(project: Path) -> None:
+    """Started without stdin, stdout and stderr, retl works, and no file gets their numbers."""
+    code, _, _ = start(project, "run", "syncs", "--sandbox", shell="<&- >&- 2>&-")
+
+    assert code == 0
+    assert start(project, "reset", "a", "--sandbox", shell="<&-")[0] == 2
+
+
+def test_an_encoding_that_lacks_characters_gets_others_in_their_place(project: Path) -> None:
+    """Text that stdout cannot encode is spelled out; JSON stays the same JSON."""
+    code, out, err = start(project, "plan", "a", PYTHONIOENCODING="cp1252")
+
+    assert (0, "") == (code, err)
+    assert b"  +  1  added  -> 1 identify" in out
+    assert "Zürich -> \\u6771".encode("cp1252") in out
+
+    code, out, err = start(project, "plan", "a", "--json", PYTHONIOENCODING="cp1252")
+
+    assert "Zürich → 東京" in json.loads(out)["samples"][0]["call"]
+
+
+def test_an_outlet_takes_all_bytes_whatever_happens_to_them() -> None:
+    """A closed reader is nothing to speak of, a full disk is remembered, and a full pipe is waited for."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    read: list[bytes] = []
+
+    def read_all() -> None:
+        with open(reading, "rb") as file:
+            read.append(file.read())
+
+    reader = threading.Thread(target=read_all)
+    with FileIO(writing, "wb") as raw, BufferedWriter(Outlet(raw)) as stream:
+        reader.start()
+        stream.write(b"x" * 300_000)
+        stream.flush()
+    reader.join()
+    assert [b"x" * 300_000] == read
+
+    reading, writing = os.pipe()
+    os.close(reading)
+    with FileIO(writing, "wb") as raw:
+        outlet = Outlet(raw)
+        assert (3, None) == (outlet.write(b"abc"), outlet.lost)
+
+    with FileIO("/dev/full", "wb") as raw:
+        outlet = Outlet(raw)
+        assert outlet.write(b"abc") == 3
+        assert outlet.lost is not None
