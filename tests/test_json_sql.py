@@ -48,6 +48,14 @@ def test_names(name: str) -> None:
     assert "\\u" not in text
 
 
+def test_a_name_of_many_levels() -> None:
+    """The SQL of a nested object grows by the same with each level; if it doubled, this would not end."""
+    name = ".".join("a" * 32)
+
+    assert '{"a":' * 32 + "1" + "}" * 32 == made(json_object({name: "'1'"}))
+    assert "{}" == made(json_object({name: "NULL"}))
+
+
 def test_members() -> None:
     """A member's value is JSON as it stands, or a text that becomes a JSON string; without one it is NULL."""
     assert '"a":{"b":1}' == made(json_member("a", """'{"b":1}'"""))

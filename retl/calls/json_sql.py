@@ -47,8 +47,18 @@ def _members(tree: Mapping[str, Any]) -> str:
     members = []
     for name, node in tree.items():
         if isinstance(node, dict):
-            inner = f"nullif({_members(node)}, '')"
-            members.append(json_member(name, f"'{{' || {inner} || '}}'"))
+            members.append(json_member(name, f"'{{' || {_some(node)} || '}}'"))
         else:
             members.append(json_member(name, node))
     return f"concat_ws(',', {', '.join(members)})" if members else "''"
+
+
+def _some(tree: Mapping[str, Any]) -> str:
+    """The SQL of an object's members; NULL where there are none.
+
+    DuckDB reads `nullif(x, '')` as a CASE in which x stands twice, which over levels would double with each.
+    """
+    members = _members(tree)
+    if any(isinstance(node, dict) for node in tree.values()):
+        return f"list_filter([{members}], lambda one: one <> '')[1]"
+    return f"nullif({members}, '')"
