@@ -2,6 +2,8 @@
 
 import errno
 import os
+import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from retl.errors import ConfigError, ExternalError, RetlError, StorageError
@@ -53,10 +55,10 @@ def system_error(error: BaseException, where: str | None = None) -> RetlError | 
     if error.errno == errno.ENOENT and error.filename is None:  # os.getcwd alone names no file
         return ConfigError("the working folder is gone", where=where, hint="change to one that exists")
     named = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else None
-    return kind(f"the system refuses: {reason(error)}", where=where or named, hint=hint)
+    return kind(f"the system refuses: {system_words(error)}", where=where or named, hint=hint)
 
 
-def reason(error: OSError) -> str:
+def system_words(error: OSError) -> str:
     """The system's own sentence for an error, without number and path."""
     return error.strerror or str(error) or type(error).__name__
 
@@ -74,6 +76,64 @@ def is_there(path: Path) -> bool:
     except OSError as error:
         raise system_error(error, str(path)) or error from error
     return True
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file at a path; a name that is too long is that of none.
+
+    Raises:
+        ConfigError: the way to it may not be read.
+    """
+    return _found(path, stat.S_ISREG)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder at a path; as `is_file`."""
+    return _found(path, stat.S_ISDIR)
+
+
+def _found(path: Path, is_kind: Callable[[int], bool]) -> bool:
+    try:
+        return is_kind(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a character of code 0
+        return False
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            return False
+        raise ConfigError(f"cannot be read: {system_words(error)}", where=str(path), hint=_RIGHTS) from error
+
+
+def expanded(path: Path) -> Path:
+    """A path with the home folder in place of `~`.
+
+    Raises:
+        ConfigError: there is no such user, or no home folder.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ConfigError(
+            "there is no home folder to put in place of `~`", where=str(path), hint=_PATH
+        ) from error
+
+
+def read_file(path: Path, most: int) -> bytes:
+    """The bytes of a file; a pipe or a device, which may never end, is not read.
+
+    Args:
+        most: bytes that it may have.
+
+    Raises:
+        OSError: it cannot be read, is not a file, or is larger.
+    """
+    # Opened without waiting: a pipe would wait for somebody who writes to it.
+    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is not a file", str(path))
+        read = file.read(most + 1)
+    if len(read) > most:
+        raise OSError(errno.EFBIG, f"it is larger than {most:,} bytes", str(path))
+    return read
 
 
 def _is_about_memory(error: ImportError) -> bool:

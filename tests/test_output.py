@@ -92,6 +92,15 @@ def test_an_encoding_that_lacks_characters_gets_others_in_their_place(project: P
     assert "Zürich → 東京" in json.loads(out)["samples"][0]["call"]
 
 
+def test_a_file_name_that_is_not_text_can_be_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte of a file's name that is not UTF-8 is printed as its code."""
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(sys, name, getattr(sys, name))
+    output.set_up()
+
+    assert os.fsdecode(b"a\xff").encode("utf-8", "retl") == b"a\\udcff"
+
+
 def test_an_outlet_takes_all_bytes_whatever_happens_to_them() -> None:
     """A closed reader is nothing to speak of, a full disk is remembered, and a full pipe is waited for."""
     reading, writing = os.pipe()

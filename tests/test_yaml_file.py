@@ -1,5 +1,7 @@
 """Reading a user's YAML: values, lines, variables, and what is refused."""
 
+import itertools
+import os
 from pathlib import Path
 
 import pytest
@@ -85,6 +87,10 @@ def test_text_line(tmp_path: Path, text: str, line: int) -> None:
         ("'1'", "1"),
         ("[a, {b: 1}]", ["a", {"b": 1}]),
         ("&x [1]\nb: *x", [1]),
+        ("&x 1\nb: &x 2", 1),
+        ("=", "="),
+        ("0x1f", 31),
+        ("190:20:30", "190:20:30"),
     ],
 )
 def test_values(tmp_path: Path, written: str, value: object) -> None:
@@ -129,6 +135,26 @@ def test_values(tmp_path: Path, written: str, value: object) -> None:
         ("a: &x\n  b: *x", "syncs/users.yml:2 a.b: the alias stands inside what it stands for"),
         ("a: !secret x", "syncs/users.yml:1 a: the tag !secret is not supported"),
         ("a: !!int x", "syncs/users.yml:1 a: `x` is not what its tag says"),
+        ("a: !!int ''", "syncs/users.yml:1 a: `` is not what its tag says"),
+        ("a: !!set {x, y}", "syncs/users.yml:1 a: the tag tag:yaml.org,2002:set is not supported"),
+        ("a: !!str [x]", "syncs/users.yml:1 a: the tag tag:yaml.org,2002:str is not supported"),
+        (
+            "a: 1_000",
+            "syncs/users.yml:1 a: `1_000` is a number to some readers of YAML and text to others; "
+            "write digits alone, or quotes",
+        ),
+        (
+            f"a: 0x{'f' * 100}",
+            "syncs/users.yml:1 a: a whole number has at most 100 digits; put it in quotes if text is meant",
+        ),
+        (
+            'a: "\\UFFFFFFFF"',
+            "syncs/users.yml:1: is not valid YAML: it cannot be read beyond this line",
+        ),
+        (
+            f"a:\n  {'[' * 60}",
+            "syncs/users.yml:2: is not valid YAML: it is nested more than 50 levels deep",
+        ),
         ("a:\n  b: ${NO_SUCH}", "syncs/users.yml:2 a.b: NO_SUCH is not set"),
         ("a: [x, '${NO_SUCH}']", "syncs/users.yml:1 a.1: NO_SUCH is not set"),
     ],
@@ -139,6 +165,49 @@ def test_refused(tmp_path: Path, text: str, message: str) -> None:
         read(tmp_path, text)
 
     assert message == str(caught.value)
+
+
+BOMBS = {
+    "ten by ten": "a: &a [x, x, x, x, x, x, x, x, x, x]\n"
+    + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]\n" for a, b in itertools.pairwise("abcdefghi")),
+    "many of a long text": f"a: &a '{'x' * 5_000}'\nb: [{', '.join(['*a'] * 1_000)}]",
+    "many of a long list": f"a: &a [{'x, ' * 500}]\nb: [{', '.join(['*a'] * 500)}]",
+    "as keys": "a: &a [x, x]\nb: {" + "? *a\n: 1," * 15_000 + "}",
+    "no alias at all": f"a: [{'x, ' * 25_000}]",
+}
+
+
+@pytest.mark.parametrize("text", BOMBS.values(), ids=BOMBS)
+def test_a_text_that_stands_for_too_much_is_refused(tmp_path: Path, text: str) -> None:
+    """Values are counted while they are read, each alias as what it stands for; beyond a limit that stops."""
+    with pytest.raises(ConfigError, match="it is too large, each alias counted as what it stands for"):
+        read(tmp_path, text)
+
+
+def test_a_large_file_is_refused(tmp_path: Path) -> None:
+    """No more than a million bytes are read."""
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, "#" * 1_000_001)
+
+    assert "syncs/users.yml: cannot be read: it is larger than 1,000,000 bytes" == str(caught.value)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    """A pipe, which may never end, is no file."""
+    os.mkfifo(tmp_path / "users.yml")
+
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path / "users.yml", {}, root=tmp_path)
+
+    assert "users.yml: cannot be read: it is not a file" == str(caught.value)
+
+
+def test_a_variable_that_is_not_text(tmp_path: Path) -> None:
+    """A variable whose bytes are not UTF-8 is an error that names it."""
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, "a: ${NAME}", NAME="caf\udce9")
+
+    assert "syncs/users.yml:1 a: NAME is not UTF-8 text" == str(caught.value)
 
 
 def test_no_file(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import select
 import sys
 from typing import Any, TextIO
 
-from retl.system import reason
+from retl.system import system_words
 
 LOST = 3
 """Exit code where all went well but the output could not be written in full, as for any failure outside."""
@@ -82,7 +82,9 @@ def close(code: int) -> int:
     sys.stdout.flush()
     outlet = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
     if isinstance(outlet, Outlet) and outlet.lost is not None:
-        print(f"error: the output could not be written in full ({reason(outlet.lost)})", file=sys.stderr)
+        print(
+            f"error: the output could not be written in full ({system_words(outlet.lost)})", file=sys.stderr
+        )
         code = code or LOST
     sys.stderr.flush()
     return code

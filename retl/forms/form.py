@@ -11,8 +11,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from retl.errors import ConfigError
-from retl.forms.yaml_file import Document, Location
+from retl.forms.yaml_file import Document, Location, cut
 from retl.nearest import did_you_mean
+
+MOST_OTHERS = 20
+"""Errors that are shown after the first."""
 
 
 class Frozen(BaseModel):
@@ -40,7 +43,10 @@ def explain(error: ValidationError, model: type[Frozen], document: Document) -> 
         error.errors(), key=lambda details: (details["type"] == "missing", document.line(_location(details)))
     )
     (first, message), *others = ((_location(details), _sentence(details, model)) for details in found)
-    lines = [message, *(f"also {document.where(location)}: {sentence}" for location, sentence in others)]
+    shown = others[:MOST_OTHERS]
+    lines = [message, *(f"also {document.where(location)}: {sentence}" for location, sentence in shown)]
+    if len(others) > MOST_OTHERS:
+        lines.append(f"and {len(others) - MOST_OTHERS:,} more")
     return ConfigError("\n".join(lines), where=document.where(first))
 
 
@@ -104,6 +110,8 @@ _SENTENCES: Mapping[str, str] = {
     "int_type": "must be a whole number",
     "int_parsing": "must be a whole number",
     "int_from_float": "must be a whole number",
+    "int_parsing_size": "must be a whole number of fewer digits",
+    "finite_number": "must be a whole number",
     "bool_type": "must be true or false",
     "bool_parsing": "must be true or false",
     "greater_than_equal": "must be {ge} or more",
@@ -129,4 +137,4 @@ def _unknown_key(location: tuple[int | str, ...], model: type[Frozen]) -> str:
     key = str(location[-1])
     if key in around.later:
         return f"`{key}` is not supported in this version"
-    return f"unknown key `{key}`{nearest(key, list(keys(around)))}"
+    return f"unknown key `{cut(key)}`{nearest(key, list(keys(around)))}"

@@ -10,17 +10,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from retl.errors import ConfigError
+from retl.forms.nodes import LARGEST, compose
+from retl.system import read_file, system_words
 
 Location = tuple[str | int, ...]
 
 _VARIABLE = re.compile(r"\$\$\{|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}|\$\{")
 _TAG = "tag:yaml.org,2002:"
-_TEXT = {_TAG + "str", _TAG + "timestamp"}
+_TEXT = {_TAG + "str", _TAG + "timestamp", _TAG + "value"}
+_NESTED = {_TAG + "map", _TAG + "seq"}
 _PLAIN = {_TAG + "null", _TAG + "bool", _TAG + "int", _TAG + "float"}
+
+
+NUMBER_DIGITS = 100
+"""Most digits of a whole number in a file."""
+
+_TOO_LONG = 10**NUMBER_DIGITS
 
 
 @dataclass(frozen=True)
@@ -54,8 +62,7 @@ class Document:
     def where(self, location: Location) -> str:
         """A place for an error message: `syncs/users.yml:12 identify.traits`; no line where there is none."""
         line = f":{self.line(location)}" if self.holds(location[:1]) and location else ""
-        key = ".".join(map(str, location))
-        return f"{self.shown}{line} {key}".rstrip()
+        return f"{self.shown}{line} {_dotted(location)}".rstrip()
 
 
 def load(
@@ -72,7 +79,7 @@ def load(
         ConfigError: the file cannot be read, is no such YAML, or names a variable that is not set.
     """
     shown = path.relative_to(root).as_posix() if root and path.is_relative_to(root) else str(path)
-    return _Reader(shown, env, as_written).document(_compose(path, shown))
+    return _Reader(shown, env, as_written).document(compose(_text(path, shown), shown))
 
 
 def interpolate(text: str, env: Mapping[str, str], where: str | None) -> str:
@@ -92,38 +99,39 @@ def interpolate(text: str, env: Mapping[str, str], where: str | None) -> str:
             raise ConfigError(
                 "`${` without a variable's name and `}`", where=where, hint="write `$${` for a plain `${`"
             )
-        if default is not None:
-            return env.get(name) or default
+        if default is not None and not env.get(name):
+            return default
         if name not in env:
             raise ConfigError(f"{name} is not set", where=where, hint="set it in the environment or in .env")
+        if not _is_unicode(env[name]):
+            raise ConfigError(f"{name} is not UTF-8 text", where=where)
         return env[name]
 
     return _VARIABLE.sub(value, text)
 
 
-def _compose(path: Path, shown: str) -> Node:
-    """The file as a tree of YAML nodes, which know their lines."""
+def cut(text: str, most: int = 60) -> str:
+    """A text as an error message quotes it: its beginning, where it is long."""
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text is whole; Python reads bytes that are not UTF-8 as halves of characters."""
+    return not any("\ud800" <= one <= "\udfff" for one in text)
+
+
+def _text(path: Path, shown: str) -> str:
+    """The text of a file.
+
+    Raises:
+        ConfigError: it cannot be read, is too large, or is not UTF-8.
+    """
     try:
-        node: Node | None = YAML(typ="safe", pure=True).compose(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise ConfigError(f"cannot be read: {error.strerror}", where=shown) from error
+        return read_file(path, LARGEST).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError("is not UTF-8 text", where=shown) from error
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"{shown}:{mark.line + 1}" if mark else shown
-        # The parser splits some sentences: "expected a single document in the stream" is context.
-        context = f"{error.context}, " if str(error.problem).startswith("but ") else ""
-        raise ConfigError(f"is not valid YAML: {context}{error.problem}", where=where) from None
-    except YAMLError as error:
-        raise ConfigError(f"is not valid YAML: {str(error).splitlines()[0]}", where=shown) from None
-    if node is None:
-        raise ConfigError("the file is empty", where=shown)
-    if not isinstance(node, MappingNode):
-        raise ConfigError(
-            "the file must be a mapping, lines of `key: value`", where=f"{shown}:{node.start_mark.line + 1}"
-        )
-    return node
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {system_words(error)}", where=shown) from error
 
 
 class _Reader:
@@ -145,10 +153,13 @@ class _Reader:
     def value(self, node: Node, location: Location, around: tuple[Node, ...]) -> object:
         if any(node is outer for outer in around):
             raise self.error(self.lines[location], location, "the alias stands inside what it stands for")
+        if not isinstance(node, ScalarNode) and node.tag not in _NESTED:
+            raise self.error(_line(node), location, f"the tag {cut(str(node.tag))} is not supported")
         if isinstance(node, MappingNode):
             return self.mapping(node, location, around)
         if isinstance(node, SequenceNode):
             return self.sequence(node, location, around)
+        assert isinstance(node, ScalarNode)
         return self.scalar(node, location)
 
     def mapping(self, node: Node, location: Location, around: tuple[Node, ...]) -> dict[str, object]:
@@ -157,7 +168,7 @@ class _Reader:
             key = self.key(key_node, location)
             below = (*location, key)
             if key in result:
-                message = f"the key `{key}` stands here twice; first on line {self.lines[below]}"
+                message = f"the key `{cut(key)}` stands here twice; first on line {self.lines[below]}"
                 raise self.error(_line(key_node), below, message)
             self.lines[below] = _line(key_node)
             result[key] = self.value(value_node, below, (*around, node))
@@ -169,7 +180,7 @@ class _Reader:
         if node.tag == _TAG + "merge":
             raise self.error(_line(node), location, "merge keys (`<<`) are not supported")
         if node.tag not in _TEXT:
-            raise self.error(_line(node), location, f"a key must be text; put `{node.value}` in quotes")
+            raise self.error(_line(node), location, f"a key must be text; put `{cut(node.value)}` in quotes")
         return self.text(node, location)
 
     def text(self, node: Node, location: Location) -> str:
@@ -187,26 +198,43 @@ class _Reader:
             result.append(self.value(item, below, (*around, node)))
         return result
 
-    def scalar(self, node: Node, location: Location) -> object:
+    def scalar(self, node: ScalarNode, location: Location) -> object:
         if node.tag in _PLAIN:
-            try:
-                return self.constructor.construct_object(node)
-            except (ValueError, KeyError):
-                raise self.error(_line(node), location, f"`{node.value}` is not what its tag says") from None
+            return self.plain(node, location)
         if node.tag not in _TEXT:
-            raise self.error(_line(node), location, f"the tag {node.tag} is not supported")
-        block = isinstance(node, ScalarNode) and node.style in ("|", ">")
+            raise self.error(_line(node), location, f"the tag {cut(str(node.tag))} is not supported")
+        block = node.style in ("|", ">")
         self.text_lines[location] = _line(node) + (1 if block else 0)
         text = self.text(node, location)
         if location in self.as_written:
             return text
         return interpolate(text, self.env, self.place(_line(node), location))
 
+    def plain(self, node: ScalarNode, location: Location) -> object:
+        """A node's number, true, false or null."""
+        if node.style is None and re.search("_|^[-+]?0b", node.value):
+            message = f"`{cut(node.value)}` is a number to some readers of YAML and text to others"
+            raise self.error(_line(node), location, f"{message}; write digits alone, or quotes")
+        try:
+            value = self.constructor.construct_object(node)
+        except Exception:  # of many kinds: the library does not look before it reads
+            message = f"`{cut(node.value)}` is not what its tag says"
+            raise self.error(_line(node), location, message) from None
+        if isinstance(value, int) and abs(value) >= _TOO_LONG:
+            message = f"a whole number has at most {NUMBER_DIGITS} digits; put it in quotes if text is meant"
+            raise self.error(_line(node), location, message)
+        return value
+
     def error(self, line: int, location: Location, message: str) -> ConfigError:
         return ConfigError(message, where=self.place(line, location))
 
     def place(self, line: int, location: Location) -> str:
-        return f"{self.shown}:{line} {'.'.join(map(str, location))}".rstrip()
+        return f"{self.shown}:{line} {_dotted(location)}".rstrip()
+
+
+def _dotted(location: Location) -> str:
+    """A location as error messages show it."""
+    return ".".join(cut(str(key), 200) for key in location)
 
 
 def _line(node: Node) -> int:
