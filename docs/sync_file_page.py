@@ -12,6 +12,7 @@ from retl.config.fields import (
     Columns,
     Constants,
     Count,
+    Endpoint,
     Event,
     Fields,
     Ids,
@@ -20,7 +21,6 @@ from retl.config.fields import (
     Text,
     Timestamp,
     Value,
-    WebAddress,
     Zone,
 )
 from retl.config.settings import Defaults, GuardLimit, Guards, Receivers, SegmentSettings
@@ -139,7 +139,7 @@ _FORMS: tuple[tuple[object, str], ...] = (
     (Name, "letters, digits, `_`, `.`, `-`"),
     (Receivers, "block for each receiver"),
     (ModelName, "path"),
-    (WebAddress, "URL"),
+    (Endpoint, "URL"),
     (Zone, "time zone"),
     (Text, "text"),
     (SecretStr, "text"),

@@ -5,6 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from retl.errors import ModelError
+from retl.system import read_file, system_words
+
+LARGEST = 1_000_000
+"""Bytes of a model's file."""
 
 _PIECE = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|(?P<void>--[^\n]*|/\*.*?\*/|[\s;]+)|.""", re.DOTALL)
 
@@ -36,9 +40,9 @@ def read_model(path: Path, name: str, shown: str) -> Model:
         ModelError: the file cannot be read or holds no SQL.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_file(path, LARGEST).decode("utf-8-sig")
     except OSError as error:
-        raise ModelError(f"cannot be read: {error.strerror}", where=shown) from error
+        raise ModelError(f"cannot be read: {system_words(error)}", where=shown) from error
     except UnicodeDecodeError as error:
         raise ModelError("is not UTF-8 text", where=shown) from error
     return make_model(name, text, shown)

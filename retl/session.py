@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
+from urllib3.exceptions import HTTPError
 
 from retl.clock import Clock
 from retl.config.project import (
     Project,
+    certificates,
     check_names,
     find_project,
     find_syncs,
@@ -29,11 +31,12 @@ from retl.delivery.file import NdjsonFile
 from retl.delivery.rate_limit import RateLimiter
 from retl.delivery.response import RetryPolicy
 from retl.delivery.segment import Segment, Source, segment_limits, source_of
-from retl.errors import StateError
+from retl.errors import ConfigError, StateError
 from retl.lock import LOCK_TIMEOUT_SECONDS, TRY_LATER, hold
 from retl.model import Model
 from retl.sandbox.server import Sandbox
 from retl.state import State, open_state, peek_state
+from retl.system import expanded
 from retl.warehouse import BATCH_ROWS, Column, Warehouse, open_warehouse
 
 SANDBOX_KEY = "sandbox"
@@ -200,16 +203,23 @@ class Session:
             clock: for the rate.
 
         Raises:
-            ConfigError: there is no write key.
+            ConfigError: there is no write key, its certificates cannot be read, or a proxy is not a URL.
         """
         settings = self.sync.segment
         if sandbox is None and settings.file is not None:
-            path = self.project.root / Path(settings.file).expanduser()
+            path = self.project.root / expanded(Path(settings.file))
             return NdjsonFile(path, settings.file, clock)
         source = self._source(sandbox)
         rate = 0 if sandbox else settings.calls_per_second
         rate_limiter = rate_limiters.setdefault(source.hash, RateLimiter(rate, clock))
-        return Segment(source, rate_limiter, RetryPolicy(), settings.concurrency)
+        try:
+            return Segment(source, rate_limiter, RetryPolicy(), settings.concurrency)
+        except (ValueError, HTTPError) as error:
+            # The text may hold the password of the proxy.
+            raise ConfigError(
+                "a proxy in the environment is not a URL (HTTPS_PROXY, HTTP_PROXY or ALL_PROXY)",
+                hint="write it as http://host:port, or list Segment's host in NO_PROXY",
+            ) from error
 
     @property
     def limits(self) -> Limits:
@@ -248,9 +258,11 @@ class Session:
         if sandbox is not None:
             return Source(sandbox.url, SANDBOX_KEY, known_as="sandbox")
         source = source_of(self.sync.segment, write_key(self.sync, self.project))
-        if source.ssl_cert is None:
-            return source
-        return replace(source, ssl_cert=str(self.project.root / source.ssl_cert))
+        return replace(source, ssl_cert=self.certificates())
+
+    def certificates(self) -> str | None:
+        """The file of certificates that the sync trusts; see `retl.config.project.certificates`."""
+        return certificates(self.sync, self.project)
 
 
 def find_sessions(arguments: Sequence[str], state_dir: Path | None, rehearsal: bool) -> list[Session]:

@@ -303,8 +303,9 @@ def test_the_older_form_of_a_tracking_plan(retl: Retl, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "cannot be read"),
-        ("[]{}", "cannot be read"),
+        ("{", "is not JSON"),
+        ("[]{}", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
         ('{"rules": 5}', "this is not a tracking plan of Segment"),
         ('{"rules": [{"type": "TRACK"}]}', "this is not a tracking plan of Segment"),
         ('{"rules": [{"type": "FOO", "jsonSchema": {}}]}', "this is not a tracking plan of Segment"),

@@ -205,3 +205,109 @@ def test_a_working_folder_that_is_gone_is_said(
     code, _, err = retl("plan", "a")
 
     assert (2, "error: the working folder is gone\n  → change to one that exists\n") == (code, err)
+
+
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(retl: Retl, project: Path) -> None:
+    """A pipe or a device in place of a tracking plan is refused; nothing waits for its end."""
+    os.mkfifo(project / "plan.json")
+    for path in ("plan.json", "/dev/zero"):
+        code, _, err = retl("check", "a", "--tracking-plan", path)
+
+        assert (2, f"error: {path}: cannot be read: it is not a file\n") == (code, err)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"A=\xff", ".env: is not UTF-8 text"),
+        (b"A=a\0b", ".env: holds a character of code 0, which no value may have"),
+        (b"#" * 1_000_001, ".env: cannot be read: it is larger than 1,000,000 bytes"),
+    ],
+    ids=["latin-1", "zero", "large"],
+)
+def test_an_env_file_that_is_none(retl: Retl, project: Path, text: bytes, message: str) -> None:
+    """A .env that is not text, or larger than any, is an error that names it."""
+    (project / ".env").write_bytes(text)
+
+    code, _, err = retl("plan", "a")
+
+    assert (2, f"error: {message}\n") == (code, err)
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"\xef\xbb\xbfA=1", b"A", b"=", b"A=\nB='\n", b"export A=1\n\n\r\nx y z\n#\n'\"=="]
+)
+def test_odd_lines_of_an_env_file_are_passed_over(retl: Retl, project: Path, text: bytes) -> None:
+    """Lines of .env that say nothing do no harm."""
+    (project / ".env").write_bytes(text)
+
+    assert retl("plan", "a", "--sandbox")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("gone.pem", None, "No such file or directory"),
+        ("folder.pem", None, "Is a directory"),
+        ("empty.pem", "", "no certificate"),
+        ("wrong.pem", "-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n", ""),
+    ],
+)
+def test_certificates_that_cannot_be_read_are_a_setting_to_fix(
+    retl: Retl, project: Path, name: str, text: str | None, reason: str
+) -> None:
+    """An `ssl_cert` that is no file of certificates is an error of the sync file, also to `check`."""
+    (project / "folder.pem").mkdir()
+    if text is not None:
+        (project / name).write_text(text)
+    sync = project / "syncs/a.yml"
+    sync.write_text(f"{SYNC}segment: {{ssl_cert: {name}, write_key: k}}\n", encoding="utf-8")
+
+    for command in ("check", "run"):
+        code, _, err = retl(command, "a")
+
+        assert code == 2
+        assert err.startswith(
+            f"error: syncs/a.yml:5 segment.ssl_cert: no certificates can be read from {name}"
+        )
+        assert reason in err.lower() or reason in err
+
+
+@pytest.mark.parametrize("proxy", ["http://[::1", "http://me:secret@[zz]:1", "http://host:port"])
+def test_a_proxy_that_is_no_url_is_a_setting_to_fix(
+    retl: Retl, project: Path, monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    """A proxy of the environment that is no URL ends a run with exit code 2, and is not shown."""
+    sync = project / "syncs/a.yml"
+    sync.write_text(
+        f"{SYNC}segment: {{endpoint: 'http://segment.invalid', write_key: k}}\n", encoding="utf-8"
+    )
+    monkeypatch.setenv("http_proxy", proxy)
+
+    code, _, err = retl("run", "a")
+
+    assert code == 2
+    assert "a proxy in the environment" in err
+    assert "secret" not in err
+
+
+@pytest.mark.parametrize("folder", ["~nobody-of-this-name/state", "~nobody-of-this-name"])
+def test_a_home_folder_that_is_not_known_is_said(
+    retl: Retl, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    """A `~name` of which the system knows no home folder is an error that shows it."""
+    monkeypatch.setenv("RETL_STATE_DIR", folder)
+
+    code, _, err = retl("plan", "a")
+
+    assert code == 2
+    assert err.startswith(f"error: {folder}: there is no home folder to put in place of `~`\n")
+
+
+@pytest.mark.parametrize("argument", ["x" * 300, "a" * 5_000 + ".yml", "a\nb", "syncs/a.yml/b"])
+def test_an_argument_that_names_nothing(retl: Retl, argument: str) -> None:
+    """A sync that cannot exist is one that does not exist."""
+    code, _, err = retl("plan", argument)
+
+    assert code == 2
+    assert err.startswith(("error: there is no sync", "error: there is no file"))

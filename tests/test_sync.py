@@ -1,5 +1,6 @@
 """A sync file: what may stand in it, what it means, and how a mistake is named."""
 
+import json
 import re
 from pathlib import Path
 
@@ -543,7 +544,90 @@ BAD = [
         identify("segment: {name: a/b}"),
         ":5 segment.name: `a/b` is not a name: only letters, digits, `_`, `.` and `-` may stand in it",
     ),
+    (
+        identify("name: .."),
+        ":5 name: `..` is not a name: only letters, digits, `_`, `.` and `-` may stand in it",
+    ),
+    (identify(f"name: {'a' * 101}"), ":5 name: is too long: a name has at most 100 characters"),
+    (
+        IDENTIFY.replace("users", "a" * 300),
+        ":1 model: is too long: the path of a model has at most 200 characters",
+    ),
+    (
+        IDENTIFY.replace("users", '"us\\ners"'),
+        ":1 model: `us\ners` is not a model; write the path below models/, without `.sql`",
+    ),
+    (
+        identify(f"  traits: {{{'.'.join('a' * 33)}: x}}"),
+        f":5 identify.traits.{'.'.join('a' * 33)}: a name leads through at most 32 keys",
+    ),
+    (
+        identify(f"timezone: {'a/' * 3000}b"),
+        f":5 timezone: `{'a/' * 30}…` is not a time zone; write one such as `Europe/Berlin`",
+    ),
+    (identify("segment: {events_per_second: .inf}"), ":5 segment.events_per_second: must be a whole number"),
+    (
+        identify(f"segment: {{events_per_second: {'9' * 60}}}"),
+        ":5 segment.events_per_second: must be 1000000000000 or less",
+    ),
+    (
+        identify(f"guards: {{added: '{'9' * 5000}'}}"),
+        ":5 guards.added: must be a count such as 500000, a percentage such as 20%, or off",
+    ),
+    (identify("segment: {oauth: {key: x}}"), ":5 segment.oauth: `oauth` is not supported in this version"),
 ]
+
+NO_URLS = [
+    "http://",
+    "http://[::1",
+    "http://[zz]/",
+    "http://host:99999",
+    "http://host:0",
+    "http://host:abc",
+    "http://a..b",
+    f"http://{'a' * 64}.com",
+    "http://:80",
+    "http://?x",
+    "http://host/a b",
+    "http://größe.example",
+    "ftp://host",
+    "file:a\0b",
+]
+
+
+@pytest.mark.parametrize("endpoint", NO_URLS)
+def test_an_endpoint_that_is_no_url_is_refused(tmp_path: Path, endpoint: str) -> None:
+    """What no request can be sent to is refused when the file is read, with its line and key."""
+    with pytest.raises(ConfigError, match=r"^syncs/users.yml:5 segment.endpoint: must be a URL"):
+        read(tmp_path, identify(f"segment: {{endpoint: {json.dumps(endpoint)}}}"))
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["https://me:secret@host", "https://secret@host", "http://host/?secret", "http://host#secret"]
+)
+def test_an_endpoint_has_no_room_for_a_secret(tmp_path: Path, endpoint: str) -> None:
+    """A user, a password, a query or a fragment is refused, and not shown."""
+    with pytest.raises(ConfigError, match="without a user, a password, a query or a fragment") as caught:
+        read(tmp_path, identify(f"segment: {{endpoint: {json.dumps(endpoint)}}}"))
+
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["http://127.0.0.1:8765", "http://[::1]:80/v1", "HTTPS://a_b.example./x", "http://localhost"]
+)
+def test_an_endpoint(tmp_path: Path, endpoint: str) -> None:
+    """Names, addresses, ports and paths are what an endpoint is made of."""
+    assert endpoint == read(tmp_path, identify(f"segment: {{endpoint: '{endpoint}'}}")).segment.endpoint
+
+
+def test_many_mistakes_are_counted(tmp_path: Path) -> None:
+    """Of many mistakes the first 21 are shown, and the rest are counted."""
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, IDENTIFY + "".join(f"x{number}: 1\n" for number in range(50)))
+
+    lines = str(caught.value).splitlines()
+    assert (22, "and 29 more") == (len(lines), lines[-1])
 
 
 @pytest.mark.rule("E13", "F15", "G6")

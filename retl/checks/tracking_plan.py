@@ -19,6 +19,7 @@ from retl.errors import ConfigError
 from retl.nearest import did_you_mean
 from retl.receivers.compiled_check import CallKind, Violation
 from retl.receivers.data_file import Effect
+from retl.system import read_file, system_words
 
 CHECKER = "tracking_plan"
 
@@ -84,6 +85,9 @@ def _violation(error: jsonschema_rs.ValidationError) -> Violation:
     )
 
 
+LARGEST = 50_000_000
+"""Bytes of a plan's file."""
+
 MASK = "it"
 """The word in messages that replaces a value."""
 
@@ -97,9 +101,13 @@ def read_tracking_plan(path: Path) -> TrackingPlan:
         ConfigError: it cannot be read, is not a tracking plan or not a whole one, or a schema of it is none.
     """
     try:
-        written = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"cannot be read ({error})", where=str(path)) from error
+        written = json.loads(read_file(path, LARGEST).decode("utf-8-sig"))
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {system_words(error)}", where=str(path)) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError("is not UTF-8 text", where=str(path)) from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"is not JSON ({error})", where=str(path)) from error
     rules: dict[CallKind, dict[int, jsonschema_rs.Validator]] = defaultdict(dict)
     for kind, version, schema in sorted(_rules(written, path), key=lambda rule: rule[1]):
         try:

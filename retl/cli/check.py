@@ -71,6 +71,7 @@ def check_command(
         try:
             session = load_session(path, None, rehearsal=False)
             sessions.append(session)
+            session.certificates()
             line = f"{session.sync.path}: {session.sync.kind} from {session.model.where}"
             line += _check_connections(session) if connect else ""
             checked = _check_calls(session, names, plan, sample) if names or plan else None

@@ -4,12 +4,14 @@ import math
 import re
 from enum import StrEnum
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from retl.forms.dotted import path
 from retl.forms.form import Frozen, refusal
+from retl.forms.yaml_file import cut
 from retl.nearest import did_you_mean
 
 
@@ -50,21 +52,55 @@ def _ids(value: object) -> object:
     return [str(one) if type(one) is int else one for one in value]
 
 
+LONGEST_NAME = 100
+"""Characters of a name that becomes a part of file names; systems allow 255 for the whole."""
+
+LONGEST_MODEL = 200
+"""Characters of a model's path below models/."""
+
+DEEPEST_NAME = 32
+"""Keys that a dotted name leads through."""
+
+
 def _file_name(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+    if len(name) > LONGEST_NAME:
+        raise refusal(f"is too long: a name has at most {LONGEST_NAME} characters")
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", name) or not name.strip("."):
         raise refusal(f"`{name}` is not a name: only letters, digits, `_`, `.` and `-` may stand in it")
     return name
 
 
 def _model_name(name: str) -> str:
-    if "\\" in name or not all(part.strip(".") for part in name.split("/")):
-        raise refusal(f"`{name}` is not a model; write the path below models/, without `.sql`")
+    if len(name) > LONGEST_MODEL:
+        raise refusal(f"is too long: the path of a model has at most {LONGEST_MODEL} characters")
+    if "\\" in name or not name.isprintable() or not all(part.strip(".") for part in name.split("/")):
+        raise refusal(f"`{cut(name)}` is not a model; write the path below models/, without `.sql`")
     return name
 
 
-def _web_address(address: str) -> str:
-    if not re.fullmatch(r"https?://[^/\s]\S*|file:(///)?[^/\s].*|file:/[^/].*", address):
+_HOST = re.compile(
+    r"(?=.{1,253}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*(%\w+)?"
+)
+"""A host's name, or its address; names in other alphabets are written in their ASCII form, `xn--…`."""
+
+
+def _endpoint(address: str) -> str:
+    if re.fullmatch(r"file:(///)?[^/\s].*|file:/[^/].*", address) and address.isprintable():
+        return address
+    try:
+        parts = urlsplit(address)
+        usable = parts.port != 0 and _HOST.fullmatch(parts.hostname or "") is not None
+        about_whom = parts.username is not None or parts.password is not None
+    except ValueError:  # a bracket without its other half, a port that is not a number
+        usable = about_whom = False
+    if not usable or parts.scheme not in ("http", "https") or not re.fullmatch(r"[!-~]+", address):
         raise refusal("must be a URL that starts with http:// or https://, or a file: `file:calls.ndjson`")
+    if about_whom or "?" in address or "#" in address:
+        # The text is not shown: it may hold a secret.
+        raise refusal(
+            "must be scheme, host, port and path alone, without a user, a password, a query or a fragment; "
+            "the write key goes into `write_key`"
+        )
     return address
 
 
@@ -74,13 +110,13 @@ _NO_ZONES = {"localtime", "posixrules", "Factory"}
 
 def _zone(name: str) -> str:
     try:
-        ZoneInfo(name)
-        if name in _NO_ZONES or name.startswith(("posix/", "right/")):
+        ZoneInfo(name[:LONGEST_NAME])
+        if name in _NO_ZONES or len(name) > LONGEST_NAME or name.startswith(("posix/", "right/")):
             raise KeyError(name)
     except (KeyError, ValueError, OSError):
         question = did_you_mean(name, available_timezones() - _NO_ZONES, likeness=0.75)
         hint = question or "write one such as `Europe/Berlin`"
-        raise refusal(f"`{name}` is not a time zone; {hint}") from None
+        raise refusal(f"`{cut(name)}` is not a time zone; {hint}") from None
     return name
 
 
@@ -89,9 +125,9 @@ Column = Annotated[str, Field(min_length=1)]
 Columns = Annotated[tuple[Column, ...], BeforeValidator(_as_list), AfterValidator(_distinct)]
 Name = Annotated[str, AfterValidator(_file_name)]
 ModelName = Annotated[Text, AfterValidator(_model_name)]
-WebAddress = Annotated[str, AfterValidator(_web_address)]
+Endpoint = Annotated[str, AfterValidator(_endpoint)]
 Zone = Annotated[str, AfterValidator(_zone)]
-Count = Annotated[int, BeforeValidator(_whole), Field(ge=0)]
+Count = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=10**12)]
 Ids = Annotated[tuple[str, ...], BeforeValidator(_ids)]
 
 
@@ -208,6 +244,8 @@ def _nested(fields: dict[str, Value]) -> dict[str, Value]:
     for keys, name in by_path.items():
         if not all(keys):
             raise refusal("a name must not be empty, nor have an empty part between dots", name)
+        if len(keys) > DEEPEST_NAME:
+            raise refusal(f"a name leads through at most {DEEPEST_NAME} keys", name)
         for length in range(1, len(keys)):
             outer = by_path.get(keys[:length])
             if outer is not None:

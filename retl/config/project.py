@@ -2,9 +2,11 @@
 
 import os
 import re
+import ssl
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 
 from dotenv import dotenv_values
@@ -13,8 +15,10 @@ from retl.config.settings import check_defaults
 from retl.config.sync import Sync, parse
 from retl.errors import ConfigError
 from retl.forms.form import nearest
+from retl.forms.nodes import LARGEST
 from retl.forms.yaml_file import Document, interpolate, load
 from retl.model import Model, make_model, read_model
+from retl.system import expanded, is_file, is_folder, read_file, system_words
 
 _SECRET = (("segment", "write_key"), ("warehouse",))
 """Keys of the files whose variables are filled in when they are needed, so that checking needs no secret."""
@@ -40,7 +44,7 @@ class Project:
         """The folder of the state files: the override, else RETL_STATE_DIR, else `state` in the project."""
         if override is not None:
             return override
-        return self.root / Path(self.env.get("RETL_STATE_DIR") or "state").expanduser()
+        return self.root / expanded(Path(self.env.get("RETL_STATE_DIR") or "state"))
 
     def shown(self, path: Path) -> str:
         """A path as error messages show it: relative to the project folder, where it is inside."""
@@ -59,7 +63,7 @@ def find_project(path: Path, environ: Mapping[str, str]) -> Project:
     root = _root(path)
     env = {**_dotenv(root), **environ}
     settings = root / "retl.yml"
-    if not settings.is_file():
+    if not is_file(settings):
         return Project(root, env)
     defaults = load(settings, env, root=root, as_written=_SECRET)
     check_defaults(defaults)
@@ -78,9 +82,9 @@ def find_syncs(arguments: Sequence[str], cwd: Path) -> list[Path]:
     found: dict[Path, None] = {}
     for argument in arguments:
         path = _absolute(cwd / argument)
-        if path.is_file():
+        if is_file(path):
             found[path] = None
-        elif path.is_dir():
+        elif is_folder(path):
             inside = _sync_files(path)
             if not inside:
                 raise ConfigError(
@@ -123,7 +127,7 @@ def load_model(sync: Sync, project: Project) -> Model:
             hint=f"create models/{sync.model}.sql, or write the query here as `sql`",
         )
     path = folder / f"{sync.model}.sql"
-    if not path.is_file():
+    if not is_file(path):
         known = sorted(file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.sql"))
         raise ConfigError(
             f"there is no {project.shown(path)}{nearest(sync.model, known)}", where=sync.where("model")
@@ -148,6 +152,27 @@ def warehouse_url(sync: Sync, project: Project) -> str:
         ConfigError: its variable is not set, or it is empty.
     """
     return _filled(sync.warehouse, project, sync.where("warehouse"), "the warehouse's URL")
+
+
+def certificates(sync: Sync, project: Project) -> str | None:
+    """The path of the file of certificates that the sync trusts instead of the system's; None for these.
+
+    Raises:
+        ConfigError: there is no such file, or it holds no certificates.
+    """
+    written = sync.segment.ssl_cert
+    if written is None:
+        return None
+    path = str(project.root / expanded(Path(written)))
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except (OSError, ValueError) as error:  # ValueError: a character of code 0 in the path
+        raise ConfigError(
+            f"no certificates can be read from {written} ({getattr(error, 'strerror', None) or error})",
+            where=sync.where("segment", "ssl_cert"),
+            hint="name a file of certificates as PEM, `-----BEGIN CERTIFICATE-----`",
+        ) from error
+    return path
 
 
 def check_names(syncs: Sequence[Sync]) -> None:
@@ -184,7 +209,7 @@ def sync_names(project: Project, folder: Path | None = None) -> set[str]:
 def name_in(path: Path) -> str | None:
     """The name that a sync file gives to its sync, though the rest may be wrong; None where it is none."""
     with suppress(OSError, UnicodeDecodeError):
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_file(path, LARGEST).decode("utf-8-sig")
         if not re.search(r"^(track|audience|identify|group):", text, re.MULTILINE):
             return None
         written = re.search(r"^name:(.*)$", text, re.MULTILINE)
@@ -230,15 +255,18 @@ def _root(path: Path) -> Path:
 
 def _dotenv(root: Path) -> dict[str, str]:
     path = root / ".env"
-    if not path.is_file():
+    if not is_file(path):
         return {}
     try:
-        # Values stay as they are written: a key or a password may well hold a `$`.
-        values = dotenv_values(path, interpolate=False)
+        text = read_file(path, LARGEST).decode("utf-8-sig")
     except OSError as error:
-        raise ConfigError(f"cannot be read: {error.strerror}", where=".env") from error
+        raise ConfigError(f"cannot be read: {system_words(error)}", where=".env") from error
     except UnicodeDecodeError as error:
         raise ConfigError("is not UTF-8 text", where=".env") from error
+    if "\0" in text:
+        raise ConfigError("holds a character of code 0, which no value may have", where=".env")
+    # Values stay as they are written: a key or a password may well hold a `$`.
+    values = dotenv_values(stream=StringIO(text), interpolate=False)
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -256,7 +284,7 @@ def _named(name: str, cwd: Path) -> Path:
     folder = _root(cwd) / "syncs"
     for ending in _ENDINGS:
         path = folder / f"{name}{ending}"
-        if path.is_file():
+        if is_file(path):
             return path
     known = [path.stem for path in _sync_files(folder)]
     raise ConfigError(

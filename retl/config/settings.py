@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 
-from retl.config.fields import Count, Name, Text, WebAddress, Zone
+from retl.config.fields import Count, Endpoint, Name, Text, Zone
 from retl.forms.form import Frozen, explain, nearest, refusal
 from retl.forms.yaml_file import Document
 from retl.receivers.data_file import Settings, known_receivers, read_settings
@@ -36,9 +36,9 @@ def _limit(written: object) -> Limit:
     text = str(written).strip()
     if written is False or text == "off":
         return Limit(off=True)
-    if re.fullmatch(r"[0-9]+", text):
+    if re.fullmatch(r"[0-9]{1,12}", text):
         return Limit(count=int(text))
-    if re.fullmatch(r"[0-9]+(\.[0-9]+)?%", text):
+    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?%", text):
         return Limit(percent=float(text[:-1]))
     raise refusal("must be a count such as 500000, a percentage such as 20%, or off")
 
@@ -73,7 +73,7 @@ class SegmentSettings(Frozen):
         description="Write key of the source, as a variable: `${NAME}`.",
     )
     region: Literal["us", "eu"] = Field(default="us", description="Region of the workspace.")
-    endpoint: WebAddress | None = Field(
+    endpoint: Endpoint | None = Field(
         default=None,
         description="URL to send to instead of the region's; `file:calls.ndjson` writes the calls to a file.",
     )
