@@ -4,15 +4,11 @@ A real HTTP server that behaves by the documented rules of Segment's Tracking AP
 that it then throws away and, unlike Segment, tells which and why. It fails when it is told to.
 """
 
-import base64
-import gzip
 import json
-import math
 import re
 import socket
 import sys
 import threading
-import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -26,10 +22,18 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from retl.errors import ConfigError
+from retl.sandbox.body import (
+    RefusalError,
+    failure,
+    read_calls,
+    read_envelope,
+    read_write_key,
+    strict_json,
+    unpacked,
+)
 from retl.sandbox.failures import Failures, Reply
 from retl.sandbox.ingestion import (
     BATCH_LIMIT,
-    BODY_LIMIT,
     CALL_LIMIT,
     DUPLICATE_WINDOW,
     ROUTES,
@@ -63,7 +67,7 @@ class Request:
     @property
     def parsed(self) -> Any:
         """The body as JSON; a ValueError where it is none."""
-        return _strict_json(self.body)
+        return strict_json(self.body)
 
 
 class Sandbox:
@@ -197,17 +201,17 @@ class Sandbox:
         """Check a POST, take its calls where `reply` lets it, and note it; returns the reply to send."""
         calls: list[Any] = []
         try:
-            body = _unpacked(body, headers)
-            envelope = _envelope(path, headers, body)
-            calls = _calls(path, envelope)
+            body = unpacked(body, headers)
+            envelope = read_envelope(path, headers, body)
+            calls = read_calls(path, envelope)
             self._check(calls)
-        except _RefusalError as refusal:
+        except RefusalError as refusal:
             if reply.takes_calls:
-                reply = replace(reply, status=refusal.status, body=_failure(str(refusal)))
+                reply = replace(reply, status=refusal.status, body=failure(str(refusal)))
         if reply.takes_calls and self.reply_if:
             reply = next(filter(None, map(self.reply_if, calls)), reply)
         if reply.takes_calls and not (reply.lost and self.reply_if):
-            self._take(calls, envelope, _write_key(headers, envelope))
+            self._take(calls, envelope, read_write_key(headers, envelope))
         self.note(Request("POST", path, headers, body, len(calls), reply.seen_status))
         return reply
 
@@ -224,9 +228,9 @@ class Sandbox:
         for call in calls:
             text = json.dumps(call, ensure_ascii=False, separators=(",", ":"))
             if len(text.encode("utf-8", "surrogatepass")) > CALL_LIMIT:
-                raise _RefusalError(400, f"a call exceeds {CALL_LIMIT} bytes")
+                raise RefusalError(400, f"a call exceeds {CALL_LIMIT} bytes")
             if self.reject_if and isinstance(call, dict) and self.reject_if(call):
-                raise _RefusalError(400, "a call is rejected")
+                raise RefusalError(400, "a call is rejected")
 
     def _take(self, calls: list[Any], envelope: dict[str, Any], write_key: str | None) -> None:
         with self._lock:
@@ -257,71 +261,6 @@ class Sandbox:
         self._first_arrivals[message_id] = arrival
         self._counts["accepted"] += 1
         self._accepted.append(call)
-
-
-class _RefusalError(Exception):
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-def _failure(message: str) -> str:
-    return json.dumps({"success": False, "message": message})
-
-
-def _unpacked(body: bytes, headers: Mapping[str, str]) -> bytes:
-    try:
-        return gzip.decompress(body) if headers.get("content-encoding", "").lower() == "gzip" else body
-    except (OSError, EOFError, zlib.error) as error:
-        raise _RefusalError(400, f"broken gzip: {error}") from error
-
-
-def _envelope(path: str, headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
-    if path not in ROUTES:
-        raise _RefusalError(404, "no such route")
-    # Segment requires the type but does not say how it refuses another; 415 is what HTTP itself has for it.
-    if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise _RefusalError(415, "Content-Type must be application/json")
-    if len(body) > BODY_LIMIT:
-        raise _RefusalError(400, f"a body of {len(body)} bytes exceeds {BODY_LIMIT}")
-    try:
-        envelope = _strict_json(body)
-    except (ValueError, RecursionError) as error:
-        raise _RefusalError(400, f"invalid JSON: {error}") from error
-    if not isinstance(envelope, dict):
-        raise _RefusalError(400, "the body must be an object")
-    return envelope
-
-
-def _strict_json(body: bytes) -> Any:
-    """Read JSON as the standard has it: no NaN, no Infinity, also none by way of 1e999."""
-
-    def finite(text: str) -> float:
-        if not math.isfinite(number := float(text)):
-            raise ValueError(f"{text} is not a number")
-        return number
-
-    return json.loads(body.decode(), parse_constant=finite, parse_float=finite)
-
-
-def _calls(path: str, envelope: dict[str, Any]) -> list[Any]:
-    if path != "/v1/batch":
-        call = {key: value for key, value in envelope.items() if key not in ("writeKey", "sentAt")}
-        return [call | {"type": path.removeprefix("/v1/")}]
-    calls = envelope.get("batch", [])
-    if not isinstance(calls, list):
-        raise _RefusalError(400, "batch must be an array")
-    return calls
-
-
-def _write_key(headers: Mapping[str, str], envelope: dict[str, Any]) -> str | None:
-    """Read the key from Basic, or else the body (HTTP API Source, "Authentication"); any bearer will do."""
-    scheme, _, credentials = headers.get("authorization", "").partition(" ")
-    key = envelope.get("writeKey")
-    if scheme.lower() == "basic":
-        with suppress(ValueError):
-            key = base64.b64decode(credentials, validate=True).decode().partition(":")[0]
-    return key if isinstance(key, str) and key else None
 
 
 class _Server(ThreadingMixIn, TCPServer):
@@ -410,7 +349,7 @@ class _Handler(BaseHTTPRequestHandler):
         return {name.lower(): value for name, value in self.headers.items()}
 
     def _send(self, reply: Reply) -> None:
-        usual = '{"success": true}' if reply.status == 200 else _failure(f"answered {reply.status}")
+        usual = '{"success": true}' if reply.status == 200 else failure(f"answered {reply.status}")
         body = (usual if reply.body is None else reply.body).encode()
         reset = reply.retry_after if reply.status == HTTPStatus.TOO_MANY_REQUESTS else None
         fields = {
