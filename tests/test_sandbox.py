@@ -4,6 +4,7 @@ import json
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from random import Random
 from threading import Event
@@ -15,6 +16,7 @@ import urllib3
 from retl.errors import ConfigError
 from retl.sandbox.failures import Failures, Reply
 from retl.sandbox.ingestion import discard_code
+from retl.sandbox.kept import Kept
 from retl.sandbox.server import Sandbox
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -336,6 +338,101 @@ def test_length_is_required(http: urllib3.PoolManager, sandbox: Sandbox) -> None
         411 == http.request("POST", f"{sandbox.url}/v1/batch", body=iter([b"{}", b"{}"]), chunked=True).status
     )
     assert 200 == post(http, sandbox, batch(call())).status
+
+
+def exchange(sandbox: Sandbox, text: bytes) -> bytes:
+    """Send bytes, then read until the connection is closed."""
+    with socket.create_connection(("127.0.0.1", port_of(sandbox)), timeout=5) as connection:
+        connection.sendall(text)
+        connection.shutdown(socket.SHUT_WR)
+        answer = b""
+        with suppress(ConnectionError):
+            while read := connection.recv(65_536):
+                answer += read
+    return answer
+
+
+def port_of(sandbox: Sandbox) -> int:
+    """The port of a sandbox."""
+    return int(sandbox.url.rpartition(":")[2])
+
+
+GOOD = b"POST /v1/batch HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+
+ODD: dict[str, tuple[bytes, bytes]] = {
+    "a larger body than is read": (GOOD + b"Content-Length: 2000001\r\n\r\n{", b" 413 "),
+    "a length of many digits": (GOOD + b"Content-Length: " + b"9" * 5_000 + b"\r\n\r\n", b" 413 "),
+    "a negative length": (GOOD + b"Content-Length: -5\r\n\r\n", b" 411 "),
+    "a length in words": (GOOD + b"Content-Length: five\r\n\r\n", b" 411 "),
+    "a length and chunks": (
+        GOOD + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        b" 411 ",
+    ),
+    "another host": (GOOD.replace(b"localhost", b"evil.example") + b"Content-Length: 2\r\n\r\n{}", b" 421 "),
+    "a host like this one": (b"GET / HTTP/1.1\r\nHost: 127.0.0.1.evil.example\r\n\r\n", b" 421 "),
+    "no host": (b"GET / HTTP/1.0\r\n\r\n", b" 200 "),
+    "a target that is no URL": (b"GET http://[ HTTP/1.1\r\nHost: localhost\r\n\r\n", b" 404 "),
+    "a limit of many digits": (
+        b"GET /?limit=" + b"9" * 5_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b" 400 ",
+    ),
+    "a long line": (b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n", b" 414 "),
+    "a long header": (b"GET / HTTP/1.1\r\nA: " + b"a" * 70_000 + b"\r\n\r\n", b" 431 "),
+    "many headers": (b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 200 + b"\r\n", b" 431 "),
+    "another method": (b"BREW / HTTP/1.1\r\nHost: localhost\r\n\r\n", b" 501 "),
+    "no request": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", b"40"),
+    "a byte that is no text": (b"GET /\xff HTTP/1.1\r\nHost: localhost\r\nA: \xff\r\n\r\n", b" 404 "),
+    "nothing": (b"", b""),
+    "half a line": (b"GET", b""),
+}
+
+
+@pytest.mark.parametrize(("text", "status"), ODD.values(), ids=ODD)
+def test_odd_requests_are_answered(
+    sandbox: Sandbox, capfd: pytest.CaptureFixture[str], text: bytes, status: bytes
+) -> None:
+    """Whatever arrives gets a status, and breaks nothing: no traceback, and the next request is served."""
+    answer = exchange(sandbox, text)
+
+    assert status in answer.partition(b"\r\n")[0]
+    assert b" 200 " in exchange(sandbox, b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    assert capfd.readouterr().err == ""
+    assert [] == sandbox.accepted
+
+
+def test_noise_is_answered(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
+    """Good requests with bytes changed at random break nothing."""
+    random = Random(7)
+    body = json.dumps(batch(call(timestamp="2026-03-01T12:00:00Z", traits={"a": [1, {"b": 1.5}]}))).encode()
+    for _ in range(300):
+        text = bytearray(GOOD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        for _ in range(random.randint(1, 8)):
+            text[random.randrange(len(text))] = random.randrange(256)
+        exchange(sandbox, bytes(text))
+
+    assert b" 200 " in exchange(sandbox, b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    assert capfd.readouterr().err == ""
+
+
+def test_a_small_body_that_unpacks_to_a_large_one(http: urllib3.PoolManager, sandbox: Sandbox) -> None:
+    """A gzip body is unpacked no further than shows that it is too large."""
+    bomb = gzip.compress(b"0" * 50_000_000)
+
+    assert 400 == post(http, sandbox, bomb, Content_Encoding="gzip").status
+    assert [] == [request for request in sandbox.requests if len(request.body) > 500_001]
+
+
+def test_what_is_kept_has_a_limit_in_bytes() -> None:
+    """The newest things are kept, as many as fit by number and by size."""
+    kept: Kept[str] = Kept(3, most_bytes=10)
+    for thing, size in (("a", 1), ("b", 1), ("c", 1), ("d", 1)):
+        kept.append(thing, size)
+    assert ["b", "c", "d"] == kept.all()
+
+    kept.append("e", 9)
+    assert ["d", "e"] == kept.all()
+    kept.append("f", 11)
+    assert [] == kept.all()
 
 
 def test_requests_are_kept(http: urllib3.PoolManager, sandbox: Sandbox) -> None:

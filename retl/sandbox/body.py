@@ -4,9 +4,11 @@ import base64
 import gzip
 import json
 import math
+import re
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
+from io import BytesIO
 from typing import Any
 
 from retl.sandbox.ingestion import BODY_LIMIT, ROUTES
@@ -20,6 +22,30 @@ class RefusalError(Exception):
         self.status = status
 
 
+_LOOPBACK = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d*)?", re.IGNORECASE)
+
+
+def is_loopback(host: str | None) -> bool:
+    """Whether the Host of a request is a name of this machine; one that says none is let in.
+
+    A web page may lead a name of its own to 127.0.0.1, and read what the sandbox holds: the Host tells.
+    """
+    return host is None or _LOOPBACK.fullmatch(host) is not None
+
+
+def call_size(call: Any) -> int:
+    """The bytes of a call as compact JSON.
+
+    Raises:
+        RefusalError: the call is nested too deep to be written.
+    """
+    try:
+        text = json.dumps(call, ensure_ascii=False, separators=(",", ":"))
+    except RecursionError as error:
+        raise RefusalError(400, "a call is nested too deep") from error
+    return len(text.encode("utf-8", "surrogatepass"))
+
+
 def failure(message: str) -> str:
     """The body of a refusal."""
     return json.dumps({"success": False, "message": message})
@@ -28,7 +54,10 @@ def failure(message: str) -> str:
 def unpacked(body: bytes, headers: Mapping[str, str]) -> bytes:
     """A body without its compression."""
     try:
-        return gzip.decompress(body) if headers.get("content-encoding", "").lower() == "gzip" else body
+        if headers.get("content-encoding", "").lower() != "gzip":
+            return body
+        with gzip.GzipFile(fileobj=BytesIO(body)) as file:
+            return file.read(BODY_LIMIT + 1)  # enough to see that it is too large
     except (OSError, EOFError, zlib.error) as error:
         raise RefusalError(400, f"broken gzip: {error}") from error
 
@@ -41,7 +70,7 @@ def read_envelope(path: str, headers: Mapping[str, str], body: bytes) -> dict[st
     if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise RefusalError(415, "Content-Type must be application/json")
     if len(body) > BODY_LIMIT:
-        raise RefusalError(400, f"a body of {len(body)} bytes exceeds {BODY_LIMIT}")
+        raise RefusalError(400, f"the body exceeds {BODY_LIMIT} bytes")
     try:
         envelope = strict_json(body)
     except (ValueError, RecursionError) as error:

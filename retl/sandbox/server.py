@@ -19,12 +19,14 @@ from http.server import BaseHTTPRequestHandler
 from random import Random
 from socketserver import TCPServer, ThreadingMixIn
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from retl.errors import ConfigError
 from retl.sandbox.body import (
     RefusalError,
+    call_size,
     failure,
+    is_loopback,
     read_calls,
     read_envelope,
     read_write_key,
@@ -34,6 +36,7 @@ from retl.sandbox.body import (
 from retl.sandbox.failures import Failures, Reply
 from retl.sandbox.ingestion import (
     BATCH_LIMIT,
+    BODY_LIMIT,
     CALL_LIMIT,
     DUPLICATE_WINDOW,
     ROUTES,
@@ -41,8 +44,24 @@ from retl.sandbox.ingestion import (
     merged_call,
     stamped,
 )
+from retl.sandbox.kept import Kept
 
 HOST = "127.0.0.1"
+
+READ_LIMIT = 4 * BODY_LIMIT
+"""Bytes of a body as it is sent; a larger one is not read. Our choice, as Segment says none."""
+
+LONGEST_NUMBER = 19
+"""Digits from which on a number is not even read."""
+
+READ_BYTES = 65_536
+"""Bytes that are read at a time of a body that nobody wants."""
+
+IDLE_SECONDS = 300.0
+"""After so long without a byte a connection is closed."""
+
+MOST_CONNECTIONS = 250
+"""Connections at a time, each of which takes a thread; beyond, one is closed before it is read."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +98,8 @@ class Sandbox:
         now: the clock that stamps arrivals; must tell its zone.
         unknown_keys: write keys that Segment does not know. The settings question answers 404 for them;
             calls sent with one of them, or with none, are discarded under a 200.
-        keep: how many calls of each kind are held in memory, the newest; counts go on beyond.
+        keep: how many calls of each kind are held in memory, the newest, and no more than `KEPT_BYTES` of
+            each; counts go on beyond. Duplicates are known among the newest calls, ten times as many.
         reject_if: any request that holds such a call is answered 400.
         reply_if: gives a call the reply that any request which holds it gets; None is the plain one.
         seed: of the chances of `failures`.
@@ -110,10 +130,9 @@ class Sandbox:
         self._lock = threading.Lock()
         self._script: deque[Reply] = deque()
         self._first_arrivals: dict[str, datetime] = {}
-        self._requests: deque[Request] = deque()
-        self._calls_in_requests = 0
-        self._accepted: deque[dict[str, Any]] = deque(maxlen=keep)
-        self._discarded: deque[tuple[str, Any]] = deque(maxlen=keep)
+        self._requests: Kept[Request] = Kept(keep)
+        self._accepted: Kept[dict[str, Any]] = Kept(keep)
+        self._discarded: Kept[tuple[str, Any]] = Kept(keep)
         self._duplicates: deque[str] = deque(maxlen=keep)
         self._counts = Counter(requests=0, accepted=0, duplicates=0)
         self._discard_counts: Counter[str] = Counter()
@@ -157,13 +176,13 @@ class Sandbox:
     def accepted(self) -> list[dict[str, Any]]:
         """The calls that Segment would pass on, as it would, in order of arrival."""
         with self._lock:
-            return list(self._accepted)
+            return self._accepted.all()
 
     @property
     def discarded(self) -> list[tuple[str, Any]]:
         """The calls thrown away under a 200, each after its discard code, in order of arrival."""
         with self._lock:
-            return list(self._discarded)
+            return self._discarded.all()
 
     @property
     def duplicates(self) -> list[str]:
@@ -175,7 +194,7 @@ class Sandbox:
     def requests(self) -> list[Request]:
         """The newest requests, as many as hold `keep` calls together; those for the listing are left out."""
         with self._lock:
-            return list(self._requests)
+            return self._requests.all()
 
     def summary(self) -> dict[str, Any]:
         """Count so far: `requests`, `accepted`, `duplicates`, and `discarded` by code."""
@@ -211,7 +230,7 @@ class Sandbox:
         if reply.takes_calls and self.reply_if:
             reply = next(filter(None, map(self.reply_if, calls)), reply)
         if reply.takes_calls and not (reply.lost and self.reply_if):
-            self._take(calls, envelope, read_write_key(headers, envelope))
+            self._take(calls, envelope, read_write_key(headers, envelope), len(body))
         self.note(Request("POST", path, headers, body, len(calls), reply.seen_status))
         return reply
 
@@ -219,39 +238,38 @@ class Sandbox:
         """Remember a request."""
         with self._lock:
             self._counts["requests"] += 1
-            self._requests.append(request)
-            self._calls_in_requests += max(request.calls, 1)
-            while self._requests and self._calls_in_requests > self._keep:
-                self._calls_in_requests -= max(self._requests.popleft().calls, 1)
+            size = len(request.body) + sum(len(one) for header in request.headers.items() for one in header)
+            self._requests.append(request, size, max(request.calls, 1))
 
     def _check(self, calls: list[Any]) -> None:
         for call in calls:
-            text = json.dumps(call, ensure_ascii=False, separators=(",", ":"))
-            if len(text.encode("utf-8", "surrogatepass")) > CALL_LIMIT:
+            if call_size(call) > CALL_LIMIT:
                 raise RefusalError(400, f"a call exceeds {CALL_LIMIT} bytes")
             if self.reject_if and isinstance(call, dict) and self.reject_if(call):
                 raise RefusalError(400, "a call is rejected")
 
-    def _take(self, calls: list[Any], envelope: dict[str, Any], write_key: str | None) -> None:
+    def _take(self, calls: list[Any], envelope: dict[str, Any], write_key: str | None, size: int) -> None:
+        """Take the calls of a request of so many bytes."""
+        shared = size // max(len(calls), 1)
         with self._lock:
             arrival = self._now().astimezone(UTC)
             if not calls:
-                self._discard("empty_batch", envelope)
+                self._discard("empty_batch", envelope, size)
             for position, call in enumerate(calls):
                 if write_key is None or write_key in self.unknown_keys:
-                    self._discard("project_not_found", call)
+                    self._discard("project_not_found", call, shared)
                 elif position >= BATCH_LIMIT:
-                    self._discard("over_batch_count", call)
+                    self._discard("over_batch_count", call, shared)
                 elif code := discard_code(merged := merged_call(call, envelope)):
-                    self._discard(code, merged)
+                    self._discard(code, merged, shared)
                 else:
-                    self._accept(stamped(merged, envelope.get("sentAt"), arrival), arrival)
+                    self._accept(stamped(merged, envelope.get("sentAt"), arrival), arrival, shared)
 
-    def _discard(self, code: str, call: Any) -> None:
+    def _discard(self, code: str, call: Any, size: int) -> None:
         self._discard_counts[code] += 1
-        self._discarded.append((code, call))
+        self._discarded.append((code, call), size)
 
-    def _accept(self, call: dict[str, Any], arrival: datetime) -> None:
+    def _accept(self, call: dict[str, Any], arrival: datetime, size: int) -> None:
         message_id = call["messageId"]
         first_arrival = self._first_arrivals.get(message_id)
         if first_arrival is not None and arrival - first_arrival < DUPLICATE_WINDOW:
@@ -259,8 +277,10 @@ class Sandbox:
             self._duplicates.append(message_id)
             return
         self._first_arrivals[message_id] = arrival
+        if len(self._first_arrivals) > 10 * self._keep:
+            del self._first_arrivals[next(iter(self._first_arrivals))]
         self._counts["accepted"] += 1
-        self._accepted.append(call)
+        self._accepted.append(call, size)
 
 
 class _Server(ThreadingMixIn, TCPServer):
@@ -279,6 +299,10 @@ class _Server(ThreadingMixIn, TCPServer):
             self._connections.add(connection)
         return connection, address
 
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        with self._lock:
+            return len(self._connections) <= MOST_CONNECTIONS
+
     def shutdown_request(self, request: Any) -> None:
         with self._lock:
             self._connections.discard(request)
@@ -292,8 +316,8 @@ class _Server(ThreadingMixIn, TCPServer):
                     connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        # A client that goes away in the middle is everyday life; anything else is a bug and shows.
-        if not isinstance(sys.exc_info()[1], ConnectionError):
+        # A client that goes away or falls asleep is everyday life; anything else is a bug and shows.
+        if not isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
             super().handle_error(request, client_address)
 
 
@@ -302,40 +326,45 @@ class _Handler(BaseHTTPRequestHandler):
     server_version = "retl-sandbox"
     disable_nagle_algorithm = True
     wbufsize = -1
+    timeout = IDLE_SECONDS
     server: _Server
 
     def do_POST(self) -> None:
         sandbox = self.server.sandbox
-        path, headers = urlsplit(self.path).path, self._lowered_headers()
+        path, headers = self._path().path, self._lowered_headers()
         reply = sandbox.next_reply()
-        length = headers.get("content-length", "")
-        readable = length.isdecimal()
-        if readable and not reply.refused:
-            body = self.rfile.read(int(length))
-            if len(body) < int(length) or sandbox.closing.wait(sandbox.failures.latency):
+        unreadable = self._unreadable(headers)
+        if unreadable is None and not reply.refused:
+            length = int(headers["content-length"])
+            body = self.rfile.read(length)
+            if len(body) < length or sandbox.closing.wait(sandbox.failures.latency):
                 self.close_connection = True
                 return
             reply = sandbox.receive(path, headers, body, reply)
         else:
-            reply = reply if reply.refused else Reply(HTTPStatus.LENGTH_REQUIRED)
+            reply = reply if reply.refused or unreadable is None else Reply(unreadable)
             sandbox.note(Request("POST", path, headers, b"", 0, reply.seen_status))
         if reply.seen_status is not None:
-            self._send(reply)
-        if reply.seen_status is None or not readable:
+            self._send(reply, last=unreadable is not None)
+        if reply.seen_status is None or unreadable is not None:
             self.close_connection = True
-        if reply.hang or not (readable or reply.refused):
+        if reply.hang or (unreadable is not None and not reply.refused):
             # The end comes when the client gives up or the closing sandbox ends the connection. To close
             # before, with a body unread, would also lose the answer on its way to the client.
             self.wfile.flush()
-            while self.rfile.read(1):
+            while self.rfile.read1(READ_BYTES):
                 pass
 
     def do_GET(self) -> None:
         sandbox = self.server.sandbox
-        address = urlsplit(self.path)
+        address = self._path()
+        if not is_loopback(self.headers.get("Host")):
+            self._send(Reply(HTTPStatus.MISDIRECTED_REQUEST))
+            return
         if address.path in ("/", "/calls.json"):
             limit = parse_qs(address.query).get("limit", ["100"])[-1]
-            listing = json.dumps(sandbox.listing(int(limit))) if limit.isdecimal() else None
+            counted = limit.isdecimal() and len(limit) < LONGEST_NUMBER
+            listing = json.dumps(sandbox.listing(int(limit))) if counted else None
             self._send(Reply(body=listing) if listing else Reply(HTTPStatus.BAD_REQUEST))
             return
         reply = Reply(HTTPStatus.METHOD_NOT_ALLOWED if address.path in ROUTES else HTTPStatus.NOT_FOUND)
@@ -345,10 +374,28 @@ class _Handler(BaseHTTPRequestHandler):
         sandbox.note(Request("GET", address.path, self._lowered_headers(), b"", 0, reply.status))
         self._send(reply)
 
+    def _unreadable(self, headers: Mapping[str, str]) -> HTTPStatus | None:
+        """The status for a request whose body is not read; None where it is."""
+        if not is_loopback(headers.get("host")):
+            return HTTPStatus.MISDIRECTED_REQUEST
+        length = headers.get("content-length", "")
+        if not length.isdecimal() or "transfer-encoding" in headers:
+            return HTTPStatus.LENGTH_REQUIRED
+        if len(length) >= LONGEST_NUMBER or int(length) > READ_LIMIT:
+            return HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+        return None
+
+    def _path(self) -> SplitResult:
+        """The request's target, taken apart; an empty one where it is no URL."""
+        try:
+            return urlsplit(self.path)
+        except ValueError:
+            return urlsplit("")
+
     def _lowered_headers(self) -> dict[str, str]:
         return {name.lower(): value for name, value in self.headers.items()}
 
-    def _send(self, reply: Reply) -> None:
+    def _send(self, reply: Reply, last: bool = False) -> None:
         usual = '{"success": true}' if reply.status == 200 else failure(f"answered {reply.status}")
         body = (usual if reply.body is None else reply.body).encode()
         reset = reply.retry_after if reply.status == HTTPStatus.TOO_MANY_REQUESTS else None
@@ -356,7 +403,7 @@ class _Handler(BaseHTTPRequestHandler):
             "Retry-After": reply.retry_after,
             "X-RateLimit-Reset": reset,
             "Location": reply.location,
-            "Connection": "close" if reply.status == HTTPStatus.LENGTH_REQUIRED else None,
+            "Connection": "close" if last else None,
         }
         self.send_response(reply.status)
         self.send_header("Content-Type", reply.content_type)
