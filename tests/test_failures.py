@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -311,3 +312,35 @@ def test_an_argument_that_names_nothing(retl: Retl, argument: str) -> None:
 
     assert code == 2
     assert err.startswith(("error: there is no sync", "error: there is no file"))
+
+
+@pytest.mark.parametrize("room", [0, 8_192, 200_000])
+def test_a_disk_that_is_full_is_no_bug(project: Path, room: int) -> None:
+    """Where files cannot grow any more, a run ends with exit code 3 and says what to do."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+
+    command = [sys.executable, "-m", "retl", "run", "a", "--sandbox"]
+    done = subprocess.run(command, cwd=project, preexec_fn=limit, capture_output=True, text=True, check=False)
+
+    assert (3, "") == (done.returncode, done.stdout)
+    assert "make room" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "run a --sandbox --limit 99999999999999999999",
+        "run a --sandbox --deadline 99999999999999999999",
+        "run a --sandbox --deadline \u0663s",
+        "plan a --samples 99999999999999999999",
+        "rejected a --limit 99999999999999999999",
+        "check a --receiver insider --sample 99999999999999999999",
+        "sandbox --failures latency=99999999999999999999s",
+        "sandbox --failures 429=1e400",
+    ],
+)
+def test_a_number_beyond_all_measure_is_refused(retl: Retl, arguments: str) -> None:
+    """An option takes no number that no part of the program could count to."""
+    assert retl(*arguments.split())[0] == 2

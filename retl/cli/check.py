@@ -14,7 +14,7 @@ from retl.checks.tracking_plan import CHECKER as PLAN
 from retl.checks.tracking_plan import TrackingPlan, read_tracking_plan
 from retl.cli.console import Printer, Ragged, as_json_line, console, count
 from retl.cli.errors import to_report
-from retl.cli.options import AS_JSON, RECEIVERS, sync_files
+from retl.cli.options import AS_JSON, MOST, RECEIVERS, sync_files
 from retl.cli.receivers import EFFECT_COLORS, looking_job, receiver_settings
 from retl.clock import SystemClock
 from retl.config.project import check_names
@@ -41,7 +41,7 @@ from retl.state import new_state
 )
 @click.option(
     "--sample",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, MOST),
     help="Check the calls of this many rows; 0 checks the sync file alone. [default: all]",
 )
 @AS_JSON

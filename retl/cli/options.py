@@ -25,6 +25,9 @@ class _Folder(click.Path):
         return super().convert(value, param, ctx)
 
 
+MOST = 10**12
+"""The largest number that an option takes."""
+
 SYNCS = click.argument("syncs", nargs=-1, required=True, metavar="SYNC...")
 ONE_SYNC = click.argument("sync", metavar="SYNC")
 STATE_DIR = click.option(
@@ -51,7 +54,7 @@ BACKFILL = click.option(
 
 def seconds(_context: click.Context, _option: click.Parameter, written: str) -> float:
     """Read `90`, `45s`, `30m` or `12h`."""
-    match = re.fullmatch(r"(\d+)([smh]?)", written)
+    match = re.fullmatch(r"([0-9]{1,9})([smh]?)", written)
     if match is None:
         raise click.BadParameter(f"{written!r} is not a duration; write 45s, 30m or 12h")
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]

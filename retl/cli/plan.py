@@ -20,7 +20,7 @@ from retl.cli.console import (
     undated_sentence,
 )
 from retl.cli.errors import to_report
-from retl.cli.options import AS_JSON, BACKFILL, STATE_DIR, SYNCS
+from retl.cli.options import AS_JSON, BACKFILL, MOST, STATE_DIR, SYNCS
 from retl.cli.receivers import reason_meaning
 from retl.clock import SystemClock
 from retl.config.project import find_syncs
@@ -40,7 +40,7 @@ from retl.session import Session, load_session
 @click.option("--full", is_flag=True, help="Plan a run with --full.")
 @click.option("--sandbox", "rehearsal", is_flag=True, help="Plan the next rehearsal.")
 @click.option(
-    "--samples", type=click.IntRange(min=0), default=2, help="Calls to show of each kind. [default: 2]"
+    "--samples", type=click.IntRange(0, MOST), default=2, help="Calls to show of each kind. [default: 2]"
 )
 @AS_JSON
 @STATE_DIR

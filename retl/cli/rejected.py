@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from retl.cli.console import as_json_line, console
-from retl.cli.options import AS_JSON, ONE_SYNC, REHEARSAL, STATE_DIR
+from retl.cli.options import AS_JSON, MOST, ONE_SYNC, REHEARSAL, STATE_DIR
 from retl.cli.receivers import reason_meaning
 from retl.clock import SystemClock
 from retl.delivery.rejected import REASONS, RejectedCall, RejectedRow, rejected_calls, rejected_rows
@@ -19,7 +19,9 @@ from retl.session import find_sessions
 
 @click.command("rejected")
 @ONE_SYNC
-@click.option("--limit", type=click.IntRange(min=1), default=50, help="Rows and calls to show. [default: 50]")
+@click.option(
+    "--limit", type=click.IntRange(1, MOST), default=50, help="Rows and calls to show. [default: 50]"
+)
 @AS_JSON
 @REHEARSAL
 @STATE_DIR

@@ -22,7 +22,7 @@ from retl.cli.console import (
     undated_sentence,
 )
 from retl.cli.errors import to_report
-from retl.cli.options import AS_JSON, BACKFILL, STATE_DIR, SYNCS, seconds
+from retl.cli.options import AS_JSON, BACKFILL, MOST, STATE_DIR, SYNCS, seconds
 from retl.cli.sandbox import sandbox_report
 from retl.clock import SystemClock
 from retl.config.project import check_names, find_syncs
@@ -127,7 +127,7 @@ class _Shared:
     "--force", "forced", multiple=True, type=click.Choice(GUARDS), help="Let this guard pass, once."
 )
 @click.option(
-    "--limit", type=click.IntRange(min=1), help="Send at most this many calls now; the rest stays pending."
+    "--limit", type=click.IntRange(1, MOST), help="Send at most this many calls now; the rest stays pending."
 )
 @click.option(
     "--sandbox", "rehearsal", is_flag=True, help="Rehearse against a local Segment, with a state of its own."

@@ -65,10 +65,10 @@ class Failures:
         """
         failures = cls()
         for part in filter(None, map(str.strip, text.split(","))):
-            if latency := re.fullmatch(r"latency=(\d*\.?\d+)(ms|s)", part):
+            if latency := re.fullmatch(r"latency=([0-9]{0,6}\.?[0-9]{1,6})(ms|s)", part):
                 failures = replace(failures, latency=float(latency[1]) / (1000 if latency[2] == "ms" else 1))
                 continue
-            chance = re.fullmatch(r"(hang|lost_answer|[45]\d\d)=(\d*\.?\d+)", part)
+            chance = re.fullmatch(r"(hang|lost_answer|[45][0-9]{2})=([0-9]*\.?[0-9]+)", part)
             if chance is None:
                 hint = "write failures as 429=0.05,500=0.02,hang=0.01,lost_answer=0.02,latency=30ms"
                 raise ConfigError(f"{part!r} is not a failure", where="failures", hint=hint)
