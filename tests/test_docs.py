@@ -5,12 +5,14 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
 
 from retl.cli.main import cli
+from retl.errors import RetlError
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -92,6 +94,23 @@ def test_every_dependency_has_its_reason() -> None:
     reasons = set(re.findall(r"^\| `([a-z0-9.-]+)` \| ", README.split("## Dependencies")[1], re.MULTILINE))
 
     assert required == reasons
+
+
+def errors_below(kind: type[RetlError]) -> Iterator[type[RetlError]]:
+    """A class of errors, and all that are made of it."""
+    yield kind
+    for one in kind.__subclasses__():
+        yield from errors_below(one)
+
+
+def test_the_table_of_failures_has_the_programs_codes() -> None:
+    """docs/failures.md names every error code but those of groups, each with the exit code that it has."""
+    page = (ROOT / "docs/failures.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^\| [^|]+ \| (\d+)[\d, ]* \| `(\w+)` \|", page, re.MULTILINE))
+    known = {(str(one.exit_code), one.code) for one in errors_below(RetlError)}
+
+    assert listed - {("130", "interrupted")} <= known
+    assert {code for _, code in listed} == {one.code for one in errors_below(RetlError)} - {"error"}
 
 
 def test_links_of_the_docs_lead_somewhere() -> None:
