@@ -85,7 +85,9 @@ group:
 folder; `$${` stands for a plain `${`. The variables of `warehouse` and of `segment.write_key` are looked up
 when a command needs them, all others when the file is read.
 
-An unknown key is an error, as is a key that stands twice.
+An unknown key is an error, as is a key that stands twice. The file is YAML 1.2: `yes`, `no` and `on` are
+text, and dates stay the text they are. Tags and merge keys (`<<`) are refused, and so are numbers that not
+every reader takes for one, such as `1_000`. A file has at most 1 MB, each alias spelled out, and 50 levels.
 """
 
 _BLOCKS: tuple[tuple[str, str, type[Frozen]], ...] = (

@@ -117,6 +117,19 @@ def expanded(path: Path) -> Path:
         ) from error
 
 
+def in_utf8(path: Path) -> Path:
+    """The path itself, where its name is text; DuckDB takes no other.
+
+    Raises:
+        ConfigError: a byte of it is not UTF-8.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError("this path is not UTF-8 text", where=str(path), hint="take another") from error
+    return path
+
+
 def read_file(path: Path, most: int) -> bytes:
     """The bytes of a file; a pipe or a device, which may never end, is not read.
 

@@ -314,6 +314,10 @@ def test_the_older_form_of_a_tracking_plan(retl: Retl, tmp_path: Path) -> None:
             '{"rules": [{"type": "COMMON", "version": "a", "jsonSchema": {}}]}',
             "this is not a tracking plan of",
         ),
+        (
+            '{"rules": [{"type": "COMMON", "version": 1e400, "jsonSchema": {}}]}',
+            "this is not a tracking plan of",
+        ),
         ('{"rules": {"events": ["X"]}}', "this is not a tracking plan of Segment"),
         ('{"rules": []}', "this tracking plan has no rules"),
         ('{"data": {"rules": [], "pagination": {"next": "abc"}}}', "this is one page of a tracking plan"),

@@ -13,6 +13,7 @@ from harness import Retl, runner
 from ruamel.yaml import YAML
 
 from retl.cli.errors import to_report
+from retl.config.project import find_project
 from retl.errors import BugError, ConfigError, ExternalError, RetlError, StorageError
 from retl.system import is_there, system_error
 
@@ -303,6 +304,16 @@ def test_a_home_folder_that_is_not_known_is_said(
 
     assert code == 2
     assert err.startswith(f"error: {folder}: there is no home folder to put in place of `~`\n")
+
+
+def test_a_path_that_is_not_text_is_said(project: Path) -> None:
+    """A folder whose name is not UTF-8 can hold neither a project nor a state, and the error shows it."""
+    odd = project / os.fsdecode(b"\xff")
+    with pytest.raises(ConfigError, match="this path is not UTF-8 text"):
+        find_project(odd / "syncs", {}).state_dir(odd)
+    (odd / "models").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="this path is not UTF-8 text"):
+        find_project(odd, {})
 
 
 @pytest.mark.parametrize("argument", ["x" * 300, "a" * 5_000 + ".yml", "a\nb", "syncs/a.yml/b"])

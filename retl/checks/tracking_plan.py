@@ -146,7 +146,7 @@ def _rules(written: Any, path: Path) -> Iterator[tuple[CallKind, int, Any]]:
         )
     try:
         yield from map(_public, rules) if isinstance(rules, list) else _config(rules)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise ConfigError("this is not a tracking plan of Segment", where=str(path), hint=HINT) from error
 
 

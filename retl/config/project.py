@@ -18,7 +18,7 @@ from retl.forms.form import nearest
 from retl.forms.nodes import LARGEST
 from retl.forms.yaml_file import Document, interpolate, load
 from retl.model import Model, make_model, read_model
-from retl.system import expanded, is_file, is_folder, read_file, system_words
+from retl.system import expanded, in_utf8, is_file, is_folder, read_file, system_words
 
 _SECRET = (("segment", "write_key"), ("warehouse",))
 """Keys of the files whose variables are filled in when they are needed, so that checking needs no secret."""
@@ -43,8 +43,8 @@ class Project:
     def state_dir(self, override: Path | None = None) -> Path:
         """The folder of the state files: the override, else RETL_STATE_DIR, else `state` in the project."""
         if override is not None:
-            return override
-        return self.root / expanded(Path(self.env.get("RETL_STATE_DIR") or "state"))
+            return in_utf8(override)
+        return self.root / in_utf8(expanded(Path(self.env.get("RETL_STATE_DIR") or "state")))
 
     def shown(self, path: Path) -> str:
         """A path as error messages show it: relative to the project folder, where it is inside."""
@@ -58,9 +58,9 @@ def find_project(path: Path, environ: Mapping[str, str]) -> Project:
     `syncs/` or retl.yml; without that, the file's own folder.
 
     Raises:
-        ConfigError: .env or retl.yml cannot be read, or retl.yml is wrong.
+        ConfigError: .env or retl.yml cannot be read, or retl.yml is wrong; the folder's path is not text.
     """
-    root = _root(path)
+    root = in_utf8(_root(path))
     env = {**_dotenv(root), **environ}
     settings = root / "retl.yml"
     if not is_file(settings):
