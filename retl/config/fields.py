@@ -3,8 +3,9 @@
 import math
 import re
 from enum import StrEnum
+from ipaddress import IPv6Address
 from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -78,10 +79,20 @@ def _model_name(name: str) -> str:
     return name
 
 
-_HOST = re.compile(
-    r"(?=.{1,253}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*(%\w+)?"
-)
-"""A host's name, or its address; names in other alphabets are written in their ASCII form, `xn--…`."""
+_HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
+"""A host's name; names in other alphabets are written in their ASCII form, `xn--…`."""
+
+
+def _is_host(parts: SplitResult) -> bool:
+    """Whether a URL has a host: a name, or an address.
+
+    Raises:
+        ValueError: between brackets stands no address, or the port is not a number.
+    """
+    host = parts.hostname or ""
+    if "[" in parts.netloc:
+        return IPv6Address(host).version == 6 and parts.port != 0
+    return _HOST.fullmatch(host) is not None and parts.port != 0
 
 
 def _endpoint(address: str) -> str:
@@ -89,7 +100,7 @@ def _endpoint(address: str) -> str:
         return address
     try:
         parts = urlsplit(address)
-        usable = parts.port != 0 and _HOST.fullmatch(parts.hostname or "") is not None
+        usable = _is_host(parts)
         about_whom = parts.username is not None or parts.password is not None
     except ValueError:  # a bracket without its other half, a port that is not a number
         usable = about_whom = False
