@@ -5,8 +5,11 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from retl.errors import ConfigError, ExternalError, RetlError, StorageError
+
+T = TypeVar("T", str, Path)
 
 _NO_ROOM = "make room on its disk (space, inodes or quota), then run it again; nothing is lost"
 _RIGHTS = "correct the rights of it and its folder, or take another place, then run it again"
@@ -117,17 +120,20 @@ def expanded(path: Path) -> Path:
         ) from error
 
 
-def in_utf8(path: Path) -> Path:
-    """The path itself, where its name is text; DuckDB takes no other.
+def in_utf8(text: T, what: str = "this path") -> T:
+    """A path or another text of the system as it is, where it is Unicode; DuckDB takes no other.
+
+    Args:
+        what: the word for it in the error.
 
     Raises:
         ConfigError: a byte of it is not UTF-8.
     """
     try:
-        str(path).encode()
+        str(text).encode()
     except UnicodeEncodeError as error:
-        raise ConfigError("this path is not UTF-8 text", where=str(path), hint="take another") from error
-    return path
+        raise ConfigError(f"{what} is not UTF-8 text", where=str(text), hint="take another") from error
+    return text
 
 
 def read_file(path: Path, most: int) -> bytes:

@@ -1,6 +1,7 @@
 """The world around a run fails: disk, memory, rights, paths, the reader of the output."""
 
 import errno
+import io
 import json
 import os
 import resource
@@ -13,7 +14,7 @@ from harness import Retl, runner
 from ruamel.yaml import YAML
 
 from retl.cli.errors import to_report
-from retl.config.project import find_project
+from retl.config.project import find_project, load_sync
 from retl.errors import BugError, ConfigError, ExternalError, RetlError, StorageError
 from retl.system import is_there, system_error
 
@@ -311,9 +312,18 @@ def test_a_path_that_is_not_text_is_said(project: Path) -> None:
     odd = project / os.fsdecode(b"\xff")
     with pytest.raises(ConfigError, match="this path is not UTF-8 text"):
         find_project(odd / "syncs", {}).state_dir(odd)
+    with pytest.raises(ConfigError, match="this path is not UTF-8 text"):
+        load_sync(project / os.fsdecode(b"syncs/\xff.yml"), find_project(project, {}))
     (odd / "models").mkdir(parents=True)
     with pytest.raises(ConfigError, match="this path is not UTF-8 text"):
         find_project(odd, {})
+
+
+def test_an_argument_that_is_not_text_is_refused(retl: Retl, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No command gets an argument that is not UTF-8: it could not look for it in a state."""
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(io.BytesIO(), errors="backslashreplace"))
+
+    assert retl("explain", "a", os.fsdecode(b"\xff"))[0] == 2
 
 
 @pytest.mark.parametrize("argument", ["x" * 300, "a" * 5_000 + ".yml", "a\nb", "syncs/a.yml/b"])

@@ -23,6 +23,7 @@ from retl.cli.sandbox import sandbox_command
 from retl.cli.schema import schema_command
 from retl.cli.status import status_command
 from retl.errors import ConfigError
+from retl.system import in_utf8
 from retl.version import __version__
 
 
@@ -81,6 +82,8 @@ def execute(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; None takes those of the process.
     """
     try:
+        for one in sys.argv[1:] if arguments is None else arguments:
+            in_utf8(one, "this argument")
         code = cli.main(arguments, prog_name="retl", standalone_mode=False)
     except click.ClickException as error:
         error.show()

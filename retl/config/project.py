@@ -105,7 +105,7 @@ def load_sync(path: Path, project: Project) -> Sync:
     Raises:
         ConfigError: the file cannot be read, or is wrong.
     """
-    document = load(_absolute(path), project.env, root=project.root, as_written=_SECRET)
+    document = load(in_utf8(_absolute(path)), project.env, root=project.root, as_written=_SECRET)
     return parse(document, project.defaults)
 
 
