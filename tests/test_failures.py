@@ -69,6 +69,16 @@ def test_an_error_of_the_system_is_never_a_bug(error: Exception, kind: type[Retl
     assert ("/" in str(found)) == bool(getattr(error, "filename", None))
 
 
+def test_an_error_of_the_system_can_be_traced(retl: Retl, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the level `debug` the log shows where in the program the system refused."""
+    monkeypatch.setenv("RETL_LOG_LEVEL", "debug")
+
+    _, _, err = retl("run", "a", "--sandbox", "--state-dir", "/proc/x")
+
+    assert "Traceback" in err
+    assert "FileNotFoundError" in err
+
+
 @pytest.mark.parametrize("error", [ValueError("odd"), ImportError("no module named x"), KeyboardInterrupt()])
 def test_anything_else_is_a_bug_with_its_traceback(
     error: BaseException, capsys: pytest.CaptureFixture[str]

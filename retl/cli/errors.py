@@ -1,5 +1,6 @@
 """The error to report, for whatever stops a command."""
 
+import logging
 import traceback
 from datetime import UTC, datetime
 
@@ -7,6 +8,8 @@ from retl import signals
 from retl.damage import storage_error
 from retl.errors import BugError, RetlError
 from retl.version import __version__
+
+log = logging.getLogger("retl")
 
 
 def to_report(error: BaseException) -> RetlError:
@@ -21,7 +24,9 @@ def to_report(error: BaseException) -> RetlError:
         if found is not None:
             return found
         try:
-            return signals.told(error)
+            told = signals.told(error)
+            log.debug("the error as Python has it", exc_info=error)
+            return told
         except Exception as bug:
             error = bug
     traceback.print_exception(error)
