@@ -183,9 +183,10 @@ def test_unreachable_proxy_is_not_unsure(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "proxy" in (answer.error or "")
 
 
-def test_unusable_proxy_is_a_setting_to_fix(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A SOCKS proxy is refused in a sentence that does not tell its password."""
-    monkeypatch.setenv("all_proxy", "socks5://me:secret@localhost:1")
+@pytest.mark.parametrize("proxy", ["socks5://me:secret@localhost:1", "http://", "http://me:secret@"])
+def test_unusable_proxy_is_a_setting_to_fix(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    """A SOCKS proxy, or one without a host, is refused in a sentence that does not tell its password."""
+    monkeypatch.setenv("all_proxy", proxy)
     with pytest.raises(ConfigError) as caught:
         segment("http://segment.invalid")
     assert "secret" not in f"{caught.value} {caught.value.hint}"

@@ -218,9 +218,10 @@ def _direct_or_proxied(scheme: str, host: str, options: dict[str, Any]) -> urlli
     if proxy is None:
         return urllib3.PoolManager(**options)
     account = urlsplit(proxy)
-    if account.scheme not in {"http", "https"}:
+    if account.scheme not in {"http", "https"} or not account.hostname:
         raise ConfigError(
-            f"a proxy is set for {host} in the environment, of a kind that retl does not speak",
+            f"a proxy is set for {host} in the environment without a host, or of a kind that retl does "
+            "not speak",
             hint="use an http:// or https:// proxy, or list the host in NO_PROXY",
         )
     if account.username is not None:
