@@ -10,7 +10,8 @@ from retl.system import read_file, system_words
 LARGEST = 1_000_000
 """Bytes of a model's file."""
 
-_PIECE = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|(?P<void>--[^\n]*|/\*.*?\*/|[\s;]+)|.""", re.DOTALL)
+_VOID = re.compile(r"(?:--[^\n]*|/\*.*?\*/|[\s;])*", re.DOTALL)
+"""Comments, blanks and semicolons, and nothing else."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Model:
 
     Attributes:
         name: as the sync names it; for SQL written in the sync itself, the sync's name.
-        sql: one SELECT, without a closing semicolon.
+        sql: its text, which is one SELECT; the warehouse sees to that.
         where: the file (and line of its first line, where it is not 1), for error messages.
         first_line: the line of `where` on which `sql` starts; 1-based.
     """
@@ -55,16 +56,6 @@ def make_model(name: str, text: str, shown: str, first_line: int = 1) -> Model:
         ModelError: the text holds no SQL.
     """
     where = shown if first_line == 1 else f"{shown}:{first_line}"
-    sql = _without_end(text)
-    if not sql:
+    if _VOID.fullmatch(text):
         raise ModelError("there is no SQL here", where=where, hint="write one SELECT")
-    return Model(name, sql, where, first_line)
-
-
-def _without_end(text: str) -> str:
-    """The SQL without closing semicolons, and without comments and blanks around and after them."""
-    end = 0
-    for piece in _PIECE.finditer(text):
-        if piece["void"] is None:
-            end = piece.end()
-    return text[:end]
+    return Model(name, text, where, first_line)
