@@ -239,8 +239,15 @@ def test_line_of_a_syntax_error(columns: list[str] | None, mysql_url: str) -> No
     ("sql", "said"),
     [
         ("SELECT remember() AS made", "READ ONLY"),
-        ("SELECT 1 AS a INTO OUTFILE '/tmp/retl-must-not-write'", "syntax"),
-        ("SELECT 1 AS a INTO @a", "syntax"),
+        ("SELECT 1 AS a INTO OUTFILE '/tmp/retl-must-not-write'", "more than read: INTO"),
+        ("SELECT 1 AS a INTO @a", "more than read: INTO"),
+        (
+            "SELECT 1 AS a /*! INTO OUTFILE '/tmp/retl-must-not-write' */",
+            "a comment that the database executes",
+        ),
+        ("SELECT 1 AS a /*M!100100 INTO @a */", "a comment that the database executes"),
+        ("SELECT id FROM instants FOR UPDATE", "a lock on rows"),
+        ("SELECT GET_LOCK('a', 1) AS a", "the function get_lock"),
     ],
 )
 def test_selects_that_write(sql: str, said: str, mysql_url: str) -> None:

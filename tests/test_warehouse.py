@@ -347,9 +347,16 @@ def test_duckdb_file_is_shared(shop: Shop) -> None:
 
 @pytest.mark.rule("W1")
 def test_function_that_writes(postgres_url: str) -> None:
-    """A SELECT of a function that writes is refused by the database itself."""
-    with open_warehouse(postgres_url, Path()) as warehouse, pytest.raises(ModelError, match="read-only"):
-        list(warehouse.read(model("SELECT lo_create(0) AS made")))
+    """A SELECT of a function that writes is refused, by its name or by the database itself."""
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(
+            "CREATE FUNCTION remember() RETURNS int LANGUAGE sql AS 'SELECT lo_create(0)::int'"
+        )
+    with open_warehouse(postgres_url, Path()) as warehouse:
+        with pytest.raises(ModelError, match="read-only"):
+            rows(warehouse, "SELECT remember() AS made")
+        with pytest.raises(ModelError, match="more than read: the function lo_create"):
+            rows(warehouse, 'SELECT pg_catalog . "lo_create" (0) AS made')
 
 
 @pytest.mark.rule("W2")

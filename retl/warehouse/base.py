@@ -179,58 +179,6 @@ def wanted(model: Model, names: Sequence[str], columns: Collection[str] | None) 
     return [name for name in names if name in columns]
 
 
-TOKEN = re.compile(
-    r"""
-    (?P<comment> --[^\n]* | /\*.*?\*/ )
-  | \b[eE]'(?:\\.|[^'\\])*' | '[^']*' | "[^"]*" | `[^`]*` | \$(?P<tag>\w*)\$.*?\$(?P=tag)\$
-  | (?P<end> ; )
-  | \w+ | \S
-    """,
-    re.VERBOSE | re.DOTALL,
-)
-"""A token of SQL; `comment` is not part of the statement, `end` ends it."""
-
-
-def one_statement(model: Model, token: re.Pattern[str] = TOKEN) -> str:
-    """The model's SQL without the semicolon that ends it and what follows; its lines stay where they are.
-
-    Args:
-        model: whose SQL it is.
-        token: matches the database's tokens, as `TOKEN` does for most.
-
-    Raises:
-        ModelError: there is no SQL, or more than one statement.
-    """
-    tokens = [found for found in token.finditer(model.sql) if not found["comment"]]
-    ends = [found.start() for found in tokens if found["end"]]
-    words = [found for found in tokens if not found["end"]]
-    if not words:
-        raise ModelError(f"model {model.name} holds no SQL", where=model.where)
-    if not ends:
-        return model.sql
-    second = next((word for word in words if word.start() > ends[0]), None)
-    if second:
-        raise ModelError(
-            f"model {model.name} holds more than one statement",
-            where=at_line(model, model.sql.count("\n", 0, second.start()) + 1),
-            hint="A model is one SELECT (or WITH … SELECT).",
-        )
-    return model.sql[: ends[0]]
-
-
-def one_select(model: Model, token: re.Pattern[str] = TOKEN) -> str:
-    """The SQL of `one_statement`, for databases that do not say what kind of statement they were given.
-
-    Raises:
-        ModelError: the SQL is not one statement, or it does not begin like a SELECT.
-    """
-    sql = one_statement(model, token)
-    first = next(found for found in token.finditer(sql) if not found["comment"])
-    if first[0].upper() not in ("SELECT", "WITH", "("):
-        raise not_a_select(model, first[0].upper(), model.sql.count("\n", 0, first.start()) + 1)
-    return sql
-
-
 def not_a_select(model: Model, kind: str, line: int | None = None) -> ModelError:
     """The error for a model that is another kind of statement."""
     return ModelError(

@@ -15,7 +15,8 @@ import sqlalchemy
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from retl.warehouse.base import TOKEN, Parsed
+from retl.warehouse.base import Parsed
+from retl.warehouse.query import Grammar
 from retl.warehouse.untyped import inferred
 
 SUBQUERY_END = "\n) AS model"
@@ -62,6 +63,10 @@ def _leave_as_it_is(_connection: Any) -> None:
     """Change nothing about a connection of the driver's."""
 
 
+def _ask_nothing(_connection: Connection, _sql: str) -> None:
+    """Take the text's word for what it is."""
+
+
 def _types_of_values(_connection: Connection, cursor: Any) -> Sequence[ColumnType]:
     """Types without a name, for a database that gives none: each batch's values say what they are."""
     return [ColumnType("", inferred)] * len(cursor.description)
@@ -98,7 +103,9 @@ class Dialect:
         session: statements that are executed on each new connection.
         prepare: what else is done with each new connection, which is the driver's.
         read_options: SQLAlchemy's execution options of the connection that a model is read on.
-        token: matches the tokens of its SQL, as `retl.warehouse.base.TOKEN` does for most.
+        grammar: how it reads SQL.
+        begin: what is done on a connection before a model is executed, given its SQL; raises where the
+            database could do more with it than read.
         quoted: a column's name in SQL. Where it is given, the wanted columns are selected from the model as
             a subquery; where it is None, the whole model is read and the wanted columns are kept.
         describes_by_subquery: whether a model's columns are asked for by a SELECT of no rows from the model
@@ -117,7 +124,8 @@ class Dialect:
     session: tuple[str, ...] = ()
     prepare: Callable[[Any], None] = _leave_as_it_is
     read_options: Mapping[str, Any] = field(default_factory=dict)
-    token: re.Pattern[str] = TOKEN
+    grammar: Grammar = field(default_factory=Grammar)
+    begin: Callable[[Connection, str], None] = _ask_nothing
     quoted: Callable[[str], str] | None = None
     describes_by_subquery: bool = False
     types: Callable[[Connection, Any], Sequence[ColumnType]] = _types_of_values

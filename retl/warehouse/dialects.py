@@ -1,11 +1,13 @@
 """The list of dialects, by the name that a URL begins with."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from sqlalchemy.engine import URL
 
 from retl.warehouse import mysql, postgres, sqlite
 from retl.warehouse.dialect import DEFAULT, Dialect
+from retl.warehouse.query import Grammar
 
 DIALECTS: Mapping[str, Dialect] = {
     "postgresql": postgres.DIALECT,
@@ -18,6 +20,22 @@ DIALECTS: Mapping[str, Dialect] = {
 _ALIASES = {"postgres": "postgresql"}
 """Names that are taken, and never suggested."""
 
+_PARSERS = {
+    "awsathena": "athena",
+    "bigquery": "bigquery",
+    "clickhouse": "clickhouse",
+    "clickhousedb": "clickhouse",
+    "cockroachdb": "postgres",
+    "databricks": "databricks",
+    "mssql": "tsql",
+    "oracle": "oracle",
+    "presto": "presto",
+    "redshift": "redshift",
+    "snowflake": "snowflake",
+    "teradatasql": "teradata",
+    "trino": "trino",
+}
+"""sqlglot's names for databases of the default dialect, by a URL's name for them."""
 
 PACKAGES = {
     "bigquery": "sqlalchemy-bigquery",
@@ -37,4 +55,7 @@ KNOWN = ["duckdb", *DIALECTS, "mssql", "oracle", *PACKAGES]
 def dialect_of(url: URL) -> Dialect:
     """The dialect of the database that a URL leads to."""
     name = url.get_backend_name()
-    return DIALECTS.get(_ALIASES.get(name, name), DEFAULT)
+    name = _ALIASES.get(name, name)
+    if name in _PARSERS:
+        return replace(DEFAULT, grammar=Grammar(_PARSERS[name]))
+    return DIALECTS.get(name, DEFAULT)

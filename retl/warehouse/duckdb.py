@@ -1,8 +1,11 @@
 """Models read from a DuckDB file, or through DuckDB from Parquet, CSV and JSON files."""
 
+import json
 import re
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -21,17 +24,24 @@ from retl.warehouse.base import (
     distinct,
     line_in,
     not_a_select,
-    one_statement,
     sentence_in,
     wanted,
 )
 from retl.warehouse.parse import within_years
+from retl.warehouse.query import more_than_read, no_sql, refuse_odd_characters, second_statement
 
 # How messages begin that are not about the SQL; errors in the midst of a read arrive without their class.
 _OUTSIDE_FAULT = re.compile(
     r"(IO|HTTP|Connection|Out of Memory|INTERNAL|FATAL|INTERRUPT) Error"
     r"|An error occurred while trying to automatically install"
 )
+
+_WRITING_FUNCTIONS = re.compile(
+    r"nextval|setval|(force_)?checkpoint|json_execute_serialized_sql|(postgres|mysql)_execute"
+    r"|(enable|disable)_logging|write_log|truncate_duckdb_logs",
+    re.IGNORECASE,
+)
+"""Functions that write to the database, its log, or another database that is attached."""
 
 
 class DuckDBWarehouse(Warehouse):
@@ -68,13 +78,9 @@ class DuckDBWarehouse(Warehouse):
 
     def columns(self, model: Model) -> tuple[Column, ...]:
         """The columns of the model's result; see `Warehouse.columns`."""
-        sql = one_statement(model)
         with self._cursor() as cursor:
             try:
-                statements = cursor.extract_statements(sql)
-                kinds = [statement.type.name for statement in statements]
-                if kinds != ["SELECT"]:
-                    raise not_a_select(model, ", ".join(kinds))
+                sql = _one_query(cursor, model)
                 described = cursor.execute(f"DESCRIBE {sql}").fetchall()
             except duckdb.Error as error:
                 raise self._translated(model, error) from error
@@ -87,11 +93,12 @@ class DuckDBWarehouse(Warehouse):
         """The model's rows; see `Warehouse.read`."""
         types = {column.name: column.type for column in self.columns(model)}
         names = wanted(model, list(types), columns)
-        sql = one_statement(model)
-        if columns is not None:
-            sql = f"SELECT {', '.join(_for_arrow(name, types[name]) for name in names)} FROM ({sql}\n)"
         with self._cursor() as cursor:
             try:
+                sql = _one_query(cursor, model)
+                if columns is not None:
+                    chosen = ", ".join(_for_arrow(name, types[name]) for name in names)
+                    sql = f"SELECT {chosen} FROM ({sql}\n)"
                 yield from _at_least_one(stream(cursor, sql, batch_rows))
             # Once the reader runs, Arrow passes on DuckDB's message in an OSError of its own.
             except (duckdb.Error, OSError, pa.ArrowException) as error:
@@ -124,6 +131,52 @@ class DuckDBWarehouse(Warehouse):
             where=self._shown,
             hint="Is it a DuckDB file, and does no other process have it open for writing?",
         )
+
+
+def _one_query(cursor: duckdb.DuckDBPyConnection, model: Model) -> str:
+    """The model's SQL without the semicolon that ends it, by DuckDB's own parser.
+
+    Raises:
+        ModelError: it is not one query that only reads.
+        duckdb.ParserException: it is not SQL.
+    """
+    refuse_odd_characters(model)
+    statements = cursor.extract_statements(model.sql)
+    if not statements:
+        raise no_sql(model)
+    if len(statements) > 1:
+        void = re.match(r"(?:\s|--[^\n]*|/\*.*?\*/)*", statements[1].query, re.DOTALL)
+        raise second_statement(model, len(statements[0].query) + (void.end() if void else 0))
+    if statements[0].type.name != "SELECT":
+        raise not_a_select(model, statements[0].type.name)
+    sql = _without_end(cursor, model.sql)
+    ((tree,),) = cursor.execute("SELECT json_serialize_sql(?::VARCHAR)", [sql]).fetchall()
+    for node in _nodes(json.loads(tree)):
+        writes = re.match("INSERT|UPDATE|DELETE|MERGE", str(node.get("type")))
+        name = str(node.get("function_name"))
+        if writes or _WRITING_FUNCTIONS.fullmatch(name):
+            raise more_than_read(model, writes[0] if writes else f"the function {name}")
+    return sql
+
+
+def _without_end(cursor: duckdb.DuckDBPyConnection, sql: str) -> str:
+    """One statement without the semicolon that ends it, and what follows."""
+    for end in re.finditer(";", sql):
+        with suppress(duckdb.Error):  # of a text that is cut in a string or a comment
+            before, after = (
+                cursor.extract_statements(part) for part in (sql[: end.start()], sql[end.end() :])
+            )
+            if before and not after:
+                return sql[: end.start()]
+    return sql
+
+
+def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
+    """All objects in a JSON document."""
+    if isinstance(tree, dict):
+        yield tree
+    for part in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
+        yield from _nodes(part)
 
 
 def _for_arrow(name: str, kind: str) -> str:

@@ -21,6 +21,7 @@ from sqlalchemy.exc import DBAPIError
 from retl.warehouse import parse
 from retl.warehouse.base import Parsed
 from retl.warehouse.dialect import SUBQUERY_END, ColumnType, Dialect
+from retl.warehouse.query import Grammar
 
 _SESSION = (
     "SET SESSION time_zone = '+00:00'",
@@ -38,7 +39,12 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-"""A token of SQL, as `retl.warehouse.base.TOKEN`; `#` begins a comment, a backslash escapes a quote."""
+"""A token of SQL, as `retl.warehouse.query.TOKEN`; `#` begins a comment, a backslash escapes a quote."""
+
+_WRITING_FUNCTIONS = re.compile(
+    r"get_lock|release_lock|release_all_locks|nextval|setval|sys_(eval|exec|set)", re.IGNORECASE
+)
+"""Locks, MariaDB's sequences, and functions that run programs where somebody has installed them."""
 
 _NAMED_TWICE = 1060
 """The error of a subquery with two columns of one name."""
@@ -118,6 +124,8 @@ class MySQLColumn:
 def _engine(url: URL, _root: Path) -> Engine:
     """An engine with PyMySQL and UTF-8, whatever driver and character set the URL names."""
     url = url.set(drivername="mysql+pymysql")
+    # Its flags could have the server take several statements at once.
+    url = url.difference_update_query(["client_flag"])
     return sqlalchemy.create_engine(url.update_query_dict({"charset": "utf8mb4"}))
 
 
@@ -263,7 +271,7 @@ DIALECT = Dialect(
     packages={"pymysql": "'retl[mysql]'"},
     session=_SESSION,
     prepare=_load_as_bytes,
-    token=_TOKEN,
+    grammar=Grammar("mysql", _TOKEN, _WRITING_FUNCTIONS, runs_comments=True),
     quoted=_quoted,
     describes_by_subquery=True,
     types=_types,

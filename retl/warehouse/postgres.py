@@ -21,10 +21,12 @@ import sqlalchemy
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
+from retl.errors import WarehouseError
 from retl.reason import Reason
 from retl.warehouse import parse, untyped
 from retl.warehouse.base import Parsed
 from retl.warehouse.dialect import ColumnType, Dialect, is_model_fault
+from retl.warehouse.query import Grammar
 
 _SESSION = (
     "SET TimeZone = 'UTC'",
@@ -37,6 +39,32 @@ _SESSION = (
 
 _READ_ONLY = "25006"
 """The SQLSTATE of a write in a read-only transaction."""
+
+_WRITING_FUNCTIONS = re.compile(
+    r"""
+    nextval | setval | set_config | pg_notify | pg_logical_emit_message
+  | pg_(try_)?advisory_\w+ | pg_(cancel|terminate)_backend | pg_log_backend_memory_contexts
+  | lo_(create|creat|open|import|export|unlink|put|from_bytea|truncate|truncate64) | lowrite
+  | dblink(_exec|_connect|_connect_u|_open|_send_query)? | pg_file_(write|sync|rename|unlink)
+  | pg_(create|copy)_(physical|logical)_replication_slot | pg_drop_replication_slot
+  | pg_replication_slot_advance | pg_logical_slot_get(_binary)?_changes
+  | pg_(reload_conf|rotate_logfile|switch_wal|create_restore_point|promote|wal_replay_(pause|resume))
+  | pg_(backup_start|backup_stop|start_backup|stop_backup) | pg_stat(_statements)?_reset\w*
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+"""Functions that change or lock something, or change the session, though the transaction is read-only."""
+
+_OPENED = """
+DO $retl$
+DECLARE model refcursor;
+BEGIN
+    OPEN model FOR EXECUTE current_setting('retl.model');
+    CLOSE model;
+END
+$retl$
+"""
+"""Plans the text that a setting holds; it is refused where it is not one query."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +201,21 @@ def _prepare(connection: Any) -> None:
     """Keep the session's settings, whatever becomes of the transaction, and have values loaded as text."""
     connection.commit()
     load_as_text(connection)
+
+
+def _begin(connection: Connection, sql: str) -> None:
+    """See that the transaction is read-only, and have the server see that the text is one query.
+
+    psycopg sends one statement at a time. psycopg2 sends a text with all statements in it, so the server
+    is first given the text as a value, which only its own parser reads.
+
+    `default_transaction_read_only` is left alone: behind a pooler it would be set for other clients too.
+    """
+    if connection.exec_driver_sql("SHOW transaction_read_only").scalar() != "on":
+        raise WarehouseError("the server does not keep the transaction read-only; nothing was read")
+    if connection.dialect.driver == "psycopg2":
+        connection.exec_driver_sql("SELECT set_config('retl.model', %s, true)", (sql,))
+        connection.exec_driver_sql(_OPENED)
 
 
 def load_as_text(connection: Any) -> None:
@@ -321,7 +364,9 @@ def _without(values: pa.Array, *words: str) -> pa.Array:
 
 
 def _is_model_fault(error: DBAPIError) -> bool:
-    return getattr(error.orig, "sqlstate", None) == _READ_ONLY or is_model_fault(error)
+    # psycopg2 has another name for it.
+    state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
+    return state == _READ_ONLY or is_model_fault(error)
 
 
 DIALECT = Dialect(
@@ -330,6 +375,8 @@ DIALECT = Dialect(
     session=_SESSION,
     prepare=_prepare,
     read_options={"postgresql_readonly": True},
+    grammar=Grammar("postgres", writing_functions=_WRITING_FUNCTIONS),
+    begin=_begin,
     quoted=_quoted,
     types=_types,
     is_model_fault=_is_model_fault,

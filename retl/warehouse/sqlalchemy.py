@@ -24,13 +24,13 @@ from retl.warehouse.base import (
     line_in,
     named_twice,
     not_a_select,
-    one_select,
     sentence_in,
     unspelled,
     wanted,
 )
 from retl.warehouse.dialect import ColumnType, Dialect, Reader, as_subquery, shown
 from retl.warehouse.dialects import KNOWN, PACKAGES
+from retl.warehouse.query import one_query
 
 
 class SQLAlchemyWarehouse(Warehouse):
@@ -71,7 +71,7 @@ class SQLAlchemyWarehouse(Warehouse):
 
     def columns(self, model: Model) -> tuple[Column, ...]:
         """The columns of the model's result; see `Warehouse.columns`."""
-        sql = one_select(model, self._dialect.token)
+        sql = one_query(model, self._dialect.grammar)
         if self._dialect.describes_by_subquery:
             sql = f"SELECT * FROM {as_subquery(sql)} LIMIT 0"
         with self._engine.connect() as connection:
@@ -111,7 +111,7 @@ class SQLAlchemyWarehouse(Warehouse):
 
     def _select(self, model: Model, columns: Collection[str] | None) -> str:
         """The model's SQL, or a SELECT of the wanted columns from it where the dialect has a way to quote."""
-        sql = one_select(model, self._dialect.token)
+        sql = one_query(model, self._dialect.grammar)
         quoted = self._dialect.quoted
         if quoted is None or columns is None:
             if self._dialect.describes_by_subquery:
@@ -124,6 +124,7 @@ class SQLAlchemyWarehouse(Warehouse):
     def _executed(self, connection: Connection, sql: str, batch_rows: int) -> Iterator[CursorResult[Any]]:
         """The result of a statement, with its rows still to be fetched."""
         connection.execution_options(**self._dialect.read_options)
+        self._dialect.begin(connection, sql)
         options: Mapping[str, Any] = {"no_parameters": True, "stream_results": True, "yield_per": batch_rows}
         result = connection.exec_driver_sql(sql, execution_options=options)
         cursor = result.cursor

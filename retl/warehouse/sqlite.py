@@ -1,5 +1,6 @@
 """The dialect of SQLite, whose columns are of the types that their values have."""
 
+import re
 import sqlite3
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from sqlalchemy.pool import QueuePool
 
 from retl.errors import WarehouseError
 from retl.warehouse.dialect import Dialect, engine_of_url, shown
+from retl.warehouse.query import Grammar
 
 _MODEL_FAULTS = {
     sqlite3.SQLITE_ERROR,
@@ -20,6 +22,9 @@ _MODEL_FAULTS = {
     sqlite3.SQLITE_MISMATCH,
     sqlite3.SQLITE_AUTH,
 }
+
+
+_WRITING_FUNCTIONS = re.compile("load_extension|writefile|edit", re.IGNORECASE)
 
 
 def _engine(url: URL, root: Path) -> Engine:
@@ -58,5 +63,6 @@ DIALECT = Dialect(
     engine=_engine,
     # The schema version is read so that a file that is not a database is noticed now.
     session=("PRAGMA schema_version", "PRAGMA query_only = ON"),
+    grammar=Grammar("sqlite", writing_functions=_WRITING_FUNCTIONS),
     is_model_fault=_is_model_fault,
 )
