@@ -31,7 +31,7 @@ from retl.delivery.file import NdjsonFile
 from retl.delivery.rate_limit import RateLimiter
 from retl.delivery.response import RetryPolicy
 from retl.delivery.segment import Segment, Source, segment_limits, source_of
-from retl.errors import ConfigError, StateError
+from retl.errors import ConfigError, StateError, WarehouseError
 from retl.lock import LOCK_TIMEOUT_SECONDS, TRY_LATER, hold
 from retl.model import Model
 from retl.sandbox.server import Sandbox
@@ -299,18 +299,37 @@ class _OpenedToRead(Warehouse):
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self._open: set[Warehouse] = set()
+        self._is_cancelled = False
 
     def columns(self, model: Model) -> tuple[Column, ...]:
         """The columns of a model."""
-        with self._session.open_warehouse() as warehouse:
+        with self._opened() as warehouse:
             return warehouse.columns(model)
 
     def read(
         self, model: Model, columns: Collection[str] | None = None, batch_rows: int = BATCH_ROWS
     ) -> Iterator[pa.RecordBatch]:
         """The rows of a model."""
-        with self._session.open_warehouse() as warehouse:
+        with self._opened() as warehouse:
             yield from warehouse.read(model, columns, batch_rows)
+
+    def cancel(self) -> None:
+        """Stop what is being read; a warehouse that is just being opened is not read any more."""
+        self._is_cancelled = True
+        for warehouse in list(self._open):
+            warehouse.cancel()
 
     def close(self) -> None:
         """Nothing is left open."""
+
+    @contextmanager
+    def _opened(self) -> Iterator[Warehouse]:
+        with self._session.open_warehouse() as warehouse:
+            self._open.add(warehouse)
+            try:
+                if self._is_cancelled:
+                    raise WarehouseError("the read was given up")
+                yield warehouse
+            finally:
+                self._open.discard(warehouse)

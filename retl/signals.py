@@ -1,17 +1,45 @@
 """SIGINT and SIGTERM stop a run in good order."""
 
 import signal
+import socket
+from contextlib import suppress
 
 from retl.errors import Interrupted, RetlError
 from retl.system import system_error
 
+_NUMBERS = (signal.SIGINT, signal.SIGTERM)
+
 _received: list[Interrupted] = []
+
+_wakeups: list[socket.socket] = []
+"""Two ends: Python writes the number of a signal to one at once, whatever the main thread is doing."""
+
+_noticed = bytearray()
+"""Numbers of signals that were read from the other end."""
 
 
 def listen() -> None:
     """Raise `Interrupted` in the main thread when a signal comes; the second signal ends the process."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    _wakeups[:] = socket.socketpair()
+    for end in _wakeups:
+        end.setblocking(False)
+    signal.set_wakeup_fd(_wakeups[1].fileno(), warn_on_full_buffer=False)
+    for number in _NUMBERS:
         signal.signal(number, _stop)
+
+
+def check() -> None:
+    """Raise `Interrupted` where a signal has come, in any thread: the main one may be busy in a library.
+
+    Raises:
+        Interrupted: one has come since `listen`.
+    """
+    if _wakeups:
+        with suppress(BlockingIOError):  # there is none
+            _noticed.extend(_wakeups[0].recv(64))
+    for number in _NUMBERS:
+        if number in _noticed:
+            raise Interrupted(number)
 
 
 def _stop(number: int, _frame: object) -> None:

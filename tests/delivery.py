@@ -172,6 +172,9 @@ class Table:
         picked = self.table.select(self.table.column_names if columns is None else list(columns))
         yield from picked.to_batches(batch_rows) or [pa.RecordBatch.from_pylist([], schema=picked.schema)]
 
+    def cancel(self) -> None:
+        """Nothing: the rows are there."""
+
     def close(self) -> None:
         """Nothing."""
 

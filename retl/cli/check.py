@@ -1,5 +1,6 @@
 """`retl check`: sync files, and the calls of their rows, by the rules of receivers and tracking plans."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,11 +21,13 @@ from retl.clock import SystemClock
 from retl.config.project import check_names
 from retl.engine.local import read_columns
 from retl.errors import Interrupted
+from retl.observer import SilentObserver
 from retl.orphans import find_orphans, orphans_sentence
 from retl.receivers.compiled_check import Violation
 from retl.receivers.data_file import Effect, chosen_receivers
 from retl.session import Session, load_session
 from retl.state import new_state
+from retl.warehouse.watched import WatchedWarehouse
 
 
 @click.command("check")
@@ -110,7 +113,8 @@ def _check_calls(
 def _check_connections(session: Session) -> str:
     """Ask the model for its columns and Segment about the write key; returns the answers in words."""
     columns = 0
-    _, batches = read_columns(session.sync, session.model, session.warehouse)
+    warehouse = WatchedWarehouse(session.warehouse, SilentObserver(), SystemClock(), math.inf)
+    _, batches = read_columns(session.sync, session.model, warehouse)
     for batch in batches:
         columns = batch.num_columns
         break

@@ -80,6 +80,10 @@ class Warehouse(Protocol):
         """
         ...
 
+    def cancel(self) -> None:
+        """Have the database stop what is being read, from any thread; the read ends with an error."""
+        ...
+
     def close(self) -> None:
         """Let go of the database."""
         ...

@@ -72,6 +72,12 @@ def _types_of_values(_connection: Connection, cursor: Any) -> Sequence[ColumnTyp
     return [ColumnType("", inferred)] * len(cursor.description)
 
 
+def _cancel(_engine: Engine, connection: Any) -> None:
+    """Cancel by the method that many drivers have, though Python's database API does not."""
+    if hasattr(connection, "cancel"):
+        connection.cancel()
+
+
 def _leave_to_driver(_cursor: Any) -> bool:
     """Leave an unfinished result to the driver, which closes it without reading the rest."""
     return False
@@ -111,6 +117,7 @@ class Dialect:
         describes_by_subquery: whether a model's columns are asked for by a SELECT of no rows from the model
             as a subquery, because the database would otherwise run the whole model. Every read asks first.
         types: the types of a result's columns, given the connection and the driver's cursor of the result.
+        cancel: stop what a connection of the driver's executes, from another thread.
         leave_unread: have the driver's cursor not read the rest of a result, which may be endless, when the
             result is closed; true where the connection is of no use after that.
         is_model_fault: whether the model's SQL is to blame for an error, rather than the server, the disk or
@@ -129,6 +136,7 @@ class Dialect:
     quoted: Callable[[str], str] | None = None
     describes_by_subquery: bool = False
     types: Callable[[Connection, Any], Sequence[ColumnType]] = _types_of_values
+    cancel: Callable[[Engine, Any], None] = _cancel
     leave_unread: Callable[[Any], bool] = _leave_to_driver
     is_model_fault: Callable[[DBAPIError], bool] = is_model_fault
     message: Callable[[DBAPIError], str] = _message

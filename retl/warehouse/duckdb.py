@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Collection, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,7 @@ class DuckDBWarehouse(Warehouse):
         except duckdb.Error as error:
             raise self._out_of_reach(error) from error
         self._root = root
+        self._running: set[duckdb.DuckDBPyConnection] = set()
 
     def columns(self, model: Model) -> tuple[Column, ...]:
         """The columns of the model's result; see `Warehouse.columns`."""
@@ -104,18 +105,28 @@ class DuckDBWarehouse(Warehouse):
             except (duckdb.Error, OSError, pa.ArrowException) as error:
                 raise self._translated(model, error) from error
 
+    def cancel(self) -> None:
+        """Stop what is being read; see `Warehouse.cancel`."""
+        for cursor in list(self._running):
+            cursor.interrupt()
+
     def close(self) -> None:
         """Close the database."""
         self._connection.close()
 
-    def _cursor(self) -> duckdb.DuckDBPyConnection:
+    @contextmanager
+    def _cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """A connection of its own, since one with an unfinished read takes no other work."""
-        cursor = self._connection.cursor()
-        cursor.execute("SET arrow_lossless_conversion = true")
-        cursor.execute("SET TimeZone = 'UTC'")
-        cursor.execute("SET enable_progress_bar = false")
-        cursor.execute("SET file_search_path = ?", [str(self._root)])
-        return cursor
+        with self._connection.cursor() as cursor:
+            cursor.execute("SET arrow_lossless_conversion = true")
+            cursor.execute("SET TimeZone = 'UTC'")
+            cursor.execute("SET enable_progress_bar = false")
+            cursor.execute("SET file_search_path = ?", [str(self._root)])
+            self._running.add(cursor)
+            try:
+                yield cursor
+            finally:
+                self._running.discard(cursor)
 
     def _translated(self, model: Model, error: Exception) -> ModelError | WarehouseError:
         message = str(error)

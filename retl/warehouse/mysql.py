@@ -178,6 +178,12 @@ def _leave_unread(cursor: Any) -> bool:
     return True
 
 
+def _cancel(engine: Engine, connection: Any) -> None:
+    """Cancel over another connection, as the server takes nothing on this one before its answer is read."""
+    with engine.connect() as other:
+        other.exec_driver_sql(f"KILL QUERY {connection.thread_id()}")
+
+
 def _types(_connection: Connection, cursor: Any) -> list[ColumnType]:
     """The types of a result's columns."""
     return [_type_of(name, kind) for (name, *_), kind in zip(cursor.description, kinds(cursor), strict=True)]
@@ -275,6 +281,7 @@ DIALECT = Dialect(
     quoted=_quoted,
     describes_by_subquery=True,
     types=_types,
+    cancel=_cancel,
     leave_unread=_leave_unread,
     is_model_fault=lambda error: is_model_fault(_code(error)),
     message=_message,

@@ -218,6 +218,14 @@ def _begin(connection: Connection, sql: str) -> None:
         connection.exec_driver_sql(_OPENED)
 
 
+def _cancel(_engine: Engine, connection: Any) -> None:
+    """Cancel by a message of its own to the server, in which psycopg 3 need not wait without end."""
+    if hasattr(connection, "cancel_safe"):
+        connection.cancel_safe(timeout=5)
+    else:
+        connection.cancel()
+
+
 def load_as_text(connection: Any) -> None:
     """Have psycopg (3 or 2) load every type as text that `to_arrow` does not take as the driver's own."""
     if hasattr(connection, "adapters"):
@@ -377,6 +385,7 @@ DIALECT = Dialect(
     read_options={"postgresql_readonly": True},
     grammar=Grammar("postgres", writing_functions=_WRITING_FUNCTIONS),
     begin=_begin,
+    cancel=_cancel,
     quoted=_quoted,
     types=_types,
     is_model_fault=_is_model_fault,

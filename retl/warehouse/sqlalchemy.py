@@ -56,6 +56,7 @@ class SQLAlchemyWarehouse(Warehouse):
         self._url = url
         self._dialect = dialect
         self._engine = self._made_engine(root)
+        self._running: set[Any] = set()  # the driver's connections
         try:
             self._engine.connect().close()
         except SQLAlchemyError as error:
@@ -105,6 +106,11 @@ class SQLAlchemyWarehouse(Warehouse):
             except DBAPIError as error:
                 raise self._translated(model, error) from error
 
+    def cancel(self) -> None:
+        """Stop what is being read; see `Warehouse.cancel`."""
+        for connection in list(self._running):
+            self._dialect.cancel(self._engine, connection)
+
     def close(self) -> None:
         """Close the connections."""
         self._engine.dispose()
@@ -124,17 +130,28 @@ class SQLAlchemyWarehouse(Warehouse):
     def _executed(self, connection: Connection, sql: str, batch_rows: int) -> Iterator[CursorResult[Any]]:
         """The result of a statement, with its rows still to be fetched."""
         connection.execution_options(**self._dialect.read_options)
-        self._dialect.begin(connection, sql)
         options: Mapping[str, Any] = {"no_parameters": True, "stream_results": True, "yield_per": batch_rows}
-        result = connection.exec_driver_sql(sql, execution_options=options)
-        cursor = result.cursor
+        with self._cancellable(connection):
+            self._dialect.begin(connection, sql)
+            result = connection.exec_driver_sql(sql, execution_options=options)
+            cursor = result.cursor
+            try:
+                yield result
+            finally:
+                is_cut = self._dialect.leave_unread(cursor)
+                result.close()
+                if is_cut:
+                    connection.invalidate()
+
+    @contextmanager
+    def _cancellable(self, connection: Connection) -> Iterator[None]:
+        """Have `cancel` know of the connection for as long as it is read from."""
+        driver = connection.connection.driver_connection
+        self._running.add(driver)
         try:
-            yield result
+            yield
         finally:
-            is_cut = self._dialect.leave_unread(cursor)
-            result.close()
-            if is_cut:
-                connection.invalidate()
+            self._running.discard(driver)
 
     def _made_engine(self, root: Path) -> Engine:
         try:

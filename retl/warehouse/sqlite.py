@@ -64,5 +64,6 @@ DIALECT = Dialect(
     # The schema version is read so that a file that is not a database is noticed now.
     session=("PRAGMA schema_version", "PRAGMA query_only = ON"),
     grammar=Grammar("sqlite", writing_functions=_WRITING_FUNCTIONS),
+    cancel=lambda _engine, connection: connection.interrupt(),
     is_model_fault=_is_model_fault,
 )

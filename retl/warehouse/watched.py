@@ -1,18 +1,45 @@
-"""A warehouse whose reading is observed, and ends with the run's deadline."""
+"""A warehouse whose reading is observed, and ends with the run's deadline or with a signal.
 
-from collections.abc import Collection, Iterator
+A driver may wait for a server, or for itself, and miss both. So the warehouse is read in a thread
+of its own, a batch at a time, while whoever wants the batch looks at the clock.
+"""
+
+import os
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import Future, wait
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
+from retl import signals
 from retl.clock import Clock
 from retl.errors import DeadlineError
 from retl.model import Model
 from retl.observer import Observer
 from retl.warehouse.base import BATCH_ROWS, Column, Warehouse
 
+THREAD = "read of a warehouse"
+"""The name of a thread that reads."""
+
+LOOK_SECONDS = 0.1
+"""The time between two looks at the clock while a batch is awaited."""
+
+GRACE_SECONDS = 2.0
+"""The time that a warehouse has to end a read that is given up; then its thread is left to itself."""
+
+CANCEL_SECONDS = 0.5
+"""The time after which such a read is cancelled once more."""
+
+T = TypeVar("T")
+
 
 class WatchedWarehouse(Warehouse):
-    """Reads from another warehouse, tells an observer of the rows, and stops at a deadline.
+    """Reads from another warehouse, tells an observer of the rows, and stops at a deadline or a signal.
 
     Attributes:
         deadline: on the clock's monotonic time, in seconds.
@@ -25,8 +52,17 @@ class WatchedWarehouse(Warehouse):
         self.deadline = deadline
 
     def columns(self, model: Model) -> tuple[Column, ...]:
-        """The columns of a model; see `Warehouse.columns`."""
-        return self._warehouse.columns(model)
+        """The columns of a model; see `Warehouse.columns`.
+
+        Raises:
+            DeadlineError: the deadline has passed.
+            Interrupted: a signal has come.
+        """
+        thread = _ReadingThread()
+        try:
+            return self._awaited(thread.start(partial(self._warehouse.columns, model)))
+        finally:
+            self._end(thread, lambda: None)
 
     def read(
         self, model: Model, columns: Collection[str] | None = None, batch_rows: int = BATCH_ROWS
@@ -35,14 +71,90 @@ class WatchedWarehouse(Warehouse):
 
         Raises:
             DeadlineError: the deadline has passed.
+            Interrupted: a signal has come.
         """
-        for batch in self._warehouse.read(model, columns, batch_rows):
+        thread = _ReadingThread()
+        reading = self._warehouse.read(model, columns, batch_rows)
+        try:
+            while (batch := self._awaited(thread.start(partial(next, reading, None)))) is not None:
+                self._observer.rows_read(batch.num_rows)
+                yield batch
+        finally:
+            self._end(thread, getattr(reading, "close", lambda: None))
+
+    def cancel(self) -> None:
+        """Stop what the other warehouse reads."""
+        self._warehouse.cancel()
+
+    def close(self) -> None:
+        """The other warehouse is closed by its owner."""
+
+    def _awaited(self, work: "Future[T]") -> T:
+        """The result of what a thread does, unless time is up or a signal comes before."""
+        while True:
+            wait([work], LOOK_SECONDS)
+            signals.check()
             if self._clock.monotonic() > self.deadline:
                 raise DeadlineError(
                     "the time for this run is up", hint="run it again with a later --deadline"
                 )
-            self._observer.rows_read(batch.num_rows)
-            yield batch
+            if work.done():
+                return work.result()
 
-    def close(self) -> None:
-        """The other warehouse is closed by its owner."""
+    def _end(self, thread: "_ReadingThread", close: Callable[[], None]) -> None:
+        """End a thread, and have the warehouse stop where it is still at work."""
+        is_given_up = thread.is_busy
+        closed = thread.start(close)
+        thread.end()
+        if is_given_up:
+            Thread(target=self._cancel, args=[closed], daemon=True).start()
+        wait([closed], GRACE_SECONDS)
+        if not closed.done():
+            os.chdir(thread.folder)  # which the read may have left for as long as it lasts
+
+    def _cancel(self, closed: "Future[None]") -> None:
+        """Cancel until the read has ended, as it may be between two statements now."""
+        for _ in range(round(GRACE_SECONDS / CANCEL_SECONDS)):
+            with suppress(Exception):  # by now the read may be over, or the server gone
+                self._warehouse.cancel()
+            if wait([closed], CANCEL_SECONDS).done:
+                return
+
+
+class _ReadingThread:
+    """A thread that does one piece of work after the other; it keeps no process from ending.
+
+    Attributes:
+        folder: the process's working folder before.
+    """
+
+    def __init__(self) -> None:
+        self.folder = Path.cwd()
+        self._last: Future[Any] | None = None
+        self._work: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        Thread(target=self._run, name=THREAD, daemon=True).start()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the last piece of work is not done."""
+        return self._last is not None and not self._last.done()
+
+    def start(self, work: Callable[[], T]) -> "Future[T]":
+        """Have it do some work after all other."""
+        future: Future[T] = Future()
+        self._last = future
+        self._work.put((future, work))
+        return future
+
+    def end(self) -> None:
+        """Have it end after all work."""
+        self._work.put(None)
+
+    def _run(self) -> None:
+        while (task := self._work.get()) is not None:
+            future, work = task
+            try:
+                future.set_result(work())
+            except BaseException as error:
+                future.set_exception(error)
+            del task, future, work  # a batch and an error are the owner's alone
