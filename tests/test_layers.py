@@ -27,6 +27,7 @@ ROOMS = {
 """Each package of retl, and the packages that its modules may import; the ground is open to all of them."""
 
 GROUND = [
+    "address",
     "clock",
     "damage",
     "errors",

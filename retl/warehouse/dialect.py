@@ -5,7 +5,6 @@ To add a dialect, write a value in a module of its own, as `retl.warehouse.sqlit
 kind to the fixture `shop` in tests/test_warehouse.py: each test that takes `shop` must pass on it.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,13 +44,6 @@ class ColumnType:
     name: str
     reader: Reader | None
     cast: str = ""
-
-
-def shown(url: URL) -> str:
-    """A URL as people may see it."""
-    secret = re.compile("pass|secret|token|key", re.IGNORECASE)
-    query = {name: "***" if secret.search(name) else value for name, value in url.query.items()}
-    return url.set(query=query).render_as_string(hide_password=True)
 
 
 def engine_of_url(url: URL, _root: Path) -> Engine:

@@ -11,6 +11,7 @@ import duckdb
 import pyarrow as pa
 from sqlalchemy.engine import URL
 
+from retl.address import shown, without_secrets
 from retl.errors import ModelError, WarehouseError
 from retl.model import Model
 from retl.sql import stream
@@ -27,6 +28,7 @@ from retl.warehouse.base import (
     sentence_in,
     wanted,
 )
+from retl.warehouse.message import without_values
 from retl.warehouse.parse import within_years
 from retl.warehouse.query import more_than_read, no_sql, refuse_odd_characters, second_statement
 
@@ -35,6 +37,9 @@ _OUTSIDE_FAULT = re.compile(
     r"(IO|HTTP|Connection|Out of Memory|INTERNAL|FATAL|INTERRUPT) Error"
     r"|An error occurred while trying to automatically install"
 )
+
+_BEFORE_ROWS = re.compile("(Binder|Catalog|Parser) Error")
+"""How messages begin that come before a row is looked at."""
 
 _WRITING_FUNCTIONS = re.compile(
     r"nextval|setval|(force_)?checkpoint|json_execute_serialized_sql|(postgres|mysql)_execute"
@@ -59,7 +64,8 @@ class DuckDBWarehouse(Warehouse):
         """
         in_memory = url.database in (None, "", ":memory:")
         path = root / (url.database or "")
-        self._shown = "duckdb://" if in_memory else f"duckdb:///{url.database}"
+        self._url = url
+        self._shown = "duckdb://" if in_memory else shown(url)
         if not in_memory and not path.is_file():
             raise WarehouseError(
                 f"there is no DuckDB file {path}",
@@ -73,7 +79,7 @@ class DuckDBWarehouse(Warehouse):
                 config={key: str(value) for key, value in url.query.items()},
             )
         except duckdb.Error as error:
-            raise self._out_of_reach(error) from error
+            raise self._out_of_reach(error) from None
         self._root = root
         self._running: set[duckdb.DuckDBPyConnection] = set()
 
@@ -84,7 +90,7 @@ class DuckDBWarehouse(Warehouse):
                 sql = _one_query(cursor, model)
                 described = cursor.execute(f"DESCRIBE {sql}").fetchall()
             except duckdb.Error as error:
-                raise self._translated(model, error) from error
+                raise self._translated(model, error) from None
         distinct(model, [name for name, *_ in described])
         return tuple(Column(name, kind) for name, kind, *_ in described)
 
@@ -103,7 +109,7 @@ class DuckDBWarehouse(Warehouse):
                 yield from _at_least_one(stream(cursor, sql, batch_rows))
             # Once the reader runs, Arrow passes on DuckDB's message in an OSError of its own.
             except (duckdb.Error, OSError, pa.ArrowException) as error:
-                raise self._translated(model, error) from error
+                raise self._translated(model, error) from None
 
     def cancel(self) -> None:
         """Stop what is being read; see `Warehouse.cancel`."""
@@ -129,19 +135,30 @@ class DuckDBWarehouse(Warehouse):
                 self._running.discard(cursor)
 
     def _translated(self, model: Model, error: Exception) -> ModelError | WarehouseError:
-        message = str(error)
+        message = without_secrets(str(error), self._url)
         where = at_line(model, line_in(message))
-        said = f"model {model.name}: {sentence_in(message)}"
+        sentence = sentence_in(message)
         if _OUTSIDE_FAULT.match(message):
-            return WarehouseError(said, where=where, hint=f"The warehouse is {self._shown}.")
-        return ModelError(said, where=where)
+            return WarehouseError(
+                f"model {model.name}: {sentence}", where=where, hint=f"The warehouse is {self._shown}."
+            )
+        if not _BEFORE_ROWS.match(message):
+            sentence = without_values(_without_own_words(sentence, model), model)
+        return ModelError(f"model {model.name}: {sentence}", where=where)
 
     def _out_of_reach(self, error: Exception) -> WarehouseError:
         return WarehouseError(
-            f"DuckDB cannot open its file: {error}",
+            f"DuckDB cannot open its file: {without_secrets(str(error), self._url)}",
             where=self._shown,
             hint="Is it a DuckDB file, and does no other process have it open for writing?",
         )
+
+
+def _without_own_words(sentence: str, model: Model) -> str:
+    """A message without what the model may have put into it by the function `error`."""
+    if re.search(r"\berror\W*\(", model.sql, re.IGNORECASE) and sentence.startswith("Invalid Input Error"):
+        return "Invalid Input Error: the model's own"
+    return sentence
 
 
 def _one_query(cursor: duckdb.DuckDBPyConnection, model: Model) -> str:

@@ -49,6 +49,9 @@ _WRITING_FUNCTIONS = re.compile(
 _NAMED_TWICE = 1060
 """The error of a subquery with two columns of one name."""
 
+_RAISED = 1644
+"""The error of a SIGNAL in a function."""
+
 _UNSIGNED, _ENUM, _SET = 32, 256, 2048
 """Flags of a column."""
 
@@ -259,6 +262,10 @@ def _code(error: DBAPIError) -> int:
 
 def _message(error: DBAPIError) -> str:
     """The server's sentence, without its number and without what retl puts around the model's SQL."""
+    if _code(error) == _RAISED:
+        return (
+            "a function raised an exception (1644)"  # in words of its own, which may hold anything of a row
+        )
     sentence = str(error.orig.args[-1] if error.orig else error.orig)
     return re.sub(rf"{re.escape(SUBQUERY_END)}( LIMIT 0)?(?=')", "", sentence)
 

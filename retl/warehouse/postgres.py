@@ -40,6 +40,9 @@ _SESSION = (
 _READ_ONLY = "25006"
 """The SQLSTATE of a write in a read-only transaction."""
 
+_RAISED = "P0001"
+"""The SQLSTATE of a RAISE in a function."""
+
 _WRITING_FUNCTIONS = re.compile(
     r"""
     nextval | setval | set_config | pg_notify | pg_logical_emit_message
@@ -371,10 +374,20 @@ def _without(values: pa.Array, *words: str) -> pa.Array:
     return pc.if_else(pc.is_in(values, pa.array(words)), None, values)
 
 
+def _state(error: DBAPIError) -> str | None:
+    """The SQLSTATE of an error, for which psycopg2 has another name."""
+    return getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
+
+
 def _is_model_fault(error: DBAPIError) -> bool:
-    # psycopg2 has another name for it.
-    state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
-    return state == _READ_ONLY or is_model_fault(error)
+    return _state(error) in (_READ_ONLY, _RAISED) or is_model_fault(error)
+
+
+def _message(error: DBAPIError) -> str:
+    """The server's words, unless a function chose them: they may hold anything of a row."""
+    if _state(error) == _RAISED:
+        return "a function raised an exception (P0001)"
+    return str(error.orig)
 
 
 DIALECT = Dialect(
@@ -389,4 +402,5 @@ DIALECT = Dialect(
     quoted=_quoted,
     types=_types,
     is_model_fault=_is_model_fault,
+    message=_message,
 )

@@ -4,13 +4,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, quote_plus
 
 import pyarrow as pa
 import sqlalchemy
 from sqlalchemy.engine import URL, Connection, CursorResult, Engine
 from sqlalchemy.exc import DBAPIError, NoSuchModuleError, SQLAlchemyError
 
+from retl.address import shown, without_secrets
 from retl.errors import ConfigError, ModelError, WarehouseError
 from retl.model import Model
 from retl.nearest import did_you_mean
@@ -28,8 +28,9 @@ from retl.warehouse.base import (
     unspelled,
     wanted,
 )
-from retl.warehouse.dialect import ColumnType, Dialect, Reader, as_subquery, shown
+from retl.warehouse.dialect import ColumnType, Dialect, Reader, as_subquery
 from retl.warehouse.dialects import KNOWN, PACKAGES
+from retl.warehouse.message import without_values
 from retl.warehouse.query import one_query
 
 
@@ -61,27 +62,21 @@ class SQLAlchemyWarehouse(Warehouse):
             self._engine.connect().close()
         except SQLAlchemyError as error:
             # The cause may quote the URL, password and all.
-            raise WarehouseError(
-                f"the warehouse cannot be reached: {self._message(error)}",
-                where=shown(self._url),
-                hint="Check that it runs, that this machine may reach it, and the URL's user and password.",
-            ) from None
+            raise self._out_of_reach(error) from None
         except (TypeError, ValueError, RuntimeError) as error:
             # A driver's words for a setting that it does not take, and for a package that it lacks.
             raise self._unusable(error) from None
+        except OSError as error:
+            raise self._out_of_reach(error) from None
 
     def columns(self, model: Model) -> tuple[Column, ...]:
         """The columns of the model's result; see `Warehouse.columns`."""
         sql = one_query(model, self._dialect.grammar)
         if self._dialect.describes_by_subquery:
             sql = f"SELECT * FROM {as_subquery(sql)} LIMIT 0"
-        with self._engine.connect() as connection:
-            try:
-                with self._executed(connection, sql, 1) as result:
-                    description = _description(model, result)
-                    types = self._dialect.types(connection, result.cursor)
-            except DBAPIError as error:
-                raise self._translated(model, error) from error
+        with self._connected(model) as connection, self._executed(connection, sql, 1) as result:
+            description = _description(model, result)
+            types = self._dialect.types(connection, result.cursor)
         distinct(model, [column[0] for column in description])
         return tuple(Column(column[0], type_.name) for column, type_ in zip(description, types, strict=True))
 
@@ -90,21 +85,17 @@ class SQLAlchemyWarehouse(Warehouse):
     ) -> Iterator[pa.RecordBatch]:
         """The model's rows; see `Warehouse.read`."""
         sql = self._select(model, columns)
-        with self._engine.connect() as connection:
-            try:
-                with self._executed(connection, sql, batch_rows) as result:
-                    description = _description(model, result)
-                    names = [column[0] for column in description]
-                    distinct(model, names)
-                    keep = [names.index(name) for name in wanted(model, names, columns)]
-                    types = self._dialect.types(connection, result.cursor)
-                    readers = {i: _reader(model, names[i], types[i]) for i in keep}
-                    rows = result.fetchmany(batch_rows)
-                    yield _batch(names, rows, readers)
-                    while rows := result.fetchmany(batch_rows):
-                        yield _batch(names, rows, readers)
-            except DBAPIError as error:
-                raise self._translated(model, error) from error
+        with self._connected(model) as connection, self._executed(connection, sql, batch_rows) as result:
+            description = _description(model, result)
+            names = [column[0] for column in description]
+            distinct(model, names)
+            keep = [names.index(name) for name in wanted(model, names, columns)]
+            types = self._dialect.types(connection, result.cursor)
+            readers = {i: _reader(model, names[i], types[i]) for i in keep}
+            rows = result.fetchmany(batch_rows)
+            yield _batch(names, rows, readers)
+            while rows := result.fetchmany(batch_rows):
+                yield _batch(names, rows, readers)
 
     def cancel(self) -> None:
         """Stop what is being read; see `Warehouse.cancel`."""
@@ -125,6 +116,16 @@ class SQLAlchemyWarehouse(Warehouse):
             return sql
         names = wanted(model, [column.name for column in self.columns(model)], columns)
         return f"SELECT {', '.join(map(quoted, names))} FROM {as_subquery(sql)}"
+
+    @contextmanager
+    def _connected(self, model: Model) -> Iterator[Connection]:
+        """A connection; what goes wrong while it is used is an error of the model or the warehouse."""
+        try:
+            with self._engine.connect() as connection:
+                yield connection
+        except (SQLAlchemyError, OSError) as error:
+            # The cause may quote the rows, or the URL, password and all.
+            raise self._translated(model, error) from None
 
     @contextmanager
     def _executed(self, connection: Connection, sql: str, batch_rows: int) -> Iterator[CursorResult[Any]]:
@@ -190,32 +191,42 @@ class SQLAlchemyWarehouse(Warehouse):
             hint=f"pip install {PACKAGES.get(what, what)}",
         )
 
-    def _unusable(self, error: Exception) -> ConfigError:
-        return ConfigError(
-            f"the warehouse's URL cannot be used: {error}",
+    def _out_of_reach(self, error: Exception) -> WarehouseError:
+        return WarehouseError(
+            f"the warehouse cannot be reached: {self._message(error)}",
             where=shown(self._url),
-            hint="Check the settings behind its `?`; install with pip what is said to be missing.",
+            hint="Check that it runs, that this machine may reach it, and the URL's user and password.",
         )
 
-    def _translated(self, model: Model, error: DBAPIError) -> ModelError | WarehouseError:
-        twice = self._dialect.named_twice(error)
+    def _unusable(self, error: Exception) -> ConfigError:
+        return ConfigError(
+            f"the warehouse's URL cannot be used: {self._message(error)}",
+            where=shown(self._url),
+            hint=f"Check the settings behind its `?` ({', '.join(self._url.query) or 'none'});"
+            " install with pip what is said to be missing.",
+        )
+
+    def _translated(self, model: Model, error: Exception) -> ModelError | WarehouseError:
+        twice = self._dialect.named_twice(error) if isinstance(error, DBAPIError) else None
         if twice is not None:
-            return named_twice(model, self._without_password(twice))
+            return named_twice(model, without_secrets(twice, self._url))
         message = self._message(error)
-        said = f"model {model.name}: {sentence_in(message)}"
-        if not error.connection_invalidated and self._dialect.is_model_fault(error):
-            return ModelError(said, where=at_line(model, line_in(message)))
-        return WarehouseError(said, where=shown(self._url), hint="Nothing was changed; run it again.")
+        if (
+            isinstance(error, DBAPIError)
+            and not error.connection_invalidated
+            and self._dialect.is_model_fault(error)
+        ):
+            said = without_values(sentence_in(message), model)
+            return ModelError(f"model {model.name}: {said}", where=at_line(model, line_in(message)))
+        address = f"{self._url.host} {self._url.database} {self._url.username}"
+        said = without_values(sentence_in(message), model, address, numbers=False)
+        return WarehouseError(
+            f"model {model.name}: {said}", where=shown(self._url), hint="Nothing was changed; run it again."
+        )
 
-    def _message(self, error: SQLAlchemyError) -> str:
+    def _message(self, error: Exception) -> str:
         message = self._dialect.message(error) if isinstance(error, DBAPIError) else str(error)
-        return self._without_password(message)
-
-    def _without_password(self, text: str) -> str:
-        password = self._url.password
-        for secret in {password, quote(password, safe=""), quote_plus(password)} if password else ():
-            text = text.replace(secret, "***")
-        return text
+        return without_secrets(message, self._url)
 
 
 def _description(model: Model, result: CursorResult[Any]) -> Sequence[Sequence[Any]]:

@@ -11,8 +11,9 @@ from sqlalchemy.engine import URL, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
+from retl.address import shown
 from retl.errors import WarehouseError
-from retl.warehouse.dialect import Dialect, engine_of_url, shown
+from retl.warehouse.dialect import Dialect, engine_of_url
 from retl.warehouse.query import Grammar
 
 _MODEL_FAULTS = {

@@ -1,0 +1,65 @@
+"""A database's words for an error, without the values that it quotes from rows."""
+
+import logging
+import re
+
+from retl.model import Model
+
+_LOG = logging.getLogger("retl.warehouse")
+
+_PAIRS = {"'": "'", '"': '"', "`": "`", "«": "»", "»": "«", "„": "“", "“": "”", "‚": "‘", "‘": "’"}  # noqa: RUF001
+"""Signs that quote in messages of databases, in several languages."""
+
+
+def without_values(message: str, model: Model, known: str = "", *, numbers: bool = True) -> str:
+    """The first line of an error's message, without what may come from a row.
+
+    Quoted texts stay where the model's SQL has them, as names of columns and tables. The log gets the whole
+    message at the level debug.
+
+    Args:
+        message: the database's.
+        model: whose SQL was executed.
+        known: other words that may be quoted.
+        numbers: whether numbers that the SQL does not have are left out as well.
+    """
+    _LOG.debug("model %s: %s", model.name, message)
+    known = f"{model.sql}\n{known}"
+    line = _without_quotes(message, known).split("\n", 1)[0].strip()
+    line = re.sub(r"\S*@\S*", "…", line)
+    line = re.sub(r"\)=\(.*\)", ")=(…)", line)
+    line = re.sub(r"(\bvalue: )(?!['\"…]).*", r"\1…", line)
+    if not numbers:
+        return line
+    return re.sub(
+        r"(?<![\w.])[-+]?\d[\d.,:/+-]*(?!\w)",
+        lambda number: number[0] if _is_in(number[0].rstrip(".,:"), known) else "…",
+        line,
+    )
+
+
+def _without_quotes(message: str, known: str) -> str:
+    """The message with `…` in place of what is quoted and not known; a value may hold quotes itself."""
+    kept, place = "", 0
+    while place < len(message):
+        sign = message[place]
+        if sign not in _PAIRS or message[place - 1 : place].isalnum():  # an apostrophe, as in: can't
+            kept += sign
+            place += 1
+            continue
+        closing = _PAIRS[sign]
+        end = message.find(closing, place + 1)
+        if end < 0 or not _is_in(message[place + 1 : end], known):
+            ends = [
+                found.start() for found in re.finditer(rf"{closing}(?!\w)", message) if found.start() > place
+            ]
+            kept += f"{sign}…{closing}"
+            place = ends[-1] + 1 if ends else len(message)
+        else:
+            kept += message[place : end + 1]
+            place = end + 1
+    return kept
+
+
+def _is_in(text: str, known: str) -> bool:
+    return bool(re.search(rf"(?<!\w){re.escape(text.strip())}(?!\w)", known, re.IGNORECASE))
