@@ -57,5 +57,5 @@ def dialect_of(url: URL) -> Dialect:
     name = url.get_backend_name()
     name = _ALIASES.get(name, name)
     if name in _PARSERS:
-        return replace(DEFAULT, grammar=Grammar(_PARSERS[name]))
+        return replace(DEFAULT, grammar=Grammar(_PARSERS[name], has_batches=name == "mssql"))
     return DIALECTS.get(name, DEFAULT)

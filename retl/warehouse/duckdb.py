@@ -38,6 +38,9 @@ _OUTSIDE_FAULT = re.compile(
     r"|An error occurred while trying to automatically install"
 )
 
+_VOID = re.compile(r"(?:[\s;]|--[^\n]*|/\*.*?\*/)*", re.DOTALL)
+"""Blanks, semicolons and comments."""
+
 _BEFORE_ROWS = re.compile("(Binder|Catalog|Parser) Error")
 """How messages begin that come before a row is looked at."""
 
@@ -173,8 +176,9 @@ def _one_query(cursor: duckdb.DuckDBPyConnection, model: Model) -> str:
     if not statements:
         raise no_sql(model)
     if len(statements) > 1:
-        void = re.match(r"(?:\s|--[^\n]*|/\*.*?\*/)*", statements[1].query, re.DOTALL)
-        raise second_statement(model, len(statements[0].query) + (void.end() if void else 0))
+        # DuckDB 1.4 leaves out the semicolon.
+        void = _VOID.match(model.sql, len(statements[0].query))
+        raise second_statement(model, void.end() if void else 0)
     if statements[0].type.name != "SELECT":
         raise not_a_select(model, statements[0].type.name)
     sql = _without_end(cursor, model.sql)

@@ -9,6 +9,7 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -31,6 +32,11 @@ _WRITING_WORDS = (
     "INSERT|UPDATE|DELETE|MERGE|INTO|CREATE|ALTER|DROP|TRUNCATE|GRANT|REVOKE|CALL|COMMIT|ROLLBACK"
 )
 _RUNNING_WORDS = "EXEC|EXECUTE"
+_BATCH_WORDS = (
+    "BACKUP|CHECKPOINT|DBCC|DECLARE|DENY|DUMP|KILL|LOAD|RECONFIGURE|RESTORE|REVERT|SET|SHUTDOWN"
+    "|UPDATETEXT|WAITFOR|WRITETEXT"
+)
+"""Words that T-SQL reserves for statements, so that nothing else has such a name."""
 
 _NEXT_STATEMENT = re.compile(
     rf";(?:\s|--[^\n]*\n|/\*.*?\*/)*"
@@ -48,12 +54,14 @@ class Grammar:
         token: matches its tokens, as `TOKEN` does for most; for what sqlglot cannot parse.
         writing_functions: matches functions that change something even in a read-only transaction.
         runs_comments: whether it executes comments that begin with `/*!`.
+        has_batches: whether statements follow one another without a semicolon, as in T-SQL.
     """
 
     parser: str | None = None
     token: re.Pattern[str] = TOKEN
     writing_functions: re.Pattern[str] = re.compile("nextval|setval", re.IGNORECASE)
     runs_comments: bool = False
+    has_batches: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,7 @@ class _Token:
     is_constant: bool
 
 
+@lru_cache(maxsize=8)  # a read asks for the columns first, and to parse a long model takes a second
 def one_query(model: Model, grammar: Grammar) -> str:
     """The model's SQL without the semicolon that ends it and what follows; its lines stay where they are.
 
@@ -90,6 +99,8 @@ def one_query(model: Model, grammar: Grammar) -> str:
     else:
         _refuse_by_tree(model, tree, words)
     _refuse_functions(model, words, grammar)
+    if grammar.has_batches:
+        _refuse_batches(model, words)
     if grammar.runs_comments:
         _refuse_comments(model, grammar)
     return sql
@@ -210,12 +221,21 @@ def _refuse_by_words(model: Model, sql: str, words: Sequence[_Token]) -> None:
     if following:
         raise second_statement(model, following.start(1))
     for before, word, after in zip([None, *words], words, [*words[1:], None], strict=False):
-        text = word.text.upper()
-        is_name = word.is_quoted or word.is_constant or (before and before.text in (".", "AS", "as"))
+        if word.is_quoted or word.is_constant or (before and before.text == "."):
+            continue
+        is_name = before is not None and before.text.upper() == "AS"
         is_call = after is not None and after.text in ("(", ".")
-        runs = re.fullmatch(_RUNNING_WORDS, text) or (re.fullmatch(_WRITING_WORDS, text) and not is_call)
-        if runs and not is_name:
-            raise more_than_read(model, text, word.start)
+        writes = not is_name and not is_call and re.fullmatch(_WRITING_WORDS, word.text, re.IGNORECASE)
+        if writes or re.fullmatch(_RUNNING_WORDS, word.text, re.IGNORECASE):
+            raise more_than_read(model, word.text.upper(), word.start)
+
+
+def _refuse_batches(model: Model, words: Sequence[_Token]) -> None:
+    """Refuse statements that sqlglot may take for the name of a column: `SELECT 1 SHUTDOWN`."""
+    for word in words:
+        is_name = word.is_quoted or word.is_constant
+        if not is_name and re.fullmatch(f"{_BATCH_WORDS}|{_RUNNING_WORDS}", word.text, re.IGNORECASE):
+            raise more_than_read(model, word.text.upper(), word.start)
 
 
 def _refuse_functions(model: Model, words: Sequence[_Token], grammar: Grammar) -> None:
@@ -223,6 +243,10 @@ def _refuse_functions(model: Model, words: Sequence[_Token], grammar: Grammar) -
         is_call = after.text == "(" and not word.is_constant
         if is_call and grammar.writing_functions.fullmatch(word.text):
             raise more_than_read(model, f"the function {word.text.lower()}", word.start)
+        # U&"\006eextval" is a name, too.
+        is_escaped = word.is_quoted and model.sql[: word.start].upper().endswith("U&")
+        if is_escaped and after.text.upper() in ("(", "UESCAPE"):
+            raise more_than_read(model, "a name that is written in escapes", word.start)
 
 
 def _refuse_comments(model: Model, grammar: Grammar) -> None:
