@@ -424,6 +424,19 @@ def test_duckdb_file_is_shared(shop: Shop) -> None:
 
 
 @pytest.mark.rule("W1")
+@pytest.mark.parametrize("shop", ["duckdb"], indirect=True)
+@pytest.mark.parametrize("setting", ["access_mode=READ_WRITE", "Access_Mode=automatic"])
+def test_duckdb_file_that_the_url_would_write_to(setting: str, shop: Shop) -> None:
+    """A DuckDB file is opened read-only, whatever the URL asks for."""
+    assert shop.file is not None
+    with (
+        open_warehouse(f"{shop.url}?{setting}", shop.root),
+        duckdb.connect(shop.file, read_only=True) as other,  # refused beside a connection that may write
+    ):
+        assert (3,) == other.execute("SELECT count(*) FROM users").fetchone()
+
+
+@pytest.mark.rule("W1")
 def test_function_that_writes(postgres_url: str) -> None:
     """A SELECT of a function that writes is refused, by its name or by the database itself."""
     with psycopg.connect(postgres_url, autocommit=True) as connection:

@@ -79,7 +79,8 @@ class DuckDBWarehouse(Warehouse):
             self._connection = duckdb.connect(
                 ":memory:" if in_memory else path,
                 read_only=not in_memory,
-                config={key: str(value) for key, value in url.query.items()},
+                # The access mode of a URL would win over `read_only`.
+                config={key: str(one) for key, one in url.query.items() if key.lower() != "access_mode"},
             )
         except duckdb.Error as error:
             raise self._out_of_reach(error) from None
