@@ -38,6 +38,8 @@ REFUSED = [
     (POSTGRES, "SELECT pg_notify('a', 'b')", "the function pg_notify"),
     (POSTGRES, "SELECT pg_catalog . /* */ \"setval\" ('s', 1)", "the function setval"),
     (POSTGRES, "SELECT * FROM dblink('', 'DELETE FROM users') AS t (a int)", "the function dblink"),
+    (POSTGRES, "SELECT pg_read_file('/etc/passwd')", "the function pg_read_file"),
+    (MYSQL, "SELECT Load_File ('/etc/passwd')", "the function load_file"),
     (POSTGRES, r"""SELECT U&"\006eextval" ('s')""", "a name that is written in escapes"),
     (POSTGRES, """SELECT u&"!006eextval" UESCAPE '!' ('s')""", "a name that is written in escapes"),
     (POSTGRES, "TABLE users", "not a SELECT but: TABLE"),

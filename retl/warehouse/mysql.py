@@ -42,9 +42,9 @@ _TOKEN = re.compile(
 """A token of SQL, as `retl.warehouse.query.TOKEN`; `#` begins a comment, a backslash escapes a quote."""
 
 _WRITING_FUNCTIONS = re.compile(
-    r"get_lock|release_lock|release_all_locks|nextval|setval|sys_(eval|exec|set)", re.IGNORECASE
+    r"get_lock|release_lock|release_all_locks|load_file|nextval|setval|sys_(eval|exec|set)", re.IGNORECASE
 )
-"""Locks, MariaDB's sequences, and functions that run programs where somebody has installed them."""
+"""Locks, the server's files, MariaDB's sequences, and functions that somebody installed to run programs."""
 
 _NAMED_TWICE = 1060
 """The error of a subquery with two columns of one name."""

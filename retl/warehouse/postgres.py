@@ -49,6 +49,7 @@ _WRITING_FUNCTIONS = re.compile(
   | pg_(try_)?advisory_\w+ | pg_(cancel|terminate)_backend | pg_log_backend_memory_contexts
   | lo_(create|creat|open|import|export|unlink|put|from_bytea|truncate|truncate64) | lowrite
   | dblink(_exec|_connect|_connect_u|_open|_send_query)? | pg_file_(write|sync|rename|unlink)
+  | pg_read_(binary_)?file
   | pg_(create|copy)_(physical|logical)_replication_slot | pg_drop_replication_slot
   | pg_replication_slot_advance | pg_logical_slot_get(_binary)?_changes
   | pg_(reload_conf|rotate_logfile|switch_wal|create_restore_point|promote|wal_replay_(pause|resume))
@@ -56,7 +57,7 @@ _WRITING_FUNCTIONS = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
-"""Functions that change or lock something, or change the session, though the transaction is read-only."""
+"""Functions that change or lock something, or leave the database, though the transaction is read-only."""
 
 _OPENED = """
 DO $retl$
