@@ -362,14 +362,18 @@ def test_value_that_duckdb_quotes(sql: str, tmp_path: Path) -> None:
         ("duplicate key\nDETAIL:  Key (email)=(Jane) exists.", "duplicate key"),
         ("cannot store (email)=(Jane 'x')", "cannot store (email)=(…)"),
         ("Bad int64 value: Jane", "Bad int64 value: …"),
+        ("UUID string too short: Jane", "UUID string too short: …"),
+        ("Conversion Error: no such luck", "Conversion Error: no such luck"),
+        ("ORA-01722: no number: EMAIL", "ORA-01722: no number: EMAIL"),
+        ("SQL compilation error: line 1\ninvalid identifier 'LIMIT'", None),
         ("nobody can't read 'Jane", "nobody can't read '…'"),
         ("user jane@example.com has 555 1234-5", "user … has … …"),
         ('column "email" of type INT32 does not exist', 'column "email" of type INT32 does not exist'),
     ],
 )
-def test_values_in_messages(message: str, expected: str) -> None:
+def test_values_in_messages(message: str, expected: str | None) -> None:
     """What a message quotes is left out unless the model's SQL has it, in whatever language and signs."""
-    assert expected == without_values(message, model("SELECT email FROM users LIMIT 5"))
+    assert (expected or message) == without_values(message, model("SELECT email FROM users LIMIT 5"))
 
 
 @pytest.mark.rule("W9")

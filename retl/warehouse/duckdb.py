@@ -28,7 +28,7 @@ from retl.warehouse.base import (
     sentence_in,
     wanted,
 )
-from retl.warehouse.message import without_values
+from retl.warehouse.message import WHOLE_MESSAGE, without_values
 from retl.warehouse.parse import within_years
 from retl.warehouse.query import more_than_read, no_sql, refuse_odd_characters, second_statement
 
@@ -148,7 +148,8 @@ class DuckDBWarehouse(Warehouse):
             )
         if not _BEFORE_ROWS.match(message):
             sentence = without_values(_without_own_words(sentence, model), model)
-        return ModelError(f"model {model.name}: {sentence}", where=where)
+        hint = WHOLE_MESSAGE if "…" in sentence else None
+        return ModelError(f"model {model.name}: {sentence}", where=where, hint=hint)
 
     def _out_of_reach(self, error: Exception) -> WarehouseError:
         return WarehouseError(

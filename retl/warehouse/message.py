@@ -11,11 +11,23 @@ _PAIRS = {"'": "'", '"': '"', "`": "`", "«": "»", "»": "«", "„": "“", "�
 """Signs that quote in messages of databases, in several languages."""
 
 
-def without_values(message: str, model: Model, known: str = "", *, numbers: bool = True) -> str:
-    """The first line of an error's message, without what may come from a row.
+_ABOUT_SQL = re.compile(
+    "compilation error|syntax error|does not exist|not found|unknown (column|table)|invalid identifier"
+    "|unrecognized name|cannot be resolved|unresolved",
+    re.IGNORECASE,
+)
+"""Words of messages about the SQL alone, which may have several lines."""
 
-    Quoted texts stay where the model's SQL has them, as names of columns and tables. The log gets the whole
-    message at the level debug.
+WHOLE_MESSAGE = "RETL_LOG_LEVEL=debug logs the database's whole message, with the values that it quotes."
+"""The hint where something was left out."""
+
+
+def without_values(message: str, model: Model, known: str = "", *, numbers: bool = True) -> str:
+    """An error's message without what may come from a row.
+
+    Quoted texts stay where the model's SQL has them, as names of columns and tables. What follows the first
+    line goes, and so does what follows its last colon, unless the message is about the SQL. The log gets the
+    whole message at the level debug.
 
     Args:
         message: the database's.
@@ -25,17 +37,18 @@ def without_values(message: str, model: Model, known: str = "", *, numbers: bool
     """
     _LOG.debug("model %s: %s", model.name, message)
     known = f"{model.sql}\n{known}"
-    line = _without_quotes(message, known).split("\n", 1)[0].strip()
-    line = re.sub(r"\S*@\S*", "…", line)
-    line = re.sub(r"\)=\(.*\)", ")=(…)", line)
-    line = re.sub(r"(\bvalue: )(?!['\"…]).*", r"\1…", line)
+    plain = re.sub(r"\S*@\S*", "…", _without_quotes(message, known))
+    if _ABOUT_SQL.search(plain):
+        return plain.strip()
+    line = re.sub(r"\)=\(.*\)", ")=(…)", plain.split("\n", 1)[0].strip())
     if not numbers:
         return line
-    return re.sub(
-        r"(?<![\w.])[-+]?\d[\d.,:/+-]*(?!\w)",
-        lambda number: number[0] if _is_in(number[0].rstrip(".,:"), known) else "…",
-        line,
-    )
+    line = re.sub(r"(?<![\w.-])[-+]?\d([\d.,:/+-]*\d)?(?!\w)", lambda number: _kept(number[0], known), line)
+    return re.sub(r"(?<!Error)(: +)([^:'\"`…]+)$", lambda end: end[1] + _kept(end[2], known), line)
+
+
+def _kept(words: str, known: str) -> str:
+    return words if _is_in(words, known) else "…"
 
 
 def _without_quotes(message: str, known: str) -> str:

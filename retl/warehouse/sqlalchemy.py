@@ -30,7 +30,7 @@ from retl.warehouse.base import (
 )
 from retl.warehouse.dialect import ColumnType, Dialect, Reader, as_subquery
 from retl.warehouse.dialects import KNOWN, PACKAGES
-from retl.warehouse.message import without_values
+from retl.warehouse.message import WHOLE_MESSAGE, without_values
 from retl.warehouse.query import one_query
 
 
@@ -217,7 +217,11 @@ class SQLAlchemyWarehouse(Warehouse):
             and self._dialect.is_model_fault(error)
         ):
             said = without_values(sentence_in(message), model)
-            return ModelError(f"model {model.name}: {said}", where=at_line(model, line_in(message)))
+            return ModelError(
+                f"model {model.name}: {said}",
+                where=at_line(model, line_in(message)),
+                hint=WHOLE_MESSAGE if "…" in said else None,
+            )
         address = f"{self._url.host} {self._url.database} {self._url.username}"
         said = without_values(sentence_in(message), model, address, numbers=False)
         return WarehouseError(
