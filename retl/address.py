@@ -39,11 +39,13 @@ def without_secrets(text: str, url: URL) -> str:
     The queries and users of other URLs in the text, such as a signed one of a file, are left out too.
     """
     text = text.replace(url.render_as_string(hide_password=False), shown(url))
-    if url.password:
-        text = re.sub("|".join(_spellings(str(url.password))), "***", text, flags=re.IGNORECASE)
-    secrets = sorted({one for one in _settings(url) if len(one) >= _LONG_ENOUGH}, key=len, reverse=True)
-    for secret in secrets:
-        text = re.sub(rf"(?<!\w)({'|'.join(_spellings(secret))})(?!\w)", "***", text, flags=re.IGNORECASE)
+    password = str(url.password or "")
+    secrets = {one for one in _settings(url) if len(one) >= _LONG_ENOUGH} | ({password} - {""})
+    for secret in sorted(secrets, key=len, reverse=True):
+        pattern = "|".join(_spellings(secret))
+        if secret != password or len(password) < _LONG_ENOUGH:
+            pattern = rf"(?<!\w)({pattern})(?!\w)"
+        text = re.sub(pattern, "***", text, flags=re.IGNORECASE)
     text = re.sub(r"(\w://)[^\s/'\"@]+@", r"\1", text)
     return re.sub(r"(\w://[^\s'\"?]*)\?[^\s'\"]+", r"\1?…", text)
 

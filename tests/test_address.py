@@ -61,7 +61,7 @@ def test_words_of_drivers(said: str) -> None:
 
 def test_words_that_are_no_secret() -> None:
     """Where a server is may be said, and a short setting takes nothing out of words that hold it."""
-    url = make_url("postgresql://bob@/shop?host=/run/pg&port=5432&sslmode=require&n=1")
+    url = make_url("postgresql://bob:p@/shop?host=/run/pg&port=5432&sslmode=require&n=1")
 
     said = 'connection to "/run/pg/.s.PGSQL.5432" failed: 1 certificate is required'
     assert said == without_secrets(said, url)
