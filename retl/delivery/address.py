@@ -6,16 +6,16 @@ from contextlib import suppress
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
+from retl.address import shown
+
 
 def shown_address(endpoint: str, write_key: str) -> str:
     """An endpoint and a fingerprint of the write key: `https://api.segment.io, write key #1a2b3c4d`.
 
-    The endpoint is shown without what may be secret in it: an account and a query.
+    The endpoint is shown without what may be secret in it: see `retl.address.shown`.
     """
-    parts = urlsplit(endpoint)
-    shown = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
     fingerprint = hashlib.sha256(f"fingerprint\n{write_key}".encode()).hexdigest()[:8]
-    return f"{shown}, write key #{fingerprint}"
+    return f"{shown(endpoint)}, write key #{fingerprint}"
 
 
 def is_local(address: str) -> bool:
