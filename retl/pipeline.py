@@ -51,7 +51,7 @@ def run(job: Job, destination: Destination) -> Run:
             engine = open_engine(job, terms.deadline)
             proposal = find_changes(job, engine)
             record = record.with_diff(proposal.diff, proposal.guards, baseline=not proposal.sends)
-            guard.stop_if_tripped(sync, proposal.diff, proposal.guards)
+            guard.stop_if_tripped(sync, proposal.changes, proposal.guards)
             outgoing = make_calls(job, proposal, destination.connections)
             record = record.with_diff(outgoing.diff, proposal.guards, baseline=not proposal.sends)
             record = record.evolve(violations=outgoing.violations)

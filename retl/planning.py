@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from retl.calls.render import LIBRARY
 from retl.delivery.destination import Limits
+from retl.engine.advice import Advice, advise
 from retl.engine.diff import Diff
 from retl.engine.guard import Guard
 from retl.job import Job
@@ -45,6 +46,7 @@ class Plan:
         sends: whether changes become calls; a first pass may be a silent baseline.
         diff: how many rows changed, and how.
         guards: what the guards say.
+        advice: on what makes nearly every row changed.
         violations: how many calls break a rule of a receiver, by the rule's code.
         calls: number of calls by change and name; the name of an identify or group call is its type.
         bytes: of all calls.
@@ -61,6 +63,7 @@ class Plan:
     sends: bool
     diff: Diff
     guards: tuple[Guard, ...]
+    advice: Advice
     violations: Mapping[str, int]
     calls: Mapping[tuple[str, str], int]
     bytes: int
@@ -168,6 +171,7 @@ def make_plan(
         sends=proposal.sends,
         diff=outgoing.diff,
         guards=proposal.guards,
+        advice=advise(job.sync, proposal.changes),
         violations=outgoing.violations,
         calls={(change, name): count for change, name, count in names},
         bytes=size,

@@ -23,6 +23,7 @@ and what must come of it. What is not written is not looked at, but for the line
     tripped     *  guards that tripped
     error       *  a piece of the error message
     hint           a piece of what to do about it
+    not_hinted     a piece that must not be in it
     exit_code   *  1 where something is rejected, else 0
     duplicates  *  calls that Segment drops for an id that it knows
 
@@ -65,6 +66,7 @@ class Step:
     tripped: list[str] = field(default_factory=list)
     error: str | None = None
     hint: str = ""
+    not_hinted: str | None = None
     exit_code: int | None = None
     duplicates: int = 0
 
@@ -113,7 +115,9 @@ def check(step: Step, bench: Bench, outcome: Outcome, run: str) -> None:
     else:
         assert record["error"] is not None, f"{run}: an error that says {step.error!r}"
         assert step.error in record["error"]["message"], run
-    assert step.hint in ((record["error"] or {}).get("hint") or ""), run
+    hint = (record["error"] or {}).get("hint") or ""
+    assert step.hint in hint, run
+    assert step.not_hinted is None or step.not_hinted not in hint, run
     if step.sends is not None:
         sent = [shown(call, step.sends, place) for place, call in enumerate(outcome.calls)]
         assert [spelled(call) for call in step.sends] == [spelled(call) for call in sent], run

@@ -25,7 +25,6 @@ from retl.cli.receivers import reason_meaning
 from retl.clock import SystemClock
 from retl.config.project import find_syncs
 from retl.delivery import outbox
-from retl.engine.guard import compare_instead, suspicious_sentence
 from retl.errors import GuardError, Interrupted
 from retl.job import Job, Options
 from retl.observer import SilentObserver
@@ -105,10 +104,10 @@ def plan_report(plan: Plan, width: int | None) -> RenderableType:
     lines.append(_changes_table(plan))
     if plan.diff.by_column:
         lines.append(Text("  differing in: " + _by_column(plan.diff.by_column), "dim"))
-    if plan.diff.suspicious_columns:
-        lines.append(Text(f"  {suspicious_sentence(plan.diff)}", "yellow"))
-        instead = compare_instead(plan.diff)
-        lines += [Text(f"  → {instead}")] if instead else []
+    if plan.advice.found:
+        lines.append(Text(f"  {plan.advice.found}", "yellow"))
+    if plan.advice.instead:
+        lines.append(Text(f"  → {plan.advice.instead}"))
     if plan.undated:
         lines.append(Text(f"  {undated_sentence(plan.undated)}", "yellow"))
     if plan.violations:

@@ -36,7 +36,6 @@ class Diff:
             their key is null or shared with others, or a value of theirs is none.
         resent: unchanged rows that are sent again.
         by_column: for each thing compared, how many of the changed rows differ in it.
-        columns: for each thing compared, the model's column.
     """
 
     rows_read: int
@@ -47,7 +46,6 @@ class Diff:
     rejected_by: dict[str, int]
     resent: int
     by_column: dict[str, int]
-    columns: dict[str, str]
 
     @property
     def rejected(self) -> int:
@@ -332,5 +330,4 @@ def _count(
         rejected_by=dict(faults),
         resent=resent,
         by_column={name: rows for name, rows in zip(names, differing, strict=True) if rows},
-        columns={name: one.after for name, one in zip(names, compared, strict=True)},
     )

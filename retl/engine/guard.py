@@ -1,11 +1,12 @@
 """Guards: limits on a diff that stop a run before its first call."""
 
-import json
-import re
-from collections.abc import Collection, Iterable
+import math
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from retl.config.sync import Limit, Sync
+from retl.engine.advice import Advice, advise
+from retl.engine.base import Changes
 from retl.engine.diff import SMALL_SNAPSHOT, Diff
 from retl.errors import GuardError
 from retl.reason import Reason
@@ -48,8 +49,9 @@ def check(
 
     Args:
         sync: gives the limits.
-        diff: gives the counts; percentages are of the snapshot's rows.
-        first_pass: whether there is no snapshot yet; then only counts apply, and only if it sends.
+        diff: gives the counts; percentages are of the snapshot's rows, for `rejected` of the rows read.
+        first_pass: whether there is no snapshot yet; then only counts apply, and only if it sends, but for
+            `min_rows` and `rejected`: what a broken model leaves out of a snapshot is sent once it is whole.
         sends: whether this run's changes become calls.
         forced: names of the guards that the user lets pass.
     """
@@ -62,29 +64,41 @@ def check(
             "min_rows" in forced,
         )
     ]
-    for name in ("removed", "changed", "added"):
+    for name in NAMES[1:]:
         written: Limit | None = getattr(sync.guards, name)
         limit = written or DEFAULT_LIMITS[name]
         value: int = getattr(diff, name)
-        if first_pass:
+        whole = _whole(name, diff)
+        if first_pass and name != "rejected":
             applies = sends and limit.count is not None
         else:
-            applies = written is not None or diff.rows_before >= SMALL_SNAPSHOT
-        found.append(Guard(name, str(limit), value, applies and _broken(limit, value, diff), name in forced))
+            applies = written is not None or whole >= SMALL_SNAPSHOT
+        broken = _broken(limit, value, whole)
+        found.append(Guard(name, str(limit), value, applies and broken, name in forced))
     return tuple(found)
 
 
-def _broken(limit: Limit, value: int, diff: Diff) -> bool:
+def _whole(name: str, diff: Diff) -> int:
+    """The rows that a guard's percentage is of."""
+    return diff.rows_read if name == "rejected" else diff.rows_before
+
+
+def _broken(limit: Limit, value: int, whole: int) -> bool:
     if limit.off:
         return False
     if limit.count is not None:
         return value > limit.count
     assert limit.percent is not None
-    return value * 100 > limit.percent * diff.rows_before
+    return value * 100 > limit.percent * whole
 
 
-def stop_if_tripped(sync: Sync, diff: Diff, guards: Iterable[Guard]) -> None:
+def stop_if_tripped(sync: Sync, changes: Changes, guards: Iterable[Guard]) -> None:
     """Stop where a guard tripped that was not forced.
+
+    Args:
+        sync: as its file has it, with `all` for all columns.
+        changes: what the guards were held against.
+        guards: what they found.
 
     Raises:
         GuardError: says what was found, and the two lines of which one lets it pass.
@@ -92,72 +106,82 @@ def stop_if_tripped(sync: Sync, diff: Diff, guards: Iterable[Guard]) -> None:
     tripped = [guard for guard in guards if guard.tripped and not guard.forced]
     if not tripped:
         return
-    force = " ".join(f"--force {guard.name}" for guard in tripped)
-    if diff.rejected_by.keys() & KEY_FAULTS and tripped[0].name == "min_rows":
-        raise GuardError(
-            f"{_sentence(tripped[0], diff)}; nothing was sent",
-            where=sync.where("primary_key"),
-            hint="name columns that tell rows apart, or fix the keys in the model",
-        )
-    hint = (
-        f"if this is right: retl run {sync.path} {force}, once; "
-        f"or for good, in {sync.path}: guards: {{{', '.join(_allowing(guard) for guard in tripped)}}}"
-    )
-    if any(guard.name == "changed" for guard in tripped) and compare_instead(diff):
-        hint += f"; or leave out what differs everywhere: {compare_instead(diff)}"
+    advice = advise(sync, changes)
+    cause = "primary_key" if _has_wrong_key(changes.diff, tripped) else None
     raise GuardError(
-        "; ".join(_sentence(guard, diff) for guard in tripped) + "; nothing was sent",
-        where=sync.where("guards", tripped[0].name),
-        hint=hint,
+        "; ".join(_sentence(guard, changes.diff, advice) for guard in tripped) + "; nothing was sent",
+        where=sync.where(cause) if cause else sync.where("guards", tripped[0].name),
+        hint="; ".join(_ways_on(sync, changes, tripped, advice)),
     )
 
 
-def compare_instead(diff: Diff) -> str | None:
-    """The line of a sync file by which only what does not differ in nearly every row counts as a change.
-
-    None where nothing differs so, or everything does.
-    """
-    suspicious_columns = {diff.columns[name] for name in diff.suspicious_columns}
-    others = dict.fromkeys(column for column in diff.columns.values() if column not in suspicious_columns)
-    return f"compare: [{', '.join(map(_as_yaml, others))}]" if suspicious_columns and others else None
+def _has_wrong_key(diff: Diff, tripped: Sequence[Guard]) -> bool:
+    """Whether the primary key may be the cause."""
+    by_key = any(guard.name in ("min_rows", "rejected") for guard in tripped)
+    return by_key and not KEY_FAULTS.isdisjoint(diff.rejected_by)
 
 
-def _as_yaml(column: str) -> str:
-    """A column's name as YAML takes it for text in a list."""
-    is_plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", column)
-    is_word = column.lower() in {"true", "false", "null"}
-    return column if is_plain and not is_word else json.dumps(column, ensure_ascii=False)
+def _ways_on(sync: Sync, changes: Changes, tripped: Sequence[Guard], advice: Advice) -> Iterator[str]:
+    names = [guard.name for guard in tripped]
+    if _has_wrong_key(changes.diff, tripped):
+        yield "name columns that tell rows apart, or fix the keys in the model"
+        if "min_rows" in names:
+            return  # there is no row that could be let pass
+    elif "rejected" in names:
+        yield "fix the values in the model"
+    force = " ".join(f"--force {name}" for name in names)
+    yield f"if this is right: retl run {sync.path} {force}, once{_consequence(names, changes)}"
+    allowed = ", ".join(f"{guard.name}: {_allowing(guard, changes.diff)}" for guard in tripped)
+    yield f"or for good, in {sync.path}: guards: {{{allowed}}}"
+    if "changed" in names and advice.instead:
+        yield f"or, {advice.instead}"
 
 
-def suspicious_sentence(diff: Diff) -> str:
-    """The columns that differ in nearly every row, as a sentence; empty where there are none."""
-    named = [f"`{name}` differs in {share:.1%} of rows" for name, share in diff.suspicious_columns.items()]
-    return ", ".join(named) + ("; leave it out with `compare`" if named else "")
+def _consequence(names: Sequence[str], changes: Changes) -> str:
+    """The words that warn of what follows from letting guards pass, where their names do not say it."""
+    is_first = changes.old_mapping is None
+    if "rejected" in names or ("min_rows" in names and is_first):
+        return " (rows that are left out now count as new once they are there)"
+    if "min_rows" in names and "removed" not in names:
+        return f" ({changes.diff.removed:,} rows then count as removed)"
+    return ""
 
 
-def _sentence(guard: Guard, diff: Diff) -> str:
+def _sentence(guard: Guard, diff: Diff, advice: Advice) -> str:
     if guard.name == "min_rows":
         rows = f"{diff.rows_read:,} rows"
         if diff.rejected_by.keys() & KEY_FAULTS:
             rows += f", of which {diff.rejected:,} have a key that is null or shared with others"
         elif diff.rejected:
-            reasons = ", ".join(f"{reason} {rows:,}" for reason, rows in diff.rejected_by.items())
-            rows += f", of which {diff.rejected:,} are rejected ({reasons})"
+            rows += f", of which {diff.rejected:,} are rejected ({_reasons(diff)})"
         return f"the model gave {rows}, and the limit is {guard.limit} or more"
-    share = f" ({guard.value / diff.rows_before:.1%})" if diff.rows_before else ""
-    whole = {
-        "added": f"rows are new beside {diff.rows_before:,} known ones",
-        "changed": f"of {diff.rows_before:,} rows changed",
-        "removed": f"of {diff.rows_before:,} rows are gone",
+    whole = _whole(guard.name, diff)
+    notes = [f"{guard.value / whole:.1%}"] if whole else []
+    if guard.name == "rejected":
+        notes.append(_reasons(diff))
+    what = {
+        "rejected": f"of {whole:,} rows cannot be compared",
+        "added": f"rows are new beside {whole:,} known ones",
+        "changed": f"of {whole:,} rows changed",
+        "removed": f"of {whole:,} rows are gone",
     }[guard.name]
-    sentence = f"{guard.value:,} {whole}{share}, and the limit is {guard.limit}"
-    if guard.name == "changed" and diff.suspicious_columns:
-        sentence += f" ({suspicious_sentence(diff)})"
+    share = f" ({'; '.join(notes)})" if notes else ""
+    sentence = f"{guard.value:,} {what}{share}, and the limit is {guard.limit}"
+    if guard.name == "changed" and advice.found:
+        sentence += f" ({advice.found})"
     elif guard.name == "changed" and diff.by_column:
         column, count = max(diff.by_column.items(), key=lambda item: item[1])
         sentence += f" (`{column}` differs in {count:,} of them)"
     return sentence
 
 
-def _allowing(guard: Guard) -> str:
-    return f"min_rows: {guard.value}" if guard.name == "min_rows" else f"{guard.name}: off"
+def _reasons(diff: Diff) -> str:
+    return ", ".join(f"{reason} {rows:,}" for reason, rows in diff.rejected_by.items())
+
+
+def _allowing(guard: Guard, diff: Diff) -> str:
+    """The limit that would let this diff pass, and none that is much larger."""
+    whole = _whole(guard.name, diff)
+    if guard.name == "min_rows" or not guard.limit.endswith("%") or not whole:
+        return str(guard.value)
+    return f"{math.ceil(guard.value / whole * 10) * 10}%"
