@@ -574,6 +574,7 @@ def run(
     changes = list(diff(sync, rows, shared, memory))
     found = Counter(one.kind for one in changes)
     tripped = frozenset(tripped_guards(sync, found, len(rows), len(memory.rows), first, silent))
+    tripped |= frozenset(tripped_by_faults(sync, faults.total(), len(table.rows)))
     if tripped - forced:
         return Outcome(exit_code=4, tripped=tripped), memory
 
@@ -710,6 +711,15 @@ def tripped_guards(
                 yield name
         elif not first and found[name] * 100 > int(limit.rstrip("%")) * snapshot:
             yield name
+
+
+def tripped_by_faults(sync: Sync, faults: int, rows: int) -> Iterator[str]:
+    """The guard on rows that cannot be compared; of so few rows, only where its limit is written."""
+    limit = sync.guards.get("rejected", "off")
+    if (isinstance(limit, int) and faults > limit) or (
+        isinstance(limit, str) and limit != "off" and faults * 100 > int(limit.rstrip("%")) * rows
+    ):
+        yield "rejected"
 
 
 def place(sync: Sync, call: Call) -> tuple[Any, ...]:

@@ -393,6 +393,8 @@ GUARDS = [
     {"removed": 1, "changed": 1, "added": 3},
     {"removed": "50%", "changed": "50%"},
     {"added": "100%", "changed": "off"},
+    {"rejected": 1},
+    {"rejected": "30%", "changed": "off"},
 ]
 
 

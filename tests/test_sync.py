@@ -226,7 +226,7 @@ BAD = [
     (identify("nulls_: omit"), ":5 nulls_: unknown key `nulls_`; did you mean `nulls`?"),
     (
         identify("guards: {xyz: 1}"),
-        ":5 guards.xyz: unknown key `xyz`; known here: `removed`, `changed`, `added`, `min_rows`",
+        ":5 guards.xyz: unknown key `xyz`; known here: `removed`, `changed`, `added`, `rejected`, `min_rows`",
     ),
     (
         identify("  traits: {a: {colum: b}}"),

@@ -52,13 +52,19 @@ class Guards(Frozen):
     removed: GuardLimit | None = Field(
         default=None,
         description="Most rows that may be gone: a count, a percentage of the snapshot, or `off`; not "
-        "written: 20%, where the snapshot has 100 rows or more.",
+        "written: 20%, where the snapshot has 100 rows or more, or more than 1,000 rows are gone.",
     )
     changed: GuardLimit | None = Field(
         default=None, description="Most rows that may have changed; as `removed`, with 50%."
     )
     added: GuardLimit | None = Field(
         default=None, description="Most rows that may be new; as `removed`, with 100%."
+    )
+    rejected: GuardLimit | None = Field(
+        default=None,
+        description="Most rows that cannot be compared, as their key is null or shared or a value cannot be "
+        "read: a count, a percentage of the rows read, or `off`; not written: 20%, of 100 rows or more. It "
+        "holds on a first run, too.",
     )
     min_rows: Count = Field(default=1, description="Fewest rows that the model may yield.")
 

@@ -11,13 +11,17 @@ from retl.engine.diff import SMALL_SNAPSHOT, Diff
 from retl.errors import GuardError
 from retl.reason import Reason
 
-NAMES = ("min_rows", "removed", "changed", "added")
+NAMES = ("min_rows", "rejected", "removed", "changed", "added")
 
 DEFAULT_LIMITS = {
+    "rejected": Limit(percent=20),
     "removed": Limit(percent=20),
     "changed": Limit(percent=50),
     "added": Limit(percent=100),
 }
+
+MANY_ROWS = 1_000
+"""The rows above which default percentages apply to any snapshot, however small."""
 
 KEY_FAULTS = {Reason.NULL_KEY, Reason.DUPLICATE_KEY}
 """Reasons for which rows are rejected that a wrong primary key gives to all of them."""
@@ -72,7 +76,7 @@ def check(
         if first_pass and name != "rejected":
             applies = sends and limit.count is not None
         else:
-            applies = written is not None or whole >= SMALL_SNAPSHOT
+            applies = written is not None or whole >= SMALL_SNAPSHOT or value > MANY_ROWS
         broken = _broken(limit, value, whole)
         found.append(Guard(name, str(limit), value, applies and broken, name in forced))
     return tuple(found)
