@@ -315,7 +315,7 @@ class Sync:
     def sent(self) -> dict[Use, Source]:
         """The columns that end up in some call's body: ids, properties and traits."""
         ids = {("id", "", name): source for name, source in self.ids.items()}
-        fields = [self.common, *(one.fields for one in self.templates.values())]
+        fields = [one.fields for one in self.templates.values()]
         return ids | {use: source for some in fields for use, source in some.items() if source.column}
 
     @property

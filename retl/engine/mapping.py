@@ -68,6 +68,7 @@ class SyncMapping:
         types: canonical type of each column, as far as known.
         timezone: the zone in which instants without one were read; None where that is not known.
         zoneless: columns that are, or hold, such instants.
+        placed: columns of the key, of ids, moments and message ids.
     """
 
     kind: str
@@ -81,6 +82,7 @@ class SyncMapping:
     json_columns: tuple[str, ...] = ()
     timezone: str | None = None
     zoneless: tuple[str, ...] = ()
+    placed: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The mapping as a JSON object, as the state keeps it (`mapping` in state.sql)."""
@@ -115,6 +117,18 @@ class SyncMapping:
                     return fed[use]
         return column if column in old.types else None
 
+    def last_known_of(self, column: str, old: "SyncMapping") -> str | None:
+        """The column of the old mapping with what was last sent of all that a column feeds now.
+
+        That is another one where it alone fed the same; a column that feeds more than this has its own value.
+        None where the old mapping lacks it.
+        """
+        served = ((self.fields, old.fields), (self.carried, old.carried))
+        fed = {before.get(use) for now, before in served for use, one in now.items() if one == column}
+        if len(fed) == 1 and column not in self.placed and fed.issubset(old.types):
+            return fed.pop()
+        return column if column in old.types else None
+
 
 _USES = ("fields", "compared", "carried")
 
@@ -136,6 +150,7 @@ def read_mapping(sync: Sync) -> SyncMapping:
     values = dict(_fields(block))
     fields = {use: value.column for use, value in values.items() if value.column is not None}
     carried = dict(_carried(block))
+    events = {column for use, column in carried.items() if use.part is Part.EVENT}
     compared = {**{Use(Part.ID, name): column for name, column in ids.items()}, **fields}
     if sync.compare is not None:
         compared = {Use(Part.COLUMN, column): column for column in sync.compare}
@@ -154,6 +169,7 @@ def read_mapping(sync: Sync) -> SyncMapping:
         carried=carried,
         json_columns=tuple(dict.fromkeys(column for column in as_json if column not in otherwise)),
         timezone=sync.timezone,
+        placed=tuple(sorted(block.placed.union(sync.primary_key).difference(events))),
     )
 
 

@@ -52,7 +52,8 @@ def promote(
     With an edited mapping the rows have another shape, so the snapshot is written anew, from three parts:
 
     - Rows that became calls are taken from the model.
-    - Unchanged rows take what is compared from the model, and keep the rest, which is of their last call.
+    - Unchanged rows take what is compared from the model, and keep the rest, which is of their last call, by
+      the name of the column that feeds the same now. What was never known is taken from the model.
     - Rejected rows keep their old version. A value is found under the column that fed the same field then.
 
     A column holds one value. Where an edit makes one column feed things that different columns fed before,
@@ -87,12 +88,14 @@ def promote(
 
 def _learnt(new: SyncMapping, shape: SyncMapping, old: SyncMapping | None) -> str:
     """The members of an unchanged row: what is compared, as the model has it; the rest as it was."""
-    return ", ".join(
-        _value(column, new.types[column], shape, "new.row", column)
-        if old is None or column in new.compared.values() or column not in old.types
-        else _kept(column, shape, old)
-        for column in new.columns
-    )
+    members = []
+    for column in new.columns:
+        source = new.last_known_of(column, old) if old else None
+        if old is None or source is None or column in new.compared.values():
+            members.append(_value(column, new.types[column], shape, "new.row", column))
+        else:
+            members.append(_value(column, old.types[source], shape, "old.row", source))
+    return ", ".join(members)
 
 
 def _with_room(db: duckdb.DuckDBPyConnection, new: SyncMapping, old: SyncMapping) -> SyncMapping:
@@ -102,9 +105,10 @@ def _with_room(db: duckdb.DuckDBPyConnection, new: SyncMapping, old: SyncMapping
     ).fetchone()
     types = dict(new.types)
     for column in new.columns:
-        source = new.source_of(column, old)
-        if source is not None and (kept != (0,) or column not in new.compared.values()):
-            types[column] = common_type(new.types[column], old.types[source])
+        sources = [] if column in new.compared.values() else [new.last_known_of(column, old)]
+        sources += [new.source_of(column, old)] if kept != (0,) else []
+        for source in filter(None, sources):
+            types[column] = common_type(types[column], old.types[source])
     return replace(new, types=types)
 
 
