@@ -27,7 +27,7 @@ from retl.engine.local import LocalEngine
 from retl.engine.mapping import SyncMapping, read_mapping, refuse_other_identity
 from retl.errors import ConfigError, DestinationError
 from retl.job import Job
-from retl.run import Run, begin_run, keep_run, keeps_all_runs, open_run
+from retl.run import Run, any_in_full, begin_run, keep_run, keeps_all_runs, open_run
 from retl.state import FirstPass
 from retl.warehouse.watched import WatchedWarehouse
 
@@ -45,6 +45,9 @@ def run(job: Job, destination: Destination) -> Run:
         with state.transaction():
             open_run(state.db, record)
         refuse_other_destination(job, destination)
+        if resumes_full(job):
+            job = resumed(job)
+            record = record.evolve(full=False, resumed_full=True)
         left_over = deliver(state, destination, terms, clock, job.observer)
         record = record.with_delivery(left_over)
         if left_over.undecided or (left_over.error is None and outbox.pending(state.db) == 0):
@@ -70,6 +73,21 @@ def run(job: Job, destination: Destination) -> Run:
     except Exception as error:
         record = record.evolve(error=storage_error(error, job.state.path) or signals.told(error))
     return finish(job, record, clock.monotonic() - began)
+
+
+def resumes_full(job: Job) -> bool:
+    """Whether --full is asked for while calls of an earlier one wait."""
+    db = job.state.db
+    return job.options.full and any_in_full(db, outbox.run_ids(db))
+
+
+def resumed(job: Job) -> Job:
+    """The job that completes an earlier --full: its calls go out, and then what has changed since."""
+    job.observer.notice(
+        f"the earlier --full goes on: {outbox.pending(job.state.db):,} of its calls were left; "
+        "nothing is sent again that it sent"
+    )
+    return replace(job, options=replace(job.options, full=False))
 
 
 def finish(job: Job, record: Run, seconds: float) -> Run:

@@ -15,7 +15,7 @@ from retl.engine.advice import Advice, advise
 from retl.engine.diff import Diff
 from retl.engine.guard import Guard
 from retl.job import Job
-from retl.pipeline import find_changes, make_calls, open_engine
+from retl.pipeline import find_changes, make_calls, open_engine, resumed, resumes_full
 
 if TYPE_CHECKING:
     import pandas  # slow to import, and only notebooks need it
@@ -53,6 +53,7 @@ class Plan:
         undated: calls that would take the moment of detection, as the column of their timestamp is null.
         calls_per_second: the rate at which they would leave; 0 is without limit.
         pending: calls that an earlier run left over; they go first.
+        resumed_full: whether they are of an earlier --full, in whose place no other starts.
         limits: of a batch at the destination.
         file: the file that takes the calls, as the sync has it; None for Segment.
         samples: a few calls of each kind.
@@ -70,6 +71,7 @@ class Plan:
     undated: int
     calls_per_second: int
     pending: int
+    resumed_full: bool
     limits: Limits
     file: str | None
     samples: tuple[Sample, ...]
@@ -126,6 +128,7 @@ class Plan:
             "requests": self.requests,
             "seconds": round(self.seconds, 1),
             "pending": self.pending,
+            "resumed_full": self.resumed_full,
             "guards": [dict(guard.__dict__) for guard in self.guards],
             "violations": dict(self.violations),
             "samples": [dict(sample.__dict__) for sample in self.samples],
@@ -154,6 +157,9 @@ def make_plan(
         RetlError: whatever would stop the run before its guards.
     """
     db = job.state.db
+    resumed_full = resumes_full(job)
+    if resumed_full:
+        job = resumed(job)
     proposal = find_changes(job, open_engine(job, job.deadline))
     outgoing = make_calls(job, proposal, connections=1)
     ((size,),) = db.execute("SELECT coalesce(sum(bytes), 0)::BIGINT FROM leaving").fetchall()
@@ -178,6 +184,7 @@ def make_plan(
         undated=outgoing.undated,
         calls_per_second=job.sync.segment.calls_per_second,
         pending=pending,
+        resumed_full=resumed_full,
         limits=limits,
         file=file,
         samples=_samples(db, samples),

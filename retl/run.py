@@ -60,7 +60,8 @@ class Run:
     """The record of a run, as `retl run --json` prints it; counts are None where it did not get so far.
 
     `rows_read = unchanged + added + changed + rejected_rows` holds in each. `violations` has how many calls
-    break a rule of a receiver, by the rule's code.
+    break a rule of a receiver, by the rule's code. `full` is whether every current row was sent again,
+    `resumed_full` whether the rest of an earlier such pass was delivered in its place.
     """
 
     sync: str
@@ -69,6 +70,7 @@ class Run:
     seconds: float = 0.0
     baseline: bool = False
     full: bool = False
+    resumed_full: bool = False
     rows_read: int | None = None
     unchanged: int | None = None
     added: int | None = None
@@ -166,6 +168,7 @@ class Run:
             "seconds": round(self.seconds, 3),
             "baseline": self.baseline,
             "full": self.full,
+            "resumed_full": self.resumed_full,
             "rows_read": self.rows_read,
             "unchanged": self.unchanged,
             "added": self.added,
@@ -236,6 +239,19 @@ def keeps_all_runs(db: duckdb.DuckDBPyConnection) -> bool:
     row = db.execute("SELECT count(*) FROM state.run").fetchone()
     assert row is not None
     return int(row[0]) < KEPT_RUNS
+
+
+def any_in_full(db: duckdb.DuckDBPyConnection, run_ids: Sequence[str]) -> bool:
+    """Whether one of these runs sent every row again, or completed such a run."""
+    row = db.execute(
+        """
+        SELECT 1 FROM state.run
+        WHERE list_contains(?, run_id) AND 'true' IN (record->>'$.full', record->>'$.resumed_full')
+        LIMIT 1
+        """,
+        [list(run_ids)],
+    ).fetchone()
+    return row is not None
 
 
 @dataclass(frozen=True)

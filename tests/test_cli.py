@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -257,6 +258,7 @@ def test_json_has_every_key_of_its_contract(retl: Retl) -> None:
             "seconds",
             "baseline",
             "full",
+            "resumed_full",
             "rows_read",
             "unchanged",
         ),
@@ -497,6 +499,28 @@ def test_full_sends_every_row_again_and_says_so(retl: Retl, sandbox: Sandbox) ->
     assert "  =  2  unchanged  → 2 identify" in planned
     assert (0, True) == (code, out.startswith("users: 2 rows read, no changes, all sent again → 2 calls"))
     assert (4, 0) == (len(sandbox.accepted), len(sandbox.duplicates))
+
+
+@pytest.mark.rule("K17")
+def test_a_full_run_that_failed_half_way_goes_on(retl: Retl, project: Path, sandbox: Sandbox) -> None:
+    """The same command, typed again, sends the rest of the rows and none a second time, and says so."""
+    rows = "".join(f"u{n},a@x.com,{'x' * 20_000},2026-01-01\n" for n in range(40))
+    (project / "data/users.csv").write_text(USERS.splitlines()[0] + "\n" + rows)
+    retl("run", "users")
+    sandbox.script([Reply(), Reply(302)])
+
+    code, out, _ = retl("run", "users", "--full", "--yes")
+    left = 80 - len(sandbox.accepted)
+    planned = retl("plan", "users", "--full")[1]
+    again, _, said = retl("run", "users", "--full", "--yes")
+
+    assert (3, 0) == (code, again)
+    assert f"{left} calls pending; to go on, retl run users delivers them first" in out
+    assert f"{left} calls of an earlier --full go first, and complete it" in planned
+    assert "nothing would be sent" in planned
+    assert f"the earlier --full goes on: {left} of its calls were left; nothing is sent again" in said
+    assert [2] * 40 == list(Counter(call["userId"] for call in sandbox.accepted).values())
+    assert sandbox.duplicates == []
 
 
 @pytest.mark.rule("K15")

@@ -21,6 +21,7 @@ from test_properties import Picture, applied, pictures, table
 
 from retl.delivery.outbox import pending
 from retl.delivery.response import RetryPolicy
+from retl.job import Options
 from retl.model import Model
 from retl.observer import SilentObserver
 from retl.sandbox.failures import Reply
@@ -213,6 +214,7 @@ CHILD = """
 import os, signal, sys
 from pathlib import Path
 from delivery import Shop, TRACK
+from retl.job import Options
 from retl.observer import SilentObserver
 from test_properties import table
 
@@ -231,10 +233,10 @@ class Fatal(SilentObserver):
         if self.left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-folder, url, at = sys.argv[1:]
+folder, url, at, *full = sys.argv[1:]
 rows = table({f"k{n}": ("u1", "x" * 30_000) for n in range(60)})
 print("begins", flush=True)
-Shop(Path(folder), url, TRACK, observer=Fatal(int(at))).run(rows)
+Shop(Path(folder), url, TRACK, observer=Fatal(int(at))).run(rows, Options(full=bool(full)))
 """
 
 
@@ -273,6 +275,30 @@ def test_a_process_that_is_killed_loses_nothing(
         keys = [call["properties"]["id"] for call in sandbox.accepted]
         assert sorted(f"k{n}" for n in range(60)) == keys
         assert [] == sandbox.duplicates
+
+
+@pytest.mark.rule("K17")
+@pytest.mark.parametrize(
+    ("dies_at", "arrived"), [(1, 0), (3, 30)], ids=["before the first batch", "after two"]
+)
+def test_a_full_run_that_is_killed_goes_on(tmp_path: Path, dies_at: int, arrived: int) -> None:
+    """After a real `kill -9` of a --full, the next --full delivers the rest and starts no pass of its own."""
+    everything = table({f"k{n}": ("u1", "x" * 30_000) for n in range(60)})
+    with Sandbox() as sandbox:
+        shop = Shop(tmp_path, sandbox.url, TRACK)
+        assert 60 == shop.run(everything).calls.delivered
+        process = subprocess.run(
+            [sys.executable, "-c", CHILD, str(tmp_path), sandbox.url, str(dies_at), "full"],
+            stdout=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        assert (-9, 60 + arrived) == (process.returncode, len(sandbox.accepted))
+
+        record = shop.run(everything, Options(full=True))
+
+        assert (60 - arrived, True, 60) == (record.calls.delivered, record.resumed_full, record.unchanged)
+        assert (120, []) == (len(sandbox.accepted), sandbox.duplicates)
+        assert 60 == shop.run(everything, Options(full=True)).calls.delivered
 
 
 def until(happened: Callable[[], bool]) -> None:

@@ -100,7 +100,8 @@ def plan_report(plan: Plan, width: int | None) -> RenderableType:
         Text.assemble((plan.sync, "bold"), f": {count(plan.diff.rows_read, 'row')} read")
     ]
     if plan.pending:
-        lines.append(Text(f"  {count(plan.pending, 'call')} of an earlier run go first", "yellow"))
+        run = "--full go first, and complete it" if plan.resumed_full else "run go first"
+        lines.append(Text(f"  {count(plan.pending, 'call')} of an earlier {run}", "yellow"))
     lines.append(_changes_table(plan))
     if plan.diff.by_column:
         lines.append(Text("  differing in: " + _by_column(plan.diff.by_column), "dim"))

@@ -277,8 +277,10 @@ def run_report(run: Run, flags: str = "") -> RenderableType:
             Text(f"  {count(run.calls.unsure, 'call')} went out twice, under the same message id", "yellow")
         )
     if run.calls.pending and (run.error is not None or run.rows_read is None):
+        # Of several syncs, others may be through with their --full, and would start another.
+        next_run = f"to go on, retl run {run.sync}{flags}" if run.full or run.resumed_full else "the next run"
         lines.append(
-            Text(f"  {count(run.calls.pending, 'call')} pending; the next run delivers them first", "yellow")
+            Text(f"  {count(run.calls.pending, 'call')} pending; {next_run} delivers them first", "yellow")
         )
     return Group(*lines)
 

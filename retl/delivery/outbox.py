@@ -195,6 +195,18 @@ def pending(db: duckdb.DuckDBPyConnection) -> int:
     return int(row[0])
 
 
+def run_ids(db: duckdb.DuckDBPyConnection) -> list[str]:
+    """The runs whose calls wait."""
+    found = db.execute(
+        """
+        SELECT DISTINCT run_id
+        FROM state.outbox LEFT JOIN state.mark USING (lane)
+        WHERE seq > coalesce(delivered, 0)
+        """
+    )
+    return [run_id for (run_id,) in found.fetchall()]
+
+
 def pages(db: duckdb.DuckDBPyConnection, lane: int) -> Iterator[Batch]:
     """All calls of a lane in order, a few megabytes at a time, each page as one large batch."""
     for first, last in db.execute(_PAGES, [lane, lane]).fetchall():
