@@ -298,7 +298,7 @@ class Sync:
     common: dict[Use, Source]
     templates: dict[str, Template]
     context: dict[Use, Source]
-    integrations: dict[str, Any] | None
+    options: dict[Use, Source] | None
     compare: list[str] | None
     sends_new_columns: bool
     sends_first_pass: bool
@@ -339,7 +339,8 @@ class Sync:
             for kind, one in self.templates.items()
             if isinstance(one.event, Source)
         }
-        context = {use: source for use, source in self.context.items() if source.column}
+        beside = {**self.context, **(self.options or {})}
+        context = {use: source for use, source in beside.items() if source.column}
         keys = {("key", "", column): Source(column) for column in self.primary_key}
         return keys | self.sent | self.compared | context | dict(moments) | named
 
@@ -386,7 +387,7 @@ def read_sync(written: Mapping[str, Any], columns: Iterable[str]) -> Sync:
         common,
         dict(read_templates(kind, block, common, nulls)),
         {("context", "", name): read_source(one) for name, one in (block.get("context") or {}).items()},
-        block.get("integrations"),
+        read_options(block["integrations"]) if "integrations" in block else None,
         listed(written["compare"]) if written.get("compare") else None,
         (written.get("on_new_column") or ("send" if persons else "baseline")) == "send",
         persons or written.get("initial") == "send",
@@ -464,6 +465,16 @@ def unsent_columns(block: Mapping[str, Any]) -> set[str]:
     return {one["column"] if isinstance(one, dict) else one for one in named} | set(
         listed(block.get("except", []))
     )
+
+
+def read_options(written: Mapping[str, Any]) -> dict[Use, Source]:
+    """The integrations, each a constant or a column."""
+    return {
+        ("option", "", name): read_source(one)
+        if isinstance(one, dict) and "column" in one
+        else Source(None, exact(one))
+        for name, one in written.items()
+    }
 
 
 def read_moments(block: Mapping[str, Any], change: str) -> list[tuple[Use, Source] | None]:
@@ -651,7 +662,7 @@ def last_known(sync: Sync, before: Version) -> Version:
 
 def by_column(version: Version) -> dict[str, Cell]:
     """What a version knows of each column, best from what is sent or compared."""
-    rest = ("context", "timestamp", "message_id", "event")
+    rest = ("context", "option", "timestamp", "message_id", "event")
     return {version[use].column: version[use] for use in sorted(version, key=lambda use: use[0] not in rest)}
 
 
@@ -822,21 +833,22 @@ def make_call(sync: Sync, change: Change, kind: str, now: datetime, *, own_id: b
     fields = dict(sent_fields(sync, template, row, before))
     if template.previous:
         fields |= previous(sync, template, row, last_known(sync, before or {}) | (before or {}))
-    context = dict(sent_context(sync, row))
+    context = dict(sent_beside(sync, sync.context, row))
+    options = None if sync.options is None else dict(sent_beside(sync, sync.options, row))
     body = {
         "type": sync.kind if sync.kind in ("identify", "group") else "track",
         **{name: value for name, value in ids.items() if value is not None},
         **({} if event is None else {"event": event}),
         "traits" if sync.kind in ("identify", "group") else "properties": template.fixed | nested(fields),
         **({"context": nested(context)} if context else {}),
-        **({} if sync.integrations is None else {"integrations": exact(sync.integrations)}),
+        **({} if options is None else {"integrations": options}),
     }
     reasons = [
         *id_faults(sync, ids),
         *(["no_event_name"] if event == "" else []),
         *([mapped.reason] if isinstance(mapped, Bad) else []),
         *(["duplicate_message_id"] if message_id and message_id == last_id else []),
-        *bad_values([*fields.values(), *context.values()]),
+        *bad_values([*fields.values(), *context.values(), *(options or {}).values()]),
         *(["message_id_too_long"] if message_id and len(message_id) > 100 else []),
     ]
     return Call(
@@ -885,9 +897,9 @@ def sent_fields(
             yield use[2], value
 
 
-def sent_context(sync: Sync, row: Version) -> Iterator[tuple[str, Any]]:
-    """The context by name, without nulls."""
-    for use, source in sync.context.items():
+def sent_beside(sync: Sync, sources: dict[Use, Source], row: Version) -> Iterator[tuple[str, Any]]:
+    """The context or the integrations by name, without nulls."""
+    for use, source in sources.items():
         value = value_of(sync, row, use, source) if source.column else source.constant
         if value is not None:
             yield use[2], value

@@ -343,7 +343,8 @@ def draw_block(draw: st.DrawFn, kind: str) -> Written:
     if draw(st.booleans()):
         block["context"] = draw_context(draw)
     if draw(st.integers(0, 3)) == 3:
-        block["integrations"] = {"All": draw(st.booleans()), "Insider (Actions)": {"x": 1}}
+        switch = draw(st.sampled_from([True, False, {"column": "flag", "as": "boolean"}, {"column": "b"}]))
+        block["integrations"] = {"All": switch, "Insider (Actions)": {"x": 1}}
     if kind == "track":
         return block | draw_events(draw)
     if draw(st.integers(0, 2)) == 2:

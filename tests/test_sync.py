@@ -503,6 +503,11 @@ BAD = [
         identify("guards: {removed: {count: 5}}"),
         ":5 guards.removed: must be a count such as 500000, a percentage such as 20%, or off",
     ),
+    (
+        IDENTIFY + "  integrations: {A: {b: {column: c, from: d}}}",
+        ":5 identify.integrations.A.b: holds `column`, so it must be {column, as, unit, nulls}; "
+        "to send it as it is, {value: {…}}",
+    ),
     (identify("guards: {min_rows: -1}"), ":5 guards.min_rows: must be 0 or more"),
     (identify("guards: {min_rows: 1.5}"), ":5 guards.min_rows: must be a whole number"),
     (identify("guards: {min_rows: off}"), ":5 guards.min_rows: must be a whole number"),

@@ -224,7 +224,9 @@ def _head(rendering: Rendering, template: Template, ids: Mapping[str, str]) -> l
     body_name = "properties" if template.type == "track" else "traits"
     members.append(json_member(body_name, _body(rendering, template)))
     members.append(json_member("context", _context(rendering, template)))
-    if rendering.sync.block.integrations:
+    if rendering.sync.block.options:
+        members.append(json_member("integrations", _options(rendering, template)))
+    elif rendering.sync.block.integrations:
         members.append(sql.text('"integrations":' + json_constant(rendering.sync.block.integrations)))
     return members
 
@@ -302,6 +304,7 @@ def _value_faults(rendering: Rendering, template: Template) -> Iterator[tuple[st
         yield from _unreadable(rendering, template.latest_image, template.timestamp, column)
     values = {field_use(name): value for name, value in template.fields.items()}
     values |= {Use(Part.CONTEXT, name): value for name, value in rendering.sync.block.context.items()}
+    values |= {Use(Part.OPTION, name): value for name, value in rendering.sync.block.options.items()}
     for use, value in values.items():
         if not value.is_constant:
             column = rendering.source(template, use, value.column or "")
@@ -371,6 +374,15 @@ def _context(rendering: Rendering, template: Template) -> str:
     }
     if not any(path(name)[0] == "library" for name in fields):
         fields["library"] = sql.text(LIBRARY)
+    return json_object(fields)
+
+
+def _options(rendering: Rendering, template: Template) -> str:
+    """The integrations object, where a column has a part in it."""
+    fields = {
+        name: _field(rendering, template, Use(Part.OPTION, name), value, Nulls.OMIT)
+        for name, value in rendering.sync.block.options.items()
+    }
     return json_object(fields)
 
 

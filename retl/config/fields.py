@@ -2,15 +2,16 @@
 
 import math
 import re
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from ipaddress import IPv6Address
 from typing import Annotated, Literal, Self
 from urllib.parse import SplitResult, urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
-from retl.forms.dotted import path
+from retl.forms.dotted import literal_name, path
 from retl.forms.form import Frozen, refusal
 from retl.forms.yaml_file import cut
 from retl.nearest import did_you_mean
@@ -229,11 +230,45 @@ def _is_json(value: object) -> bool:
     )
 
 
-def _constants(value: dict[str, object]) -> dict[str, object]:
-    for name, constant in value.items():
-        if not _is_json(constant):
-            raise refusal("is not a JSON value", name)
-    return value
+def _options(written: dict[str, object]) -> dict[str, object]:
+    """An integrations object: constants as they are sent, and a `Value` for each column, however deep."""
+    return {name: _option(option, (name,)) for name, option in written.items()}
+
+
+def _option(written: object, place: tuple[str, ...]) -> object:
+    if isinstance(written, dict) and "column" in written:
+        try:
+            return Value.model_validate(written)
+        except ValidationError:
+            raise refusal(
+                "holds `column`, so it must be {column, as, unit, nulls}; to send it as it is, {value: {…}}",
+                *place,
+            ) from None
+    if isinstance(written, dict) and written.keys() != {"value"}:
+        return {key: _option(inner, (*place, str(key))) for key, inner in written.items()}
+    constant = written["value"] if isinstance(written, dict) else written
+    if not _is_json(constant):
+        raise refusal("is not a JSON value", *place)
+    return constant
+
+
+def option_values(options: Mapping[str, object], outer: str = "") -> Iterator[tuple[str, Value]]:
+    """The parts of an integrations object by dotted name: its columns, and around them its constants."""
+    for key, option in options.items():
+        name = outer + literal_name(key)
+        if isinstance(option, Value):
+            yield name, option
+        elif isinstance(option, dict) and holds_column(option):
+            yield from option_values(option, f"{name}.")
+        else:
+            yield name, Value.model_validate({"value": option})
+
+
+def holds_column(option: object) -> bool:
+    """Whether a part of an integrations object is a column, or has one among its options."""
+    if isinstance(option, dict):
+        return any(map(holds_column, option.values()))
+    return isinstance(option, Value)
 
 
 EVERY = "*"
@@ -275,5 +310,5 @@ def _moment(value: Value) -> Value:
 
 Fields = Annotated[dict[str, Value], AfterValidator(_nested)]
 AllOrFields = Annotated[Fields, BeforeValidator(_all_or_mapping)]
-Constants = Annotated[dict[str, object], AfterValidator(_constants)]
+Options = Annotated[dict[str, object], AfterValidator(_options)]
 Timestamp = Annotated[Value, AfterValidator(_moment)]

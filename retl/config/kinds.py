@@ -12,12 +12,14 @@ from retl.config.fields import (
     AllOrFields,
     Column,
     Columns,
-    Constants,
     Event,
     Fields,
+    Options,
     Text,
     Timestamp,
     Value,
+    holds_column,
+    option_values,
 )
 from retl.forms.dotted import path
 from retl.forms.form import Frozen, refusal
@@ -57,7 +59,11 @@ class _Envelope(_Ids):
     context: Fields = Field(
         default={}, description="Call's context: name to column or constant, like properties."
     )
-    integrations: Constants = Field(default={}, description="Call's integrations object, sent as written.")
+    integrations: Options = Field(
+        default={},
+        description="Call's integrations object: constants, sent as written; `{column: …}`, also inside "
+        "an integration's options, takes the row's value.",
+    )
     except_: Columns | None = Field(
         default=None,
         validation_alias="except",
@@ -79,9 +85,14 @@ class _Envelope(_Ids):
         return {}
 
     @property
+    def options(self) -> Fields:
+        """The parts of the integrations object by dotted name, where one of them is a column; else none."""
+        return dict(option_values(self.integrations)) if holds_column(self.integrations) else {}
+
+    @property
     def values(self) -> Iterator[Value]:
-        """Everything that a call says: traits or properties, and context."""
-        for fields in (self.fields, self.removed_fields, self.context):
+        """Everything that a call says: traits or properties, context, and options of integrations."""
+        for fields in (self.fields, self.removed_fields, self.context, self.options):
             yield from fields.values()
 
     @property

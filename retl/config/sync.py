@@ -195,7 +195,7 @@ class Sync(Frozen):
         return self
 
 
-_NO_COLUMN = {"value", "name", "key", "style", "integrations", "as", "unit", "nulls"}
+_NO_COLUMN = {"value", "name", "key", "style", "as", "unit", "nulls"}
 """Keys whose texts are not columns."""
 
 

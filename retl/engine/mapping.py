@@ -20,6 +20,7 @@ class Part(StrEnum):
     ID = "id"  # user id, anonymous id or group id
     FIELD = "field"  # a trait or property, by its dotted name
     CONTEXT = "context"  # a field of the call's context
+    OPTION = "option"  # a part of the call's integrations object
     EVENT = "event"  # the name of the event
     COLUMN = "column"  # a column that `compare` lists
 
@@ -60,8 +61,8 @@ class SyncMapping:
         primary_key: the key's columns.
         ids: Segment's name of an id ("user_id", "anonymous_id", "group_id") to its column.
         fields: each trait and property that comes from a column, to that column.
-        carried: uses that are sent and never compared (events, context, fields of removed rows), to their
-            columns.
+        carried: uses that are sent and never compared (events, context, options, fields of removed rows),
+            to their columns.
         json_columns: columns that hold JSON wherever they are used, be they text or not.
         compared: uses that are compared, to their columns: ids and fields, or what `compare` lists.
         columns: all columns that a run reads, in a fixed order.
@@ -193,6 +194,7 @@ def _carried(block: Track | Audience | Identify | Group) -> Iterator[tuple[Use, 
         if call.event.column is not None:
             yield Use(Part.EVENT, change=change), call.event.column
     others = {Use(Part.CONTEXT, name): value for name, value in block.context.items()}
+    others |= {Use(Part.OPTION, name): value for name, value in block.options.items()}
     others |= {Use(Part.FIELD, name, Change.REMOVED): one for name, one in block.removed_fields.items()}
     yield from ((use, value.column) for use, value in others.items() if value.column is not None)
 
