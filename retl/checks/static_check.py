@@ -15,8 +15,9 @@ from retl.config.sync import Sync
 from retl.forms.dotted import path
 from retl.forms.form import nearest
 from retl.nearest import nearest_name
+from retl.receivers.checker import is_switched_off
 from retl.receivers.compiled_check import CallKind, CompiledCheck, Violation, compiled_checks
-from retl.receivers.data_file import Effect, Receiver, Setting, Settings, known_receivers, places, receiver
+from retl.receivers.data_file import Effect, Receiver, Setting, Settings, places, receiver
 
 Place = tuple[str, ...]
 """The keys that lead to a place in a call."""
@@ -122,12 +123,16 @@ def check_file(sync: Sync, settings: Mapping[str, Settings]) -> list[Finding]:
 
 def receivers_reached(sync: Sync, settings: Mapping[str, Settings]) -> dict[str, Settings]:
     """The receivers that a sync's calls go to: those that its `integrations` do not switch off."""
-    return {name: own for name, own in settings.items() if not _is_off(sync, receiver(name))}
+    return {
+        name: own
+        for name, own in settings.items()
+        if not is_switched_off(receiver(name), sync.block.integrations)
+    }
 
 
 def _violations(sync: Sync, about: Receiver, settings: Settings, outline: Outline) -> Iterator[Violation]:
     yield from _switched_off(sync, about)
-    if _is_off(sync, about):
+    if is_switched_off(about, sync.block.integrations):
         return
     unread = list(_not_read(about, settings, outline))
     shown = {violation.rule for violation in unread}
@@ -149,26 +154,12 @@ def _is_certain(check: CompiledCheck, outline: Outline) -> bool:
     return (check.needed and lacks) or (check.violation.effect is Effect.NOTE and not lacks)
 
 
-def _is_off(sync: Sync, about: Receiver) -> bool:
-    """Whether the calls' `integrations` keep them from a receiver."""
-    if about.integration is None:
-        return False
-    name, chosen = about.integration.name, sync.block.integrations
-    if name is not None:
-        return chosen.get(name, chosen.get("All", True)) is False
-    # It is some webhook of the customer, which one is not known here.
-    others = {one.integration.name for one in map(receiver, known_receivers()) if one.integration}
-    return chosen.get("All") is False and not any(
-        value is not False for key, value in chosen.items() if key != "All" and key not in others
-    )
-
-
 def _switched_off(sync: Sync, about: Receiver) -> Iterator[Violation]:
     """Where the calls' `integrations` keep them from the receiver, or name it wrongly."""
     if about.integration is None:
         return
     name, rule = about.integration.name, about.integration.rule
-    if _is_off(sync, about):
+    if is_switched_off(about, sync.block.integrations):
         do = f"nothing, or write `{name}: true`" if name else "nothing, or name the webhook there as well"
         yield Violation(about.name, rule, Effect.IGNORED, "`integrations` keeps the calls from it", do)
     for key in sync.block.integrations if name else ():

@@ -21,7 +21,7 @@ from retl.receivers.compiled_check import (
     known_events,
     near_name,
 )
-from retl.receivers.data_file import Effect, Settings, receiver
+from retl.receivers.data_file import Effect, Receiver, Settings, known_receivers, receiver
 from retl.receivers.translate import MISSING, value_at
 
 
@@ -56,7 +56,10 @@ class ReceiverChecker:
             alike = self._alike(kind)
             compiled = self._compiled.get(alike) or _CheckSet(list(self._checks_of(alike)))
             self._compiled[alike] = compiled
-        return compiled.violations(call, size)
+        found, chosen = compiled.violations(call, size), call.get("integrations")
+        if not found or not chosen:
+            return found
+        return [one for one in found if not is_switched_off(receiver(one.receiver), chosen)]
 
     def _alike(self, kind: CallKind) -> CallKind:
         """One kind for all calls with the same checks: most events are unknown to all receivers."""
@@ -72,6 +75,20 @@ class ReceiverChecker:
             for check in compiled_checks(about, settings, kind):
                 if check.violation.effect is not Effect.NOTE and not check.of_file:
                     yield check
+
+
+def is_switched_off(about: Receiver, chosen: Mapping[str, Any]) -> bool:
+    """Whether the `integrations` of a call, or of a sync, keep calls from a receiver."""
+    if about.integration is None:
+        return False
+    name = about.integration.name
+    if name is not None:
+        return chosen.get(name, chosen.get("All", True)) is False
+    # It is some webhook of the customer, which one is not known here.
+    others = {one.integration.name for one in map(receiver, known_receivers()) if one.integration}
+    return chosen.get("All") is False and not any(
+        value is not False for key, value in chosen.items() if key != "All" and key not in others
+    )
 
 
 class _CheckSet:
