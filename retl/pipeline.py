@@ -23,6 +23,7 @@ from retl.delivery.round import Terms
 from retl.engine import guard, snapshot
 from retl.engine.base import Changes, Engine
 from retl.engine.diff import Diff
+from retl.engine.edits import unsent, unsent_sentence
 from retl.engine.local import LocalEngine
 from retl.engine.mapping import SyncMapping, read_mapping, refuse_other_identity
 from retl.errors import ConfigError, DestinationError
@@ -78,7 +79,8 @@ def run(job: Job, destination: Destination) -> Run:
 def resumes_full(job: Job) -> bool:
     """Whether --full is asked for while calls of an earlier one wait."""
     db = job.state.db
-    return job.options.full and any_in_full(db, outbox.run_ids(db))
+    is_known = job.state.metadata.mapping is not None  # and not forgotten by a reset
+    return job.options.full and is_known and any_in_full(db, outbox.run_ids(db))
 
 
 def resumed(job: Job) -> Job:
@@ -122,11 +124,13 @@ class Proposal:
         changes: of the model's rows, as the engine found them.
         sends: whether the changes become calls; a first pass may be a silent baseline.
         guards: the guards and what they found.
+        unsent: names of what an edit of the sync added or altered, and what no row is sent for.
     """
 
     changes: Changes
     sends: bool
     guards: tuple[guard.Guard, ...]
+    unsent: tuple[str, ...]
 
     @property
     def diff(self) -> Diff:
@@ -150,9 +154,12 @@ def find_changes(job: Job, engine: Engine) -> Proposal:
     sends = will_send(job, metadata.first_pass)
     changes = engine.find_changes(job.sync, job.model, old_mapping, job.options.full)
     job.observer.diffed(changes.diff.added, changes.diff.changed, changes.diff.removed)
+    edited = [] if job.options.full else unsent(changes)
+    if edited:
+        job.observer.notice(unsent_sentence(edited))
     first_pass = old_mapping is None
     guards = guard.check(changes.sync, changes.diff, first_pass, sends, job.options.forced)
-    return Proposal(changes, sends, guards)
+    return Proposal(changes, sends, guards, tuple(edited))
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ class Plan:
         diff: how many rows changed, and how.
         guards: what the guards say.
         advice: on what makes nearly every row changed.
+        unsent: names of what an edit of the sync added or altered, and what no row is sent for.
         violations: how many calls break a rule of a receiver, by the rule's code.
         calls: number of calls by change and name; the name of an identify or group call is its type.
         bytes: of all calls.
@@ -65,6 +66,7 @@ class Plan:
     diff: Diff
     guards: tuple[Guard, ...]
     advice: Advice
+    unsent: tuple[str, ...]
     violations: Mapping[str, int]
     calls: Mapping[tuple[str, str], int]
     bytes: int
@@ -127,6 +129,7 @@ class Plan:
             "undated": self.undated,
             "requests": self.requests,
             "seconds": round(self.seconds, 1),
+            "unsent": list(self.unsent),
             "pending": self.pending,
             "resumed_full": self.resumed_full,
             "guards": [dict(guard.__dict__) for guard in self.guards],
@@ -178,6 +181,7 @@ def make_plan(
         diff=outgoing.diff,
         guards=proposal.guards,
         advice=advise(job.sync, proposal.changes),
+        unsent=proposal.unsent,
         violations=outgoing.violations,
         calls={(change, name): count for change, name, count in names},
         bytes=size,

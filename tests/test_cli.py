@@ -482,7 +482,10 @@ def test_after_a_reset_the_sync_may_have_another_destination(
 def test_reset_makes_the_next_run_a_first_pass_with_new_ids(retl: Retl, sandbox: Sandbox) -> None:
     """After a reset every row is sent again, under message ids that Segment does not know."""
     retl("run", "users")
-    assert "2 rows forgotten" in retl("reset", "users", "--yes")[1]
+    assert (
+        "2 rows forgotten; the next run is a first pass, which sends every row"
+        in retl("reset", "users", "--yes")[1]
+    )
 
     assert record(retl)["added"] == 2
     assert len({call["messageId"] for call in sandbox.accepted}) == 4
@@ -499,6 +502,34 @@ def test_full_sends_every_row_again_and_says_so(retl: Retl, sandbox: Sandbox) ->
     assert "  =  2  unchanged  → 2 identify" in planned
     assert (0, True) == (code, out.startswith("users: 2 rows read, no changes, all sent again → 2 calls"))
     assert (4, 0) == (len(sandbox.accepted), len(sandbox.duplicates))
+
+
+UNSENT = [
+    ("city: city\n    shop: {value: s}", ["shop"]),
+    ("city: {column: city, nulls: send}", ["city"]),
+    ("city: {value: Berlin}", ["city"]),
+    ("city: city\n  context: {ip: city}\n  integrations: {All: true}", ["context ip", "integrations All"]),
+    ("city: city\nnulls: omit", ["nulls of the sync"]),
+    ("city: city\n    seen: {column: seen_at, as: text}", []),
+    ("city: city\n    seen: seen_at\non_new_column: baseline", ["seen"]),
+    ("city: seen_at\n    email2: email", []),
+    ("other: city\n  removed: {traits: {gone: {value: true}}}", []),
+    ("city: city\n    seen: seen_at\ncompare: email", ["seen"]),
+]
+"""Edits of the traits of `SYNC`, and what no row is sent for because of each."""
+
+
+@pytest.mark.rule("E4")
+def test_an_edit_that_sends_nothing_is_named(retl: Retl, project: Path) -> None:
+    """Plan and run name what an edit does not send, the run once, and nothing that they do send."""
+    retl("run", "users")
+    for traits, unsent in UNSENT:
+        (project / "syncs/users.yml").write_text(SYNC.replace("city: city", traits))
+        assert unsent == json.loads(retl("plan", "users", "--json")[1])["unsent"], traits
+
+    sentence = "the sync was edited; no row is sent for `seen`, but with its next change, or with --full"
+    assert sentence in retl("plan", "users")[1]
+    assert [True, False] == [sentence in retl("run", "users")[2] for _ in range(2)]
 
 
 @pytest.mark.rule("K17")

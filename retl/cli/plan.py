@@ -25,6 +25,7 @@ from retl.cli.receivers import reason_meaning
 from retl.clock import SystemClock
 from retl.config.project import find_syncs
 from retl.delivery import outbox
+from retl.engine.edits import unsent_sentence
 from retl.errors import GuardError, Interrupted
 from retl.job import Job, Options
 from retl.observer import SilentObserver
@@ -109,6 +110,8 @@ def plan_report(plan: Plan, width: int | None) -> RenderableType:
         lines.append(Text(f"  {plan.advice.found}", "yellow"))
     if plan.advice.instead:
         lines.append(Text(f"  → {plan.advice.instead}"))
+    if plan.unsent:
+        lines.append(Text(f"  {unsent_sentence(plan.unsent)}", "yellow"))
     if plan.undated:
         lines.append(Text(f"  {undated_sentence(plan.undated)}", "yellow"))
     if plan.violations:

@@ -5,11 +5,13 @@ the state remembers which column each field came from, so that a renamed column,
 edited mapping are told apart from changed rows.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+from retl.config.fields import option_values
 from retl.config.sync import Audience, Change, Group, Identify, Sync, Track, Value
 from retl.errors import ConfigError
 
@@ -70,6 +72,8 @@ class SyncMapping:
         timezone: the zone in which instants without one were read; None where that is not known.
         zoneless: columns that are, or hold, such instants.
         placed: columns of the key, of ids, moments and message ids.
+        uncompared: all that calls of current rows say and that is never compared, by a name for people, as
+            JSON text: constants, options of fields, context, integrations, the name of the event.
     """
 
     kind: str
@@ -84,6 +88,7 @@ class SyncMapping:
     timezone: str | None = None
     zoneless: tuple[str, ...] = ()
     placed: tuple[str, ...] = ()
+    uncompared: dict[str, str] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """The mapping as a JSON object, as the state keeps it (`mapping` in state.sql)."""
@@ -171,6 +176,7 @@ def read_mapping(sync: Sync) -> SyncMapping:
         json_columns=tuple(dict.fromkeys(column for column in as_json if column not in otherwise)),
         timezone=sync.timezone,
         placed=tuple(sorted(block.placed.union(sync.primary_key).difference(events))),
+        uncompared={name: json.dumps(value, sort_keys=True) for name, value in _uncompared(sync)},
     )
 
 
@@ -199,6 +205,32 @@ def _carried(block: Track | Audience | Identify | Group) -> Iterator[tuple[Use, 
     yield from ((use, value.column) for use, value in others.items() if value.column is not None)
 
 
+def _uncompared(sync: Sync) -> Iterator[tuple[str, dict[str, object]]]:
+    """The parts of calls of current rows besides columns that are compared, by a name for people."""
+    block = sync.block
+    yield from ((name, _without_column(value)) for name, value in block.fields.items())
+    for name, value in block.context.items():
+        yield f"context {name}", {**_without_column(value), "column": value.column}
+    options = dict(option_values(block.integrations))
+    for name, value in options.items():
+        yield f"integrations {name}", {**_without_column(value), "column": value.column}
+    if isinstance(block, Track) and block.added:
+        yield "event of added", {"name": block.added.event.name, "column": block.added.event.column}
+        for name, value in (block.added.properties or {}).items():
+            yield f"added {name}", _without_column(value)
+    if isinstance(block, Audience):
+        yield "name of the audience", {"name": block.name, "key": block.key, "style": block.style}
+    yield "nulls of the sync", {"nulls": sync.nulls} if sync.nulls else {}
+
+
+def _without_column(value: Value) -> dict[str, object]:
+    """A field's constant, or the options of its column."""
+    if value.is_constant:
+        return {"value": value.constant}
+    options = {"as": value.as_, "unit": value.unit, "nulls": value.nulls}
+    return {name: option for name, option in options.items() if option is not None}
+
+
 def refuse_other_identity(sync: Sync, new: SyncMapping, old: SyncMapping) -> None:
     """Refuse a mapping under which the snapshot's rows would mean something else.
 
@@ -215,9 +247,17 @@ def refuse_other_identity(sync: Sync, new: SyncMapping, old: SyncMapping) -> Non
             raise ConfigError(
                 f"{what} was `{before}` when the snapshot was taken and is `{after}` now",
                 where=sync.where(key),
-                hint=f"to start anew: retl reset {sync.name}; to keep the old state, "
-                "give the sync another `name`",
+                hint=f"to start anew: retl reset {sync.name}; to keep the old state, give the sync another "
+                f"`name`; either way the next run is a first pass, {first_pass_sentence(sync)}",
             )
+
+
+def first_pass_sentence(sync: Sync) -> str:
+    """The end of a sentence about a first pass that follows an earlier state: what it sends, and what not."""
+    if sync.sends_first_pass:
+        return "which sends every row"
+    left = "who has left is not told of" if sync.kind == "audience" else "what changed until then is not sent"
+    return f"which only remembers the rows; {left}"
 
 
 def _spelled(ids: dict[str, str]) -> str:
