@@ -159,6 +159,15 @@ def test_find_by_name_from_below(root: Path) -> None:
     assert [root / "syncs/users.yml"] == find_syncs(["users"], root / "models")
 
 
+def test_find_by_the_name_that_a_file_gives_itself(root: Path) -> None:
+    """Messages and state speak of a sync by its `name`, so that it is found by that as well."""
+    write(root / "syncs/a.yml", "model: x\nname: 'people'  # once users\n")
+    write(root / "syncs/b.yml", "name: a\n")
+
+    assert [root / "syncs/a.yml"] == find_syncs(["people"], root)
+    assert [root / "syncs/a.yml"] == find_syncs(["a"], root)
+
+
 @pytest.mark.parametrize(
     ("argument", "message"),
     [

@@ -74,7 +74,7 @@ def find_syncs(arguments: Sequence[str], cwd: Path) -> list[Path]:
     """The sync files that the arguments mean, each once, in their order.
 
     An argument is a file, a folder (its *.yml and *.yaml, sorted), or a name (`users`: syncs/users.yml in
-    the project of `cwd`).
+    the project of `cwd`, or the file there that says `name: users`).
 
     Raises:
         ConfigError: an argument means no file, or a folder without sync files.
@@ -286,7 +286,12 @@ def _named(name: str, cwd: Path) -> Path:
         path = folder / f"{name}{ending}"
         if is_file(path):
             return path
-    known = [path.stem for path in _sync_files(folder)]
+    files = _sync_files(folder)
+    says_so = re.compile(rf"""^name:[ \t]*(["']?){re.escape(name)}\1[ \t]*(#.*)?$""", re.MULTILINE)
+    for path in files:
+        if says_so.search(path.read_text(encoding="utf-8", errors="replace")):
+            return path
+    known = [path.stem for path in files]
     raise ConfigError(
         f"there is no sync `{name}`{nearest(name, known)}", hint="name a file, a folder, or a file in syncs/"
     )
