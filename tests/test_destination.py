@@ -307,7 +307,10 @@ def test_another_file_is_another_destination(retl: Retl, tmp_path: Path) -> None
     code, _, err = retl("run", "users")
     assert 2 == code
     assert "segment.endpoint" in err
-    assert "retl reset" in err
+    assert "a new file: retl reset syncs/users.yml" in err
+    assert "a first pass, which sends every row" in retl("reset", "users", "--yes")[1]
+    assert 0 == retl("run", "users")[0]
+    assert 5 == len((tmp_path / "others.ndjson").read_text(encoding="utf-8").splitlines())
 
 
 def test_a_plan_for_a_file_counts_calls_alone(retl: Retl) -> None:

@@ -7,9 +7,11 @@ import click
 from retl.cli.console import count
 from retl.cli.options import ONE_SYNC, REHEARSAL, STATE_DIR
 from retl.clock import SystemClock
+from retl.config.sync import Sync
 from retl.damage import state_exists
 from retl.delivery import outbox
 from retl.engine import snapshot
+from retl.engine.mapping import first_pass_sentence
 from retl.session import find_sessions
 
 
@@ -34,10 +36,18 @@ def reset_command(sync: str, yes: bool, rehearsal: bool, state_dir: Path | None)
             if not yes:
                 click.confirm(f"{name}: forget {count(rows, 'row')} and start anew?", abort=True)
             with state.transaction():
-                snapshot.forget(state)
-                if not pending:
-                    state.rekey(None)
-        click.echo(f"{name}: {count(rows, 'row')} forgotten; the next run is a first pass")
+                snapshot.forget(state, with_destination=not pending)
+        click.echo(f"{name}: {count(rows, 'row')} forgotten; {_next_run(session.sync, pending)}")
         if pending:
             click.echo(f"{name}: {count(pending, 'call')} of an earlier run still go to the same destination")
     return 0
+
+
+def _next_run(sync: Sync, pending: int) -> str:
+    """The words for the next run and what it does."""
+    first = (
+        f"the next run delivers {count(pending, 'call')} that are pending, and "
+        if pending
+        else "the next run "
+    )
+    return f"{first}is a first pass, {first_pass_sentence(sync)}"

@@ -249,8 +249,15 @@ def row_count(db: duckdb.DuckDBPyConnection) -> int:
     return int(row[0])
 
 
-def forget(state: State) -> None:
-    """Empty the snapshot, so that the next run is a first pass; to be run in a transaction."""
+def forget(state: State, with_destination: bool = False) -> None:
+    """Empty the snapshot, so that the next run is a first pass; to be run in a transaction.
+
+    Args:
+        state: the state.
+        with_destination: whether the sync may go to another destination from then on.
+    """
     state.db.execute("DELETE FROM state.snapshot")
     metadata = state.metadata
     state.note(replace(metadata, first_pass=None, mapping=None, generation=metadata.generation + 1))
+    if with_destination:
+        state.rekey(None)
