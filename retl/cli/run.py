@@ -29,6 +29,7 @@ from retl.config.project import check_names, find_syncs
 from retl.damage import state_exists
 from retl.delivery.rate_limit import RateLimiter
 from retl.engine.guard import NAMES as GUARDS
+from retl.engine.mapping import first_pass_sentence
 from retl.errors import GuardError, Interrupted, LockedError
 from retl.job import Job, Options
 from retl.lock import LOCK_TIMEOUT_SECONDS
@@ -233,7 +234,8 @@ def _refuse_missing_state(session: Session) -> None:
         raise GuardError(
             "the state file is missing",
             where=str(session.state_path),
-            hint="restore it, or run once without --expect-state to start anew",
+            hint="restore it, or run once without --expect-state to start anew with a first pass, "
+            + first_pass_sentence(session.sync),
         )
 
 

@@ -136,7 +136,8 @@ def _ways_on(sync: Sync, changes: Changes, tripped: Sequence[Guard], advice: Adv
     force = " ".join(f"--force {name}" for name in names)
     yield f"if this is right: retl run {sync.path} {force}, once{_consequence(names, changes)}"
     allowed = ", ".join(f"{guard.name}: {_allowing(guard, changes.diff)}" for guard in tripped)
-    yield f"or for good, in {sync.path}: guards: {{{allowed}}}"
+    unnoticed = " (an empty result then passes unnoticed)" if "min_rows: 0" in allowed else ""
+    yield f"or for good, in {sync.path}: guards: {{{allowed}}}{unnoticed}"
     if "changed" in names and advice.instead:
         yield f"or, {advice.instead}"
 
