@@ -510,6 +510,7 @@ UNSENT = [
     ("city: {value: Berlin}", ["city"]),
     ("city: city\n  context: {ip: city}\n  integrations: {All: true}", ["context ip", "integrations All"]),
     ("city: city\nnulls: omit", ["nulls of the sync"]),
+    ("city: city\ntimezone: Asia/Tokyo", ["timezone"]),
     ("city: city\n    seen: {column: seen_at, as: text}", []),
     ("city: city\n    seen: seen_at\non_new_column: baseline", ["seen"]),
     ("city: seen_at\n    email2: email", []),
@@ -522,9 +523,12 @@ UNSENT = [
 @pytest.mark.rule("E4")
 def test_an_edit_that_sends_nothing_is_named(retl: Retl, project: Path) -> None:
     """Plan and run name what an edit does not send, the run once, and nothing that they do send."""
+    (project / "data/users.csv").write_text(USERS.replace("2026-01-01", "2026-01-01 10:00:00"))
+    sync = SYNC.replace("email: email", "email: email\n    moment: seen_at")
+    (project / "syncs/users.yml").write_text(sync)
     retl("run", "users")
     for traits, unsent in UNSENT:
-        (project / "syncs/users.yml").write_text(SYNC.replace("city: city", traits))
+        (project / "syncs/users.yml").write_text(sync.replace("city: city", traits))
         assert unsent == json.loads(retl("plan", "users", "--json")[1])["unsent"], traits
 
     sentence = "the sync was edited; no row is sent for `seen`, but with its next change, or with --full"

@@ -504,6 +504,11 @@ BAD = [
         ":5 guards.removed: must be a count such as 500000, a percentage such as 20%, or off",
     ),
     (
+        IDENTIFY + "  integrations: {All: consent}",
+        ":5 identify.integrations.All: is text, which Segment does not know here: "
+        "write true, false, {column: …}, or options",
+    ),
+    (
         IDENTIFY + "  integrations: {A: {b: {column: c, from: d}}}",
         ":5 identify.integrations.A.b: holds `column`, so it must be {column, as, unit, nulls}; "
         "to send it as it is, {value: {…}}",

@@ -232,6 +232,11 @@ def _is_json(value: object) -> bool:
 
 def _options(written: dict[str, object]) -> dict[str, object]:
     """An integrations object: constants as they are sent, and a `Value` for each column, however deep."""
+    for name, option in written.items():
+        if isinstance(option, str):
+            raise refusal(
+                "is text, which Segment does not know here: write true, false, {column: …}, or options", name
+            )
     return {name: _option(option, (name,)) for name, option in written.items()}
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from retl.engine.base import Changes
-from retl.engine.mapping import Part
+from retl.engine.mapping import NOTHING_SAID, Part, moved_columns, nested_columns
 
 MOST_NAMES = 6
 """Names in a sentence, beyond which the others are only counted."""
@@ -17,16 +17,19 @@ def unsent(changes: Changes) -> list[str]:
     new, old = changes.mapping, changes.old_mapping
     if old is None:
         return []
-    compared = {one.use for one in changes.compared}
+    # A field that is compared with its own column as it was sends no row for being new.
+    compared = {one.use for one in changes.compared if one.use in old.compared or one.before != one.after}
     found = [
         use.label
         for use, column in new.fields.items()
         if use.part is Part.FIELD and use not in compared and old.fields.get(use) != column
     ]
     sent = {use.label for use in compared if old.compared.get(use) != new.compared[use]}
-    for name, text in new.uncompared.items() if old.uncompared else ():
-        if text != old.uncompared.get(name, "{}") and name not in sent:
+    for name, said in new.uncompared.items() if old.uncompared else ():
+        if said != old.uncompared.get(name, NOTHING_SAID) and name not in sent:
             found.append(name)
+    if moved_columns(new, old) or nested_columns(new, old):
+        found.append("timezone")
     return list(dict.fromkeys(found))
 
 

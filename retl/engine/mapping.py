@@ -5,6 +5,7 @@ the state remembers which column each field came from, so that a renamed column,
 edited mapping are told apart from changed rows.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -73,7 +74,7 @@ class SyncMapping:
         zoneless: columns that are, or hold, such instants.
         placed: columns of the key, of ids, moments and message ids.
         uncompared: all that calls of current rows say and that is never compared, by a name for people, as
-            JSON text: constants, options of fields, context, integrations, the name of the event.
+            hashes: constants, options of fields, context, integrations, the name of the event.
     """
 
     kind: str
@@ -176,7 +177,7 @@ def read_mapping(sync: Sync) -> SyncMapping:
         json_columns=tuple(dict.fromkeys(column for column in as_json if column not in otherwise)),
         timezone=sync.timezone,
         placed=tuple(sorted(block.placed.union(sync.primary_key).difference(events))),
-        uncompared={name: json.dumps(value, sort_keys=True) for name, value in _uncompared(sync)},
+        uncompared={name: _hash(said) for name, said in _uncompared(sync)},
     )
 
 
@@ -221,6 +222,15 @@ def _uncompared(sync: Sync) -> Iterator[tuple[str, dict[str, object]]]:
     if isinstance(block, Audience):
         yield "name of the audience", {"name": block.name, "key": block.key, "style": block.style}
     yield "nulls of the sync", {"nulls": sync.nulls} if sync.nulls else {}
+
+
+def _hash(said: dict[str, object]) -> str:
+    """A hash, since a constant may be what the state is not to keep."""
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+
+
+NOTHING_SAID = _hash({})
+"""The entry in `SyncMapping.uncompared` of a field that is sent as its column has it."""
 
 
 def _without_column(value: Value) -> dict[str, object]:
