@@ -18,7 +18,7 @@ from retl.errors import ConfigError
 from retl.job import Job
 from retl.pipeline import find_changes, open_engine, render
 from retl.planning import shown
-from retl.receivers.checker import ReceiverChecker
+from retl.receivers.checker import ReceiverChecker, is_switched_off
 from retl.receivers.compiled_check import CallKind, Violation
 from retl.receivers.data_file import Effect, Settings, receiver
 from retl.receivers.translate import Arrival, translate
@@ -162,8 +162,11 @@ def _results(
 ) -> list[ReceiverResult]:
     """The result of a call at each receiver; nothing arrives where it is switched off. Notes are left out."""
     worth = dict.fromkeys(one for one in violations if one.effect is not Effect.NOTE)
-    results = []
+    results, chosen = [], call.get("integrations") or {}
     for name, own in settings.items():
+        if name in asked and is_switched_off(receiver(name), chosen):
+            results.append(ReceiverResult(name, Arrival({}, ()), []))  # by a column, for this row alone
+            continue
         arrival = translate(receiver(name), own, call) if name in asked else Arrival({}, ())
         results.append(ReceiverResult(name, arrival, [one for one in worth if one.receiver == name]))
     return results

@@ -440,6 +440,21 @@ def test_nothing_arrives_where_the_receiver_is_switched_off(retl: Retl, tmp_path
     assert ["I22"] == [one["rule"] for one in view["violations"]]
 
 
+@pytest.mark.rule("B8", "B11")
+@pytest.mark.parametrize(("key", "arrives"), [("o-2", False), ("o-4", True)])
+def test_a_row_may_switch_a_receiver_off(retl: Retl, tmp_path: Path, key: str, arrives: bool) -> None:
+    """Where a column switches a receiver off, nothing of that row arrives, and no rule is broken by it."""
+    sql = ORDERS_SQL.replace("SELECT *", "SELECT *, order_id = 'o-4' AS consent")
+    (tmp_path / "models/orders.sql").write_text(sql)
+    switch = '  integrations: {"Insider Cloud Mode (Actions)": {column: consent}}\n'
+    (tmp_path / "syncs/orders.yml").write_text(ORDERS + switch)
+
+    _, out, _ = retl("explain", "orders", key, "--receiver", "insider", "--json")
+    view = json.loads(out.splitlines()[0])["receivers"]["insider"]
+
+    assert (arrives, arrives) == (view["events"] != [], view["violations"] != [])
+
+
 def test_people_get_what_arrives_line_by_line(retl: Retl) -> None:
     """An explanation has the call, then each field that arrives at a receiver."""
     _, out, _ = retl("explain", "orders", "o-1", "--receiver", "miso")
