@@ -796,7 +796,7 @@ def audience_calls(sync: Sync, change: Change, now: datetime, full: bool) -> Ite
     elif moved(sync, change) and (full or change.kind == "changed"):
         enters = make_call(sync, change, "changed" if change.kind == "changed" else "added", now, own_id=full)
         assert change.before is not None
-        was = last_known(sync, change.before)
+        was = newly_spelled(sync, last_known(sync, change.before), change.after or {})
         if any(
             value_of(sync, was, ("id", "", name), source) is not None for name, source in sync.ids.items()
         ):
@@ -805,6 +805,12 @@ def audience_calls(sync: Sync, change: Change, now: datetime, full: bool) -> Ite
         yield enters
     elif full:
         yield make_call(sync, change, "added", now, own_id=True)
+
+
+def newly_spelled(sync: Sync, was: Version, now: Version) -> Version:
+    """What a version was, by the newer spelling of values that are equal."""
+    equal = (use for use in was.keys() & now.keys() if not differs(sync, was, now, use))
+    return was | {use: now[use] for use in equal}
 
 
 def moved(sync: Sync, change: Change) -> bool:
