@@ -172,12 +172,15 @@ def _sentence(guard: Guard, diff: Diff, advice: Advice) -> str:
     }[guard.name]
     share = f" ({'; '.join(notes)})" if notes else ""
     sentence = f"{guard.value:,} {what}{share}, and the limit is {guard.limit}"
-    if guard.name == "changed" and advice.found:
-        sentence += f" ({advice.found})"
-    elif guard.name == "changed" and diff.by_column:
-        column, count = max(diff.by_column.items(), key=lambda item: item[1])
-        sentence += f" (`{column}` differs in {count:,} of them)"
-    return sentence
+    causes = _causes(diff, advice) if guard.name == "changed" else ""
+    return f"{sentence} ({causes})" if causes else sentence
+
+
+def _causes(diff: Diff, advice: Advice) -> str:
+    """The things that make rows changed: what the advice names, and what differs most."""
+    column, count = max(diff.by_column.items(), key=lambda item: item[1], default=("", 0))
+    most = f"`{column}` differs in {count:,} of them" if column and f"`{column}`" not in advice.found else ""
+    return ", ".join(filter(None, (advice.found, most)))
 
 
 def _reasons(diff: Diff) -> str:
