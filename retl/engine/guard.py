@@ -129,7 +129,7 @@ def _ways_on(sync: Sync, changes: Changes, tripped: Sequence[Guard], advice: Adv
     names = [guard.name for guard in tripped]
     if _has_wrong_key(changes.diff, tripped):
         yield "name columns that tell rows apart, or fix the keys in the model"
-        if "min_rows" in names:
+        if not changes.diff.rows_matched:
             return  # there is no row that could be let pass
     elif "rejected" in names:
         yield "fix the values in the model"
