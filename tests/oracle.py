@@ -757,7 +757,8 @@ def remember(
                 yield one.key, memory.rows[one.key]
         elif one.kind == "unchanged":
             assert one.before is not None and one.after is not None
-            unsent = {use for use in sync.uses if use[0] == "field" and sync.sends_new_columns}
+            unsent = {use for use in sync.uses if use[0] == "field" and use[1] != "removed"}
+            unsent = unsent if sync.sends_new_columns else set()
             learned = {use: cell for use, cell in one.after.items() if use not in unsent}
             kept = {use: cell for use, cell in one.before.items() if use in sync.uses}
             equal = {use: one.after[use] for use in sync.compared}

@@ -41,7 +41,13 @@ class LocalEngine(Engine):
 
     def promote(self, changes: Changes) -> SyncMapping:
         """Move the snapshot in the state file; see `Engine.promote`."""
-        return snapshot.promote(self.db, changes.mapping, changes.old_mapping, changes.compared)
+        return snapshot.promote(
+            self.db,
+            changes.mapping,
+            changes.old_mapping,
+            changes.compared,
+            changes.sync.sends_new_fields,
+        )
 
 
 def read_columns(sync: Sync, model: Model, warehouse: Warehouse) -> tuple[Sync, Iterator[pa.RecordBatch]]:

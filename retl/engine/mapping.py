@@ -130,11 +130,21 @@ class SyncMapping:
         That is another one where it alone fed the same; a column that feeds more than this has its own value.
         None where the old mapping lacks it.
         """
-        served = ((self.fields, old.fields), (self.carried, old.carried))
-        fed = {before.get(use) for now, before in served for use, one in now.items() if one == column}
+        fed = {before for _, before in self._fed(column, old)}
         if len(fed) == 1 and column not in self.placed and fed.issubset(old.types):
             return fed.pop()
         return column if column in old.types else None
+
+    def is_new_field(self, column: str, old: "SyncMapping") -> bool:
+        """Whether a column feeds nothing but fields of current rows that the old mapping did not have."""
+        fed = self._fed(column, old)
+        fields = all(use in self.fields and before is None for use, before in fed)
+        return bool(fed) and fields and column not in self.placed
+
+    def _fed(self, column: str, old: "SyncMapping") -> list[tuple[Use, str | None]]:
+        """The uses of a column in calls, each with the column that the old mapping had for it."""
+        served = ((self.fields, old.fields), (self.carried, old.carried))
+        return [(use, before.get(use)) for now, before in served for use, one in now.items() if one == column]
 
 
 _USES = ("fields", "compared", "carried")

@@ -41,7 +41,11 @@ def _read_anew(column: str, new: SyncMapping, old: SyncMapping) -> str:
 
 
 def promote(
-    db: duckdb.DuckDBPyConnection, new: SyncMapping, old: SyncMapping | None, compared: Sequence[Comparison]
+    db: duckdb.DuckDBPyConnection,
+    new: SyncMapping,
+    old: SyncMapping | None,
+    compared: Sequence[Comparison],
+    send_new_fields: bool,
 ) -> SyncMapping:
     """Make the snapshot what the calls of this run say; to be run inside the run's transaction.
 
@@ -65,6 +69,7 @@ def promote(
         new: the mapping of this run, with the types of the model's columns.
         old: the mapping with which the snapshot was built; None on a first pass.
         compared: what the diff compared.
+        send_new_fields: whether a field that is new in the mapping is to be sent, or only remembered.
 
     Returns:
         The mapping with which the snapshot is now built: types may be wider than the model's, so that
@@ -72,7 +77,7 @@ def promote(
     """
     if old is not None and old == new:
         if db.execute("SELECT count(*) FROM respelled").fetchone() != (0,):
-            db.execute(_respell(_learnt(new, new, old)))
+            db.execute(_respell(_learnt(new, new, old, send_new_fields)))
         db.execute(_FORGET)
         db.execute(_REMEMBER)
         return new
@@ -81,17 +86,24 @@ def promote(
     kept = ", ".join(_kept(column, shape, old) for column in new.columns)
     is_stale = old is not None and any(one.before != new.source_of(one.after, old) for one in compared)
     stale = "true" if is_stale else "old.stale"
-    db.execute(_rebuild(after, _learnt(new, shape, old), kept, stale))
+    db.execute(_rebuild(after, _learnt(new, shape, old, send_new_fields), kept, stale))
     db.execute(_rebuild_replaced(kept, stale))
     return shape
 
 
-def _learnt(new: SyncMapping, shape: SyncMapping, old: SyncMapping | None) -> str:
-    """The members of an unchanged row: what is compared, as the model has it; the rest as it was."""
+def _learnt(new: SyncMapping, shape: SyncMapping, old: SyncMapping | None, send_new_fields: bool) -> str:
+    """The members of an unchanged row: what is compared, as the model has it; the rest as it was.
+
+    A new field that is to be sent, and under `compare` is not yet, was nothing.
+    """
     members = []
     for column in new.columns:
         source = new.last_known_of(column, old) if old else None
-        if old is None or source is None or column in new.compared.values():
+        if old is None or column in new.compared.values():
+            members.append(_value(column, new.types[column], shape, "new.row", column))
+        elif send_new_fields and new.is_new_field(column, old):
+            members.append(f"{sql.name(column)} := NULL::{shape.types[column]}")
+        elif source is None:
             members.append(_value(column, new.types[column], shape, "new.row", column))
         else:
             members.append(_value(column, old.types[source], shape, "old.row", source))
