@@ -434,11 +434,12 @@ def read_track(block: Mapping[str, Any], change: str, common: dict[Use, Source],
     if change == "added":
         written = {key: block[key] for key in ("timestamp", "message_id") if key in block} | written
     own = read_fields(written, change, nulls)
-    overridden = {name for _, _, name in own}
+    in_place = {name: ("field", change, name) for _, _, name in own}
+    places = [in_place.get(use[2], use) for use in common]
     event = written["event"]
     return Template(
         event if isinstance(event, str) else Source(event["column"]),
-        {use: one for use, one in common.items() if use[2] not in overridden} | own,
+        {use: (common | own)[use] for use in [*places, *own]},
         *read_moments(written, change),
         written.get("previous", False),
     )
