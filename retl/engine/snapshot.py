@@ -120,6 +120,8 @@ def _with_room(db: duckdb.DuckDBPyConnection, new: SyncMapping, old: SyncMapping
         sources = [] if column in new.compared.values() else [new.last_known_of(column, old)]
         sources += [new.source_of(column, old)] if kept != (0,) else []
         for source in filter(None, sources):
+            if column in new.json_columns and old.types[source] == "JSON":
+                continue  # it is the text of JSON now, which a JSON value is as it is written
             types[column] = common_type(types[column], old.types[source])
     return replace(new, types=types)
 
@@ -194,6 +196,8 @@ def _kept(column: str, shape: SyncMapping, old: SyncMapping | None) -> str:
 
 def _value(column: str, kind: str, shape: SyncMapping, row: str, source: str) -> str:
     """A member of a snapshot's row, taken from a column of another row."""
+    if kind == "JSON" and shape.types[column] == "VARCHAR" and column in shape.json_columns:
+        return f"{sql.name(column)} := {row}[{sql.text(source)}]::VARCHAR"
     return f"{sql.name(column)} := {converted(kind, shape.types[column], f'{row}[{sql.text(source)}]')}"
 
 
