@@ -62,6 +62,7 @@ def test_a_reader_that_goes_away_stops_no_sync(project: Path) -> None:
     assert {"a.duckdb", "b.duckdb"} <= {path.name for path in (project / "state/sandbox").iterdir()}
 
 
+@pytest.mark.slow
 def test_a_disk_without_room_for_the_output_is_said(project: Path) -> None:
     """Output that could not be written is said on stderr, with exit code 3 after a run that went well."""
     code, _, err = start(project, "run", "syncs", "--sandbox", "--json", shell="> /dev/full")
@@ -71,6 +72,7 @@ def test_a_disk_without_room_for_the_output_is_said(project: Path) -> None:
     assert {"a.duckdb", "b.duckdb"} <= {path.name for path in (project / "state/sandbox").iterdir()}
 
 
+@pytest.mark.slow
 def test_closed_streams_are_no_place_for_files(project: Path) -> None:
     """Started without stdin, stdout and stderr, retl works, and no file gets their numbers."""
     code, _, _ = start(project, "run", "syncs", "--sandbox", shell="<&- >&- 2>&-")

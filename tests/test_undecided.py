@@ -49,16 +49,16 @@ def test_calls_that_fail_alone_do_not_keep_a_run_from_reading(tmp_path: Path, re
 @pytest.mark.rule("O1")
 def test_calls_behind_ones_that_wait_keep_the_order_per_user(tmp_path: Path) -> None:
     """Where lanes of refused calls wait, the calls of later runs come behind those of their user."""
-    ids = [str(number) for number in range(1, 9_001)]
-    table = {"id": ids, "owner": ids, "value": [0] * 9_000}
+    ids = [str(number) for number in range(1, 4_101)]
+    table = {"id": ids, "owner": ids, "value": [0] * 4_100}
     with Sandbox(reject_if=lambda _: True) as sandbox:
         shop = Shop(tmp_path, sandbox.url, TRACK)
-        assert (3, 9_000) == ((first := shop.run(Table(table), connections=4)).exit_code, first.calls.pending)
-        second = shop.run(Table(table | {"value": [1] * 9_000}), connections=2)
-        assert (3, 18_000) == (second.exit_code, second.calls.pending)
+        assert (3, 4_100) == ((first := shop.run(Table(table), connections=4)).exit_code, first.calls.pending)
+        second = shop.run(Table(table | {"value": [1] * 4_100}), connections=2)
+        assert (3, 8_200) == (second.exit_code, second.calls.pending)
         sandbox.reject_if = None
-        third = shop.run(Table(table | {"value": [1] * 9_000}), connections=4)
-        assert (0, 18_000) == (third.exit_code, third.calls.delivered)
+        third = shop.run(Table(table | {"value": [1] * 4_100}), connections=4)
+        assert (0, 8_200) == (third.exit_code, third.calls.delivered)
         arrived: dict[str, list[str]] = {}
         for call in sandbox.accepted:
             arrived.setdefault(call["userId"], []).append(call["event"])

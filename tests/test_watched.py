@@ -111,6 +111,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.rule("W8")
 @pytest.mark.parametrize("scheme", ["postgresql", pytest.param("mysql", marks=pytest.mark.mysql)])
 def test_a_server_that_never_answers(
@@ -155,6 +156,7 @@ def test_a_signal_ends_a_read(
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 @pytest.mark.rule("W8")
 def test_a_signal_ends_a_read_that_cannot_be_cancelled(project: Path) -> None:
     """A signal ends a run that waits for a file, of which DuckDB cannot be called back."""
