@@ -41,4 +41,4 @@ class Reason(StrEnum):
     TOO_LARGE = "too_large", "the call is larger than 32,768 bytes"
     MESSAGE_ID_TOO_LONG = "message_id_too_long", "the message id is longer than 100 characters"
     DUPLICATE_MESSAGE_ID = "duplicate_message_id", "the message id was used before, or by another row"
-    REFUSED = "refused", "Segment answered 400 or 413 to this call alone"
+    REFUSED = "refused", "Segment does not take this call, and took others"

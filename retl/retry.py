@@ -1,6 +1,6 @@
 """Retry: calls that Segment refused go out again, under the message ids that they had."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from retl import signals
 from retl.damage import storage_error
@@ -49,7 +49,15 @@ def retry(job: Job, destination: Destination, stale: bool) -> Retry:
             outbox.enqueue_again(state.db)
         record = record.with_calls(again, undated=0, refused=0)
         terms = Terms(record.run_id, began + job.options.deadline_seconds)
-        record = record.with_delivery(deliver(state, destination, terms, clock, job.observer))
+        delivery = deliver(state, destination, terms, clock, job.observer)
+        if delivery.undecided:
+            # They were refused before, and are again: to wait in the outbox would not serve them.
+            with state.transaction():
+                outbox.drop_again(state.db)
+                refused = rejected.put_again_back(state.db)
+            error = delivery.error if outbox.pending(state.db) else None
+            delivery = replace(delivery, rejected=delivery.rejected + refused, error=error)
+        record = record.with_delivery(delivery)
     except Exception as error:
         record = record.evolve(error=storage_error(error, state.path) or signals.told(error))
     left = rejected.left(state.db)

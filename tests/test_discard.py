@@ -52,15 +52,20 @@ def sent(sandbox: Sandbox, after: int) -> list[tuple[str, Any]]:
 def test_refused_calls_go_again_under_their_ids(tmp_path: Path, sandbox: Sandbox) -> None:
     """What Segment refused once and takes now arrives by `retry`, as it was, and is rejected no more."""
     shop = Shop(tmp_path, sandbox.url, IDENTIFY)
-    sandbox.reject_if = lambda call: call["userId"] == "ada"
-    first = shop.run(people(ada="pro", bob="free", eve="free"))
-    assert (1, 2, 1) == (first.exit_code, first.calls.delivered, first.calls.rejected)
+    sandbox.reject_if = lambda call: call["userId"] in {"ada", "dan"}
+    first = shop.run(people(ada="pro", bob="free", eve="free", dan="free"))
+    assert (1, 2, 2) == (first.exit_code, first.calls.delivered, first.calls.rejected)
     refused = next(call for call in sandbox.requests[0].parsed["batch"] if call["userId"] == "ada")
     still = again(shop)
-    assert (0, 1) == (still.run.calls.delivered, still.run.calls.rejected)
+    assert (1, 0, 2, 0) == (
+        still.run.exit_code,
+        still.run.calls.delivered,
+        still.run.calls.rejected,
+        still.run.calls.pending,
+    )
     sandbox.reject_if = None
     result = again(shop)
-    assert (0, 1, 1, 0) == (
+    assert (0, 2, 2, 0) == (
         result.run.exit_code,
         result.run.calls.enqueued,
         result.run.calls.delivered,

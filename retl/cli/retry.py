@@ -79,12 +79,13 @@ def _print(printer: Printer, result: Retry) -> None:
 def _print_lines(result: Retry) -> None:
     run, left = result.run, result.left
     again = run.calls.enqueued or 0
-    if not again and run.error is None:
-        click.echo(f"{run.sync}: there are no calls to send again")
-    elif run.calls.enqueued is not None:
+    delivered = f"{count(run.calls.delivered or 0, 'call')} delivered"
+    if again:
         rejected = f", {run.calls.rejected:,} rejected again" if run.calls.rejected else ""
-        delivered = count(run.calls.delivered or 0, "call")
-        click.echo(f"{run.sync}: {count(again, 'call')} sent again → {delivered} delivered{rejected}")
+        click.echo(f"{run.sync}: {count(again, 'call')} sent again → {delivered}{rejected}")
+    elif run.error is None:
+        waited = f", {delivered} that waited" if run.calls.delivered else ""
+        click.echo(f"{run.sync}: there are no calls to send again{waited}")
     if left.overtaken:
         click.echo(
             f"  {count(left.overtaken, 'call')} not sent: a newer call of the user was made since; "

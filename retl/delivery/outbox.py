@@ -87,17 +87,36 @@ def enqueue_again(db: duckdb.DuckDBPyConnection) -> None:
 
 
 def drop(db: duckdb.DuckDBPyConnection) -> int:
-    """Take out all calls that wait, into the TEMP table `dropped` (seq, run_id, key, change); gives how many.
+    """Take out all calls that wait; gives how many. To be run in a transaction.
 
-    To be run in a transaction.
+    They are in the TEMP table `dropped` (seq, run_id, key, change, message_id).
     """
     settle(db)
-    db.execute("CREATE OR REPLACE TEMP TABLE dropped AS SELECT seq, run_id, key, change FROM state.outbox")
+    db.execute(
+        """
+        CREATE OR REPLACE TEMP TABLE dropped AS
+        SELECT seq, run_id, key, change, message_id FROM state.outbox
+        """
+    )
     db.execute("DELETE FROM state.outbox")
     db.execute("DELETE FROM state.mark")
     row = db.execute("SELECT count(*) FROM dropped").fetchone()
     assert row is not None
     return int(row[0])
+
+
+def drop_again(db: duckdb.DuckDBPyConnection) -> None:
+    """Take those calls of the TEMP table `again` out that still wait, into the TEMP table `dropped`.
+
+    To be run in a transaction, after `settle`.
+    """
+    db.execute(
+        """
+        CREATE OR REPLACE TEMP TABLE dropped AS
+        SELECT message_id FROM state.outbox WHERE message_id IN (SELECT message_id FROM again)
+        """
+    )
+    db.execute("DELETE FROM state.outbox WHERE message_id IN (SELECT message_id FROM dropped)")
 
 
 def overtaken(db: duckdb.DuckDBPyConnection, message_ids: list[str]) -> list[str]:

@@ -127,7 +127,7 @@ def take_again(db: duckdb.DuckDBPyConnection, stale: bool) -> int:
     db.execute(
         f"""
         CREATE OR REPLACE TEMP TABLE again AS
-        SELECT row_number() OVER (ORDER BY rejected_at, rowid) AS place, run_id, key, change, message_id, body
+        SELECT *, row_number() OVER (ORDER BY rejected_at, rowid) AS place
         FROM state.rejected_call
         WHERE {chosen}
         """,
@@ -136,6 +136,18 @@ def take_again(db: duckdb.DuckDBPyConnection, stale: bool) -> int:
     taken = db.execute(f"DELETE FROM state.rejected_call WHERE {chosen}", values).fetchone()
     assert taken is not None
     return int(taken[0])
+
+
+def put_again_back(db: duckdb.DuckDBPyConnection) -> int:
+    """Keep those calls of `again` as rejected that are in the TEMP table `dropped`; gives how many."""
+    row = db.execute(
+        """
+        INSERT INTO state.rejected_call BY NAME
+        SELECT * EXCLUDE (place) FROM again WHERE message_id IN (SELECT message_id FROM dropped)
+        """
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 @dataclass(frozen=True)
