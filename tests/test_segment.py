@@ -350,9 +350,10 @@ def test_a_packed_answer_is_unpacked_within_bounds() -> None:
 
 @pytest.mark.rule("L12")
 @pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
-def test_an_answer_that_never_ends_is_broken_off(tmp_path: Path, tls: bool) -> None:
+@pytest.mark.parametrize("head", [b"", b"Connection: close\r\n\r\n"], ids=["in the head", "in the body"])
+def test_an_answer_that_never_ends_is_broken_off(tmp_path: Path, tls: bool, head: bytes) -> None:
     """A server that sends a byte now and then, in the head or in the body, is left after a limit in all."""
-    with Dripping(tmp_path if tls else None) as server:
+    with Dripping(tmp_path if tls else None, head) as server:
         http = Http(server.url, 1, server.certificate, most_seconds=0.2)
         with pytest.raises(HTTPError) as caught:
             http.request("POST", server.url, {}, b"{}")
@@ -581,8 +582,9 @@ class Recorder:
 class Dripping:
     """A server that begins an answer and sends a byte of its head now and then, until it is left."""
 
-    def __init__(self, tls: Path | None) -> None:
-        """`tls`: a folder for a certificate, where TLS is spoken."""
+    def __init__(self, tls: Path | None, head: bytes) -> None:
+        """`tls`: a folder for a certificate, where TLS is spoken; `head`: the end of the answer's head."""
+        self._head = head
         self.certificate, self._tls = None, None
         if tls:
             authority = trustme.CA()
@@ -608,6 +610,6 @@ class Dripping:
             connection = self._tls.wrap_socket(connection, server_side=True)
         left = threading.Event()
         with connection, suppress(OSError):
-            connection.sendall(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+            connection.sendall(b"HTTP/1.1 200 OK\r\n" + (self._head or b"X-Slow: "))
             while not left.wait(0.02):
                 connection.sendall(b"x")

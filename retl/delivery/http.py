@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from http.client import HTTPResponse, RemoteDisconnected
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Self, cast
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -23,6 +23,7 @@ from urllib3.exceptions import (
     HTTPError,
     LocationValueError,
     NewConnectionError,
+    ProtocolError,
     ProxyError,
     SSLError,
 )
@@ -69,7 +70,7 @@ class Http:
         Raises:
             urllib3.exceptions.HTTPError: no answer came, or none in time.
         """
-        with _Limit(self.most_seconds):
+        with _Limit(self.most_seconds) as limit:
             response = self._pool.request(
                 method,
                 url,
@@ -81,6 +82,8 @@ class Http:
                 preload_content=False,
             )
             answer = b"".join(_pieces(response))
+        if limit.is_over:
+            raise ProtocolError("the answer took too long")
         if len(answer) > MOST_BYTES:
             response.close()  # the rest is not wanted
         else:
@@ -120,28 +123,41 @@ def _unpacked(answer: bytes, headers: Mapping[str, str]) -> bytes:
 
 
 class _Limit:
-    """A limit on the time of what its thread requests; afterwards the connection is broken off."""
+    """A limit on the time of what its thread requests; afterwards the connection is broken off.
+
+    Attributes:
+        is_over: whether the time was up.
+    """
 
     of_thread = threading.local()
 
     def __init__(self, seconds: float) -> None:
-        self.connection: HTTPConnection | None = None
+        self._socket: socket.socket | None = None
+        self.is_over = False
         self._timer = threading.Timer(seconds, self._break_off)
         self._timer.daemon = True
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Self:
         self.of_thread.limit = self
         self._timer.start()
+        return self
 
     def __exit__(self, *_: object) -> None:
         self._timer.cancel()
         self.of_thread.limit = None
 
+    def hold(self, connected: socket.socket | None) -> None:
+        """Take the socket that is in use; it is broken off at once where the time is over already."""
+        # Python forgets the socket of a connection that the server will close, before the answer is read.
+        self._socket = connected
+        if self.is_over:
+            self._break_off()
+
     def _break_off(self) -> None:
-        found = self.connection.sock if self.connection else None
-        if found is not None:
+        self.is_over = True
+        if self._socket is not None:
             with suppress(OSError):
-                socket.socket.shutdown(found, socket.SHUT_RDWR)  # past TLS, which would wait for its turn
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # past TLS, which would wait
 
 
 class _Lines:
@@ -183,12 +199,20 @@ class _Limited(HTTPConnection):
 
     response_class = _WholeHead
 
+    def connect(self) -> None:
+        """Connect; see urllib3."""
+        super().connect()
+        self._hold()
+
     def request(self, *args: Any, **options: Any) -> None:
         """Send a request; see urllib3."""
-        limit = getattr(_Limit.of_thread, "limit", None)
-        if limit is not None:
-            limit.connection = self
+        self._hold()
         super().request(*args, **options)
+
+    def _hold(self) -> None:
+        limit = getattr(_Limit.of_thread, "limit", None)
+        if limit is not None and self.sock is not None:
+            limit.hold(self.sock)
 
 
 class _LimitedTls(_Limited, HTTPSConnection):
