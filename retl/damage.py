@@ -21,6 +21,17 @@ _FILE = re.compile(r"corrupt|checksum|enough bytes|deserializ|serialization erro
 """Words of DuckDB for bytes that are not those which it wrote. DuckDB 1 raises IOException for them, and
 DuckDB 2 the base class of all its errors, so that a class alone tells nothing."""
 
+_OF_A_QUERY = (
+    duckdb.BinderException,
+    duckdb.CatalogException,
+    duckdb.ConstraintException,
+    duckdb.ConversionException,
+    duckdb.InvalidInputException,
+    duckdb.OutOfRangeException,
+    duckdb.ParserException,
+)
+"""Errors of a query or of a value, which may quote whatever words."""
+
 _FOREIGN = re.compile(r"not a valid DuckDB|Is a directory")
 
 
@@ -34,7 +45,7 @@ def storage_error(error: BaseException, path: Path | None = None) -> RetlError |
     Returns:
         None for errors that have other causes.
     """
-    if not isinstance(error, duckdb.Error):
+    if not isinstance(error, duckdb.Error) or isinstance(error, _OF_A_QUERY):
         return None
     text = str(error)
     if not _OUTSIDE.search(text) and not isinstance(error, duckdb.OutOfMemoryException):

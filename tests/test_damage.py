@@ -243,3 +243,12 @@ def test_duckdbs_sentence_tells_damage_from_a_full_disk(
     found = storage_error(error)
     assert kind is (type(found) if found else None)
     assert isinstance(found, StateError) != ("make room" in (found.hint or "") if found else True)
+
+
+def test_an_error_of_a_query_is_no_damage(tmp_path: Path) -> None:
+    """Words of a value or of a column, such as corrupt or checksum, are not taken for those of DuckDB."""
+    with duckdb.connect() as db:
+        for query in ("SELECT checksum FROM range(1)", "SELECT 'corrupt'::INTEGER"):
+            with pytest.raises(duckdb.Error) as caught:
+                db.execute(query)
+            assert storage_error(caught.value, tmp_path) is None
