@@ -25,11 +25,17 @@ def make_known(db: duckdb.DuckDBPyConnection, new: SyncMapping, old: SyncMapping
     An instant that names no zone is kept as UTC, and means another moment in another zone: so that an edit
     of the zone is not a change of the rows, the snapshot's are read anew, as if it had always been the zone.
     """
-    row = "row"
-    if old is not None and moved_columns(new, old):
-        members = (f"{sql.name(column)} := {_read_anew(column, new, old)}" for column in old.columns)
-        row = f"struct_pack({', '.join(members)}) AS row"
-    db.execute(f"CREATE OR REPLACE TEMP VIEW known AS SELECT key, {row}, stale FROM state.snapshot")
+    db.execute(
+        f"CREATE OR REPLACE TEMP VIEW known AS SELECT key, {_row(new, old)}, stale FROM state.snapshot"
+    )
+
+
+def _row(new: SyncMapping, old: SyncMapping | None) -> str:
+    """SQL for a row of the snapshot, as it is compared."""
+    if old is None or not moved_columns(new, old):
+        return "row"
+    members = (f"{sql.name(column)} := {_read_anew(column, new, old)}" for column in old.columns)
+    return f"struct_pack({', '.join(members)}) AS row"
 
 
 def _read_anew(column: str, new: SyncMapping, old: SyncMapping) -> str:
@@ -87,7 +93,7 @@ def promote(
     is_stale = old is not None and any(one.before != new.source_of(one.after, old) for one in compared)
     stale = "true" if is_stale else "old.stale"
     db.execute(_rebuild(after, _learnt(new, shape, old, send_new_fields), kept, stale))
-    db.execute(_rebuild_replaced(kept, stale))
+    db.execute(_rebuild_replaced(kept, stale, _row(new, old)))
     return shape
 
 
@@ -179,12 +185,12 @@ FROM known AS old
 WHERE old.key IN (SELECT key FROM rejected)"""
 
 
-def _rebuild_replaced(kept: str, stale: str) -> str:
-    """The statement that gives replaced rows the new shape; the arguments are those of `_rebuild`."""
+def _rebuild_replaced(kept: str, stale: str, row: str) -> str:
+    """The statement that gives replaced rows the new shape; `row` is one of them, as it is compared."""
     return f"""\
 CREATE OR REPLACE TABLE state.replaced AS
 SELECT old.run_id, old.key, struct_pack({kept}) AS row, {stale} AS stale
-FROM state.replaced AS old"""
+FROM (SELECT run_id, key, {row}, stale FROM state.replaced) AS old"""
 
 
 def _kept(column: str, shape: SyncMapping, old: SyncMapping | None) -> str:
@@ -235,13 +241,19 @@ def put_back(db: duckdb.DuckDBPyConnection) -> None:
 
 
 _FIRST_DROPPED = """
+-- The first dropped call of each row of which it is known how the row was before.
 CREATE OR REPLACE TEMP TABLE first_dropped AS
-SELECT key, arg_min(change, seq) AS change, arg_min(run_id, seq) AS run_id
-FROM dropped
-GROUP BY key;
+SELECT
+    dropped.key,
+    arg_min(dropped.change, seq) FILTER (dropped.change = 'added' OR replaced.key IS NOT NULL) AS change,
+    arg_min(dropped.run_id, seq) FILTER (dropped.change = 'added' OR replaced.key IS NOT NULL) AS run_id,
+    arg_min(dropped.change = 'changed' AND replaced.key IS NULL, seq) AS is_stale
+FROM dropped LEFT JOIN state.replaced USING (key, run_id)
+WHERE dropped.change <> 'unchanged'
+GROUP BY dropped.key;
 
 CREATE OR REPLACE TEMP TABLE before_dropped AS
-SELECT key, row, stale
+SELECT key, row, stale OR is_stale AS stale
 FROM state.replaced JOIN first_dropped USING (key, run_id)
 WHERE change IN ('changed', 'removed')
 """
@@ -249,8 +261,7 @@ WHERE change IN ('changed', 'removed')
 _PUT_BACK = """
 DELETE FROM state.snapshot WHERE key IN (SELECT key FROM first_dropped WHERE change = 'added');
 
-UPDATE state.snapshot SET stale = true
-WHERE key IN (SELECT key FROM first_dropped WHERE change = 'changed');
+UPDATE state.snapshot SET stale = true WHERE key IN (SELECT key FROM first_dropped WHERE is_stale);
 
 DELETE FROM state.snapshot WHERE key IN (SELECT key FROM before_dropped);
 
@@ -273,6 +284,7 @@ def forget(state: State, with_destination: bool = False) -> None:
         with_destination: whether the sync may go to another destination from then on.
     """
     state.db.execute("DELETE FROM state.snapshot")
+    forget_replaced(state.db)
     metadata = state.metadata
     state.note(replace(metadata, first_pass=None, mapping=None, generation=metadata.generation + 1))
     if with_destination:
