@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from retl.delivery import outbox, receipts, rejected
+from retl.delivery.deliver import settle
 from retl.engine import snapshot
 from retl.state import State
 
@@ -42,6 +43,7 @@ def discard_pending(state: State) -> int:
         How many calls were dropped.
     """
     with state.transaction():
+        settle(state.db)
         dropped = outbox.drop(state.db)
         snapshot.put_back(state.db)
         if snapshot.row_count(state.db) == 0 and not receipts.accepts(state.db):

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from retl import signals
 from retl.damage import storage_error
 from retl.delivery import outbox, rejected
-from retl.delivery.deliver import deliver
+from retl.delivery.deliver import deliver, settle
 from retl.delivery.destination import Destination
-from retl.delivery.round import Terms
+from retl.delivery.round import Delivery, Terms
 from retl.job import Job
 from retl.pipeline import finish, refuse_other_destination
 from retl.run import Run, begin_run, open_run
@@ -44,21 +44,28 @@ def retry(job: Job, destination: Destination, stale: bool) -> Retry:
             open_run(state.db, record)
         refuse_other_destination(job, destination)
         with state.transaction():
-            outbox.settle(state.db)
+            settle(state.db)
             again = rejected.take_again(state.db, stale)
             outbox.enqueue_again(state.db)
+            state.rekey(destination.id, job.address)
         record = record.with_calls(again, undated=0, refused=0)
         terms = Terms(record.run_id, began + job.options.deadline_seconds)
         delivery = deliver(state, destination, terms, clock, job.observer)
         if delivery.undecided:
-            # They were refused before, and are again: to wait in the outbox would not serve them.
-            with state.transaction():
-                outbox.drop_again(state.db)
-                refused = rejected.put_again_back(state.db)
-            error = delivery.error if outbox.pending(state.db) else None
-            delivery = replace(delivery, rejected=delivery.rejected + refused, error=error)
+            delivery = _put_back(job, delivery, record.run_id)
         record = record.with_delivery(delivery)
     except Exception as error:
         record = record.evolve(error=storage_error(error, state.path) or signals.told(error))
     left = rejected.left(state.db)
     return Retry(finish(job, record, clock.monotonic() - began), left)
+
+
+def _put_back(job: Job, delivery: Delivery, run_id: str) -> Delivery:
+    """Keep the calls rejected that failed once more: to wait in the outbox would not serve them."""
+    db = job.state.db
+    with job.state.transaction():
+        outbox.drop_again(db)
+        refused = rejected.put_again_back(db, run_id)
+    is_over = delivery.refused and outbox.pending(db) == 0
+    error = None if is_over else delivery.error
+    return replace(delivery, rejected=delivery.rejected + refused, error=error)

@@ -223,15 +223,16 @@ def keep_run(db: duckdb.DuckDBPyConnection, run: Run) -> None:
     )
     if replaced != (0,):
         return  # there are as many records as before
-    db.execute(
+    pushed_out = db.execute(
         """
         DELETE FROM state.run
         WHERE run_id NOT IN (SELECT run_id FROM state.run ORDER BY rowid DESC LIMIT ?)
+        RETURNING run_id
         """,
         [KEPT_RUNS],
-    )
-    kept = db.execute("SELECT run_id FROM state.run").fetchall()
-    receipts.forget(db, [run_id for (run_id,) in kept])
+    ).fetchall()
+    if pushed_out:
+        receipts.forget(db, [run_id for (run_id,) in pushed_out])
 
 
 def keeps_all_runs(db: duckdb.DuckDBPyConnection) -> bool:
@@ -242,11 +243,13 @@ def keeps_all_runs(db: duckdb.DuckDBPyConnection) -> bool:
 
 
 def any_in_full(db: duckdb.DuckDBPyConnection, run_ids: Sequence[str]) -> bool:
-    """Whether one of these runs sent every row again, or completed such a run."""
+    """Whether one of these runs sent every row again, or completed such a run, and left calls over."""
     row = db.execute(
         """
         SELECT 1 FROM state.run
-        WHERE list_contains(?, run_id) AND 'true' IN (record->>'$.full', record->>'$.resumed_full')
+        WHERE list_contains(?, run_id)
+            AND 'true' IN (record->>'$.full', record->>'$.resumed_full')
+            AND coalesce((record->>'$.calls.pending')::BIGINT, 1) > 0
         LIMIT 1
         """,
         [list(run_ids)],

@@ -39,6 +39,10 @@ STEPS = [
     (GIVEN_UP, Tries(), 9, Step.HALVE),
     (GIVEN_UP, Tries(), 1, Step.STOP),
     (GIVEN_UP, Tries(contrary=1), 1, Step.REJECT),
+    (GIVEN_UP, Tries(is_alone=True), 1, Step.HOLD),
+    (FAILS, Tries(retries=RETRIES_BEFORE_HALVING + 1, is_alone=True), 1, Step.WAIT),
+    (FAILS, Tries(retries=RETRIES_BEFORE_HALVING + 1, is_alone=True, is_behind=True), 1, Step.HOLD),
+    (FAILS, Tries(retries=RETRIES_BEFORE_HALVING, is_alone=True, is_behind=True), 1, Step.WAIT),
 ]
 
 

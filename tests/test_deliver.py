@@ -226,7 +226,7 @@ def test_when_every_call_is_refused_it_is_not_the_calls(
 @pytest.mark.rule("L5", "L14")
 @pytest.mark.parametrize(
     ("status", "users"),
-    [(400, 50), (400, 1), (500, 50), (500, 1), pytest.param(None, 50, marks=pytest.mark.slow)],
+    [(400, 50), (400, 1), (404, 1), (500, 50), (500, 1), pytest.param(None, 50, marks=pytest.mark.slow)],
 )
 @pytest.mark.parametrize("bad", [range(22), range(60, 82), range(128, 150)], ids=["first", "middle", "last"])
 def test_bad_calls_side_by_side_let_the_others_pass(
@@ -254,6 +254,52 @@ def test_bad_calls_side_by_side_let_the_others_pass(
     else:
         assert list(bad) == waiting(state)
         assert (3, True) == (getattr(delivery.error, "exit_code", None), delivery.undecided)
+
+
+@pytest.mark.rule("L5")
+def test_a_good_call_behind_a_bad_one_has_its_retries(state: State, clock: FakeClock) -> None:
+    """A call that is put off once, while one before it is given up, is not taken for a bad one."""
+    fill(state, 4)
+    replies = {0: [Reply(404)] * 99, 1: [Reply(429, retry_after=5), Reply(503)]}
+
+    def reply(call: dict[str, Any]) -> Reply | None:
+        left = replies.get(call["properties"]["n"])
+        return left.pop() if left else None
+
+    with Sandbox(now=clock.now, reply_if=reply) as sandbox, segment(sandbox.url, clock) as to:
+        delivery = send(state, to, clock)
+    assert ([1, 2, 3], 1, None) == (numbers(sandbox.accepted), delivery.rejected, delivery.error)
+
+
+@pytest.mark.rule("L15")
+def test_a_rejected_call_knows_that_a_newer_one_of_its_user_left(state: State) -> None:
+    """That holds where the newer one left before its turn, and never for the calls of another user."""
+    fill(state, 3, users=2)
+    answers = {0: Reply(400), 1: Reply(404)}
+    with (
+        Sandbox(reply_if=lambda call: answers.get(call["properties"]["n"])) as sandbox,
+        segment(sandbox.url) as to,
+    ):
+        assert (1, 2) == ((delivery := send(state, to)).delivered, delivery.rejected)
+    found = "SELECT key, overtaken FROM state.rejected_call ORDER BY key"
+    assert [("k0", True), ("k1", False)] == rows(state, found)
+    state.db.execute("DELETE FROM state.rejected_call")
+    fill(state, 6, users=3)
+    with (
+        Sandbox(reply_if=lambda call: answers.get(call["properties"]["n"])) as sandbox,
+        segment(sandbox.url) as to,
+    ):
+        assert (4, 2) == ((delivery := send(state, to)).delivered, delivery.rejected)
+    assert [("k0", True), ("k1", True)] == rows(state, found)
+
+
+def test_a_stop_while_a_call_fails_is_not_due_to_the_call(state: State, sandbox: Sandbox) -> None:
+    """Where the write key is refused in the end, newer calls could tell nothing of the failures before."""
+    fill(state, 1)
+    sandbox.script([*[Reply(500)] * 6, Reply(401)])
+    with segment(sandbox.url) as to:
+        delivery = send(state, to)
+    assert (2, False) == (getattr(delivery.error, "exit_code", None), delivery.undecided)
 
 
 def test_an_outage_of_refusals_in_the_middle_costs_no_call(state: State, sandbox: Sandbox) -> None:

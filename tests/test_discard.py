@@ -9,8 +9,10 @@ from delivery import IDENTIFY, TRACK, Shop, Table, rows, segment
 from harness import Retl, runner
 
 from retl.discard import Waiting, discard_pending, discard_rejected, waiting
+from retl.engine.snapshot import forget
 from retl.job import Job, Options
 from retl.retry import Retry, retry
+from retl.sandbox.failures import Reply
 from retl.sandbox.server import Sandbox
 from retl.state import State, open_state
 
@@ -141,6 +143,72 @@ def test_pending_calls_are_taken_back_after_an_edit_of_the_mapping(tmp_path: Pat
         assert [("ada", "pro"), ("bob", "free"), ("eve", "free")] == rows(
             state, "SELECT key, row.plan FROM state.snapshot ORDER BY key"
         )
+
+
+@pytest.mark.rule("L16")
+def test_a_change_behind_a_call_that_is_sent_again_is_taken_back(tmp_path: Path, sandbox: Sandbox) -> None:
+    """Calls of --full, and calls that were refused before, do not hide the change of a row behind them."""
+    shop = Shop(tmp_path, sandbox.url, IDENTIFY_AND_REMOVED)
+    before = people(ada="pro", bob="pro", eve="pro")
+    shop.run(before)
+    sandbox.reject_if = lambda _: True
+    assert 3 == shop.run(before, Options(full=True)).exit_code
+    assert 3 == shop.run(people(ada="new", bob="new", eve="pro")).exit_code
+    with opened(shop) as state:
+        assert 5 == discard_pending(state)
+        assert [("pro",)] == rows(state, "SELECT DISTINCT row.plan FROM state.snapshot")
+
+    sandbox.reject_if = lambda call: call["traits"].get("plan") == "bad"
+    shop.run(people(ada="bad", bob="new", eve="pro"))
+    sandbox.script([Reply(401)])
+    assert 2 == again(shop).run.exit_code
+    sandbox.reject_if, sandbox.reply_if = None, lambda _: Reply(500)
+    assert 3 == shop.run(people(bob="new", eve="pro")).exit_code
+    with opened(shop) as state:
+        assert 2 == discard_pending(state)
+        assert [("ada", True)] == rows(state, "SELECT key, stale FROM state.snapshot WHERE key = 'ada'")
+    sandbox.reply_if = None
+    assert (1, 1) == ((run := shop.run(people(bob="new", eve="pro"))).removed, run.calls.delivered)
+
+
+@pytest.mark.rule("L16")
+def test_a_reset_leaves_nothing_to_put_back(tmp_path: Path, sandbox: Sandbox) -> None:
+    """After a reset calls of before have no rows; those of the first pass that follows are taken back."""
+    shop = Shop(tmp_path, sandbox.url, IDENTIFY)
+    shop.run(people(ada="pro", bob="pro"))
+    sandbox.reject_if = lambda _: True
+    assert 3 == shop.run(people(ada="new", bob="new")).exit_code
+    with opened(shop) as state, state.transaction():
+        forget(state)
+    assert 3 == shop.run(people(ada="new", bob="new")).exit_code
+    with opened(shop) as state:
+        assert 4 == discard_pending(state)
+        assert [] == rows(state, "SELECT key FROM state.snapshot")
+
+
+@pytest.mark.rule("K17")
+def test_a_call_that_is_sent_again_is_no_rest_of_a_full_run(tmp_path: Path, sandbox: Sandbox) -> None:
+    """A --full that ended is not resumed because one of its calls was refused and waits once more."""
+    shop = Shop(tmp_path, sandbox.url, IDENTIFY)
+    table = people(ada="pro", bob="pro", eve="pro")
+    shop.run(table)
+    sandbox.reject_if = lambda call: call["userId"] == "ada"
+    assert (1, 1) == ((run := shop.run(table, Options(full=True))).exit_code, run.calls.rejected)
+    sandbox.script([Reply(401)])
+    assert 1 == again(shop).run.calls.pending
+    sandbox.reject_if = None
+    full = shop.run(table, Options(full=True))
+    assert (True, 3, 4) == (full.full, full.calls.enqueued, full.calls.delivered)
+
+
+def test_calls_that_fail_again_say_why(tmp_path: Path, sandbox: Sandbox) -> None:
+    """A retry that an outage ends is not called a refusal, and its calls are kept."""
+    shop = Shop(tmp_path, sandbox.url, IDENTIFY)
+    sandbox.reject_if = lambda call: call["userId"] == "ada"
+    shop.run(people(ada="pro", bob="free", eve="free"))
+    sandbox.script([Reply(501)] * 9)
+    result = again(shop).run
+    assert (3, 0, 1) == (result.exit_code, result.calls.pending, result.calls.rejected)
 
 
 @pytest.mark.rule("L16")

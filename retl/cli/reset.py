@@ -9,7 +9,7 @@ from retl.cli.options import ONE_SYNC, REHEARSAL, STATE_DIR
 from retl.clock import SystemClock
 from retl.config.sync import Sync
 from retl.damage import state_exists
-from retl.delivery import outbox
+from retl.delivery import outbox, rejected
 from retl.engine import snapshot
 from retl.engine.mapping import first_pass_sentence
 from retl.session import find_sessions
@@ -37,6 +37,7 @@ def reset_command(sync: str, yes: bool, rehearsal: bool, state_dir: Path | None)
                 click.confirm(f"{name}: forget {count(rows, 'row')} and start anew?", abort=True)
             with state.transaction():
                 snapshot.forget(state, with_destination=not pending)
+                rejected.overtake_all(state.db)  # the next run may go elsewhere, and sends each row anyway
         click.echo(f"{name}: {count(rows, 'row')} forgotten; {_next_run(session.sync, pending)}")
         if pending:
             click.echo(f"{name}: {count(pending, 'call')} of an earlier run still go to the same destination")

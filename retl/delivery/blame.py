@@ -3,7 +3,8 @@
 A call that a destination cannot take looks like a destination that is down. Two things tell them apart. A
 batch that fails is halved, so that the good calls before the bad one get through. And where a call fails
 alone, another user's call is tried: if it is taken, the first call is the cause, and is rejected; if none is
-taken, it is the destination, and all calls stay pending.
+taken, it is the destination, and all calls stay pending. Where there is no other to try, the call is held,
+and its lane goes on behind it: if a later call is taken, it was the cause.
 """
 
 from dataclasses import dataclass, replace
@@ -30,7 +31,7 @@ class Step(StrEnum):
     DONE = "done"  # the destination has it
     WAIT = "wait"  # then send it again
     HALVE = "halve"  # deliver each half on its own
-    HOLD = "hold"  # a call alone was refused: rejected as soon as the destination takes another
+    HOLD = "hold"  # a call failed alone: go on behind it, and reject it as soon as another one is taken
     REJECT = "reject"  # a call alone is the cause
     STOP = "stop"  # it is the destination: keep all calls pending
 
@@ -45,6 +46,8 @@ class Tries:
         waits: that the destination asked for.
         contrary: failures after each of which another call was taken.
         is_part: whether it is a part of a batch that failed.
+        is_alone: whether there was no other call to try.
+        is_behind: whether calls before it in its lane are held.
     """
 
     attempts: int = 0
@@ -52,6 +55,8 @@ class Tries:
     waits: int = 0
     contrary: int = 0
     is_part: bool = False
+    is_alone: bool = False
+    is_behind: bool = False
 
     def after(self, decision: Decision) -> "Tries":
         """The tries after one more attempt."""
@@ -62,6 +67,11 @@ class Tries:
             retries=self.retries + (is_retry and not decision.requested),
             waits=self.waits + (is_retry and decision.requested),
         )
+
+    def beside(self, other_is_taken: bool | None, is_behind: bool) -> "Tries":
+        """The tries after another call was tried, or after there was none to try."""
+        contrary = self.contrary + bool(other_is_taken)
+        return replace(self, contrary=contrary, is_alone=other_is_taken is None, is_behind=is_behind)
 
     def of_half(self) -> "Tries":
         """The tries of a half: its own are all to come."""
@@ -92,10 +102,16 @@ def next_step(decision: Decision, tries: Tries, calls: int) -> Step:
         case Action.GIVE_UP:
             if calls > 1:
                 return Step.HALVE
-            return Step.REJECT if tries.contrary else Step.STOP
+            if tries.contrary:
+                return Step.REJECT
+            return Step.HOLD if tries.is_alone else Step.STOP
         case Action.RETRY:
             if not decision.reached:
                 return Step.WAIT
             if calls > 1:
                 return Step.HALVE if tries.failed_often else Step.WAIT
-            return Step.REJECT if tries.contrary >= CONTRARY_ANSWERS else Step.WAIT
+            if tries.contrary >= CONTRARY_ANSWERS:
+                return Step.REJECT
+            # What one call was given all its retries for, the next ones behind it need not wait for again.
+            passes = tries.is_alone and tries.is_behind and tries.retries > RETRIES_BEFORE_HALVING
+            return Step.HOLD if passes else Step.WAIT

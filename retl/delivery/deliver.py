@@ -36,8 +36,7 @@ def deliver(
     if outbox.is_empty(state.db):
         return Delivery()
     with state.transaction():
-        rejected.note_overtaken(state.db)
-        outbox.settle(state.db)
+        settle(state.db)
         outbox.start_marks(state.db)
     lanes = outbox.lanes(state.db)
     if not lanes:
@@ -53,6 +52,15 @@ def deliver(
     return _settle(state, round_)
 
 
+def settle(db: duckdb.DuckDBPyConnection) -> None:
+    """Take what was delivered out of the outbox, once it is known of which rejected calls it is newer.
+
+    To be run in a transaction.
+    """
+    rejected.note_overtaken(db)
+    outbox.settle(db)
+
+
 def _work_off(round_: Round, workers: list[Worker]) -> None:
     """Let each worker work in a thread of its own, until all are done, or time or a signal ends it."""
     clock, terms = round_.clock, round_.terms
@@ -66,11 +74,15 @@ def _work_off(round_: Round, workers: list[Worker]) -> None:
         round_.error = interrupted
     finally:
         round_.stop.set()
-        give_up_at = clock.monotonic() + terms.grace
-        for worker in workers:
-            worker.done.wait(max(0.0, give_up_at - clock.monotonic()))
-        with round_.lock:
-            round_.closed = True
+        try:
+            give_up_at = clock.monotonic() + terms.grace
+            for worker in workers:
+                worker.done.wait(max(0.0, give_up_at - clock.monotonic()))
+        except Interrupted as interrupted:
+            round_.error = interrupted
+        finally:
+            with round_.lock:
+                round_.closed = True
 
 
 def _settle(state: State, round_: Round) -> Delivery:
@@ -80,8 +92,7 @@ def _settle(state: State, round_: Round) -> Delivery:
         with state.transaction():
             if rejects := round_.error is None and _calls_are_the_cause(round_, db):
                 round_.write_held(db)
-            rejected.note_overtaken(db)
-            outbox.settle(db)
+            settle(db)
         if rejects:
             round_.tally = round_.tally.plus(rejected=len(round_.held))
             round_.held.clear()
@@ -90,8 +101,9 @@ def _settle(state: State, round_: Round) -> Delivery:
         if round_.error is None:
             raise
     if round_.held and round_.error is None:
-        return replace(round_.tally, error=round_.all_refused(), undecided=True)
-    waiting = outbox.pending(db) if round_.failed_alone else 0
+        refused = all(held.error is None for held in round_.held)
+        return replace(round_.tally, error=round_.held_error(), undecided=True, refused=refused)
+    waiting = outbox.pending(db) if round_.gave_up else 0
     undecided = 0 < waiting <= MOST_UNDECIDED and len(round_.failed_alone) >= min(waiting, MOST_REFUSED)
     return replace(round_.tally, error=round_.error, undecided=undecided)
 
@@ -99,9 +111,9 @@ def _settle(state: State, round_: Round) -> Delivery:
 def _calls_are_the_cause(round_: Round, db: duckdb.DuckDBPyConnection) -> bool:
     """Whether the calls that are held at the end are rejected, though no call was accepted after them.
 
-    They are where they are few and calls were accepted just before; and a single call is where the
-    destination took all others up to now.
+    They are where they were refused, are few, and calls were accepted just before; and a single call is where
+    the destination took all others up to now.
     """
-    if round_.parked or len(round_.held) >= MOST_REFUSED:
+    if round_.parked or len(round_.held) >= MOST_REFUSED or any(held.error for held in round_.held):
         return False
     return round_.tally.delivered > 0 or (len(round_.failed_alone) == 1 and receipts.accepts(db))

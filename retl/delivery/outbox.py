@@ -87,15 +87,14 @@ def enqueue_again(db: duckdb.DuckDBPyConnection) -> None:
 
 
 def drop(db: duckdb.DuckDBPyConnection) -> int:
-    """Take out all calls that wait; gives how many. To be run in a transaction.
+    """Take out all calls that wait; gives how many. To be run in a transaction, after `settle`.
 
-    They are in the TEMP table `dropped` (seq, run_id, key, change, message_id).
+    They are in the TEMP table `dropped` (seq, run_id, key, change).
     """
-    settle(db)
     db.execute(
         """
         CREATE OR REPLACE TEMP TABLE dropped AS
-        SELECT seq, run_id, key, change, message_id FROM state.outbox
+        SELECT seq, run_id, key, change FROM state.outbox
         """
     )
     db.execute("DELETE FROM state.outbox")
@@ -106,17 +105,18 @@ def drop(db: duckdb.DuckDBPyConnection) -> int:
 
 
 def drop_again(db: duckdb.DuckDBPyConnection) -> None:
-    """Take those calls of the TEMP table `again` out that still wait, into the TEMP table `dropped`.
+    """Take those calls of the TEMP table `again` out that still wait, into the TEMP table `failed_again`.
 
     To be run in a transaction, after `settle`.
     """
     db.execute(
         """
-        CREATE OR REPLACE TEMP TABLE dropped AS
-        SELECT message_id FROM state.outbox WHERE message_id IN (SELECT message_id FROM again)
+        CREATE OR REPLACE TEMP TABLE failed_again AS
+        SELECT again.*, seq
+        FROM again JOIN state.outbox USING (run_id, key, change, message_id)
         """
     )
-    db.execute("DELETE FROM state.outbox WHERE message_id IN (SELECT message_id FROM dropped)")
+    db.execute("DELETE FROM state.outbox WHERE seq IN (SELECT seq FROM failed_again)")
 
 
 def overtaken(db: duckdb.DuckDBPyConnection, message_ids: list[str]) -> list[str]:
@@ -131,8 +131,8 @@ def overtaken(db: duckdb.DuckDBPyConnection, message_ids: list[str]) -> list[str
         f"""
         SELECT DISTINCT call.message_id
         FROM (SELECT *, {_USER} AS user_id FROM state.outbox WHERE list_contains($ids, message_id)) AS call
-        JOIN (SELECT lane, seq, {_USER} AS user_id FROM state.outbox) AS later
-            ON later.lane = call.lane AND later.user_id = call.user_id AND later.seq > call.seq
+        JOIN (SELECT seq, {_USER} AS user_id FROM state.outbox) AS later
+            ON later.user_id = call.user_id AND later.seq > call.seq
         """,
         {"ids": message_ids},
     )
@@ -277,7 +277,15 @@ def note_delivered(db: duckdb.DuckDBPyConnection, batch: Batch) -> None:
 
 def note_delivered_ahead(db: duckdb.DuckDBPyConnection, batch: Batch) -> None:
     """Note that Segment accepted a call before the others of its lane; to be run in a transaction."""
-    db.execute("DELETE FROM state.outbox WHERE lane = ? AND seq = ?", [batch.lane, batch.first_seq])
+    db.execute(
+        "UPDATE state.outbox SET lane = ? WHERE lane = ? AND seq = ?", [AHEAD, batch.lane, batch.first_seq]
+    )
+    if db.execute("SELECT 1 FROM state.mark WHERE lane = ?", [AHEAD]).fetchone() is None:
+        db.execute("INSERT INTO state.mark VALUES (?, ?, ?)", [AHEAD, 2**62, 2**62])
+
+
+AHEAD = -1
+"""The lane of calls that were delivered before their turn; all of it is delivered."""
 
 
 LOOKED_AT = 100_000
@@ -306,15 +314,6 @@ WHERE lane = $lane AND seq > $seq
 ORDER BY run_id DESC, hash(seq)
 LIMIT $most
 """
-
-
-def next_call(db: duckdb.DuckDBPyConnection, lane: int, seq: int) -> Batch | None:
-    """The call behind a place in a lane, as a batch; None where there is none."""
-    row = db.execute(
-        "SELECT lane, seq, body FROM state.outbox WHERE lane = ? AND seq > ? ORDER BY seq LIMIT 1",
-        [lane, seq],
-    ).fetchone()
-    return _alone(*row) if row else None
 
 
 def _alone(lane: int, seq: int, body: str) -> Batch:

@@ -84,9 +84,9 @@ def sent(db: duckdb.DuckDBPyConnection, run_id: str) -> Sent:
     return Sent(*row)
 
 
-def forget(db: duckdb.DuckDBPyConnection, kept_runs: list[str]) -> None:
-    """Forget the receipts of all runs but these."""
-    db.execute("DELETE FROM state.receipt WHERE NOT list_contains(?, run_id)", [kept_runs])
+def forget(db: duckdb.DuckDBPyConnection, run_ids: list[str]) -> None:
+    """Forget the receipts of these runs."""
+    db.execute("DELETE FROM state.receipt WHERE list_contains(?, run_id)", [run_ids])
 
 
 def accepts(db: duckdb.DuckDBPyConnection) -> bool:

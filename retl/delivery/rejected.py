@@ -66,7 +66,6 @@ def keep_call(
     answer: str,
     run_id: str,
     now: datetime,
-    overtaken: bool = False,
 ) -> None:
     """Keep a call that the destination refused, with its answer; to be run in a transaction.
 
@@ -76,7 +75,6 @@ def keep_call(
         answer: of the destination, in a few words.
         run_id: the run that got the answer.
         now: UTC.
-        overtaken: whether a later call of its user is known to be delivered.
     """
     db.execute(
         """
@@ -84,7 +82,7 @@ def keep_call(
         SELECT
             $made_in AS run_id, $key AS key, $change AS change, $message_id AS message_id, $body AS body,
             $reason AS reason, $answer AS answer, $now AS rejected_at, $run_id AS rejected_in,
-            coalesce($body ->> '$.userId', $body ->> '$.anonymousId') AS user_id, $overtaken AS overtaken
+            coalesce($body ->> '$.userId', $body ->> '$.anonymousId') AS user_id, false AS overtaken
         """,
         {
             "made_in": call.run_id,
@@ -96,7 +94,6 @@ def keep_call(
             "answer": answer,
             "now": now.replace(tzinfo=None),
             "run_id": run_id,
-            "overtaken": overtaken,
         },
     )
 
@@ -138,16 +135,22 @@ def take_again(db: duckdb.DuckDBPyConnection, stale: bool) -> int:
     return int(taken[0])
 
 
-def put_again_back(db: duckdb.DuckDBPyConnection) -> int:
-    """Keep those calls of `again` as rejected that are in the TEMP table `dropped`; gives how many."""
+def put_again_back(db: duckdb.DuckDBPyConnection, run_id: str) -> int:
+    """Keep the calls of the TEMP table `failed_again` as rejected in this run; gives how many."""
     row = db.execute(
         """
         INSERT INTO state.rejected_call BY NAME
-        SELECT * EXCLUDE (place) FROM again WHERE message_id IN (SELECT message_id FROM dropped)
-        """
+        SELECT * EXCLUDE (place, seq) REPLACE ($run_id AS rejected_in) FROM failed_again
+        """,
+        {"run_id": run_id},
     ).fetchone()
     assert row is not None
     return int(row[0])
+
+
+def overtake_all(db: duckdb.DuckDBPyConnection) -> None:
+    """Let all rejected calls be sent again only where that is asked for; to be run in a transaction."""
+    db.execute("UPDATE state.rejected_call SET overtaken = true")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import duckdb
 from retl.clock import Clock
 from retl.delivery import outbox, rejected
 from retl.delivery.batch import Batch
-from retl.delivery.destination import Decision, Destination
+from retl.delivery.destination import Action, Decision, Destination
 from retl.errors import DeadlineError, RetlError
 from retl.observer import Observer
 
@@ -33,8 +33,9 @@ class Delivery:
         bytes: of the accepted calls.
         retries: attempts that were not the first.
         error: what ended it before the outbox was empty; None where nothing did.
-        undecided: whether the calls that wait failed alone, so that only newer calls can tell if they are the
-            cause or the destination.
+        undecided: whether it ended as calls failed alone and no other was accepted, so that only newer calls
+            can tell if they are the cause or the destination.
+        refused: whether the destination refused each of these calls.
     """
 
     delivered: int = 0
@@ -45,6 +46,7 @@ class Delivery:
     retries: int = 0
     error: RetlError | None = None
     undecided: bool = False
+    refused: bool = False
 
     def plus(self, **more: int) -> "Delivery":
         """The delivery with so many more of what is named."""
@@ -81,17 +83,17 @@ def time_is_up() -> DeadlineError:
 
 @dataclass(frozen=True)
 class Held:
-    """A call that was refused alone.
+    """A call that failed alone.
 
     Attributes:
         call: as a batch.
         answer: of the destination, in a few words.
-        overtaken: whether a later call of its user was accepted.
+        error: to report if no other call is accepted; None where the destination refused this very call.
     """
 
     call: Batch
     answer: str
-    overtaken: bool = False
+    error: RetlError | None = None
 
 
 class Closed(Exception):
@@ -107,10 +109,11 @@ class Round:
         left: how many calls may still leave; None is all.
         stop: set when no further batch may go out.
         closed: whether the outbox is no longer to be touched.
-        held: calls that were refused each alone, with the answer. They are rejected once the destination has
-            accepted another call: only then is it certain that it takes calls at all.
+        held: calls that failed each alone. They are rejected once the destination has accepted another call:
+            only then is it certain that it takes calls at all.
         failed_alone: places of the calls that failed alone since a call was accepted, refused or not.
         parked: lanes in which calls are refused and none is accepted; taken up again once a call is.
+        gave_up: whether it ended as no retry could help a call, which may be the cause, or the destination.
         paused_until: on the monotonic clock; before that, the destination wants no calls.
         lock: for all that the threads write, here and in the outbox.
     """
@@ -126,6 +129,7 @@ class Round:
     held: list[Held] = field(default_factory=list)
     failed_alone: set[int] = field(default_factory=set)
     parked: list[outbox.Lane] = field(default_factory=list)
+    gave_up: bool = False
     paused_until: float = 0.0
     tally: Delivery = field(default_factory=Delivery)
     error: RetlError | None = None
@@ -167,7 +171,9 @@ class Round:
     def end_by(self, decision: Decision) -> None:
         """End the round by a decision to stop."""
         assert decision.error is not None, "a decision to stop has an error"
-        self.end(decision.error)
+        with self.lock:
+            self.gave_up = self.error is None and decision.action is Action.GIVE_UP
+            self.end(decision.error)
 
     def give_back(self, calls: int) -> None:
         """Let other calls leave in place of so many that were allowed to."""
@@ -176,11 +182,16 @@ class Round:
                 self.left += calls
 
     def hold(self, held: Held) -> int:
-        """Hold a call that was refused alone; gives how many of its lane are held."""
+        """Hold a call that failed alone; gives how many of its lane are held."""
         with self.noting():
             self.held.append(held)
             self.failed_alone.add(held.call.first_seq)
             return sum(other.call.lane == held.call.lane for other in self.held)
+
+    def holds(self, lane: int) -> bool:
+        """Whether a call of a lane is held."""
+        with self.noting():
+            return any(held.call.lane == lane for held in self.held)
 
     def park(self, lane: outbox.Lane) -> None:
         """Leave a lane until a call is accepted."""
@@ -191,8 +202,7 @@ class Round:
         """Write that the calls that are held are rejected; to be run in a transaction."""
         for held in self.held:
             call = outbox.refuse(db, held.call)
-            run_id, now = self.terms.run_id, self.clock.now()
-            rejected.keep_call(db, call, held.answer, run_id, now, held.overtaken)
+            rejected.keep_call(db, call, held.answer, self.terms.run_id, self.clock.now())
 
     def forget_held(self) -> None:
         """Count the calls that were held as rejected, once that is written."""
@@ -216,13 +226,20 @@ class Round:
         """The moment, in UTC and without a time zone, as the state has it."""
         return self.clock.now().replace(tzinfo=None)
 
-    def all_refused(self) -> RetlError:
-        """The error where calls are refused and none is accepted: it may be the destination."""
-        return self.destination.error(
+    def not_taken(self, decision: Decision, but: str = "") -> RetlError:
+        """The error where the destination does not take the calls."""
+        name = self.destination.name
+        message = f"{name} does not take the calls ({decision.reason}){but}"
+        return self.destination.error(message, "run it again; nothing is lost")
+
+    def held_error(self) -> RetlError:
+        """The error where calls are held and none is accepted: it may be the destination."""
+        last = self.held[-1]
+        return last.error or self.destination.error(
             f"{len(self.failed_alone)} calls were refused one by one and none was accepted since "
-            f"({self.held[-1].answer})",
-            "check the endpoint; the next run tries them again beside newer calls; retl discard --pending "
-            "takes them back",
+            f"({last.answer})",
+            "check the endpoint; the next run tries them again beside newer calls; retl discard SYNC "
+            "--pending takes them back",
         )
 
     def pause(self, seconds: float) -> None:

@@ -11,20 +11,18 @@ from retl.delivery import outbox, receipts
 from retl.delivery.batch import Batch, cut
 from retl.delivery.blame import Step, Tries, asks_for_other, next_step
 from retl.delivery.destination import Action, Attempt, Decision
+from retl.delivery.others import Others
 from retl.delivery.round import Closed, Held, Round, time_is_up
 from retl.state import transaction
 
 MOST_REFUSED = 20
 """Calls of a lane refused one by one, after which calls of other users are tried, and so many of these."""
 
-MOST_OTHERS = 200
-"""Calls of other users that are looked up at a time."""
+MOST_HELD = 1_000
+"""The same where there are no others, as calls of one user must not go out before each other."""
 
 MOST_PASSED = 100
-"""Calls of one user that are tried behind a call that is given up."""
-
-MOST_HELD = 1_000
-"""The same where the lane holds calls of one user only, which must not go out before each other."""
+"""Calls of a lane that fail one by one, with no others to try, after which it is the destination."""
 
 
 class Worker:
@@ -36,9 +34,7 @@ class Worker:
         done: set at the end of its work. To join a thread would not do: up to Python 3.12 a join that a
             signal interrupts takes the thread for ended.
         attempted: the place in the lane up to which calls went out without a known answer.
-        ahead: places of the lane's calls that were accepted, or rejected, before their turn.
-        others: calls of other users that may go out before their turn, the best last.
-        has_others: whether the lane has other users; None where that is not known yet.
+        others: calls that may go out before their turn.
     """
 
     def __init__(self, round_: Round, db: duckdb.DuckDBPyConnection) -> None:
@@ -46,9 +42,7 @@ class Worker:
         self.db = db
         self.done = threading.Event()
         self.attempted = 0
-        self.ahead: set[int] = set()
-        self.others: list[Batch] = []
-        self.has_others: bool | None = None
+        self.others = Others(db, 0)
 
     def work(self) -> None:
         """Take lane after lane, until none is left or the round is over."""
@@ -61,13 +55,12 @@ class Worker:
             self.round.bug = self.round.bug or error
             self.round.stop.set()
         finally:
+            self.db.close()
             self.done.set()
 
     def _deliver_lane(self, lane: outbox.Lane) -> None:
         self.attempted = lane.attempted
-        self.ahead.clear()
-        self.others = []
-        self.has_others = None
+        self.others = Others(self.db, lane.number)
         for batch in self._batches(lane):
             if not self._deliver(batch, Tries()):
                 if not self.round.stop.is_set():
@@ -77,7 +70,7 @@ class Worker:
     def _batches(self, lane: outbox.Lane) -> Iterator[Batch]:
         limits = self.round.destination.limits
         for read in outbox.pages(self.db, lane.number):
-            page = read.without(self.ahead) if self.ahead else read
+            page = self.others.without_done(read)
             if page is None:
                 continue
             for start, stop in cut(page.ends, limits.bytes, limits.calls):
@@ -89,7 +82,8 @@ class Worker:
 
     def _deliver(self, whole: Batch, tries: Tries) -> bool:
         """Deliver a batch, however often it takes; False where the lane cannot go on."""
-        batch = self._without_ahead(whole)
+        batch = self.others.without_done(whole)
+        self.round.give_back(whole.calls - (batch.calls if batch else 0))
         if batch is None:
             return True
         while self._wait_for_turn(batch):
@@ -98,14 +92,13 @@ class Worker:
             self._note_retry(decision)
             if asks_for_other(decision, tries, batch.calls):
                 most = MOST_REFUSED if decision.action is Action.GIVE_UP else 1
-                taken = self._other_is_taken(batch, decision, most)
-                tries = replace(tries, contrary=tries.contrary + taken)
+                tries = tries.beside(self._other_is_taken(batch, most), self.round.holds(batch.lane))
             match next_step(decision, tries, batch.calls):
                 case Step.DONE:
                     self._note_delivered(batch, tries.attempts, decision.status)
                     return True
                 case Step.HALVE:
-                    return all(self._deliver(half, tries.of_half()) for half in batch.halves())
+                    return self._deliver_halves(batch, tries)
                 case Step.HOLD:
                     return self._hold(batch, decision)
                 case Step.REJECT:
@@ -117,11 +110,12 @@ class Worker:
                 return False
         return False
 
-    def _without_ahead(self, whole: Batch) -> Batch | None:
-        """A batch without the calls that are done before their turn; None where none is left."""
-        batch = whole.without(self.ahead) if self.ahead else whole
-        self.round.give_back(whole.calls - (batch.calls if batch else 0))
-        return batch
+    def _deliver_halves(self, batch: Batch, tries: Tries) -> bool:
+        first, second = batch.halves()
+        if self._deliver(first, tries.of_half()):
+            return self._deliver(second, tries.of_half())
+        self.round.give_back(second.calls)
+        return False
 
     def _attempt(self, batch: Batch, tries: Tries, is_ahead: bool = False) -> Decision:
         """Send a batch once. That it goes out is noted before, and what is not known any more after."""
@@ -147,80 +141,55 @@ class Worker:
                 outbox.note_attempted(self.db, batch.lane, self.attempted)
         return decision
 
-    def _other_is_taken(self, batch: Batch, decision: Decision, most: int) -> bool:
-        """Whether the destination takes one of so many other calls, while it does not take this one."""
+    def _other_is_taken(self, batch: Batch, most: int) -> bool | None:
+        """Whether the destination takes one of so many other calls; None where there is none to try."""
+        taken = None
         with self.round.noting():
             self.round.failed_alone.add(batch.first_seq)
-        if not self.others and self.has_others is not False:
-            self.others = outbox.first_of_others(self.db, batch.lane, batch.last_seq, MOST_OTHERS)
-            self.has_others = bool(self.others) or self.has_others is True
-        if not self.has_others and decision.action is Action.GIVE_UP:
-            return self._following_is_taken(batch)
         for _ in range(most):
-            other = self._next_other(batch)
-            taken = self._try_ahead(other, []) if other else None
-            if taken is not False:
-                return bool(taken)
-        return False
+            other = self.others.behind(batch)
+            if other is None or self.round.stop.is_set() or not self.round.allow(1):
+                break
+            taken = self._try_ahead(other)
+            if taken:
+                break
+        return taken
 
-    def _next_other(self, batch: Batch) -> Batch | None:
-        """The next call of another user that may go out before its turn."""
-        while self.others:
-            other = self.others.pop()
-            if other.first_seq > batch.last_seq:
-                return other
-        return None
-
-    def _following_is_taken(self, batch: Batch) -> bool:
-        """Whether the destination takes a call behind a batch that is given up, in a lane of one user.
-
-        If it does, the batch and the calls between, which it did not take either, do not go out any more, so
-        that the order holds.
-        """
-        passed: list[Held] = []
-        call: Batch | None = batch
-        while call and len(passed) < MOST_PASSED:
-            call = outbox.next_call(self.db, batch.lane, call.last_seq)
-            taken = self._try_ahead(call, passed) if call else None
-            if taken is not False:
-                return bool(taken)
-        return False
-
-    def _try_ahead(self, call: Batch, passed: list[Held]) -> bool | None:
-        """Send a call before its turn; gives whether it was taken, None where it must not or cannot go out.
-
-        `passed` are calls to reject if it is taken, with their answers; if it is not, it becomes one of them.
-        """
+    def _try_ahead(self, call: Batch) -> bool:
+        """Send a call before its turn; whether it was taken."""
         round_ = self.round
-        if not round_.allow(1) or not self._wait_for_turn(call):
-            return None
+        if not self._wait_for_turn(call):
+            return False
         decision = self._attempt(call, Tries(), is_ahead=True)
         if decision.action is Action.DELIVERED:
-            for held in passed:
-                round_.hold(held)
-                self.ahead.add(held.call.first_seq)
             self._note_delivered_ahead(call, decision.status)
             return True
         round_.give_back(1)
+        self._note_retry(decision)
         if decision.action in {Action.REFUSED, Action.STOP}:
             round_.end_by(decision)
-            return None
-        with round_.noting():
-            round_.failed_alone.add(call.first_seq)
-        passed.append(Held(call, decision.reason, overtaken=True))
+        elif not decision.requested:
+            with round_.noting():
+                round_.failed_alone.add(call.first_seq)
         return False
 
     def _hold(self, batch: Batch, decision: Decision) -> bool:
-        """Hold a call that was refused alone; False where its lane is refused as a whole."""
-        held = self.round.hold(Held(batch, decision.reason))
-        if held < MOST_REFUSED or self._other_is_taken(batch, decision, MOST_REFUSED):
+        """Hold a call that failed alone; False where its lane cannot go on."""
+        if decision.action is Action.SPLIT:
+            held = self.round.hold(Held(batch, decision.reason))
+            if held < MOST_REFUSED:
+                return True
+            taken = self._other_is_taken(batch, MOST_REFUSED)
+            return held < MOST_HELD if taken is None else taken
+        error = decision.error or self.round.not_taken(decision)
+        if self.round.hold(Held(batch, decision.reason, error)) < MOST_PASSED:
             return True
-        return not self.has_others and held < MOST_HELD
+        self.round.end(error)
+        return False
 
     def _reject(self, batch: Batch, decision: Decision) -> bool:
         """Reject a call that is the cause of its failures."""
-        overtaken = decision.action is Action.GIVE_UP and not self.has_others
-        self.round.hold(Held(batch, decision.reason, overtaken))
+        self.round.hold(Held(batch, decision.reason))
         with self.round.noting():
             with transaction(self.db):
                 self.round.write_held(self.db)
@@ -249,12 +218,7 @@ class Worker:
 
     def _wait_for_retry(self, decision: Decision) -> bool:
         """Wait before a retry; False where the round is over."""
-        destination = self.round.destination
-        late = destination.error(
-            f"{destination.name} does not take the calls ({decision.reason}), "
-            "and the time for this run is up",
-            "run it again; nothing is lost",
-        )
+        late = self.round.not_taken(decision, ", and the time for this run is up")
         return self.round.wait(self.round.pause_left if decision.requested else decision.wait, late)
 
     def _note_delivered(self, batch: Batch, attempts: int, status: int) -> None:
@@ -275,5 +239,5 @@ class Worker:
                 outbox.note_delivered_ahead(self.db, call)
                 receipts.note(self.db, call, round_.terms.run_id, 1, status, round_.now())
             round_.accepted(call)
-        self.ahead.add(call.first_seq)
+        self.others.done.add(call.first_seq)
         round_.observer.delivered(1)

@@ -1,0 +1,37 @@
+"""Others: calls of a lane that may go out before their turn, each the first one of its user that waits."""
+
+import duckdb
+
+from retl.delivery import outbox
+from retl.delivery.batch import Batch
+
+LOOKED_UP = 200
+"""Calls that are looked up at a time."""
+
+
+class Others:
+    """The other calls of a lane, each given once, while one call of it does not get through.
+
+    Attributes:
+        done: places of those that were accepted.
+    """
+
+    def __init__(self, db: duckdb.DuckDBPyConnection, lane: int) -> None:
+        self.done: set[int] = set()
+        self._db = db
+        self._lane = lane
+        self._found: list[Batch] = []
+
+    def behind(self, batch: Batch) -> Batch | None:
+        """The next one behind a batch; None where there is none that was not given before."""
+        if not self._found:
+            self._found = outbox.first_of_others(self._db, self._lane, batch.last_seq, LOOKED_UP)
+        while self._found:
+            other = self._found.pop()
+            if other.first_seq > batch.last_seq:
+                return other
+        return None
+
+    def without_done(self, batch: Batch) -> Batch | None:
+        """A batch without the calls that were accepted before their turn; None where none is left."""
+        return batch.without(self.done) if self.done else batch
