@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from retl.cli.console import as_json_line, console
+from retl.cli.console import Printer, as_json_line, console
 from retl.cli.options import AS_JSON, MOST, ONE_SYNC, REHEARSAL, STATE_DIR
 from retl.cli.receivers import reason_meaning
 from retl.clock import SystemClock
@@ -35,11 +35,17 @@ def rejected_command(sync: str, limit: int, as_json: bool, rehearsal: bool, stat
             listed = {"rows": [row.as_json() for row in rows], "calls": [call.as_json() for call in calls]}
             click.echo(as_json_line({"sync": session.sync.name, **listed}))
         else:
-            console().print(rejected_report(session.sync.name, rows, calls))
+            console().print(
+                rejected_report(
+                    session.sync.name, rows, calls, Printer(rehearsal=rehearsal, state_dir=state_dir)
+                )
+            )
     return 0
 
 
-def rejected_report(sync: str, rows: Sequence[RejectedRow], calls: Sequence[RejectedCall]) -> RenderableType:
+def rejected_report(
+    sync: str, rows: Sequence[RejectedRow], calls: Sequence[RejectedCall], printer: Printer
+) -> RenderableType:
     """Rejected rows and calls, the meaning of their reasons, and what can be done about the calls."""
     if not rows and not calls:
         return Text("nothing is rejected")
@@ -52,10 +58,10 @@ def rejected_report(sync: str, rows: Sequence[RejectedRow], calls: Sequence[Reje
     parts += [Text(f"{reason}: {reason_meaning(reason)}", "dim") for reason in reasons]
     if any(reason not in REASONS for reason in reasons):
         parts.append(Text("what it is of a row: retl explain SYNC KEY --receiver all", "dim"))
-    if any(call.reason == Reason.REFUSED for call in calls):
-        parts.append(Text(f"to send refused calls again: retl retry {sync}", "dim"))
+    if any(call.reason == Reason.REFUSED for call in calls) and not printer.rehearsal:
+        parts.append(Text(f"to send refused calls again: retl retry {sync}{printer.flags}", "dim"))
     if calls:
-        parts.append(Text(f"to forget the calls: retl discard {sync}", "dim"))
+        parts.append(Text(f"to forget the calls: retl discard {sync}{printer.flags}", "dim"))
     return Group(*parts)
 
 

@@ -32,7 +32,9 @@ def retry_command(sync: str, stale: bool, deadline: float, as_json: bool, state_
     for session in find_sessions([sync], state_dir, rehearsal=False):
         printer = Printer(as_json, state_dir=state_dir)
         if not state_exists(session.state_path):
-            click.echo(f"{session.sync.name}: there are no calls to send again")
+            name = session.sync.name
+            nothing = f"{name}: there are no calls to send again"
+            click.echo(as_json_line({"sync": name, "status": "never"}) if as_json else nothing)
             continue
         result = _retry_one(session, stale, deadline)
         codes.append(result.run.exit_code or int(result.left.overtaken > 0))
@@ -71,12 +73,12 @@ def _print(printer: Printer, result: Retry) -> None:
         found: dict[str, Any] = {"overtaken": left.overtaken, "unfit": left.unfit}
         click.echo(as_json_line({**run.as_json(), "left": found}))
     else:
-        _print_lines(result)
+        _print_lines(result, printer.flags)
     if run.error is not None:
         printer.error(run.error)
 
 
-def _print_lines(result: Retry) -> None:
+def _print_lines(result: Retry, flags: str) -> None:
     run, left = result.run, result.left
     again = run.calls.enqueued or 0
     delivered = f"{count(run.calls.delivered or 0, 'call')} delivered"
@@ -89,10 +91,10 @@ def _print_lines(result: Retry) -> None:
     if left.overtaken:
         click.echo(
             f"  {count(left.overtaken, 'call')} not sent: a newer call of the user was made since; "
-            f"`retl retry {run.sync} --stale` sends them all the same"
+            f"`retl retry {run.sync}{flags} --stale` sends them all the same"
         )
     if left.unfit:
         click.echo(
-            f"  {count(left.unfit, 'call')} not sent: Segment would drop them, see retl rejected {run.sync}; "
-            f"`retl discard {run.sync}` forgets them"
+            f"  {count(left.unfit, 'call')} not sent: Segment would drop them, see "
+            f"`retl rejected {run.sync}{flags}`; `retl discard {run.sync}{flags}` forgets them"
         )
