@@ -293,6 +293,27 @@ def test_a_rejected_call_knows_that_a_newer_one_of_its_user_left(state: State) -
     assert [("k0", True), ("k1", True)] == rows(state, found)
 
 
+@pytest.mark.rule("D2")
+def test_a_call_that_left_before_its_turn_without_an_answer_is_unsure(state: State, clock: FakeClock) -> None:
+    """Its answer got lost, so that it goes out once more in its turn, and that is counted."""
+    fill(state, 4, users=4)
+    replies = {0: [Reply(404)] * 99, 1: [LOST], 2: [LOST], 3: [LOST]}
+
+    def reply(call: dict[str, Any]) -> Reply | None:
+        left = replies.get(call["properties"]["n"])
+        return left.pop() if left else None
+
+    with Sandbox(now=clock.now, reply_if=reply) as sandbox, segment(sandbox.url, clock) as to:
+        first = send(state, to, clock)
+        replies.clear()
+        second = send(state, to, clock)
+    assert 4 == first.delivered + first.rejected + second.delivered
+    lost = [request for request in sandbox.requests if request.status is None]
+    assert len(lost) == 3
+    assert 0 < first.unsure + second.unsure <= 3
+    assert outbox.may_have_arrived(state.db)
+
+
 def test_a_stop_while_a_call_fails_is_not_due_to_the_call(state: State, sandbox: Sandbox) -> None:
     """Where the write key is refused in the end, newer calls could tell nothing of the failures before."""
     fill(state, 1)

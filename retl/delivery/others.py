@@ -14,10 +14,12 @@ class Others:
 
     Attributes:
         done: places of those that were accepted.
+        unsure: places of those that went out, and no answer came.
     """
 
     def __init__(self, db: duckdb.DuckDBPyConnection, lane: int) -> None:
         self.done: set[int] = set()
+        self.unsure: set[int] = set()
         self._db = db
         self._lane = lane
         self._found: list[Batch] = []
@@ -35,3 +37,9 @@ class Others:
     def without_done(self, batch: Batch) -> Batch | None:
         """A batch without the calls that were accepted before their turn; None where none is left."""
         return batch.without(self.done) if self.done else batch
+
+    def unsure_behind(self, batch: Batch, seq: int) -> int:
+        """How many calls of a batch, behind a place, went out before their turn without an answer."""
+        if not self.unsure:
+            return 0
+        return sum(place > seq for place in self.unsure.intersection(batch.seqs.tolist()))

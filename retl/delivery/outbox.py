@@ -353,4 +353,4 @@ def refuse(db: duckdb.DuckDBPyConnection, batch: Batch) -> RefusedCall:
 def may_have_arrived(db: duckdb.DuckDBPyConnection) -> bool:
     """Whether a call of this outbox was accepted, or went out without an answer."""
     unsure = db.execute("SELECT 1 FROM state.mark WHERE attempted > delivered LIMIT 1").fetchone()
-    return unsure is not None or receipts.accepts(db)
+    return unsure is not None or receipts.is_there_any(db)

@@ -24,7 +24,10 @@ def note(
 def note_repeat(
     db: duckdb.DuckDBPyConnection, batch: Batch, run_id: str, repeated: int, attempted_at: datetime
 ) -> None:
-    """Note that so many calls of a batch are about to go out once more, as no answer had come."""
+    """Note that so many calls of a batch are about to go out once more, as no answer had come.
+
+    With 0: that it went out before its turn, and no answer came.
+    """
     row = [0, 0, repeated, 0, 0, attempted_at]
     db.execute(_NOTE, [run_id, batch.lane, batch.first_seq, batch.last_seq, *row])
 
@@ -87,6 +90,11 @@ def sent(db: duckdb.DuckDBPyConnection, run_id: str) -> Sent:
 def forget(db: duckdb.DuckDBPyConnection, run_ids: list[str]) -> None:
     """Forget the receipts of these runs."""
     db.execute("DELETE FROM state.receipt WHERE list_contains(?, run_id)", [run_ids])
+
+
+def is_there_any(db: duckdb.DuckDBPyConnection) -> bool:
+    """Whether a batch from this outbox ever arrived, or may have."""
+    return db.execute("SELECT 1 FROM state.receipt LIMIT 1").fetchone() is not None
 
 
 def accepts(db: duckdb.DuckDBPyConnection) -> bool:

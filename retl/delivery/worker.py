@@ -121,6 +121,7 @@ class Worker:
         """Send a batch once. That it goes out is noted before, and what is not known any more after."""
         round_ = self.round
         repeated = int(np.searchsorted(batch.seqs, self.attempted, side="right"))
+        repeated += self.others.unsure_behind(batch, self.attempted)
         with round_.noting(), transaction(self.db):
             if not is_ahead:
                 outbox.note_attempted(self.db, batch.lane, max(self.attempted, batch.last_seq))
@@ -132,6 +133,10 @@ class Worker:
         elif repeated:
             with round_.noting():
                 receipts.forget_repeat(self.db, batch, round_.terms.run_id)
+        if is_ahead and decision.unsure:
+            self.others.unsure.add(batch.first_seq)
+            with round_.noting():
+                receipts.note_repeat(self.db, batch, round_.terms.run_id, 0, round_.now())
         if is_ahead or decision.action is Action.DELIVERED:
             return decision
         if decision.unsure:
