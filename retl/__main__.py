@@ -1,9 +1,14 @@
 """The command `retl`, which `python -m retl` is as well."""
 
+import os
+import signal
 import sys
 
-from retl.errors import ConfigError
-from retl.system import system_error
+# Until there is anything to end in good order, Ctrl-C ends the process without a trace of Python.
+signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+
+from retl.errors import ConfigError  # noqa: E402
+from retl.system import system_error  # noqa: E402
 
 try:
     from retl.cli.main import main
