@@ -46,10 +46,10 @@ _BEFORE_ROWS = re.compile("(Binder|Catalog|Parser) Error")
 
 _WRITING_FUNCTIONS = re.compile(
     r"nextval|setval|(force_)?checkpoint|json_execute_serialized_sql|(postgres|mysql)_execute"
-    r"|(enable|disable)_logging|write_log|truncate_duckdb_logs",
+    r"|(enable|disable)_(logging|profiling)|write_log|truncate_duckdb_logs|query",
     re.IGNORECASE,
 )
-"""Functions that write to the database, its log, or another database that is attached."""
+"""Functions that write to the database, its log or one that is attached, or run the SQL of a text."""
 
 
 class DuckDBWarehouse(Warehouse):

@@ -54,6 +54,9 @@ _WRITING_FUNCTIONS = re.compile(
   | pg_replication_slot_advance | pg_logical_slot_get(_binary)?_changes
   | pg_(reload_conf|rotate_logfile|switch_wal|create_restore_point|promote|wal_replay_(pause|resume))
   | pg_(backup_start|backup_stop|start_backup|stop_backup) | pg_stat(_statements)?_reset\w*
+  | pg_import_system_collations | pg_replication_origin_\w+ | pg_sync_replication_slots
+  | pg_(export|log_standby)_snapshot | pg_ls_\w+ | pg_stat_file | gin_clean_pending_list | brin_\w+
+  | ts_stat | (query|cursor)_to_xml\w*
     """,
     re.VERBOSE | re.IGNORECASE,
 )
@@ -344,6 +347,8 @@ _ITEM = re.compile(r'"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<brace>[{}])|(?P<plain>[^{
 
 def _items(text: str) -> list[Any]:
     """The elements of an array that Postgres wrote as text, each a text or None."""
+    if "{" not in text:  # int2vector and oidvector: `1 2`
+        return list(text.split())
     open_lists: list[list[Any]] = [[]]
     # The text before the first brace says only at which number the elements begin.
     for item in _ITEM.finditer(text, text.index("{")):

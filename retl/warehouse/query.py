@@ -33,8 +33,9 @@ _WRITING_WORDS = (
 )
 _RUNNING_WORDS = "EXEC|EXECUTE"
 _BATCH_WORDS = (
-    "BACKUP|CHECKPOINT|DBCC|DECLARE|DENY|DUMP|KILL|LOAD|RECONFIGURE|RESTORE|REVERT|SET|SHUTDOWN"
-    "|UPDATETEXT|WAITFOR|WRITETEXT"
+    "ALTER|BACKUP|BEGIN|BULK|CHECKPOINT|CLOSE|COMMIT|CREATE|DBCC|DEALLOCATE|DECLARE|DELETE|DENY|DROP|DUMP"
+    "|GOTO|GRANT|IF|INSERT|KILL|LOAD|OPEN|PRINT|RAISERROR|RECONFIGURE|RESTORE|RETURN|REVERT|REVOKE|ROLLBACK"
+    "|SAVE|SET|SHUTDOWN|TRIGGER|TRUNCATE|UPDATE|UPDATETEXT|USE|WAITFOR|WHILE|WRITETEXT"
 )
 """Words that T-SQL reserves for statements, so that nothing else has such a name."""
 
@@ -82,7 +83,7 @@ def one_query(model: Model, grammar: Grammar) -> str:
             does more than read.
     """
     refuse_odd_characters(model)
-    tokens = _tokens(model.sql, grammar)
+    tokens = _tokens(model, grammar)
     words = [token for token in tokens if not token.is_end]
     if not words:
         raise no_sql(model)
@@ -99,6 +100,9 @@ def one_query(model: Model, grammar: Grammar) -> str:
     else:
         _refuse_by_tree(model, tree, words)
     _refuse_functions(model, words, grammar)
+    spelled = " ".join(word.text.upper() for word in words if not word.is_constant)
+    if " NEXT VALUE FOR " in spelled:
+        raise more_than_read(model, "NEXT VALUE FOR")
     if grammar.has_batches:
         _refuse_batches(model, words)
     if grammar.runs_comments:
@@ -147,17 +151,21 @@ def _line(model: Model, start: int) -> int:
     return model.sql.count("\n", 0, start) + 1
 
 
-def _tokens(sql: str, grammar: Grammar) -> Sequence[_Token]:
+def _tokens(model: Model, grammar: Grammar) -> Sequence[_Token]:
     """The tokens that are not comments, as sqlglot finds them; by `Grammar.token` where it fails."""
+    sql = model.sql
     if grammar.parser is None or "{#" in sql:  # which sqlglot takes for a comment, and no database does
-        return _matched_tokens(sql, grammar.token)
+        return _matched_tokens(model, grammar.token)
     from sqlglot.dialects.dialect import Dialect
     from sqlglot.errors import SqlglotError
 
     try:
         found = Dialect.get_or_raise(grammar.parser).tokenize(sql)
     except SqlglotError:
-        return _matched_tokens(sql, grammar.token)
+        return _matched_tokens(model, grammar.token)
+    if any(token.token_type.name == "STRING" and not _TEXT.match(sql, token.start) for token in found):
+        # sqlglot takes all that follows a word such as FETCH for one text, where it begins a command.
+        return _matched_tokens(model, grammar.token)
     return [
         _Token(
             token.text,
@@ -170,8 +178,17 @@ def _tokens(sql: str, grammar: Grammar) -> Sequence[_Token]:
     ]
 
 
-def _matched_tokens(sql: str, pattern: re.Pattern[str]) -> Sequence[_Token]:
-    matches = [found for found in pattern.finditer(sql) if not found["comment"]]
+_TEXT = re.compile(r"(?:\w*|[uU]&|@\w*)['\"$`]")
+"""The beginning of a text in quotes."""
+
+
+def _matched_tokens(model: Model, pattern: re.Pattern[str]) -> Sequence[_Token]:
+    for found in pattern.finditer(model.sql):
+        if found["comment"] and re.search(r"\r(?!\n)|(?!^)/\*", found["comment"]):
+            raise more_than_read(
+                model, "a comment that not all databases end in the same place", found.start()
+            )
+    matches = [found for found in pattern.finditer(model.sql) if not found["comment"]]
     return [
         _Token(
             found[0].strip('"`'),
@@ -240,6 +257,8 @@ def _refuse_batches(model: Model, words: Sequence[_Token]) -> None:
 
 def _refuse_functions(model: Model, words: Sequence[_Token], grammar: Grammar) -> None:
     for word, after in pairwise(words):
+        if after.text.upper() == "NEXTVAL" and word.text == "." and not after.is_constant:
+            raise more_than_read(model, "nextval", after.start)
         is_call = after.text == "(" and not word.is_constant
         if is_call and grammar.writing_functions.fullmatch(word.text):
             raise more_than_read(model, f"the function {word.text.lower()}", word.start)

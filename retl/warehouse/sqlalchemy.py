@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import sqlalchemy
 from sqlalchemy.engine import URL, Connection, CursorResult, Engine
-from sqlalchemy.exc import DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
 from retl.address import shown, without_secrets
 from retl.errors import ConfigError, ModelError, WarehouseError
@@ -164,6 +164,9 @@ class SQLAlchemyWarehouse(Warehouse):
             raise self._not_installed(dialect) from None
         except ImportError as error:
             raise self._not_installed(error.name or self._url.drivername) from None
+        except ArgumentError:
+            # Its text, and the trace of it, show what was set.
+            raise self._unusable(ValueError("a part of it is not as this kind of database has it")) from None
         except ValueError as error:
             raise self._unusable(error) from None
         sqlalchemy.event.listen(engine, "connect", self._prepare)
