@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from retl.delivery import outbox, receipts, rejected
 from retl.delivery.deliver import settle
 from retl.engine import snapshot
-from retl.state import State
+from retl.run import complete_records, keeps_all_runs
+from retl.state import FirstPass, State
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ def waiting(state: State) -> Waiting:
 def discard_rejected(state: State) -> int:
     """Forget the rejected calls; gives how many."""
     with state.transaction():
+        complete_records(state.db)  # which counts them
         return rejected.discard(state.db)
 
 
@@ -36,16 +38,24 @@ def discard_pending(state: State) -> int:
     """Drop the calls that wait, and let their rows be as they were when they were last delivered.
 
     So the next run finds these changes anew, and makes calls of them by the files as they are then, under
-    other message ids. A row with two calls, of which one was delivered, makes both of them again. Where
-    nothing was ever delivered the next run is a first pass.
+    other message ids. A call stays where another one of its change was delivered. Where nothing was ever
+    delivered the next run is a first pass.
 
     Returns:
         How many calls were dropped.
     """
+    db = state.db
     with state.transaction():
-        settle(state.db)
-        dropped = outbox.drop(state.db)
-        snapshot.put_back(state.db)
-        if snapshot.row_count(state.db) == 0 and not receipts.accepts(state.db):
+        settle(db)
+        outbox.list_waiting(db)
+        snapshot.spare_halves(db)
+        dropped = outbox.drop(db)
+        snapshot.put_back(db)
+        if outbox.is_empty(db) and snapshot.row_count(db) == 0 and _never_delivered(state):
             snapshot.forget(state)
     return dropped
+
+
+def _never_delivered(state: State) -> bool:
+    was_sent = state.metadata.first_pass is FirstPass.SENT
+    return was_sent and keeps_all_runs(state.db) and not receipts.accepts(state.db)

@@ -46,7 +46,7 @@ def _keep_what_discard_needs(db: duckdb.DuckDBPyConnection) -> None:
     db.execute(
         """
         CREATE TABLE state.replaced AS
-        SELECT NULL::VARCHAR AS run_id, key, row, stale FROM state.snapshot LIMIT 0
+        SELECT NULL::VARCHAR AS run_id, key, row, stale, 0::BIGINT AS calls FROM state.snapshot LIMIT 0
         """
     )
     db.execute("ALTER TABLE state.receipt ADD COLUMN repeated INTEGER DEFAULT 0")

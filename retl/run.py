@@ -196,11 +196,21 @@ def open_run(db: duckdb.DuckDBPyConnection, run: Run) -> None:
 
     To be run in a transaction.
     """
-    cut_off = db.execute("SELECT run_id, record FROM state.run WHERE record ->> '$.exit_code' IS NULL")
-    for run_id, record in cut_off.fetchall():
-        completed = json.dumps(_completed(db, json.loads(record)))
-        db.execute("UPDATE state.run SET record = ? WHERE run_id = ?", [completed, run_id])
+    complete_records(db)
     keep_run(db, run)
+
+
+def complete_records(db: duckdb.DuckDBPyConnection) -> None:
+    """Complete the records of runs that were cut off; to be run in a transaction."""
+    cut_off = db.execute(
+        """
+        SELECT run_id, record FROM state.run
+        WHERE record ->> '$.exit_code' IS NULL AND record ->> '$.completed' IS NULL
+        """
+    )
+    for run_id, record in cut_off.fetchall():
+        completed = json.dumps({**_completed(db, json.loads(record)), "completed": True})
+        db.execute("UPDATE state.run SET record = ? WHERE run_id = ?", [completed, run_id])
 
 
 def _completed(db: duckdb.DuckDBPyConnection, record: dict[str, Any]) -> dict[str, Any]:
@@ -280,6 +290,6 @@ def last_run(db: duckdb.DuckDBPyConnection) -> PastRun | None:
     if row is None:
         return None
     kept = json.loads(row[0])
-    if kept["exit_code"] is None:
+    if kept["exit_code"] is None and "completed" not in kept:
         kept = _completed(db, kept)
     return PastRun(kept["started_at"], kept["status"], kept["exit_code"], kept["calls"]["delivered"])

@@ -30,7 +30,8 @@ CREATE TABLE state.replaced (
     run_id VARCHAR NOT NULL,             -- the run that found the change
     key    VARCHAR NOT NULL,
     row    STRUCT("retl.empty" BOOLEAN),
-    stale  BOOLEAN NOT NULL
+    stale  BOOLEAN NOT NULL,
+    calls  BIGINT NOT NULL               -- that the change made
 );
 
 -- Calls that Segment has not accepted yet, finished and in the order in which they leave.

@@ -8,6 +8,7 @@ import pytest
 from delivery import IDENTIFY, TRACK, Shop, Table, rows, segment
 from harness import Retl, runner
 
+from retl.delivery import outbox, rejected
 from retl.discard import Waiting, discard_pending, discard_rejected, waiting
 from retl.engine.snapshot import forget
 from retl.job import Job, Options
@@ -19,6 +20,15 @@ from retl.state import State, open_state
 IDENTIFY_AND_REMOVED = IDENTIFY.replace(
     "plan: plan}", "plan: plan}\n  removed: {traits: {gone: {value: true}}}"
 )
+
+
+AUDIENCE = """\
+sql: SELECT * FROM users
+primary_key: id
+audience: {user_id: user, name: VIP}
+initial: send
+guards: {removed: off, changed: off, added: off, min_rows: 0}
+"""
 
 
 @pytest.fixture
@@ -38,6 +48,13 @@ def again(shop: Shop, stale: bool = False) -> Retry:
     with open_state(shop.state_path, "shop") as state, segment(shop.url) as to:
         job = Job(shop.sync, shop.model, state, people(), Options(), shop.clock)
         return retry(job, to, stale)
+
+
+def sent_once_more(shop: Shop) -> None:
+    """A `retl retry` that was killed before its calls left."""
+    with opened(shop) as state, state.transaction():
+        assert 1 == rejected.take_again(state.db, stale=False)
+        outbox.enqueue_again(state.db)
 
 
 def opened(shop: Shop) -> State:
@@ -99,6 +116,10 @@ def test_a_refused_call_that_was_overtaken_goes_again_only_when_asked(
     sandbox.reject_if = None
     stays = again(shop)
     assert (0, 1) == (stays.run.calls.enqueued, stays.left.overtaken)
+    sandbox.reject_if = lambda _: True
+    assert 1 == again(shop, stale=True).run.calls.rejected
+    sandbox.reject_if = None
+    assert 1 == again(shop).left.overtaken
     goes = again(shop, stale=True)
     assert (1, 1, 0) == (goes.run.calls.enqueued, goes.run.calls.delivered, goes.left.overtaken)
 
@@ -160,8 +181,7 @@ def test_a_change_behind_a_call_that_is_sent_again_is_taken_back(tmp_path: Path,
 
     sandbox.reject_if = lambda call: call["traits"].get("plan") == "bad"
     shop.run(people(ada="bad", bob="new", eve="pro"))
-    sandbox.script([Reply(401)])
-    assert 2 == again(shop).run.exit_code
+    sent_once_more(shop)
     sandbox.reject_if, sandbox.reply_if = None, lambda _: Reply(500)
     assert 3 == shop.run(people(bob="new", eve="pro")).exit_code
     with opened(shop) as state:
@@ -194,8 +214,7 @@ def test_a_call_that_is_sent_again_is_no_rest_of_a_full_run(tmp_path: Path, sand
     shop.run(table)
     sandbox.reject_if = lambda call: call["userId"] == "ada"
     assert (1, 1) == ((run := shop.run(table, Options(full=True))).exit_code, run.calls.rejected)
-    sandbox.script([Reply(401)])
-    assert 1 == again(shop).run.calls.pending
+    sent_once_more(shop)
     sandbox.reject_if = None
     full = shop.run(table, Options(full=True))
     assert (True, 3, 4) == (full.full, full.calls.enqueued, full.calls.delivered)
@@ -220,6 +239,52 @@ def test_a_first_pass_that_is_taken_back_is_a_first_pass_again(tmp_path: Path, s
     with opened(shop) as state:
         assert 2 == discard_pending(state)
         assert (None, None) == (state.metadata.first_pass, state.metadata.mapping)
+
+
+@pytest.mark.rule("L16")
+def test_one_of_two_calls_of_a_change_is_not_taken_back(tmp_path: Path, sandbox: Sandbox) -> None:
+    """Where a user has left an audience and the next one has not come yet, the call for that stays."""
+    shop = Shop(tmp_path, sandbox.url, AUDIENCE)
+    shop.run(Table({"id": ["k"], "user": ["ada"]}))
+    moved = Table({"id": ["k"], "user": ["bob"]})
+    assert 1 == shop.run(moved, Options(limit=1)).calls.pending
+    with opened(shop) as state:
+        assert 0 == discard_pending(state)
+    shop.run(Table({"id": ["k"], "user": ["ada"]}))
+    assert [
+        ("ada", "Entered"),
+        ("ada", "Exited"),
+        ("bob", "Entered"),
+        ("bob", "Exited"),
+        ("ada", "Entered"),
+    ] == [(call["userId"], call["event"].removeprefix("Segment ")) for call in sandbox.accepted]
+
+
+@pytest.mark.rule("L16")
+def test_a_column_of_another_type_keeps_what_is_put_back(tmp_path: Path, sandbox: Sandbox) -> None:
+    """A text that was delivered is put back as it was, though the column holds numbers by then."""
+    shop = Shop(tmp_path, sandbox.url, IDENTIFY)
+    shop.run(people(ada="abc", bob="abc"))
+    sandbox.reject_if = lambda _: True
+    assert 3 == shop.run(people(ada="def", bob="def")).exit_code
+    numbers = Table({"id": ["ada", "bob"], "name": ["ADA", "BOB"], "plan": [1, 2]})
+    assert 3 == shop.run(numbers).exit_code
+    with opened(shop) as state:
+        discard_pending(state)
+        assert [("abc",)] == rows(state, "SELECT DISTINCT row.plan ->> '$' FROM state.snapshot")
+
+
+def test_a_silent_baseline_is_none_again_only_by_a_reset(tmp_path: Path, sandbox: Sandbox) -> None:
+    """After a silent baseline, changes that are taken back are changes for the next run, too."""
+    shop = Shop(tmp_path, sandbox.url, AUDIENCE.replace("initial: send\n", ""))
+    shop.run(Table({"id": ["k"], "user": ["ada"]}))
+    sandbox.reject_if = lambda _: True
+    assert 3 == shop.run(Table({"id": ["l", "m"], "user": ["bob", "eve"]})).exit_code
+    with opened(shop) as state:
+        discard_pending(state)
+    sandbox.reject_if = None
+    run = shop.run(Table({"id": ["l", "m"], "user": ["bob", "eve"]}))
+    assert (False, 3) == (run.baseline, run.calls.delivered)
 
 
 def test_rejected_calls_are_forgotten(tmp_path: Path, sandbox: Sandbox) -> None:

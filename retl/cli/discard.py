@@ -39,8 +39,11 @@ def discard_command(sync: str, pending: bool, yes: bool, rehearsal: bool, state_
             if not yes:
                 click.confirm(f"{name}: forget {calls} {kind}?", abort=True)
             if pending:
-                discard_pending(state)
-                click.echo(f"{name}: {calls} dropped; the next run finds their changes anew")
+                dropped = discard_pending(state)
+                click.echo(f"{name}: {count(dropped, 'call')} dropped; the next run finds their changes anew")
+                if dropped < found.pending:
+                    stay = count(found.pending - dropped, "call")
+                    click.echo(f"  {stay} not dropped: another call of the change was delivered")
             else:
                 discard_rejected(state)
                 click.echo(f"{name}: {calls} forgotten; the rows behind them count as sent")

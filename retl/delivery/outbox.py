@@ -86,20 +86,19 @@ def enqueue_again(db: duckdb.DuckDBPyConnection) -> None:
     )
 
 
-def drop(db: duckdb.DuckDBPyConnection) -> int:
-    """Take out all calls that wait; gives how many. To be run in a transaction, after `settle`.
-
-    They are in the TEMP table `dropped` (seq, run_id, key, change).
-    """
+def list_waiting(db: duckdb.DuckDBPyConnection) -> None:
+    """Make the TEMP table `dropped` (seq, run_id, key, change) of all calls that wait; after `settle`."""
     db.execute(
         """
         CREATE OR REPLACE TEMP TABLE dropped AS
         SELECT seq, run_id, key, change FROM state.outbox
         """
     )
-    db.execute("DELETE FROM state.outbox")
-    db.execute("DELETE FROM state.mark")
-    row = db.execute("SELECT count(*) FROM dropped").fetchone()
+
+
+def drop(db: duckdb.DuckDBPyConnection) -> int:
+    """Take out the calls of the TEMP table `dropped`; gives how many. To be run in a transaction."""
+    row = db.execute("DELETE FROM state.outbox WHERE seq IN (SELECT seq FROM dropped)").fetchone()
     assert row is not None
     return int(row[0])
 

@@ -119,7 +119,11 @@ def _learnt(new: SyncMapping, shape: SyncMapping, old: SyncMapping | None, send_
 def _with_room(db: duckdb.DuckDBPyConnection, new: SyncMapping, old: SyncMapping) -> SyncMapping:
     """The mapping with types that also hold the values which rows keep from the old snapshot."""
     kept = db.execute(
-        "SELECT count(*) FROM state.snapshot WHERE key IN (SELECT key FROM rejected)"
+        """
+        SELECT
+            (SELECT count(*) FROM state.snapshot WHERE key IN (SELECT key FROM rejected))
+            + (SELECT count(*) FROM state.replaced)
+        """
     ).fetchone()
     types = dict(new.types)
     for column in new.columns:
@@ -189,8 +193,8 @@ def _rebuild_replaced(kept: str, stale: str, row: str) -> str:
     """The statement that gives replaced rows the new shape; `row` is one of them, as it is compared."""
     return f"""\
 CREATE OR REPLACE TABLE state.replaced AS
-SELECT old.run_id, old.key, struct_pack({kept}) AS row, {stale} AS stale
-FROM (SELECT run_id, key, {row}, stale FROM state.replaced) AS old"""
+SELECT old.run_id, old.key, struct_pack({kept}) AS row, {stale} AS stale, old.calls
+FROM (SELECT run_id, key, {row}, stale, calls FROM state.replaced) AS old"""
 
 
 def _kept(column: str, shape: SyncMapping, old: SyncMapping | None) -> str:
@@ -215,9 +219,9 @@ def keep_replaced(db: duckdb.DuckDBPyConnection, run_id: str) -> None:
     db.execute(
         """
         INSERT INTO state.replaced
-        SELECT ?, key, before, stale
-        FROM change
-        WHERE change IN ('changed', 'removed') AND key IN (SELECT key FROM leaving)
+        SELECT ?, key, before, stale, calls
+        FROM change JOIN (SELECT key, count(*) AS calls FROM leaving GROUP BY key) USING (key)
+        WHERE change IN ('changed', 'removed')
         """,
         [run_id],
     )
@@ -226,6 +230,24 @@ def keep_replaced(db: duckdb.DuckDBPyConnection, run_id: str) -> None:
 def forget_replaced(db: duckdb.DuckDBPyConnection) -> None:
     """Forget the rows before changes, as no call waits any more; to be run in a transaction."""
     db.execute("DELETE FROM state.replaced")
+
+
+def spare_halves(db: duckdb.DuckDBPyConnection) -> None:
+    """Take the calls out of the TEMP table `dropped` of whose change another call was delivered.
+
+    No row could be put back to what that leaves: as where somebody left an audience, and nobody came yet.
+    """
+    db.execute(
+        """
+        DELETE FROM dropped
+        WHERE (run_id, key) IN (
+            SELECT (run_id, key)
+            FROM state.replaced JOIN dropped USING (run_id, key)
+            GROUP BY run_id, key, calls
+            HAVING count(*) < calls
+        )
+        """
+    )
 
 
 def put_back(db: duckdb.DuckDBPyConnection) -> None:
@@ -237,7 +259,6 @@ def put_back(db: duckdb.DuckDBPyConnection) -> None:
     """
     db.execute(_FIRST_DROPPED)
     db.execute(_PUT_BACK)
-    forget_replaced(db)
 
 
 _FIRST_DROPPED = """
@@ -265,7 +286,9 @@ UPDATE state.snapshot SET stale = true WHERE key IN (SELECT key FROM first_dropp
 
 DELETE FROM state.snapshot WHERE key IN (SELECT key FROM before_dropped);
 
-INSERT INTO state.snapshot SELECT key, row, stale FROM before_dropped
+INSERT INTO state.snapshot SELECT key, row, stale FROM before_dropped;
+
+DELETE FROM state.replaced WHERE (run_id, key) IN (SELECT (run_id, key) FROM dropped)
 """
 
 
