@@ -51,8 +51,7 @@ def retry(job: Job, destination: Destination, stale: bool) -> Retry:
         record = record.with_calls(again, undated=0, refused=0)
         terms = Terms(record.run_id, began + job.options.deadline_seconds)
         delivery = deliver(state, destination, terms, clock, job.observer)
-        if delivery.undecided:
-            delivery = _put_back(job, delivery, record.run_id)
+        delivery = _put_back(job, delivery, record.run_id)
         record = record.with_delivery(delivery)
     except Exception as error:
         record = record.evolve(error=storage_error(error, state.path) or signals.told(error))
@@ -61,11 +60,12 @@ def retry(job: Job, destination: Destination, stale: bool) -> Retry:
 
 
 def _put_back(job: Job, delivery: Delivery, run_id: str) -> Delivery:
-    """Keep the calls rejected that failed once more: to wait in the outbox would not serve them."""
+    """Keep the calls rejected that did not arrive: the outbox is for changes that were never answered."""
     db = job.state.db
     with job.state.transaction():
         outbox.drop_again(db)
         refused = rejected.put_again_back(db, run_id)
+        rejected.note_still_overtaken(db)
     is_over = delivery.refused and outbox.pending(db) == 0
     error = None if is_over else delivery.error
     return replace(delivery, rejected=delivery.rejected + refused, error=error)

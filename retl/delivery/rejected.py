@@ -148,6 +148,16 @@ def put_again_back(db: duckdb.DuckDBPyConnection, run_id: str) -> int:
     return int(row[0])
 
 
+def note_still_overtaken(db: duckdb.DuckDBPyConnection) -> None:
+    """Let calls of the TEMP table `again` that are rejected once more stay overtaken, where they were."""
+    db.execute(
+        """
+        UPDATE state.rejected_call SET overtaken = true
+        WHERE message_id IN (SELECT message_id FROM again WHERE overtaken)
+        """
+    )
+
+
 def overtake_all(db: duckdb.DuckDBPyConnection) -> None:
     """Let all rejected calls be sent again only where that is asked for; to be run in a transaction."""
     db.execute("UPDATE state.rejected_call SET overtaken = true")
