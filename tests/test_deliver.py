@@ -493,6 +493,14 @@ def test_a_deadline_ends_the_wait_for_an_answer(state: State, sandbox: Sandbox) 
         assert (10, 10) == ((again := send(state, to)).delivered, again.unsure)
 
 
+def test_a_limit_is_of_calls_that_arrive(state: State) -> None:
+    """Bad calls at the head do not use it up."""
+    fill(state, 10, users=10)
+    with refusing(0, 1) as sandbox, segment(sandbox.url) as to:
+        delivery = send(state, to, limit=1)
+    assert ([2], 1, 2) == (numbers(sandbox.accepted), delivery.delivered, delivery.rejected)
+
+
 @pytest.mark.parametrize("limit", [0, 1, 7, 25, 30, 31])
 def test_a_limit_lets_exactly_so_many_leave(state: State, sandbox: Sandbox, limit: int) -> None:
     """`--limit` is a canary: so many calls leave and no more; the rest goes later, each call once."""

@@ -73,7 +73,7 @@ class Terms:
         """The terms for the rest of a run, in which so many calls left already."""
         if self.limit is None:
             return self
-        return replace(self, limit=max(0, self.limit - delivery.delivered - delivery.rejected))
+        return replace(self, limit=max(0, self.limit - delivery.delivered))
 
 
 def time_is_up() -> DeadlineError:

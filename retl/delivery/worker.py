@@ -74,11 +74,12 @@ class Worker:
             if page is None:
                 continue
             for start, stop in cut(page.ends, limits.bytes, limits.calls):
-                calls = self.round.allow(stop - start)
-                if calls:
+                while start < stop:
+                    calls = self.round.allow(stop - start)
+                    if not calls:
+                        return
                     yield page.part(start, start + calls)
-                if calls < stop - start:
-                    return
+                    start += calls
 
     def _deliver(self, whole: Batch, tries: Tries) -> bool:
         """Deliver a batch, however often it takes; False where the lane cannot go on."""
@@ -180,6 +181,7 @@ class Worker:
 
     def _hold(self, batch: Batch, decision: Decision) -> bool:
         """Hold a call that failed alone; False where its lane cannot go on."""
+        self.round.give_back(1)
         if decision.action is Action.SPLIT:
             held = self.round.hold(Held(batch, decision.reason))
             if held < MOST_REFUSED:
