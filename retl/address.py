@@ -40,7 +40,8 @@ def without_secrets(text: str, url: URL) -> str:
     """
     text = text.replace(url.render_as_string(hide_password=False), shown(url))
     password = str(url.password or "")
-    secrets = {one for one in _settings(url) if len(one) >= _LONG_ENOUGH} | ({password} - {""})
+    found = {*_settings(url), url.username or ""}
+    secrets = {one for one in found if len(one) >= _LONG_ENOUGH} | ({password} - {""})
     for secret in sorted(secrets, key=len, reverse=True):
         pattern = "|".join(_spellings(secret))
         if secret != password or len(password) < _LONG_ENOUGH:
@@ -57,6 +58,7 @@ def _settings(url: URL) -> Iterator[str]:
             if name.lower() not in _OPEN_SETTINGS:
                 yield text
                 yield from (part.strip("{}'\" ") for part in re.findall(r"=([^;&]+)", text))
+                yield from text.split()
 
 
 def _spellings(secret: str) -> list[str]:

@@ -43,12 +43,12 @@ def run(job: Job, destination: Destination) -> Run:
     record = begin_run(sync.name, clock.now(), job.options.full)
     terms = Terms(record.run_id, began + job.options.deadline_seconds, job.options.limit)
     try:
-        with state.transaction():
-            open_run(state.db, record)
-        refuse_other_destination(job, destination)
         if resumes_full(job):
             job = resumed(job)
             record = record.evolve(full=False, resumed_full=True)
+        with state.transaction():
+            open_run(state.db, record)
+        refuse_other_destination(job, destination)
         left_over = deliver(state, destination, terms, clock, job.observer)
         record = record.with_delivery(left_over)
         if left_over.undecided or (left_over.error is None and outbox.pending(state.db) == 0):
