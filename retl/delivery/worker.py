@@ -123,11 +123,11 @@ class Worker:
         round_ = self.round
         repeated = int(np.searchsorted(batch.seqs, self.attempted, side="right"))
         repeated += self.others.unsure_behind(batch, self.attempted)
-        with round_.noting(), transaction(self.db):
-            if not is_ahead:
-                outbox.note_attempted(self.db, batch.lane, max(self.attempted, batch.last_seq))
+        with round_.noting():
             if repeated:
                 receipts.note_repeat(self.db, batch, round_.terms.run_id, repeated, round_.now())
+            if not is_ahead:
+                outbox.note_attempted(self.db, batch.lane, max(self.attempted, batch.last_seq))
         decision = round_.destination.send(batch, Attempt(tries.attempts, tries.retries, round_.clock.now()))
         if repeated and decision.may_have_arrived:
             round_.count(unsure=repeated)
