@@ -78,9 +78,9 @@ def run(job: Job, destination: Destination) -> Run:
 
 def resumes_full(job: Job) -> bool:
     """Whether --full is asked for while calls of an earlier one wait."""
-    db = job.state.db
-    is_known = job.state.metadata.mapping is not None  # and not forgotten by a reset
-    return job.options.full and is_known and any_in_full(db, outbox.run_ids(db))
+    if not job.options.full or job.state.metadata.mapping is None:  # a reset has forgotten it
+        return False
+    return any_in_full(job.state.db, outbox.run_ids(job.state.db))
 
 
 def resumed(job: Job) -> Job:

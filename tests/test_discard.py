@@ -166,6 +166,7 @@ def test_pending_calls_are_taken_back_after_an_edit_of_the_mapping(tmp_path: Pat
         )
 
 
+@pytest.mark.slow
 @pytest.mark.rule("L16")
 def test_a_change_behind_a_call_that_is_sent_again_is_taken_back(tmp_path: Path, sandbox: Sandbox) -> None:
     """Calls of --full, and calls that were refused before, do not hide the change of a row behind them."""

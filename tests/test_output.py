@@ -43,6 +43,7 @@ def start(project: Path, *arguments: str, shell: str = "", **environment: str) -
     return done.returncode, done.stdout, done.stderr.decode()
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_stops_no_sync(project: Path) -> None:
     """Where the reader of the output is gone, as with `| head`, all syncs run, and their code counts."""
     reading, writing = os.pipe()
@@ -81,6 +82,7 @@ def test_closed_streams_are_no_place_for_files(project: Path) -> None:
     assert start(project, "reset", "a", "--sandbox", shell="<&-")[0] == 2
 
 
+@pytest.mark.slow
 def test_an_encoding_that_lacks_characters_gets_others_in_their_place(project: Path) -> None:
     """Text that stdout cannot encode is spelled out; JSON stays the same JSON."""
     code, out, err = start(project, "plan", "a", PYTHONIOENCODING="cp1252")

@@ -12,7 +12,11 @@ BOTH = {"id": ["1", "2"], "name": ["Ada", "Grace"], "plan": ["pro", "free"]}
 
 AT_ONCE = RetryPolicy(base=1e-6)
 
-FAILURES = [Reply(400), Reply(500), Reply(lost=True)]
+FAILURES = [
+    Reply(400),
+    pytest.param(Reply(500), marks=pytest.mark.slow),
+    pytest.param(Reply(lost=True), marks=pytest.mark.slow),
+]
 
 
 def failing(reply: Reply, *users: str) -> Sandbox:

@@ -128,6 +128,7 @@ def test_a_server_that_never_answers(
     assert project / "elsewhere" == Path.cwd()
 
 
+@pytest.mark.slow
 @pytest.mark.rule("W8")
 @pytest.mark.parametrize(
     ("driver", "number", "code"),
