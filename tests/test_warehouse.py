@@ -367,6 +367,8 @@ def test_value_that_duckdb_quotes(sql: str, tmp_path: Path) -> None:
         ("ORA-01722: no number: EMAIL", "ORA-01722: no number: EMAIL"),
         ("SQL compilation error: line 1\ninvalid identifier 'LIMIT'", None),
         ("nobody can't read 'Jane", "nobody can't read '…'"),
+        ('invalid input for integer: "5" pipe for Jane 4" wide"', 'invalid input for integer: "…"'),
+        ('invalid input for integer: "email" Jane"', 'invalid input for integer: "…"'),
         ("user jane@example.com has 555 1234-5", "user … has … …"),
         ('column "email" of type INT32 does not exist', 'column "email" of type INT32 does not exist'),
     ],

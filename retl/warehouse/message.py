@@ -62,7 +62,10 @@ def _without_quotes(message: str, known: str) -> str:
             continue
         closing = _PAIRS[sign]
         end = message.find(closing, place + 1)
-        if end < 0 or not _is_in(message[place + 1 : end], known):
+        inside = message[place + 1 : end]
+        # A value may hold the sign, too: then what stands before it is a name only by chance.
+        is_odd = sign == closing and message.count(sign, place) % 2 == 1
+        if end < 0 or is_odd or not re.match(r"[^\W\d]", inside) or not _is_in(inside, known):
             ends = [
                 found.start() for found in re.finditer(rf"{closing}(?!\w)", message) if found.start() > place
             ]
