@@ -599,6 +599,25 @@ def test_wrong_user(postgres_url: str) -> None:
         open_warehouse(postgres_url.replace("postgres:@", "nobody:hush@"), Path())
 
 
+@pytest.mark.rule("W9")
+@pytest.mark.parametrize("url", ["postgresql://u:@/x?host=/x&port=Hunter7", "sqlite://Hunter7:pw@host/"])
+def test_a_url_that_is_not_of_its_kind(url: str) -> None:
+    """A part of a URL that SQLAlchemy does not take is a setting to fix, and is not shown."""
+    with pytest.raises(ConfigError) as error:
+        open_warehouse(url, Path())
+
+    assert "Hunter7" not in f"{error.value} {error.value.hint}"
+
+
+def test_vectors_of_the_catalogue(postgres_url: str) -> None:
+    """Postgres writes an oidvector without braces; its numbers arrive like those of an array."""
+    sql = "SELECT '23 25'::oidvector AS some, ''::oidvector AS none"
+    with open_warehouse(postgres_url, Path()) as warehouse:
+        (row,) = rows(warehouse, sql)
+
+    assert [2, 0] == [len(row["some"]), len(row["none"])]
+
+
 @pytest.mark.rule("G8")
 def test_read_that_breaks_off(postgres_url: str) -> None:
     """A connection lost in the midst of the rows is an error, never an end."""
