@@ -744,7 +744,7 @@ def test_a_project_may_be_moved_and_copied(
     """A state goes with its project; one elsewhere goes to the only file that has the name still."""
     twin.rename(project / "b")
     monkeypatch.chdir(project / "b")
-    shared = ("--state-dir", "../../shared")
+    shared = ("--state-dir", "../../states")
     assert retl("run", "users")[0] == retl("run", "users", *shared)[0] == 0
     shutil.copytree(project / "b", project / "copy")
     monkeypatch.chdir(project / "copy")

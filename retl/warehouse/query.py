@@ -156,6 +156,7 @@ def _tokens(model: Model, grammar: Grammar) -> Sequence[_Token]:
     sql = model.sql
     if grammar.parser is None or "{#" in sql:  # which sqlglot takes for a comment, and no database does
         return _matched_tokens(model, grammar.token)
+    # sqlglot takes part of a second to import, and only models of such databases need it.
     from sqlglot.dialects.dialect import Dialect
     from sqlglot.errors import SqlglotError
 
