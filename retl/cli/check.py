@@ -14,7 +14,7 @@ from retl.checks.static_check import Finding
 from retl.checks.tracking_plan import CHECKER as PLAN
 from retl.checks.tracking_plan import TrackingPlan, read_tracking_plan
 from retl.cli.console import Printer, Ragged, as_json_line, console, count
-from retl.cli.errors import to_report
+from retl.cli.errors import print_failure
 from retl.cli.options import AS_JSON, MOST, RECEIVERS, sync_files
 from retl.cli.receivers import EFFECT_COLORS, looking_job, receiver_settings
 from retl.clock import SystemClock
@@ -79,8 +79,7 @@ def check_command(
             line += _check_connections(session) if connect else ""
             checked = _check_calls(session, names, plan, sample) if names or plan else None
         except Exception as error:
-            found = to_report(error)
-            Printer(as_json).failed(path.stem, found)
+            found = print_failure(Printer(as_json), path.stem, error)
             codes.append(found.exit_code)
             if isinstance(found, Interrupted):
                 break

@@ -5,11 +5,19 @@ import traceback
 from datetime import UTC, datetime
 
 from retl import signals
+from retl.cli.console import Printer
 from retl.damage import storage_error
 from retl.errors import BugError, RetlError
 from retl.version import __version__
 
 log = logging.getLogger("retl")
+
+
+def print_failure(printer: Printer, sync: str, error: Exception) -> RetlError:
+    """Print what kept a command from its work on a sync; gives the error as it was reported."""
+    found = to_report(error)
+    printer.failed(sync, found)
+    return found
 
 
 def to_report(error: BaseException) -> RetlError:

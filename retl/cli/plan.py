@@ -19,7 +19,7 @@ from retl.cli.console import (
     duration,
     undated_sentence,
 )
-from retl.cli.errors import to_report
+from retl.cli.errors import print_failure
 from retl.cli.options import AS_JSON, BACKFILL, MOST, STATE_DIR, SYNCS
 from retl.cli.receivers import reason_meaning
 from retl.clock import SystemClock
@@ -61,8 +61,7 @@ def plan_command(
         try:
             plan = _plan_one(load_session(path, state_dir, rehearsal), options, samples)
         except Exception as error:
-            found = to_report(error)
-            printer.failed(path.stem, found)
+            found = print_failure(printer, path.stem, error)
             codes.append(found.exit_code)
             if isinstance(found, Interrupted):
                 break

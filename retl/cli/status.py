@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from retl.cli.console import Printer, Ragged, as_json_line, console, count
-from retl.cli.errors import to_report
+from retl.cli.errors import print_failure
 from retl.cli.options import AS_JSON, REHEARSAL, STATE_DIR, sync_files
 from retl.config.project import find_project
 from retl.errors import ConfigError, Interrupted
@@ -42,8 +42,7 @@ def status_command(syncs: Sequence[str], as_json: bool, rehearsal: bool, state_d
             own[session.sync.name] = session.state_path
             found.append(sync_status(session))
         except Exception as error:
-            failed = to_report(error)
-            Printer(as_json).failed(path.stem, failed)
+            failed = print_failure(Printer(as_json), path.stem, error)
             codes.append(failed.exit_code)
             if isinstance(failed, Interrupted):
                 break
