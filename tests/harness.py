@@ -41,6 +41,22 @@ Retl = Callable[..., tuple[int, str, str]]
 """Runs a command; gives exit code, stdout and stderr."""
 
 
+TWO_SYNCS = """\
+sql: SELECT 'u1' AS user_id, 'Zürich → 東京' AS city
+warehouse: "duckdb://"
+primary_key: user_id
+identify: {user_id: user_id, traits: {city: city}}
+"""
+
+
+def two_syncs(folder: Path) -> Path:
+    """Make a project of a folder, with two syncs `a` and `b` that are alike; gives the folder."""
+    (folder / "syncs").mkdir()
+    for name in ("a", "b"):
+        (folder / f"syncs/{name}.yml").write_text(TWO_SYNCS, encoding="utf-8")
+    return folder
+
+
 def runner(capsys: pytest.CaptureFixture[str]) -> Retl:
     """Runs commands in the working folder, through the whole command line."""
 

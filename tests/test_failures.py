@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness import Retl, runner
+from harness import TWO_SYNCS as SYNC
+from harness import Retl, runner, two_syncs
 from ruamel.yaml import YAML
 
 from retl.cli.errors import to_report
@@ -18,22 +19,12 @@ from retl.config.project import find_project, load_sync
 from retl.errors import BugError, ConfigError, ExternalError, RetlError, StorageError
 from retl.system import is_there, system_error
 
-SYNC = """\
-sql: SELECT 'u1' AS user_id, 'Zürich' AS city
-warehouse: "duckdb://"
-primary_key: user_id
-identify: {user_id: user_id, traits: {city: city}}
-"""
-
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project with two syncs; the working folder of the test."""
-    (tmp_path / "syncs").mkdir()
-    for name in ("a", "b"):
-        (tmp_path / f"syncs/{name}.yml").write_text(SYNC, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    return two_syncs(tmp_path)
 
 
 @pytest.fixture
@@ -140,6 +131,7 @@ def test_a_bug_in_one_sync_does_not_stop_the_next(
     """A sync that fails with a bug has its own JSON object with exit code 70; the next sync runs."""
     compose = YAML.compose
 
+    # No file is known that leads to a bug, so a library makes one.
     def broken(yaml: YAML, stream: str) -> object:
         if "sql: broken" in stream:
             raise ZeroDivisionError

@@ -9,25 +9,16 @@ from io import BufferedWriter, FileIO
 from pathlib import Path
 
 import pytest
+from harness import two_syncs
 
 from retl.cli import output
 from retl.cli.output import Outlet
-
-SYNC = """\
-sql: SELECT 'u1' AS user_id, 'Zürich → 東京' AS city
-warehouse: "duckdb://"
-primary_key: user_id
-identify: {user_id: user_id, traits: {city: city}}
-"""
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A project with two syncs, whose rows hold characters that few encodings have."""
-    (tmp_path / "syncs").mkdir()
-    for name in ("a", "b"):
-        (tmp_path / f"syncs/{name}.yml").write_text(SYNC, encoding="utf-8")
-    return tmp_path
+    return two_syncs(tmp_path)
 
 
 def start(project: Path, *arguments: str, shell: str = "", **environment: str) -> tuple[int, bytes, str]:

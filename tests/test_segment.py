@@ -10,7 +10,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
 from email.utils import format_datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -540,7 +540,27 @@ def ok() -> bytes:
     return b"HTTP/1.1 200 OK\r\nContent-Length: 17\r\n\r\n" + b'{"success": true}'
 
 
-class Recorder:
+class Served:
+    """A server of a few lines, in a thread of its own; `url` is where it is."""
+
+    def __init__(self, host: str) -> None:
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.url = f"{host}:{self._server.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.join()
+        self._server.close()
+
+    def _serve(self) -> None:
+        raise NotImplementedError
+
+
+class Recorder(Served):
     """A server that gives prepared answers and tells how it was spoken to.
 
     Attributes:
@@ -553,17 +573,7 @@ class Recorder:
         self.heads: list[str] = []
         self.connections = 0
         self._answers = answers
-        self._server = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._server.getsockname()[1]}"
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-
-    def __enter__(self) -> "Recorder":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._thread.join()
-        self._server.close()
+        super().__init__("http://127.0.0.1")
 
     def _serve(self) -> None:
         while self._answers:
@@ -579,7 +589,7 @@ class Recorder:
                     stream.flush()
 
 
-class Dripping:
+class Dripping(Served):
     """A server that begins an answer and sends a byte of its head now and then, until it is left."""
 
     def __init__(self, tls: Path | None, head: bytes) -> None:
@@ -592,17 +602,7 @@ class Dripping:
             authority.cert_pem.write_to_path(self.certificate)
             self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             authority.issue_cert("localhost").configure_cert(self._tls)
-        self._server = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http{'s' if tls else ''}://localhost:{self._server.getsockname()[1]}"
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-
-    def __enter__(self) -> "Dripping":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._thread.join()
-        self._server.close()
+        super().__init__("https://localhost" if tls else "http://localhost")
 
     def _serve(self) -> None:
         connection, _ = self._server.accept()
