@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from retl.version import __version__
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # at run time `__getattr__` loads them
     from retl.api import plan
     from retl.planning import Plan
 

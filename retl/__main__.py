@@ -10,10 +10,10 @@ signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 from retl.errors import ConfigError  # noqa: E402
 from retl.system import system_error  # noqa: E402
 
+# The libraries need some 500 MB of addresses to load; without them there is no console yet.
 try:
     from retl.cli.main import main
 except (ImportError, MemoryError, OSError) as error:
-    # The libraries need some 500 MB of addresses to load; without them there is no console yet.
     failed = system_error(error) or ConfigError(
         "a library is missing or broken", hint="install retl anew: pip install --force-reinstall retl"
     )

@@ -43,7 +43,7 @@ MAX_CALL_BYTES = 32 * 1024
 """A call's size limit (Segment HTTP API docs, "Max request size"; the official clients' 32 << 10)."""
 
 LIBRARY = f'{{"name":"retl","version":"{__version__}"}}'
-"""The library that made a call, as JSON; `context.library` of every call (Segment Spec, common fields)."""
+"""`context.library` of every call, as JSON: the name and version of retl (Segment Spec, common fields)."""
 
 MAX_GROUP_ID = 500
 """A group id's length limit in characters (Segment Unify, product limits)."""
