@@ -83,7 +83,7 @@ def check_sync(
     if sample == 0:
         findings = _ranked(_file_findings(job.sync, settings, plan))
         return CheckReport(job.sync.name, None, None, 0, {}, findings, asked)
-    changes = find_changes(job, open_engine(job, job.deadline)).changes
+    changes = find_changes(job, open_engine(job, job.deadline, every_row=True)).changes
     tally = _Tally()
     checkers: list[Checker] = [
         ReceiverChecker(receivers_reached(job.sync, settings)),

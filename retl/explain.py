@@ -94,10 +94,10 @@ def explain(job: Job, key: str, settings: Mapping[str, Settings]) -> list[Explai
         RetlError: whatever would stop a run before its guards.
     """
     db = job.state.db
-    proposal = find_changes(job, open_engine(job, job.deadline))
+    proposal = find_changes(job, open_engine(job, job.deadline, every_row=True))
     changes = proposal.changes
     found_rows = _find_rows(db, key, changes)
-    db.execute("DELETE FROM change WHERE key NOT IN (SELECT key FROM found)")
+    db.execute("DELETE FROM differing WHERE key NOT IN (SELECT key FROM found)")
     render(job, proposal, connections=1)
     explained = _calls(job, changes, settings, found_rows, None)
     db.execute("DELETE FROM found WHERE key IN (SELECT key FROM call)")

@@ -72,9 +72,24 @@ def _to_schema_4(db: duckdb.DuckDBPyConnection) -> None:
     _add_origin(db)
 
 
+def _render_later(db: duckdb.DuckDBPyConnection) -> None:
+    """Add the hashes of rows, which the next run fills in, and room for calls that are rendered later."""
+    db.execute("ALTER TABLE state.snapshot ADD COLUMN hash UBIGINT")
+    db.execute("ALTER TABLE state.snapshot ADD COLUMN seq BIGINT")
+    db.execute(
+        """
+        CREATE TABLE state.unrendered (
+            lane INTEGER NOT NULL, run_id VARCHAR NOT NULL, first_seq BIGINT NOT NULL,
+            last_seq BIGINT NOT NULL, statement VARCHAR NOT NULL
+        )
+        """
+    )
+
+
 MIGRATIONS: dict[int, Callable[[duckdb.DuckDBPyConnection], None]] = {
     1: _add_stale,
     2: _name_metadata,
     3: _to_schema_4,
+    4: _render_later,
 }
 """The step from each older schema version to the next."""

@@ -52,7 +52,7 @@ def run(job: Job, destination: Destination) -> Run:
         left_over = deliver(state, destination, terms, clock, job.observer)
         record = record.with_delivery(left_over)
         if left_over.undecided or (left_over.error is None and outbox.pending(state.db) == 0):
-            engine = open_engine(job, terms.deadline)
+            engine = open_engine(job, terms.deadline, in_state=True)
             proposal = find_changes(job, engine)
             record = record.with_diff(proposal.diff, proposal.guards, baseline=not proposal.sends)
             guard.stop_if_tripped(sync, proposal.changes, proposal.guards)
@@ -100,6 +100,7 @@ def finish(job: Job, record: Run, seconds: float) -> Run:
         record = record.finished(seconds, waiting, rejected_fails=job.sync.on_rejected == "fail")
         with job.state.transaction():
             keep_run(db, record)
+            snapshot.drop_arriving(db)
             if waiting == 0:
                 snapshot.forget_replaced(db)
     except duckdb.Error as error:
@@ -110,10 +111,17 @@ def finish(job: Job, record: Run, seconds: float) -> Run:
     return record
 
 
-def open_engine(job: Job, deadline: float) -> Engine:
-    """The engine that finds changes, and stops reading at a deadline on the monotonic clock."""
+def open_engine(job: Job, deadline: float, every_row: bool = False, in_state: bool = False) -> Engine:
+    """The engine that finds changes, and stops reading at a deadline on the monotonic clock.
+
+    Args:
+        job: the sync, its state and its warehouse.
+        deadline: on the monotonic clock.
+        every_row: whether the rows that the snapshot has just so are of interest, too.
+        in_state: whether rows may go to the state file before they are a snapshot.
+    """
     warehouse = WatchedWarehouse(job.warehouse, job.observer, job.clock, deadline)
-    return LocalEngine(job.state.db, warehouse)
+    return LocalEngine(job.state.db, warehouse, every_row, in_state)
 
 
 @dataclass(frozen=True)

@@ -23,13 +23,14 @@ from retl.damage import not_readable, own_errors, state_exists, storage_error
 from retl.errors import LockedError, StateError
 from retl.migrations import MIGRATIONS
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 OWNERS = {
     "metadata": "retl.state",
     "snapshot": "retl.engine.snapshot",
     "replaced": "retl.engine.snapshot",
     "outbox": "retl.delivery.outbox",
+    "unrendered": "retl.delivery.outbox",
     "mark": "retl.delivery.outbox",
     "receipt": "retl.delivery.receipts",
     "rejected_row": "retl.delivery.rejected",

@@ -21,7 +21,9 @@ CREATE VIEW state.about AS SELECT schema_version, sync FROM state.metadata;
 CREATE TABLE state.snapshot (
     key   VARCHAR NOT NULL,
     row   STRUCT("retl.empty" BOOLEAN),
-    stale BOOLEAN NOT NULL               -- kept back while the mapping was edited: a change, whatever it holds
+    stale BOOLEAN NOT NULL,              -- kept back while the mapping was edited: a change, whatever it holds
+    hash  UBIGINT,                       -- of what is compared; NULL where it is not known
+    seq   BIGINT                         -- place in the outbox of its call, if that is in `unrendered`
 );
 
 -- Rows as they were before the changes whose calls may still wait in the outbox. The type of "row" is the
@@ -44,6 +46,16 @@ CREATE TABLE state.outbox (
     message_id VARCHAR NOT NULL,
     body       VARCHAR NOT NULL USING COMPRESSION zstd,  -- the call as JSON
     bytes      INTEGER NOT NULL          -- of the body, in UTF-8
+);
+
+-- Calls that Segment has not accepted yet and whose text is made of rows of the snapshot when they leave; a
+-- row for each lane. Beside them the outbox holds only calls that were delivered before their turn.
+CREATE TABLE state.unrendered (
+    lane      INTEGER NOT NULL,
+    run_id    VARCHAR NOT NULL,
+    first_seq BIGINT NOT NULL,
+    last_seq  BIGINT NOT NULL,
+    statement VARCHAR NOT NULL           -- the SELECT of the calls, as it was when they entered the outbox
 );
 
 -- How far each lane of the outbox has got: calls up to `delivered` were accepted; calls beyond it and up

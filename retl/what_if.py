@@ -6,6 +6,7 @@ from retl.calls.render import Rendering, render_calls
 from retl.calls.template import templates
 from retl.config.sync import Change, Sync
 from retl.engine.base import Changes
+from retl.engine.diff import show_changes
 from retl.job import Job
 
 
@@ -24,7 +25,7 @@ def telling_kinds(sync: Sync) -> list[Change]:
 def fill_changes(
     job: Job, changes: Changes, kind: Change, wanted: str = "true", sample: int | None = None
 ) -> int:
-    """Fill the table `change` with staged rows, as if all were of one kind.
+    """Fill the table `differing` with staged rows, as if all were of one kind.
 
     A changed row has all its values from before, but for its message id.
 
@@ -44,6 +45,7 @@ def fill_changes(
         Change.REMOVED: ("row", _nothing_like("row")),
     }[kind]
     job.state.db.execute(_create_changes(before, after, wanted, sample), {"kind": kind.value})
+    show_changes(job.state.db)
     return _count(job, "change")
 
 
@@ -64,18 +66,18 @@ def _nothing_like(value: str) -> str:
 
 
 def _create_changes(before: str, after: str, wanted: str, sample: int | None) -> str:
-    """The statement that makes the table `change` of staged rows, all of them of the kind `$kind`."""
+    """The statement that makes the table of changes, of staged rows, all of them of the kind `$kind`."""
     some = "" if sample is None else f"ORDER BY hash(key), key LIMIT {sample}"
     return f"""\
-CREATE OR REPLACE TEMP TABLE change AS
-SELECT $kind AS change, key, {before} AS before, {after} AS after, false AS stale
+CREATE OR REPLACE TEMP TABLE differing AS
+SELECT $kind AS change, key, {before} AS before, {after} AS after, false AS stale, hash
 FROM stage
 WHERE key IS NOT NULL AND key NOT IN (SELECT key FROM row_fault WHERE key IS NOT NULL) AND {wanted}
 {some}"""
 
 
 def render_what_if(job: Job, changes: Changes) -> int:
-    """Turn the table `change` into the table `call`; returns the number of calls."""
+    """Turn the changes into the table `call`; returns the number of calls."""
     rendering = Rendering(
         sync=changes.sync,
         mapping=changes.mapping,

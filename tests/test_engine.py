@@ -20,7 +20,9 @@ AFTER = {"id": [2, 3, 4, 5, 5, None], "owner": ["u2"] * 6, "value": ["b", "x", "
 """One row is gone, one as it was, one changed, one new; two share a key, one has none."""
 
 CONTRACT = dict(
-    re.findall(r"^    (stage|row_fault|known|change|respelled) +((?:\w+, )*\w+)", base.__doc__ or "", re.M)
+    re.findall(
+        r"^    (stage|row_fault|known|unmatched|change|respelled) +((?:\w+, )*\w+)", base.__doc__ or "", re.M
+    )
 )
 """The tables of the contract as the module's docstring has them, with their columns."""
 
@@ -43,7 +45,7 @@ def after_two_runs(engine: type[LocalEngine], state: State, shop: Shop) -> Chang
 @pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
 def test_an_engine_fills_the_tables_of_the_contract(engine: type[LocalEngine], shop: Shop) -> None:
     """After finding changes there is each table that the contract lists, with these columns and no other."""
-    assert {"stage", "row_fault", "known", "change", "respelled"} == CONTRACT.keys()
+    assert {"stage", "row_fault", "known", "unmatched", "change", "respelled"} == CONTRACT.keys()
     with memory_state() as state:
         after_two_runs(engine, state, shop)
         for table, columns in CONTRACT.items():

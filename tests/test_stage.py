@@ -54,7 +54,8 @@ def test_batches_of_several_types(
     bench: Bench, first: list[Any], second: list[Any], kind: str, texts: list[str | None]
 ) -> None:
     """A column whose type changes from batch to batch keeps each value's spelling."""
-    mapping, _ = stage(bench.state.db, SYNC, read_mapping(SYNC), [batch(["a"], first), batch(["b"], second)])
+    batches = [batch(["a"], first), batch(["b"], second)]
+    mapping = stage(bench.state.db, SYNC, read_mapping(SYNC), batches).mapping
     assert kind == mapping.types["v"]
     assert [("a", texts[0]), ("b", texts[1])] == staged(bench)
 
@@ -100,11 +101,10 @@ def test_types_hold_across_many_batches(bench: Bench) -> None:
         batch([f"{i}" for i in range(start, start + 25_000)], [None] * 25_000)
         for start in range(0, 100_000, 25_000)
     ]
-    mapping, _ = stage(bench.state.db, SYNC, read_mapping(SYNC), [*nulls, batch(["x"], ["text"])])
+    mapping = stage(bench.state.db, SYNC, read_mapping(SYNC), [*nulls, batch(["x"], ["text"])]).mapping
     assert ("VARCHAR", ("x", "text")) == (mapping.types["v"], staged(bench)[-1])
 
-    mapping, _ = stage(
-        bench.state.db, SYNC, read_mapping(SYNC), [batch(["a"], [2**62]), batch(["b"], [Decimal("0.10")])]
-    )
+    batches = [batch(["a"], [2**62]), batch(["b"], [Decimal("0.10")])]
+    mapping = stage(bench.state.db, SYNC, read_mapping(SYNC), batches).mapping
     assert "JSON" == mapping.types["v"]
     assert [("a", '"4611686018427387904"'), ("b", "0.1")] == staged(bench)

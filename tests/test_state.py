@@ -214,30 +214,45 @@ def make_file_of_schema(version: int, path: Path, mapping: dict[str, Any] = MAPP
         db.execute(tables.read_text(encoding="utf-8"))
         metadata = "metadata" if version > 2 else "about"
         db.execute(
-            f"INSERT INTO state.{metadata} VALUES (?, 'users', 'some id', 'some hash', 7, 'sent', ?)",
+            f"""
+            INSERT INTO state.{metadata} (
+                schema_version, sync, destination_id, destination_hash, generation, first_pass, mapping
+            )
+            VALUES (?, 'users', 'some id', 'some hash', 7, 'sent', ?)
+            """,
             [version, json.dumps(mapping)],
         )
         stale = ", false AS stale" if version > 1 else ""
         db.execute(f"CREATE OR REPLACE TABLE state.snapshot AS SELECT 'k' AS key, {{'v': 1}} AS row{stale}")
         db.execute("INSERT INTO state.outbox VALUES (1, 0, 'run', 'k', 'added', 'retl-1', '{}', 2)")
-        db.execute("INSERT INTO state.receipt VALUES ('run', 0, 0, 0, 1, 2, 1, 200, TIMESTAMP '2026-01-01')")
+        if version > 3:
+            db.execute(
+                "CREATE OR REPLACE TABLE state.replaced AS "
+                "SELECT 'run' AS run_id, key, row, stale, 0::BIGINT AS calls FROM state.snapshot LIMIT 0"
+            )
+        repeated = ", 0" if version > 3 else ""
+        answered = "TIMESTAMP '2026-01-01'"
+        db.execute(f"INSERT INTO state.receipt VALUES ('run', 0, 0, 0, 1, 2{repeated}, 1, 200, {answered})")
+        user = ", 'run', 'u', false" if version > 3 else ""
         db.execute(
-            """
+            f"""
             INSERT INTO state.rejected_call VALUES (
-                'run', 'k', 'added', 'retl-0', '{"userId": "u"}', 'refused', '400', TIMESTAMP '2026-01-01'
+                'run', 'k', 'added', 'retl-0', '{{"userId": "u"}}', 'refused', '400', TIMESTAMP '2026-01-01'
+                {user}
             )
             """
         )
 
 
-@pytest.mark.parametrize("version", [1, 2, 3])
+@pytest.mark.parametrize("version", [1, 2, 3, 4])
 def test_an_older_file_is_migrated(path: Path, version: int) -> None:
     """A file of an older schema opens with its rows and pending calls, and is of this schema then."""
     make_file_of_schema(version, path)
 
     for _ in range(2):
         with open_state(path, "users") as state:
-            assert [("k", {"v": 1}, False)] == state.db.execute("SELECT * FROM state.snapshot").fetchall()
+            found = state.db.execute("SELECT * FROM state.snapshot").fetchall()
+            assert [("k", {"v": 1}, False, None, None)] == found
             assert 1 == pending(state.db)
             assert ("some id", 7, FirstPass.SENT) == (
                 state.metadata.destination_id,
@@ -312,7 +327,7 @@ def test_commands_that_look_leave_an_older_file_as_it_is(
     assert before == path.read_bytes()
 
 
-@pytest.mark.parametrize("version", [1, 2, 3])
+@pytest.mark.parametrize("version", [1, 2, 3, 4])
 def test_an_older_retl_says_that_a_newer_one_wrote_the_file(path: Path, version: int) -> None:
     """Where a retl of before schema 3 looks for the version of a migrated file, it finds today's."""
     make_file_of_schema(version, path)
@@ -331,7 +346,8 @@ def test_looking_at_an_older_file_does_not_migrate_it(path: Path) -> None:
     before = path.read_bytes()
 
     with peek_state(path, "users") as state:
-        assert [("k", {"v": 1}, False)] == state.db.execute("SELECT * FROM state.snapshot").fetchall()
+        found = state.db.execute("SELECT * FROM state.snapshot").fetchall()
+        assert [("k", {"v": 1}, False, None, None)] == found
         assert 1 == pending(state.db)
         assert 7 == state.metadata.generation
         state.db.execute("CREATE TEMP TABLE change AS SELECT * FROM state.snapshot")

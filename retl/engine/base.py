@@ -3,17 +3,19 @@
 An engine leaves its findings in tables of the state's connection. Rendering, guards, the outbox and delivery
 know these tables and no engine; whichever fills them, the rest is the same code.
 
-    table      columns                            a row for each
-    stage      key, row, fault                    row that was read: all of them, or at least each candidate
-    row_fault  key, reason, rows                  key whose rows cannot be compared; NULL: rows without one
-    known      key, row, stale                    row of the snapshot, as it is compared (a view)
-    change     change, key, before, after, stale  change; "unchanged" for rows that are sent again anyway
-    respelled  key                                row in which JSON is only written otherwise than before
+    table      columns                                  a row for each
+    stage      key, row, fault, hash                    row that was read: all, or at least each candidate
+    row_fault  key, reason, rows                        key whose rows cannot be compared; NULL: rows without
+    known      key, row, stale, hash                    row of the snapshot, as it is compared
+    unmatched  key, row, stale, hash                    row of `known`, but for those left out of `stage`
+    change     change, key, before, after, stale, hash  change; "unchanged" for rows sent again anyway
+    respelled  key                                      row in which JSON is only written otherwise
 
-All are TEMP, made by `find_changes`, and last until the next one. `row` is a STRUCT of canonical values by
-column, NULL where a change has no row before or after. Between the two steps `retl.calls.rejection` makes
+All are TEMP tables or views, made by `find_changes`, and last until the next one. `row` is a STRUCT of
+canonical values by column, NULL where a change has no row before or after; `hash` is of what is compared in
+the row (`retl.engine.row_hash`). Between the two steps `retl.calls.rejection` makes
 
-    rejected   key, reason, rows                  row that cannot be sent, whose old version stays
+    rejected   key, reason, rows                        row that cannot be sent, whose old version stays
 
 which `promote` reads, with `change`, `stage`, `known` and `respelled`.
 

@@ -1,8 +1,10 @@
 """The diff: what happened to a model's rows since the snapshot, by SQL.
 
-The TEMP table `change` holds a row for each: `change` ("added", "changed" or "removed"; "unchanged" for
-rows that are sent again all the same), `key`, and the row `before` and `after`. Keys of rows in which JSON
-is only written otherwise than before are in the TEMP table `respelled`.
+The TEMP view `change` holds a row for each: `change` ("added", "changed" or "removed"; "unchanged" for
+rows that are sent again all the same), `key`, the row `before` and `after`, and the `hash` of the newest of
+them. It shows the TEMP table `differing`; but the staged rows themselves on a first pass whose rows are in
+the state file already, as all of them are added. Keys of rows in which JSON is only written otherwise than
+before are in the TEMP table `respelled`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +16,8 @@ from retl import sql
 from retl.engine.canonical import json_text, plain_text, valid_json
 from retl.engine.cast import cast_json, unreadable
 from retl.engine.mapping import Comparison, SyncMapping, nested_columns
+from retl.engine.place import Place
+from retl.engine.stage import Staged
 
 SMALL_SNAPSHOT = 100
 """The rows below which a snapshot is too small for percentages to mean much."""
@@ -92,47 +96,65 @@ class Diff:
 
 def diff(
     db: duckdb.DuckDBPyConnection,
-    new: SyncMapping,
+    staged: Staged,
     old: SyncMapping | None,
     compared: Sequence[Comparison],
-    rows_read: int,
     rows_before: int,
     full: bool = False,
 ) -> Diff:
-    """Compare the staged rows with the snapshot, into the TEMP table `change`.
+    """Compare the staged rows with the snapshot, into the TEMP view `change`.
 
     Args:
-        db: the state's connection, with `stage`, `row_fault` and `known` filled.
-        new: the mapping, with the types of the staged rows.
+        db: the state's connection, with `stage`, `row_fault` and `unmatched` filled.
+        staged: the rows of the model.
         old: the mapping with which the snapshot was built; None on a first pass.
         compared: what is compared.
-        rows_read: rows of the model.
         rows_before: rows of the snapshot.
         full: whether unchanged rows are sent again.
     """
+    new = staged.mapping
+    db.execute("CREATE OR REPLACE TEMP TABLE respelled (key VARCHAR)")
+    if old is None and staged.place is Place.IN_STATE:
+        db.execute(_ALL_ADDED)
+        return _count_added(db, staged.rows)
     differ = _any([*(_differs(one, new, old, "old.row", "new.row") for one in compared), "old.stale"])
     db.execute(_create_changes(differ, full))
-    db.execute("CREATE OR REPLACE TEMP TABLE respelled (key VARCHAR)")
+    show_changes(db)
     if old is not None:
         _ignore_json_spelling(db, new, old, compared, full)
         _take_as_before(db, old, dict.fromkeys(nested_columns(new, old), "true"))
-    return _count(db, new, old, compared, rows_read, rows_before)
+    return _count(db, new, old, compared, staged.rows, rows_before)
+
+
+def show_changes(db: duckdb.DuckDBPyConnection) -> None:
+    """Make the view `change` of the table `differing`, whose columns may be of other types than before."""
+    db.execute("CREATE OR REPLACE TEMP VIEW change AS SELECT * FROM differing")
+
+
+_ALL_ADDED = """
+CREATE OR REPLACE TEMP VIEW change AS
+SELECT
+    'added' AS change, key, (SELECT row FROM known WHERE false) AS before, row AS after, false AS stale, hash
+FROM stage
+WHERE key IS NOT NULL AND key NOT IN (SELECT key FROM row_fault WHERE key IS NOT NULL)
+"""
 
 
 def _create_changes(differ: str, full: bool) -> str:
-    """The statement that makes the table `change` of rows that are new, gone, or differ; in full, of all."""
+    """The statement that makes the table of rows that are new, gone, or differ; in full, of all."""
     wanted = "true" if full else differ
     kind = f"CASE WHEN {differ} THEN 'changed' ELSE 'unchanged' END" if full else "'changed'"
     return f"""\
-CREATE OR REPLACE TEMP TABLE change AS
+CREATE OR REPLACE TEMP TABLE differing AS
 SELECT
     CASE WHEN old.key IS NULL THEN 'added' WHEN new.key IS NULL THEN 'removed' ELSE {kind} END AS change,
     coalesce(new.key, old.key) AS key,
     old.row AS before,
     new.row AS after,
-    old.stale AS stale
+    old.stale AS stale,
+    CASE WHEN new.key IS NULL THEN old.hash ELSE new.hash END AS hash
 FROM stage AS new
-FULL JOIN known AS old ON new.key = old.key
+FULL JOIN unmatched AS old ON new.key = old.key
 WHERE coalesce(new.key, old.key) IS NOT NULL
     AND coalesce(new.key, old.key) NOT IN (SELECT key FROM row_fault WHERE key IS NOT NULL)
     AND (old.key IS NULL OR new.key IS NULL OR {wanted})"""
@@ -220,9 +242,9 @@ def _ignore_json_spelling(
     db.execute(f"INSERT INTO respelled SELECT key FROM change WHERE change = 'changed' AND {only_respelled}")
     is_respelled = "change = 'changed' AND key IN (SELECT key FROM respelled)"
     if full:
-        db.execute(f"UPDATE change SET change = 'unchanged' WHERE {is_respelled}")
+        db.execute(f"UPDATE differing SET change = 'unchanged' WHERE {is_respelled}")
     else:
-        db.execute(f"DELETE FROM change WHERE {is_respelled}")
+        db.execute(f"DELETE FROM differing WHERE {is_respelled}")
     _take_as_before(db, old, dict(zip(same_columns, same[len(doubtful) :], strict=True)))
 
 
@@ -252,7 +274,7 @@ def _take_as_before(db: duckdb.DuckDBPyConnection, old: SyncMapping, same: dict[
             else was
         )
         members.append(f"{sql.name(column)} := {value}")
-    db.execute(f"UPDATE change SET before = struct_pack({', '.join(members)}) WHERE change = 'changed'")
+    db.execute(f"UPDATE differing SET before = struct_pack({', '.join(members)}) WHERE change = 'changed'")
 
 
 def _form(text: str) -> str:
@@ -303,6 +325,19 @@ FROM marked, LATERAL (SELECT fullkey, type, atom FROM json_tree(marked.marked))
 GROUP BY text"""
 
 
+def _count_added(db: duckdb.DuckDBPyConnection, rows_read: int) -> Diff:
+    """The counts where all rows that can be compared are added."""
+    rejected_by = _faults(db)
+    added = rows_read - sum(rejected_by.values())
+    return Diff(rows_read, 0, added, 0, 0, rejected_by, resent=0, by_column={})
+
+
+def _faults(db: duckdb.DuckDBPyConnection) -> dict[str, int]:
+    """How many rows cannot be compared, by reason."""
+    found = db.execute("SELECT reason, sum(rows)::BIGINT FROM row_fault GROUP BY reason ORDER BY reason")
+    return dict(found.fetchall())
+
+
 def _count(
     db: duckdb.DuckDBPyConnection,
     new: SyncMapping,
@@ -315,9 +350,6 @@ def _count(
     conditions += [f"change = 'changed' AND {_differs(one, new, old, 'before', 'after')}" for one in compared]
     counts = (f"count(*) FILTER ({condition})" for condition in conditions)
     row = db.execute(f"SELECT {', '.join(counts)} FROM change").fetchone()
-    faults = db.execute(
-        "SELECT reason, sum(rows)::BIGINT FROM row_fault GROUP BY reason ORDER BY reason"
-    ).fetchall()
     assert row is not None
     added, changed, removed, resent, *differing = row
     names = [one.use.label for one in compared]
@@ -327,7 +359,7 @@ def _count(
         added=added,
         changed=changed,
         removed=removed,
-        rejected_by=dict(faults),
+        rejected_by=_faults(db),
         resent=resent,
         by_column={name: rows for name, rows in zip(names, differing, strict=True) if rows},
     )

@@ -10,7 +10,9 @@ from retl.engine import diff, snapshot
 from retl.engine.base import Changes, Engine
 from retl.engine.cast import refuse_casts
 from retl.engine.mapping import SyncMapping, comparisons, read_mapping
+from retl.engine.place import Place
 from retl.engine.stage import stage
+from retl.engine.unmatched import all_unmatched, find_unmatched
 from retl.errors import MissingColumnError, ModelError
 from retl.model import Model
 from retl.warehouse import Warehouse
@@ -22,25 +24,54 @@ class LocalEngine(Engine):
     Attributes:
         db: the state's connection.
         warehouse: where models are read.
+        every_row: whether `stage` holds every row, also where the snapshot has it just so.
+        in_state: whether the rows of a first pass go to the state file as they are read, so that `promote`
+            need not copy them.
     """
 
-    def __init__(self, db: duckdb.DuckDBPyConnection, warehouse: Warehouse) -> None:
+    def __init__(
+        self,
+        db: duckdb.DuckDBPyConnection,
+        warehouse: Warehouse,
+        every_row: bool = False,
+        in_state: bool = False,
+    ) -> None:
         self.db = db
         self.warehouse = warehouse
+        self.every_row = every_row
+        self.in_state = in_state
 
     def find_changes(self, sync: Sync, model: Model, old_mapping: SyncMapping | None, full: bool) -> Changes:
         """Stage the model's rows and compare them; see `Engine.find_changes`."""
         sync, batches = read_columns(sync, model, self.warehouse)
-        mapping, rows_read = stage(self.db, sync, read_mapping(sync), batches)
-        refuse_casts(sync, mapping)
+        mapping = read_mapping(sync)
         snapshot.make_known(self.db, mapping, old_mapping)
-        compared = comparisons(sync, mapping, old_mapping, send_new_fields=sync.sends_new_fields)
         rows_before = snapshot.row_count(self.db)
-        found = diff.diff(self.db, mapping, old_mapping, compared, rows_read, rows_before, full)
+        place = self._place(mapping, old_mapping, full)
+        staged = stage(self.db, sync, mapping, batches, place, old_mapping)
+        if staged.place is Place.UNLESS_KNOWN:
+            find_unmatched(self.db)
+        else:
+            all_unmatched(self.db)
+        mapping = staged.mapping
+        refuse_casts(sync, mapping)
+        compared = comparisons(sync, mapping, old_mapping, send_new_fields=sync.sends_new_fields)
+        found = diff.diff(self.db, staged, old_mapping, compared, rows_before, full)
         return Changes(sync, mapping, old_mapping, compared, found)
+
+    def _place(self, mapping: SyncMapping, old_mapping: SyncMapping | None, full: bool) -> Place:
+        """The table that takes the rows; an edited mapping and a full run need all of them."""
+        if old_mapping is None:
+            return Place.IN_STATE if self.in_state else Place.ASIDE
+        if self.every_row or full or not mapping.is_alike(old_mapping):
+            return Place.ASIDE
+        return Place.UNLESS_KNOWN
 
     def promote(self, changes: Changes) -> SyncMapping:
         """Move the snapshot in the state file; see `Engine.promote`."""
+        if changes.old_mapping is None and self.in_state:
+            snapshot.adopt_arriving(self.db, changes.mapping)
+            return changes.mapping
         return snapshot.promote(
             self.db,
             changes.mapping,

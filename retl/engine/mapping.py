@@ -75,6 +75,7 @@ class SyncMapping:
         placed: columns of the key, of ids, moments and message ids.
         uncompared: all that calls of current rows say and that is never compared, by a name for people, as
             hashes: constants, options of fields, context, integrations, the name of the event.
+        hash_check: of the DuckDB that hashed the rows (`retl.engine.row_hash`).
     """
 
     kind: str
@@ -90,6 +91,7 @@ class SyncMapping:
     zoneless: tuple[str, ...] = ()
     placed: tuple[str, ...] = ()
     uncompared: dict[str, str] = field(default_factory=dict)
+    hash_check: str = field(default="", compare=False)
 
     def as_json(self) -> dict[str, Any]:
         """The mapping as a JSON object, as the state keeps it (`mapping` in state.sql)."""
@@ -109,6 +111,16 @@ class SyncMapping:
             if name in cls.__dataclass_fields__
         }
         return cls(**known)
+
+    @property
+    def digest(self) -> str:
+        """A hash of how the sync makes calls of columns, whatever the types of these."""
+        said = replace(self, types={}, zoneless=(), hash_check="").as_json()
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+
+    def is_alike(self, old: "SyncMapping") -> bool:
+        """Whether it is the old mapping but for the types of columns, which the rows will tell."""
+        return replace(self, types={}, zoneless=()) == replace(old, types={}, zoneless=())
 
     def column_of(self, use: Use, change: Change) -> str | None:
         """The column for a use in the call of one kind of change; None where there was none."""

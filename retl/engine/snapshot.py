@@ -16,6 +16,7 @@ from retl.engine.canonical import (
     local_instant,
 )
 from retl.engine.mapping import Comparison, SyncMapping, moved_columns
+from retl.engine.row_hash import hash_check, row_hash
 from retl.state import State
 
 
@@ -25,8 +26,14 @@ def make_known(db: duckdb.DuckDBPyConnection, new: SyncMapping, old: SyncMapping
     An instant that names no zone is kept as UTC, and means another moment in another zone: so that an edit
     of the zone is not a change of the rows, the snapshot's are read anew, as if it had always been the zone.
     """
+    row = _row(new, old)
+    is_hashed = old is not None and old.hash_check == hash_check(db) and row == "row"
+    hashed = "hash" if is_hashed or old is None else f"{row_hash(old, 'row')} AS hash"
     db.execute(
-        f"CREATE OR REPLACE TEMP VIEW known AS SELECT key, {_row(new, old)}, stale FROM state.snapshot"
+        f"""
+        CREATE OR REPLACE TEMP VIEW known AS
+        SELECT key, row, stale, {hashed} FROM (SELECT key, {row}, stale, hash FROM state.snapshot)
+        """
     )
 
 
@@ -86,15 +93,64 @@ def promote(
             db.execute(_respell(_learnt(new, new, old, send_new_fields)))
         db.execute(_FORGET)
         db.execute(_REMEMBER)
+        if old.hash_check != new.hash_check or _lacks_hashes(db):
+            db.execute(_hash_anew(new))
         return new
     shape = new if old is None else _with_room(db, new, old)
     after = ", ".join(_value(column, new.types[column], shape, "after", column) for column in new.columns)
     kept = ", ".join(_kept(column, shape, old) for column in new.columns)
     is_stale = old is not None and any(one.before != new.source_of(one.after, old) for one in compared)
     stale = "true" if is_stale else "old.stale"
-    db.execute(_rebuild(after, _learnt(new, shape, old, send_new_fields), kept, stale))
+    left_out = None
+    if old is not None and new.is_alike(old):
+        left_out = ", ".join(_value(one, old.types[one], shape, "old.row", one) for one in new.columns)
+    rows = _rebuilt(after, _learnt(new, shape, old, send_new_fields), kept, stale, left_out)
+    db.execute(
+        f"""
+        CREATE OR REPLACE TABLE state.snapshot AS
+        SELECT key, row, stale, {row_hash(shape, "row")} AS hash, NULL::BIGINT AS seq FROM ({rows})
+        """
+    )
     db.execute(_rebuild_replaced(kept, stale, _row(new, old)))
     return shape
+
+
+def adopt_arriving(db: duckdb.DuckDBPyConnection, mapping: SyncMapping) -> None:
+    """Make the snapshot of a first pass of the rows in `state.arriving`; to be run in the run's transaction.
+
+    Rows in `rejected` are left out, and those without a key.
+    """
+    db.execute(_LEAVE_OUT)
+    db.execute(_ADOPT)
+    kept = ", ".join(_kept(column, mapping, None) for column in mapping.columns)
+    db.execute(_rebuild_replaced(kept, "old.stale", "row"))
+
+
+_LEAVE_OUT = """
+DELETE FROM state.arriving WHERE key IS NULL OR key IN (SELECT key FROM rejected)
+"""
+
+_ADOPT = """
+ALTER TABLE state.arriving DROP COLUMN fault;
+DROP TABLE state.snapshot;
+ALTER TABLE state.arriving RENAME TO snapshot
+"""
+
+
+def drop_arriving(db: duckdb.DuckDBPyConnection) -> None:
+    """Drop rows of a first pass that did not become the snapshot."""
+    db.execute("DROP VIEW IF EXISTS stage; DROP TABLE IF EXISTS state.arriving")
+
+
+def _lacks_hashes(db: duckdb.DuckDBPyConnection) -> bool:
+    return db.execute("SELECT 1 FROM state.snapshot WHERE hash IS NULL LIMIT 1").fetchone() is not None
+
+
+def _hash_anew(mapping: SyncMapping) -> str:
+    """The statement that gives all rows the hash that today's DuckDB makes."""
+    return f"""\
+CREATE OR REPLACE TABLE state.snapshot AS
+SELECT * REPLACE ({row_hash(mapping, "row")} AS hash) FROM state.snapshot"""
 
 
 def _learnt(new: SyncMapping, shape: SyncMapping, old: SyncMapping | None, send_new_fields: bool) -> str:
@@ -140,9 +196,9 @@ def _respell(learnt: str) -> str:
     """The statement that gives respelled rows the spelling that their values have now."""
     return f"""\
 UPDATE state.snapshot
-SET row = learnt.row
+SET row = learnt.row, hash = learnt.hash
 FROM (
-    SELECT old.key, struct_pack({learnt}) AS row
+    SELECT old.key, struct_pack({learnt}) AS row, new.hash
     FROM stage AS new
     JOIN known AS old ON new.key = old.key
     WHERE old.key IN (SELECT key FROM respelled)
@@ -160,22 +216,22 @@ WHERE key IN (
 
 _REMEMBER = """
 INSERT INTO state.snapshot
-SELECT key, after, false FROM change
+SELECT key, after, false, hash, NULL FROM change
 WHERE change <> 'removed' AND key NOT IN (SELECT key FROM rejected)
 """
 
 
-def _rebuild(after: str, learnt: str, kept: str, stale: str) -> str:
-    """The statement that writes the snapshot anew, with rows of another shape.
+def _rebuilt(after: str, learnt: str, kept: str, stale: str, left_out: str | None) -> str:
+    """The SELECT of the snapshot's rows in another shape.
 
     Args:
         after: the members of a row that was turned into calls.
         learnt: the members of an unchanged row.
         kept: the members of a rejected row, which keeps its old version.
         stale: the condition that such a row is stale from now on.
+        left_out: the members of an unchanged row that is not in `stage`; None where all rows are.
     """
-    return f"""\
-CREATE OR REPLACE TABLE state.snapshot AS
+    rows = f"""\
 SELECT key, struct_pack({after}) AS row, false AS stale FROM change
 WHERE change <> 'removed' AND key NOT IN (SELECT key FROM rejected)
 UNION ALL
@@ -187,6 +243,15 @@ UNION ALL
 SELECT old.key, struct_pack({kept}), {stale}
 FROM known AS old
 WHERE old.key IN (SELECT key FROM rejected)"""
+    if left_out is None:
+        return rows
+    return f"""\
+{rows}
+UNION ALL
+SELECT old.key, struct_pack({left_out}), old.stale
+FROM known AS old
+WHERE NOT EXISTS (SELECT 1 FROM stage AS new WHERE new.key = old.key)
+    AND old.key NOT IN (SELECT key FROM change) AND old.key NOT IN (SELECT key FROM rejected)"""
 
 
 def _rebuild_replaced(kept: str, stale: str, row: str) -> str:
@@ -286,7 +351,7 @@ UPDATE state.snapshot SET stale = true WHERE key IN (SELECT key FROM first_dropp
 
 DELETE FROM state.snapshot WHERE key IN (SELECT key FROM before_dropped);
 
-INSERT INTO state.snapshot SELECT key, row, stale FROM before_dropped;
+INSERT INTO state.snapshot SELECT key, row, stale, NULL, NULL FROM before_dropped;
 
 DELETE FROM state.replaced WHERE (run_id, key) IN (SELECT (run_id, key) FROM dropped)
 """

@@ -1,84 +1,112 @@
-"""The stage: a model's rows in canonical form, with their keys checked, in the TEMP table `stage`."""
+"""The stage: a model's rows in canonical form, with their keys checked, in the TEMP view `stage`."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 
 from retl import sql
 from retl.config.sync import Sync
-from retl.engine.canonical import (
-    NOTHING,
-    Canonical,
-    as_json_text,
-    canonical,
-    common_type,
-    converted,
-    plain_text,
-)
+from retl.engine.canonical import NOTHING, Canonical, as_json_text, canonical, plain_text
 from retl.engine.mapping import SyncMapping
+from retl.engine.place import SEQ, Place, Table, fits, stored
+from retl.engine.row_hash import hash_check
 from retl.errors import ModelError
 from retl.reason import Reason
 from retl.warehouse import FAULT
 
 
+@dataclass(frozen=True)
+class Staged:
+    """The result of staging.
+
+    Attributes:
+        mapping: with the canonical type of each column, and the columns whose instants name no zone.
+        rows: how many were read.
+        place: the table that took them.
+    """
+
+    mapping: SyncMapping
+    rows: int
+    place: Place
+
+
 def stage(
-    db: duckdb.DuckDBPyConnection, sync: Sync, mapping: SyncMapping, batches: Iterable[pa.RecordBatch]
-) -> tuple[SyncMapping, int]:
+    db: duckdb.DuckDBPyConnection,
+    sync: Sync,
+    mapping: SyncMapping,
+    batches: Iterable[pa.RecordBatch],
+    place: Place = Place.ASIDE,
+    old: SyncMapping | None = None,
+) -> Staged:
     """Stage a model's rows, and note in the TEMP table `row_fault` those that cannot be compared.
 
     Args:
-        db: the state's connection.
+        db: the state's connection; `UNLESS_KNOWN` needs the view `known`.
         sync: for the timezone, and for saying where an error is.
         mapping: tells which columns make the key and which make the row.
         batches: the model's rows; their schema may change from one batch to the next.
-
-    Returns:
-        The mapping, with the canonical type of each column and the columns whose instants name no zone, and
-        the number of rows.
+        place: the table that takes the rows; `ASIDE` in place of `UNLESS_KNOWN`, where the model's types are
+            not those of the snapshot.
+        old: the mapping with which the snapshot was built; None on a first pass.
 
     Raises:
         ModelError: a column's type cannot be sent.
     """
-    types: dict[str, str] = {}
+    table: Table | None = None
     zoneless: set[str] = set()
-    unreadable = False
     rows = 0
-    stream = _Stream(batches)
-    for schema, group in groupby(stream, key=lambda batch: batch.schema):
-        columns = _canonical_columns(db, sync, mapping, schema)
-        if not types:
+    stream = _Stream(batches, numbered=place is Place.IN_STATE)
+    db.execute("SET preserve_insertion_order = false")  # so that threads can share the work
+    try:
+        for schema, group in groupby(stream, key=lambda batch: batch.schema):
+            columns = _canonical_columns(db, sync, mapping, schema)
             types = {column: value.type for column, value in columns.items()}
-            row_type = _struct_type(types, mapping)
-            db.execute(f"CREATE OR REPLACE TEMP TABLE stage (key VARCHAR, row {row_type}, fault VARCHAR)")
-        types = _widen(db, mapping, types, {column: value.type for column, value in columns.items()})
-        zoneless |= {column for column, value in columns.items() if value.zoneless}
-        incoming = pa.RecordBatchReader.from_batches(schema, group)
-        db.register("incoming", incoming)
-        try:
-            key, row = _key(columns, mapping), _row(columns, mapping, types)
-            unreadable |= FAULT in schema.names
-            fault = sql.name(FAULT) if FAULT in schema.names else "NULL"
-            inserted = db.execute(f"INSERT INTO stage SELECT {key}, {row}, {fault} FROM incoming").fetchone()
-            rows += inserted[0] if inserted else 0
-        except duckdb.Error:
-            if stream.error is not None:
-                raise stream.error from None
-            raise
-        finally:
-            db.unregister("incoming")
-    db.execute(_ROW_FAULTS if unreadable else _KEY_FAULTS)
-    stored = {column: _stored(kind) for column, kind in types.items()}
-    return replace(mapping, types=stored, zoneless=tuple(sorted(zoneless))), rows
+            if table is None:
+                table = _table(place, mapping, columns, old)
+                table.create(db)
+            table = table.widened(db, types)
+            zoneless |= {column for column, value in columns.items() if value.zoneless}
+            db.register("incoming", pa.RecordBatchReader.from_batches(schema, group))
+            try:
+                fault = sql.name(FAULT) if FAULT in schema.names else "NULL::VARCHAR"
+                inserted = db.execute(table.insert(columns, _key(columns, mapping), fault)).fetchone()
+                rows += inserted[0] if inserted else 0
+            except duckdb.Error:
+                if stream.error is not None:
+                    raise stream.error from None
+                raise
+            finally:
+                db.unregister("incoming")
+    finally:
+        db.execute("SET preserve_insertion_order = true")
+    assert table is not None, "a warehouse gives at least one batch"
+    table.show(db)
+    db.execute(_ROW_FAULTS)
+    types = {column: stored(kind) for column, kind in table.types.items()}
+    mapping = replace(mapping, types=types, zoneless=tuple(sorted(zoneless)), hash_check=hash_check(db))
+    return Staged(mapping, rows, table.place)
+
+
+def _table(
+    place: Place, mapping: SyncMapping, columns: dict[str, Canonical], old: SyncMapping | None
+) -> Table:
+    """The table that takes the rows, by the types of the first batch."""
+    if place is Place.UNLESS_KNOWN:
+        if old is not None and fits(columns, old.types):
+            return Table(place, mapping, {column: old.types[column] for column in columns})
+        place = Place.ASIDE
+    return Table(place, mapping, {column: value.type for column, value in columns.items()})
 
 
 class _Stream:
     """Batches on their way into DuckDB; keeps the error that DuckDB would turn into one of its own."""
 
-    def __init__(self, batches: Iterable[pa.RecordBatch]) -> None:
-        self._batches = batches
+    def __init__(self, batches: Iterable[pa.RecordBatch], numbered: bool) -> None:
+        self._batches = _numbered(batches) if numbered else batches
         self.error: BaseException | None = None
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
@@ -89,11 +117,22 @@ class _Stream:
             raise
 
 
-_KEY_FAULTS = f"""
+def _numbered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Batches with the column `SEQ`."""
+    seq = 1
+    for batch in batches:
+        yield batch.append_column(SEQ, pa.array(np.arange(seq, seq + batch.num_rows)))
+        seq += batch.num_rows
+
+
+_ROW_FAULTS = f"""
 CREATE OR REPLACE TEMP TABLE row_fault AS
 SELECT key, {sql.text(Reason.DUPLICATE_KEY)} AS reason, count(*) AS rows
 FROM stage
-WHERE key IS NOT NULL
+-- Hashes first: numbers take less room than keys.
+WHERE hash(key) IN (
+    SELECT hash(key) FROM stage WHERE key IS NOT NULL GROUP BY hash(key) HAVING count(*) > 1
+)
 GROUP BY key
 HAVING count(*) > 1
 UNION ALL
@@ -101,16 +140,12 @@ SELECT NULL, {sql.text(Reason.NULL_KEY)}, count(*)
 FROM stage
 WHERE key IS NULL
 HAVING count(*) > 0
-"""
-
-_ROW_FAULTS = f"""
-{_KEY_FAULTS}
 UNION ALL
 SELECT key, min(fault), 1
 FROM stage
-WHERE key IS NOT NULL
+WHERE key IN (SELECT key FROM stage WHERE fault IS NOT NULL)
 GROUP BY key
-HAVING count(*) = 1 AND count(fault) = 1
+HAVING count(*) = 1
 """
 
 
@@ -142,36 +177,3 @@ def _key(columns: dict[str, Canonical], mapping: SyncMapping) -> str:
         return texts[0]
     members = " || ',' || ".join(f"to_json({text})::VARCHAR" for text in texts)
     return f"'[' || {members} || ']'"
-
-
-def _row(columns: dict[str, Canonical], mapping: SyncMapping, types: dict[str, str]) -> str:
-    members = [
-        f"{sql.name(column)} := {converted(columns[column].type, types[column], columns[column].expression)}"
-        for column in mapping.columns
-    ]
-    return f"struct_pack({', '.join(members)})"
-
-
-def _struct_type(types: dict[str, str], mapping: SyncMapping) -> str:
-    members = (f"{sql.name(column)} {_stored(types[column])}" for column in mapping.columns)
-    return f"STRUCT({', '.join(members)})"
-
-
-def _stored(kind: str) -> str:
-    """The type as which a canonical type is stored."""
-    return "VARCHAR" if kind == "NULL" else kind
-
-
-def _widen(
-    db: duckdb.DuckDBPyConnection, mapping: SyncMapping, types: dict[str, str], incoming: dict[str, str]
-) -> dict[str, str]:
-    """Make room in `stage` for values of other types, without changing how the staged ones are spelled."""
-    wider = {column: common_type(types[column], incoming[column]) for column in mapping.columns}
-    if wider != types:
-        members = [
-            f"{sql.name(column)} := {converted(types[column], wider[column], f'row[{sql.text(column)}]')}"
-            for column in mapping.columns
-        ]
-        row = f"struct_pack({', '.join(members)})"
-        db.execute(f"CREATE OR REPLACE TEMP TABLE stage AS SELECT key, {row} AS row, fault FROM stage")
-    return wider
