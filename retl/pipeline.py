@@ -205,7 +205,9 @@ def render(job: Job, proposal: Proposal, connections: int) -> None:
         sync=changes.sync,
         mapping=changes.mapping,
         old_mapping=changes.old_mapping,
-        id_scope=MessageIdScope(metadata.destination_id, metadata.sync, metadata.generation),
+        id_scope=MessageIdScope(
+            metadata.destination_id, metadata.sync, metadata.generation, changes.mapping.digest
+        ),
         detected_at=job.clock.now(),
         lanes=outbox.lane_count(found.added + found.changed + found.removed + found.resent, connections),
         full=job.options.full,

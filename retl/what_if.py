@@ -82,7 +82,7 @@ def render_what_if(job: Job, changes: Changes) -> int:
         sync=changes.sync,
         mapping=changes.mapping,
         old_mapping=changes.mapping,
-        id_scope=MessageIdScope("what-if", changes.sync.name, generation=0),
+        id_scope=MessageIdScope("what-if", changes.sync.name, 0, changes.mapping.digest),
         detected_at=job.clock.now(),
     )
     render_calls(job.state.db, rendering, silent=False)

@@ -17,7 +17,7 @@ same for all calls (`_insert_calls`). On its way from the row into the call, a f
 4. If it is null, the policy decides (`_field`): `send` writes null, `omit` leaves the field out, `clear`
    writes null only where a value was sent before.
 5. The fields become nested objects by their dotted names (`json_object`), and the objects become `head`:
-   all of the call but its message id and timestamp, which is also what the message id is made of.
+   all of the call but its message id and timestamp.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -207,6 +207,7 @@ def _fields(rendering: Rendering, template: Template) -> str:
         {_timestamp(rendering, template)} AS stamp,
         {_fault(rendering, template, ids, own_id)} AS fault,
         {_undated(rendering, template)} AS undated,
+        hash,
         concat_ws(',',
             {sql.join_lines(_head(rendering, template, ids), indent=" " * 12)}
         ) AS head
