@@ -11,7 +11,8 @@ import duckdb
 from retl import signals
 from retl.calls import rejection
 from retl.calls.message_id import MessageIdScope
-from retl.calls.render import Rendering, render_calls
+from retl.calls.parts import Rendering
+from retl.calls.render import render_calls
 from retl.checks.call_check import apply_receivers
 from retl.checks.static_check import receivers_reached
 from retl.damage import storage_error

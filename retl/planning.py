@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import pyarrow as pa
 
-from retl.calls.render import LIBRARY
+from retl.calls.parts import LIBRARY
 from retl.delivery.destination import Limits
 from retl.engine.advice import Advice, advise
 from retl.engine.diff import Diff

@@ -1,0 +1,324 @@
+"""Parts of a call that its row gives: a template and a sync's mapping become one SELECT over the changes.
+
+JSON is spliced from canonical values and never parsed and written again, which would cost digits.
+
+On its way from the row into the call, a field passes these steps:
+
+1. The column is looked up (`Rendering.source`): the one that the sync maps now, or, for a row that is gone
+   and lacks it, the one that was mapped while the row was there.
+2. It is read from one version of the row, `after['plan']` or `before['plan']` (`Rendering.column`).
+3. The value becomes JSON text, cast if the field has `as` (`_json`). Where it cannot be read, the row gets a
+   reason (`_value_faults`).
+4. If it is null, the policy decides (`_field`): `send` writes null, `omit` leaves the field out, `clear`
+   writes null only where a value was sent before.
+5. The fields become nested objects by their dotted names (`json_object`), and the objects become `head`:
+   all of the call but its message id and timestamp.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from retl import sql
+from retl.calls.json_sql import json_member, json_object, text_member
+from retl.calls.message_id import MessageIdScope
+from retl.calls.template import RANK, Image, Template
+from retl.config.sync import Change, Nulls, Sync, Value
+from retl.engine.canonical import plain_text
+from retl.engine.cast import cast_json, moment, unreadable
+from retl.engine.mapping import Part, SyncMapping, Use, field_use
+from retl.forms.dotted import path
+from retl.json_values import json_constant, json_string
+from retl.reason import Reason
+from retl.version import __version__
+
+LIBRARY = f'{{"name":"retl","version":"{__version__}"}}'
+"""`context.library` of every call, as JSON: the name and version of retl (Segment Spec, common fields)."""
+
+MAX_GROUP_ID = 500
+"""A group id's length limit in characters (Segment Unify, product limits)."""
+
+BLOCKED_IDS = ("0", "-1", "null", "undefined", "anonymous", "nan", "00000000-0000-0000-0000-000000000000")
+"""Ids that come from a bad cast and would merge profiles (Segment Unify, identity resolution settings)."""
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """The values that the SQL of calls depends on, besides the table of changes.
+
+    Attributes:
+        sync: the sync.
+        mapping: its mapping, with the types of the model's columns; the row after the change.
+        old_mapping: the mapping with which the snapshot was built; the row before the change. None on a
+            first pass.
+        id_scope: the state, the sync and the generation, for message ids.
+        detected_at: the moment at which the changes were found, UTC.
+        lanes: over how many lanes the users are spread.
+        full: whether every current row is sent again.
+    """
+
+    sync: Sync
+    mapping: SyncMapping
+    old_mapping: SyncMapping | None
+    id_scope: MessageIdScope
+    detected_at: datetime
+    lanes: int = 1
+    full: bool = False
+
+    def type_of(self, image: Image, column: str) -> str | None:
+        """The canonical type of a column in one of the two rows; None where that row lacks it."""
+        mapping = self.mapping if image is Image.AFTER else self.old_mapping
+        return mapping.types.get(column) if mapping else None
+
+    def column(self, image: Image, column: str) -> str:
+        """SQL for a column of one of the two rows; NULL where that row lacks it."""
+        return "NULL" if self.type_of(image, column) is None else f"{image}[{sql.text(column)}]"
+
+    def old_column(self, template: Template, use: Use) -> str | None:
+        """The column that the old mapping had for a use; None where it had none."""
+        return self.old_mapping.column_of(use, template.says) if self.old_mapping else None
+
+    def source(self, template: Template, use: Use, column: str) -> str:
+        """The column for a use in a call; for a removed row the one that was mapped while it was there."""
+        if template.image is Image.BEFORE and self.type_of(Image.BEFORE, column) is None:
+            return self.old_column(template, use) or column
+        return column
+
+
+def select_parts(rendering: Rendering, template: Template) -> str:
+    """The SELECT of the parts of one template's calls.
+
+    Its columns: `counts_as` is the kind of change as which the call is ordered and identified, `lane_of` the
+    user whose lane it takes, `own_id` and `stamp` the message id and the moment that its row gives, NULL
+    where it gives none, `fault` the reason why its row cannot be sent, and `head` the members of its JSON
+    object but for message id and timestamp.
+    """
+    ids = _ids(rendering, template)
+    user, anonymous = ids.get("user_id", "NULL::VARCHAR"), ids.get("anonymous_id", "NULL::VARCHAR")
+    own_id = "NULL::VARCHAR"
+    if template.message_id is not None:
+        own_id = f"nullif({_id(rendering, template.image, template.message_id)}, '')"
+    return f"""\
+    SELECT
+        change, key,
+        {RANK[template.rank]} AS rank,
+        {sql.text(template.rank)} AS counts_as,
+        {sql.text(template.type)} AS type,
+        {_event(rendering, template)} AS event,
+        coalesce({user}, {anonymous}) AS user_id,
+        {_user(rendering, template.latest_image)} AS lane_of,
+        {own_id} AS own_id,
+        {_timestamp(rendering, template)} AS stamp,
+        {_fault(rendering, template, ids, own_id)} AS fault,
+        {_undated(rendering, template)} AS undated,
+        hash,
+        concat_ws(',',
+            {sql.join_lines(_head(rendering, template, ids), indent=" " * 12)}
+        ) AS head
+    FROM change
+    WHERE change = {sql.text(template.change)}{_moved(rendering, template)}"""
+
+
+def _head(rendering: Rendering, template: Template, ids: Mapping[str, str]) -> list[str]:
+    """The members of a call's JSON object, in order, but for message id and timestamp."""
+    names = {"user_id": "userId", "anonymous_id": "anonymousId", "group_id": "groupId"}
+    members = [sql.text(f'"type":"{template.type}"')]
+    members += [text_member(name, ids[one]) for one, name in names.items() if one in ids]
+    if template.event is not None:
+        members.append(text_member("event", _event(rendering, template)))
+    body_name = "properties" if template.type == "track" else "traits"
+    members.append(json_member(body_name, _body(rendering, template)))
+    members.append(json_member("context", _context(rendering, template)))
+    if rendering.sync.block.options:
+        members.append(json_member("integrations", _options(rendering, template)))
+    elif rendering.sync.block.integrations:
+        members.append(sql.text('"integrations":' + json_constant(rendering.sync.block.integrations)))
+    return members
+
+
+def _ids(rendering: Rendering, template: Template) -> dict[str, str]:
+    """The ids of a call as text, by their names in the sync's file."""
+    return {name: _id(rendering, template.image, column) for name, column in rendering.mapping.ids.items()}
+
+
+def _event(rendering: Rendering, template: Template) -> str:
+    """The name of a track call's event."""
+    event = template.event
+    if event is None or event.column is None:
+        return sql.text(event.name) if event and event.name else "NULL::VARCHAR"
+    return _id(rendering, template.image, rendering.source(template, Use(Part.EVENT), event.column))
+
+
+def _user(rendering: Rendering, image: Image) -> str:
+    """The user id of a row, else its anonymous id."""
+    ids = [column for name, column in rendering.mapping.ids.items() if name != "group_id"]
+    return f"coalesce({', '.join(_id(rendering, image, one) for one in ids)})"
+
+
+def _moved(rendering: Rendering, template: Template) -> str:
+    """The condition that the row's user is, or is not, another than before."""
+    if template.moved is None:
+        return ""
+    ids = [column for name, column in rendering.mapping.ids.items() if name != "group_id"]
+    pairs = ((_id(rendering, Image.BEFORE, one), _id(rendering, Image.AFTER, one)) for one in ids)
+    moved = " OR ".join(f"{before} IS DISTINCT FROM {after}" for before, after in pairs)
+    if not template.moved:
+        return f" AND NOT ({moved})"
+    # Nobody leaves where nobody was known.
+    somebody = f" AND {_user(rendering, Image.BEFORE)} IS NOT NULL" if template.image is Image.BEFORE else ""
+    return f" AND ({moved}){somebody}"
+
+
+def _id(rendering: Rendering, image: Image, column: str) -> str:
+    kind = rendering.type_of(image, column)
+    return "NULL::VARCHAR" if kind is None else plain_text(kind, rendering.column(image, column))
+
+
+def _fault(rendering: Rendering, template: Template, ids: Mapping[str, str], own_id: str) -> str:
+    """The SQL of the first reason for which a row's call cannot be sent; NULL where there is none."""
+    faults = list(_id_faults(rendering, ids))
+    if template.event is not None and template.event.column is not None:
+        faults.append((f"trim(coalesce({_event(rendering, template)}, '')) = ''", Reason.NO_EVENT_NAME))
+    if template.message_id is not None and template.change is Change.CHANGED:
+        last = _id(rendering, Image.BEFORE, template.message_id)
+        faults.append((f"{own_id} = {last}", Reason.DUPLICATE_MESSAGE_ID))
+    faults += _value_faults(rendering, template)
+    cases = [f"WHEN {condition} THEN {sql.text(reason)}" for condition, reason in faults]
+    return f"CASE\n{' ' * 12}{sql.join_lines(cases, separator='', indent=' ' * 12)}\n{' ' * 8}END"
+
+
+def _id_faults(rendering: Rendering, ids: Mapping[str, str]) -> Iterator[tuple[str, Reason]]:
+    """The conditions under which an id is missing or would merge profiles, each with its reason."""
+    allowed = {one.lower() for one in rendering.sync.allow_ids}
+    # The empty id cannot be allowed: Segment drops it.
+    blocked = ["", *(one for one in BLOCKED_IDS if one not in allowed)]
+    among = f"IN ({', '.join(map(sql.text, blocked))})"
+    users = [one for name, one in ids.items() if name != "group_id"]
+    yield f"coalesce({', '.join(users)}) IS NULL", Reason.NO_ID
+    if "group_id" in ids:
+        yield f"coalesce({ids['group_id']}, '') = ''", Reason.NO_GROUP_ID
+        yield f"length({ids['group_id']}) > {MAX_GROUP_ID}", Reason.GROUP_ID_TOO_LONG
+    for one in ids.values():
+        yield f"lower(trim({one})) {among}", Reason.BLOCKED_ID
+
+
+def _value_faults(rendering: Rendering, template: Template) -> Iterator[tuple[str, Reason]]:
+    """The conditions under which the timestamp or a field cannot be read, each with its reason."""
+    if template.timestamp is not None:
+        column = template.timestamp.column or ""
+        yield from _unreadable(rendering, template.latest_image, template.timestamp, column)
+    values = {field_use(name): value for name, value in template.fields.items()}
+    values |= {Use(Part.CONTEXT, name): value for name, value in rendering.sync.block.context.items()}
+    values |= {Use(Part.OPTION, name): value for name, value in rendering.sync.block.options.items()}
+    for use, value in values.items():
+        if not value.is_constant:
+            column = rendering.source(template, use, value.column or "")
+            yield from _unreadable(rendering, template.image, value, column)
+
+
+def _unreadable(
+    rendering: Rendering, image: Image, value: Value, column: str
+) -> Iterator[tuple[str, Reason]]:
+    """The condition under which a column's value is not what its field asks for, and its reason, if any."""
+    kind = rendering.type_of(image, column)
+    if kind is not None:
+        found = unreadable(value, kind, rendering.column(image, column), rendering.sync.timezone)
+        yield from [found] if found else []
+
+
+def _timestamp(rendering: Rendering, template: Template) -> str:
+    """The instant that a column gives, NULL where the moment of detection is to be taken."""
+    if template.timestamp is None:
+        return "NULL::TIMESTAMP"
+    column = template.timestamp.column or ""
+    instant = _moment(rendering, template.latest_image, template.timestamp, column)
+    if template.change is not Change.CHANGED or template.again:
+        return instant
+    last = _moment(rendering, Image.BEFORE, template.timestamp, column)
+    return f"CASE WHEN {last} IS NULL OR {instant} > {last} THEN {instant} END"
+
+
+def _moment(rendering: Rendering, image: Image, value: Value, column: str) -> str:
+    kind = rendering.type_of(image, column)
+    if kind is None:
+        return "NULL::TIMESTAMP"
+    return moment(value, kind, rendering.column(image, column), rendering.sync.timezone)
+
+
+def _undated(rendering: Rendering, template: Template) -> str:
+    """True where the column of the call's moment is null."""
+    if template.timestamp is None:
+        return "false"
+    return f"{rendering.column(template.latest_image, template.timestamp.column or '')} IS NULL"
+
+
+def _body(rendering: Rendering, template: Template) -> str:
+    """The object of traits or properties."""
+    fields = {
+        name: _field(rendering, template, field_use(name), value) for name, value in template.fields.items()
+    }
+    if template.previous:
+        was, names = {}, []
+        for name, value in template.fields.items():
+            if value.column is None:
+                continue
+            known_as = rendering.old_column(template, field_use(name)) or value.column
+            before = _known_json(rendering, value, known_as)
+            differs = f"{before} IS DISTINCT FROM {_json(rendering, Image.AFTER, value, value.column)}"
+            was[name] = f"CASE WHEN {differs} THEN coalesce({before}, 'null') END"
+            names.append(f"CASE WHEN {differs} THEN {sql.text(json_string('.'.join(path(name))))} END")
+        fields["previous"] = json_object(was)
+        fields["changed"] = f"'[' || concat_ws(',', {', '.join(names) or 'NULL'}) || ']'"
+    return json_object(fields)
+
+
+def _context(rendering: Rendering, template: Template) -> str:
+    fields = {
+        name: _field(rendering, template, Use(Part.CONTEXT, name), value, Nulls.OMIT)
+        for name, value in rendering.sync.block.context.items()
+    }
+    if not any(path(name)[0] == "library" for name in fields):
+        fields["library"] = sql.text(LIBRARY)
+    return json_object(fields)
+
+
+def _options(rendering: Rendering, template: Template) -> str:
+    """The integrations object, where a column has a part in it."""
+    fields = {
+        name: _field(rendering, template, Use(Part.OPTION, name), value, Nulls.OMIT)
+        for name, value in rendering.sync.block.options.items()
+    }
+    return json_object(fields)
+
+
+def _field(
+    rendering: Rendering, template: Template, use: Use, value: Value, nulls: Nulls | None = None
+) -> str:
+    """The JSON text of one field, NULL where it is left out."""
+    if value.is_constant:
+        return sql.text(json_constant(value.constant))
+    written = _json(rendering, template.image, value, rendering.source(template, use, value.column or ""))
+    policy = value.nulls or nulls or template.nulls
+    if policy is Nulls.SEND:
+        return f"coalesce({written}, 'null')"
+    sent_from = rendering.old_column(template, use)
+    if policy is Nulls.CLEAR and template.image is Image.AFTER and sent_from is not None:
+        had = f"{_known_json(rendering, value, sent_from)} IS NOT NULL"
+        return f"coalesce({written}, CASE WHEN {had} THEN 'null' END)"
+    return written
+
+
+def _json(rendering: Rendering, image: Image, value: Value, column: str) -> str:
+    """The JSON text of a column's value in one of the rows; NULL where that row lacks the column."""
+    kind = rendering.type_of(image, column)
+    if kind is None:
+        return "NULL::VARCHAR"
+    return cast_json(value, kind, rendering.column(image, column), rendering.sync.timezone)
+
+
+def _known_json(rendering: Rendering, value: Value, column: str) -> str:
+    """The JSON of a column before the change; NULL where it was not what its field asks for now."""
+    text = _json(rendering, Image.BEFORE, value, column)
+    for condition, _ in _unreadable(rendering, Image.BEFORE, value, column):
+        text = f"CASE WHEN {condition} THEN NULL ELSE {text} END"
+    return text
