@@ -98,7 +98,7 @@ def explain(job: Job, key: str, settings: Mapping[str, Settings]) -> list[Explai
     changes = proposal.changes
     found_rows = _find_rows(db, key, changes)
     db.execute("DELETE FROM differing WHERE key NOT IN (SELECT key FROM found)")
-    render(job, proposal, connections=1)
+    render(job, proposal)
     explained = _calls(job, changes, settings, found_rows, None)
     db.execute("DELETE FROM found WHERE key IN (SELECT key FROM call)")
     for kind in telling_kinds(changes.sync):
@@ -136,7 +136,7 @@ def _is_about(key: str, image: str, mapping: SyncMapping) -> str:
 def _calls(
     job: Job, changes: Changes, settings: Mapping[str, Settings], rows: Mapping[str, str], kind: Change | None
 ) -> list[Explained]:
-    """The calls of the table `call`, with their results at receivers."""
+    """The calls of the view `call`, with their results at receivers."""
     db, sync = job.state.db, changes.sync
     apply_receivers(db, receivers_reached(sync, sync.receivers))
     asked = receivers_reached(sync, settings)

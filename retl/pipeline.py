@@ -57,14 +57,15 @@ def run(job: Job, destination: Destination) -> Run:
             proposal = find_changes(job, engine)
             record = record.with_diff(proposal.diff, proposal.guards, baseline=not proposal.sends)
             guard.stop_if_tripped(sync, proposal.changes, proposal.guards)
-            outgoing = make_calls(job, proposal, destination.connections)
+            outgoing = make_calls(job, proposal, destination.connections, may_wait=True)
             record = record.with_diff(outgoing.diff, proposal.guards, baseline=not proposal.sends)
             record = record.evolve(violations=outgoing.violations)
             with state.transaction():
-                enqueued = outbox.enqueue(state.db, record.run_id)
+                outbox.render_waiting(state.db)
                 refused = rejected.record(state.db, record.run_id, clock.now())
                 snapshot.keep_replaced(state.db, record.run_id)
                 mapping = engine.promote(proposal.changes)
+                enqueued = outbox.enqueue(state.db, record.run_id, outgoing.lanes, outgoing.unrendered)
                 remember(job, mapping, proposal.sends, destination)
                 enqueued_record = record.with_calls(enqueued, outgoing.undated, refused)
                 keep_run(state.db, enqueued_record)
@@ -179,29 +180,44 @@ class Outgoing:
         diff: the counts of changes, without the rows that are rejected.
         violations: how many calls break a rule of a receiver, by the rule's code.
         undated: calls that take the moment of detection, as the column of their timestamp is null.
+        lanes: over how many lanes they are spread.
+        unrendered: the statement that yields them once the snapshot is promoted; None where `leaving` does.
     """
 
     diff: Diff
     violations: dict[str, int]
     undated: int
+    lanes: int
+    unrendered: str | None
 
 
-def make_calls(job: Job, proposal: Proposal, connections: int) -> Outgoing:
-    """Turn the changes into calls that can be sent, in the view `leaving`; none in a silent baseline."""
+def make_calls(job: Job, proposal: Proposal, connections: int, may_wait: bool = False) -> Outgoing:
+    """Turn the changes into calls that can be sent, in the view `leaving`; none in a silent baseline.
+
+    Args:
+        job: the sync and its state.
+        proposal: the changes.
+        connections: over which the calls are to leave.
+        may_wait: whether the text of a call can be made when it leaves.
+    """
     db, sync = job.state.db, proposal.changes.sync
-    render(job, proposal, connections)
-    apply_receivers(db, receivers_reached(sync, sync.receivers))
+    found = proposal.diff
+    lanes = outbox.lane_count(found.added + found.changed + found.removed + found.resent, connections)
+    receivers = receivers_reached(sync, sync.receivers)
+    is_first = proposal.changes.old_mapping is None
+    images = snapshot.ADOPTED if may_wait and is_first and not receivers else None
+    unrendered = render(job, proposal, lanes, images)
+    apply_receivers(db, receivers)
     rejection.collect(db)
     violations = rejection.count_violations(db)
     tally = rejection.tally(db)
-    diff = proposal.diff.without(tally.by_change, tally.by_reason)
-    return Outgoing(diff, violations, tally.undated)
+    diff = found.without(tally.by_change, tally.by_reason)
+    return Outgoing(diff, violations, tally.undated, lanes, unrendered)
 
 
-def render(job: Job, proposal: Proposal, connections: int) -> None:
-    """Turn the changes into calls, in the table `call`; none in a silent baseline."""
+def render(job: Job, proposal: Proposal, lanes: int = 1, images: str | None = None) -> str | None:
+    """Turn the changes into calls, in the view `call`; none in a silent baseline. See `render_calls`."""
     metadata, changes = job.state.metadata, proposal.changes
-    found = changes.diff
     rendering = Rendering(
         sync=changes.sync,
         mapping=changes.mapping,
@@ -210,10 +226,10 @@ def render(job: Job, proposal: Proposal, connections: int) -> None:
             metadata.destination_id, metadata.sync, metadata.generation, changes.mapping.digest
         ),
         detected_at=job.clock.now(),
-        lanes=outbox.lane_count(found.added + found.changed + found.removed + found.resent, connections),
+        lanes=lanes,
         full=job.options.full,
     )
-    render_calls(job.state.db, rendering, silent=not proposal.sends)
+    return render_calls(job.state.db, rendering, silent=not proposal.sends, images=images)
 
 
 def remember(job: Job, mapping: SyncMapping, sends: bool, destination: Destination) -> None:

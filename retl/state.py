@@ -30,7 +30,7 @@ OWNERS = {
     "snapshot": "retl.engine.snapshot",
     "replaced": "retl.engine.snapshot",
     "outbox": "retl.delivery.outbox",
-    "unrendered": "retl.delivery.outbox",
+    "unrendered": "retl.delivery.unrendered",
     "mark": "retl.delivery.outbox",
     "receipt": "retl.delivery.receipts",
     "rejected_row": "retl.delivery.rejected",

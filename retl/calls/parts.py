@@ -85,19 +85,28 @@ class Rendering:
         return column
 
 
-def select_parts(rendering: Rendering, template: Template) -> str:
+def select_parts(rendering: Rendering, template: Template, source: str = "change", more: str = "") -> str:
     """The SELECT of the parts of one template's calls.
 
-    Its columns: `counts_as` is the kind of change as which the call is ordered and identified, `lane_of` the
-    user whose lane it takes, `own_id` and `stamp` the message id and the moment that its row gives, NULL
-    where it gives none, `fault` the reason why its row cannot be sent, and `head` the members of its JSON
-    object but for message id and timestamp.
+    Args:
+        rendering: all that the calls depend on.
+        template: the kind of change, and its call.
+        source: the table of changes.
+        more: further columns of it to pass on, each after a comma.
+
+    Returns:
+        A statement with these columns: `counts_as` is the kind of change as which the call is ordered and
+        identified, `lane_of` the user whose lane it takes, `own_id` and `stamp` the message id and the moment
+        that its row gives, NULL where it gives none, `fault` the reason why its row cannot be sent, `head`
+        the members of its JSON object but for message id and timestamp, and `most_bytes` a size that the
+        finished object does not reach.
     """
     ids = _ids(rendering, template)
     user, anonymous = ids.get("user_id", "NULL::VARCHAR"), ids.get("anonymous_id", "NULL::VARCHAR")
     own_id = "NULL::VARCHAR"
     if template.message_id is not None:
         own_id = f"nullif({_id(rendering, template.image, template.message_id)}, '')"
+    head = sql.join_lines(_head(rendering, template, ids), indent=" " * 12)
     return f"""\
     SELECT
         change, key,
@@ -111,12 +120,32 @@ def select_parts(rendering: Rendering, template: Template) -> str:
         {_timestamp(rendering, template)} AS stamp,
         {_fault(rendering, template, ids, own_id)} AS fault,
         {_undated(rendering, template)} AS undated,
-        hash,
+        hash{more},
+        {_most_bytes(rendering, template, head)} AS most_bytes,
         concat_ws(',',
-            {sql.join_lines(_head(rendering, template, ids), indent=" " * 12)}
+            {head}
         ) AS head
-    FROM change
+    FROM {source}
     WHERE change = {sql.text(template.change)}{_moved(rendering, template)}"""
+
+
+def _most_bytes(rendering: Rendering, template: Template, head: str) -> str:
+    """The SQL of more bytes than a call can have, told without making its text.
+
+    The SQL of the members holds their names and constants, and id and timestamp take less than 1,000 bytes. A
+    column that is no text takes at most 100 bytes each time, a text six times its own: a control character is
+    six characters in JSON.
+    """
+    fixed, texts = len(head.encode()) + 1_000, []
+    for image in Image:
+        for column in rendering.mapping.columns:
+            times = head.count(rendering.column(image, column)) if rendering.type_of(image, column) else 0
+            fixed += 100 * times
+            if times and rendering.type_of(image, column) in ("VARCHAR", "JSON"):
+                texts.append(
+                    f"{6 * times} * strlen(coalesce({rendering.column(image, column)}::VARCHAR, ''))"
+                )
+    return " + ".join([str(fixed), *texts])
 
 
 def _head(rendering: Rendering, template: Template, ids: Mapping[str, str]) -> list[str]:

@@ -8,6 +8,10 @@ from dataclasses import dataclass
 
 import duckdb
 
+from retl import sql
+from retl.calls.render import MAX_CALL_BYTES
+from retl.reason import Reason
+
 
 def collect(db: duckdb.DuckDBPyConnection) -> None:
     """Gather the rows of this run that cannot be sent in the TEMP table `rejected` (key, reason, rows).
@@ -18,7 +22,7 @@ def collect(db: duckdb.DuckDBPyConnection) -> None:
     db.execute(_LEAVING)
 
 
-_REJECTED = """
+_REJECTED = f"""
 CREATE OR REPLACE TEMP TABLE rejected AS
 SELECT key, reason, rows FROM row_fault WHERE key IS NOT NULL
 UNION ALL
@@ -26,6 +30,11 @@ SELECT key, min(reason), 1
 FROM call
 WHERE reason IS NOT NULL AND change <> 'removed' AND rank > 0
 GROUP BY key
+UNION ALL
+-- Calls without a text yet: it is made only of rows that are long.
+SELECT key, {sql.text(Reason.TOO_LARGE)}, 1
+FROM call
+WHERE most_bytes > {MAX_CALL_BYTES} AND reason IS NULL AND bytes > {MAX_CALL_BYTES}
 """
 
 _LEAVES = "reason IS NULL AND (change = 'removed' OR key NOT IN (SELECT key FROM rejected))"
@@ -37,12 +46,12 @@ def count_violations(db: duckdb.DuckDBPyConnection) -> dict[str, int]:
     """How many calls leave though they break a rule, by the rule's code; after `collect`.
 
     Args:
-        db: with the TEMP table `violation` (call, code), whose `call` is a rowid of the table `call`.
+        db: with the TEMP table `violation` (call, code), whose `call` is the number of a call.
     """
     found = db.execute(
         f"""
         SELECT code, count(*)
-        FROM violation JOIN call ON call.rowid = violation.call
+        FROM violation JOIN call ON call.number = violation.call
         WHERE {_LEAVES}
         GROUP BY code
         ORDER BY code

@@ -23,28 +23,44 @@ MAX_CALL_BYTES = 32 * 1024
 """A call's size limit (Segment HTTP API docs, "Max request size"; the official clients' 32 << 10)."""
 
 
-def render_calls(db: duckdb.DuckDBPyConnection, rendering: Rendering, silent: bool) -> None:
-    """Turn the TEMP table `change` into the TEMP table `call`, in which a call without `reason` can be sent.
+def render_calls(
+    db: duckdb.DuckDBPyConnection, rendering: Rendering, silent: bool, images: str | None = None
+) -> str | None:
+    """Turn the changes into calls, in the TEMP view `call`; a call without `reason` can be sent.
+
+    The view shows the TEMP table `rendered`. But where each user has one call, and each row of the snapshot
+    that is to be makes one, their text need not be made yet: the view then makes it when it is asked for.
 
     Args:
         db: the state's connection.
         rendering: all that the calls depend on.
         silent: whether this is a silent baseline, which makes no calls.
+        images: the SELECT of the changes from the snapshot that is to be, each with its place `seq`; None
+            where the text of all calls is wanted now.
+
+    Returns:
+        The statement that yields the calls from these rows; None where `rendered` has them.
     """
-    db.execute(_CALL_TABLE)
     answered = [
         template
         for template in templates(rendering.sync, rendering.full)
         if not silent and (rendering.old_mapping is not None or template.change is Change.ADDED)
     ]
+    if images is not None and len(answered) == 1 and answered[0].message_id is None:
+        db.execute(f"CREATE OR REPLACE TEMP VIEW call AS {_select_unrendered(rendering, answered[0])}")
+        if _users_have_one_call(db, rendering):
+            return _select_later(rendering, answered[0], images)
+    db.execute(_RENDERED)
     if answered:
-        db.execute(_insert_calls(rendering, answered))
+        db.execute(f"INSERT INTO rendered {_select_calls(rendering, answered)}")
     if any(template.message_id for template in answered):
         db.execute(_SHARED_MESSAGE_IDS)
+    db.execute("CREATE OR REPLACE TEMP VIEW call AS SELECT *, rowid AS number, 0 AS most_bytes FROM rendered")
+    return None
 
 
-_CALL_TABLE = """
-CREATE OR REPLACE TEMP TABLE call (
+_RENDERED = """
+CREATE OR REPLACE TEMP TABLE rendered (
     change     VARCHAR,
     key        VARCHAR,
     rank       INTEGER,    -- the order among calls of one user and moment: 0 removed, 1 added, 2 changed
@@ -63,47 +79,79 @@ CREATE OR REPLACE TEMP TABLE call (
 """
 
 _SHARED_MESSAGE_IDS = f"""
-UPDATE call SET reason = {sql.text(Reason.DUPLICATE_MESSAGE_ID)}
+UPDATE rendered SET reason = {sql.text(Reason.DUPLICATE_MESSAGE_ID)}
 WHERE reason IS NULL
-    AND message_id IN (SELECT message_id FROM call GROUP BY message_id HAVING count(*) > 1)
+    AND message_id IN (SELECT message_id FROM rendered GROUP BY message_id HAVING count(*) > 1)
 """
 
 
-def _insert_calls(rendering: Rendering, answered: Sequence[Template]) -> str:
-    """The statement that fills the table `call` from the table `change`."""
-    detected = f"make_timestamp_ms({int(rendering.detected_at.timestamp() * 1000)})"
-    # Who leaves an audience and comes to it again in one run is in it afterwards, whatever the timestamps.
-    place = detected if rendering.sync.kind == "audience" else "moment"
-    fields = "\n    UNION ALL\n".join(select_parts(rendering, template) for template in answered)
+def _users_have_one_call(db: duckdb.DuckDBPyConnection, rendering: Rendering) -> bool:
+    """Whether no user has two of the calls in the view `call`."""
+    mapping = rendering.mapping
+    if mapping.primary_key == (mapping.ids.get("user_id"),):
+        return True
+    twice = db.execute("SELECT 1 FROM call GROUP BY hash(user_id) HAVING count(*) > 1 LIMIT 1")
+    return twice.fetchone() is None
+
+
+def _select_unrendered(rendering: Rendering, template: Template) -> str:
+    """The SELECT of calls whose text is made only where it is asked for.
+
+    A call is `too_large` only if its `most_bytes` are too many, which is left to who looks for it.
+    """
+    calls = _finished(rendering, select_parts(rendering, template))
     return f"""\
-INSERT INTO call
--- The parts of each call that its row gives: one SELECT for each template.
-WITH fields AS (
-{fields}
-),
--- Its moment, and its message id: the row's own, else a hash of the parts.
-identified AS (
-    SELECT
-        *,
-        coalesce(stamp, {detected}) AS moment,
-        coalesce(own_id, {made_message_id(rendering.id_scope)}) AS message_id
-    FROM fields
-),
--- Its finished JSON text.
-calls AS (
-    SELECT
-        *,
-        '{{' || head || ',"messageId":' || to_json(message_id)::VARCHAR
-            || ',"timestamp":"' || strftime(moment, '%Y-%m-%dT%H:%M:%S.%gZ') || '"}}' AS body
-    FROM identified
-)
--- Its place in the order, its lane and its size, and the reason if it cannot be sent.
 SELECT
-    change, key, rank, type, event, user_id, message_id, moment, {place} AS place,
+    change, key, rank, type, event, user_id, message_id, moment, {_place(rendering)} AS place,
+    0 AS lane, body, strlen(body) AS bytes, undated, fault AS reason, NULL::BIGINT AS number, most_bytes
+FROM ({calls})"""
+
+
+def _select_later(rendering: Rendering, template: Template, images: str) -> str:
+    """The SELECT of calls as the outbox takes them, from rows of the snapshot that is to be."""
+    parts = select_parts(rendering, template, f"({images})", more=", seq")
+    return f"SELECT seq, key, change, message_id, user_id, body FROM ({_finished(rendering, parts)})"
+
+
+def _select_calls(rendering: Rendering, answered: Sequence[Template]) -> str:
+    """The SELECT of finished calls, their place in the order, their lane, and the reason against them."""
+    parts = "\n    UNION ALL\n".join(select_parts(rendering, template) for template in answered)
+    return f"""\
+SELECT
+    change, key, rank, type, event, user_id, message_id, moment, {_place(rendering)} AS place,
     (hash(lane_of) % {rendering.lanes})::INTEGER AS lane, body, strlen(body) AS bytes, undated,
     CASE
         WHEN fault IS NOT NULL THEN fault
         WHEN length(message_id) > {MAX_MESSAGE_ID} THEN {sql.text(Reason.MESSAGE_ID_TOO_LONG)}
         WHEN strlen(body) > {MAX_CALL_BYTES} THEN {sql.text(Reason.TOO_LARGE)}
     END AS reason
-FROM calls"""
+FROM ({_finished(rendering, parts)})"""
+
+
+def _place(rendering: Rendering) -> str:
+    """The moment by which a call is ordered."""
+    # Who leaves an audience and comes to it again in one run is in it afterwards, whatever the timestamps.
+    return _detected(rendering) if rendering.sync.kind == "audience" else "moment"
+
+
+def _detected(rendering: Rendering) -> str:
+    return f"make_timestamp_ms({int(rendering.detected_at.timestamp() * 1000)})"
+
+
+def _finished(rendering: Rendering, parts: str) -> str:
+    """The SELECT of calls with moment, message id and JSON text, from the SELECT of their parts."""
+    return f"""\
+SELECT
+    *,
+    '{{' || head || ',"messageId":' || to_json(message_id)::VARCHAR
+        || ',"timestamp":"' || strftime(moment, '%Y-%m-%dT%H:%M:%S.%gZ') || '"}}' AS body
+FROM (
+    -- Its moment, and its message id: the row's own, else a hash.
+    SELECT
+        *,
+        coalesce(stamp, {_detected(rendering)}) AS moment,
+        coalesce(own_id, {made_message_id(rendering.id_scope)}) AS message_id
+    FROM (
+{parts}
+    )
+)"""

@@ -24,7 +24,7 @@ class CheckedCall:
     """A call that breaks rules.
 
     Attributes:
-        row: its place in the table `call`.
+        row: its number in the view `call`.
         leaves: whether it is the only call that tells that a row, or a row's former user, is gone.
         key: of its row.
         call: its event, or its type where it has none.
@@ -49,7 +49,7 @@ def find_violations(db: duckdb.DuckDBPyConnection, checker: Checker) -> Iterator
                 yield CheckedCall(row, rank == RANK[Change.REMOVED], key, event or type_, violations)
 
 
-_CALLS = "SELECT rowid, rank, key, type, event, bytes, body FROM call WHERE reason IS NULL"
+_CALLS = "SELECT number, rank, key, type, event, bytes, body FROM call WHERE reason IS NULL"
 
 
 def parsed(body: str) -> dict[str, Any] | None:
@@ -68,11 +68,11 @@ def apply_receivers(db: duckdb.DuckDBPyConnection, settings: Mapping[str, Settin
     receiver rejects it.
 
     Args:
-        db: the state's connection, with the table `call` filled.
+        db: the state's connection, with the table `rendered` filled.
         settings: the customer's settings of each receiver, by its name.
 
     The violations of calls that are not rejected here are in the TEMP table `violation` (call, code), a row
-    for each call and rule; `call` is the call's rowid, and `code` such as `insider_I6`.
+    for each call and rule; `call` is the call's number, and `code` such as `insider_I6`.
     """
     reasons: dict[int, str] = {}
     violations: list[tuple[int, str]] = []
@@ -86,11 +86,13 @@ def apply_receivers(db: duckdb.DuckDBPyConnection, settings: Mapping[str, Settin
     _keep(db, "violation", [call for call, _ in violations], [code for _, code in violations])
     if reasons:
         _keep(db, "refused", list(reasons), list(reasons.values()))
-        db.execute("UPDATE call SET reason = refused.code FROM refused WHERE call.rowid = refused.call")
+        db.execute(
+            "UPDATE rendered SET reason = refused.code FROM refused WHERE rendered.rowid = refused.call"
+        )
 
 
 def _keep(db: duckdb.DuckDBPyConnection, table: str, calls: list[int], codes: list[str]) -> None:
-    """Fill a TEMP table with rowids of calls, and a code for each."""
+    """Fill a TEMP table with numbers of calls, and a code for each."""
     db.execute(f"CREATE OR REPLACE TEMP TABLE {sql.name(table)} (call BIGINT, code VARCHAR)")
     if calls:
         db.register("incoming", pa.table({"call": calls, "code": codes}))

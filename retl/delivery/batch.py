@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,25 @@ class Batch:
         """Two batches with half of the calls each; for two calls and more."""
         middle = self.calls // 2
         return self.part(0, middle), self.part(middle, self.calls)
+
+
+def joined(lane: int, calls: pa.Table) -> Batch:
+    """The calls as one batch, whose text is the very memory in which Arrow has them side by side.
+
+    Args:
+        lane: their lane.
+        calls: `seq`, ascending, and `text`, each with a comma at its end; at least one.
+    """
+    text = calls.column("text").combine_chunks()
+    _, offsets, characters = text.buffers()
+    starts = np.frombuffer(offsets, np.int32, count=len(text) + 1, offset=4 * text.offset).astype(np.int64)
+    first, last = int(starts[0]), int(starts[-1])
+    return Batch(
+        lane,
+        calls.column("seq").combine_chunks().to_numpy(),
+        starts[1:] - first - 1,
+        memoryview(characters)[first : last - 1],
+    )
 
 
 def cut(ends: npt.NDArray[np.int64], max_bytes: int, max_calls: int) -> Iterator[tuple[int, int]]:

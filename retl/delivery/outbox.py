@@ -1,7 +1,9 @@
 """The outbox: calls that Segment has not accepted yet, durable and in order.
 
 A call enters it in the transaction that moves the snapshot, and is from then on only read. How far each
-lane got is noted as a mark; `settle` takes out what lies below it.
+lane got is noted as a mark; `settle` takes out what lies below it. A call waits as finished text, or as a row
+of the snapshot with the statement that makes its text (`retl.delivery.unrendered`); whoever reads the outbox
+need not know which.
 """
 
 from collections.abc import Iterator
@@ -9,10 +11,11 @@ from dataclasses import dataclass
 
 import duckdb
 import numpy as np
-import pyarrow as pa
 
-from retl.delivery import receipts
-from retl.delivery.batch import Batch
+from retl import sql
+from retl.delivery import receipts, unrendered
+from retl.delivery.batch import Batch, joined
+from retl.delivery.unrendered import Stretch
 
 PAGE_BYTES = 4_000_000
 """How much of a lane is read from the outbox at a time, and one call more."""
@@ -41,11 +44,40 @@ def lane_count(calls: int, connections: int) -> int:
     return max(1, min(connections, calls // CALLS_WORTH_A_LANE))
 
 
-def enqueue(db: duckdb.DuckDBPyConnection, run_id: str) -> int:
-    """Put the calls of the TEMP view `leaving` into the outbox, behind those that wait; returns how many.
+def render_waiting(db: duckdb.DuckDBPyConnection) -> None:
+    """Make the text of all calls that wait, since the rows that it is made of may change.
+
+    To be run in a transaction, before the snapshot is touched.
+    """
+    stretches = unrendered.stretches(db)
+    for stretch in stretches:
+        db.execute(
+            f"""
+            INSERT INTO state.outbox BY NAME
+            SELECT
+                seq, ?::INTEGER AS lane, ?::VARCHAR AS run_id, key, change, message_id, body,
+                strlen(body) AS bytes
+            FROM ({_select(db, stretch)})
+            """,
+            [stretch.lane, stretch.run_id],
+        )
+    if stretches:
+        unrendered.forget(db, [stretch.lane for stretch in stretches])
+        settle(db)
+
+
+def enqueue(db: duckdb.DuckDBPyConnection, run_id: str, lanes: int = 1, statement: str | None = None) -> int:
+    """Put calls into the outbox, behind those that wait; returns how many.
 
     Within a lane they stand by timestamp (in an audience sync all by the moment of detection), then
     removed before added before changed, then key.
+
+    Args:
+        db: the state's connection, after `render_waiting`.
+        run_id: the run that makes the calls.
+        lanes: over how many lanes they are spread, where none waits.
+        statement: the SELECT of the calls, whose text is made when they leave; no user has two of them. None
+            where the calls are in the TEMP view `leaving`, as text.
     """
     is_first = is_empty(db)
     if is_first:
@@ -53,7 +85,12 @@ def enqueue(db: duckdb.DuckDBPyConnection, run_id: str) -> int:
         db.execute("DELETE FROM state.mark")
     else:
         join_lanes(db)
-    row = db.execute(_ENQUEUE, {"is_first": is_first, "run_id": run_id}).fetchone()
+    if statement is None:
+        row = db.execute(_ENQUEUE, {"is_first": is_first, "run_id": run_id}).fetchone()
+    elif is_first:
+        return unrendered.enter(db, run_id, statement, lanes)
+    else:
+        row = db.execute(_APPEND.format(statement=statement), {"run_id": run_id}).fetchone()
     assert row is not None
     return int(row[0])
 
@@ -69,8 +106,52 @@ ORDER BY seq
 """
 
 
+_APPEND = """
+INSERT INTO state.outbox BY NAME
+SELECT
+    (SELECT max(seq) FROM state.outbox) + row_number() OVER (ORDER BY seq) AS seq,
+    0 AS lane, $run_id AS run_id, key, change, message_id, body, strlen(body) AS bytes
+FROM ({statement})
+"""
+
+
+def _select(db: duckdb.DuckDBPyConnection, stretch: Stretch) -> str:
+    """The SELECT of the calls of a stretch that wait."""
+    return stretch.select(_delivered(db, stretch.lane), _ahead(db))
+
+
+def _delivered(db: duckdb.DuckDBPyConnection, lane: int) -> int:
+    """The place up to which a lane was delivered; 0 without a mark."""
+    row = db.execute("SELECT delivered FROM state.mark WHERE lane = ?", [lane]).fetchone()
+    return int(row[0]) if row else 0
+
+
+def _ahead(db: duckdb.DuckDBPyConnection) -> list[int]:
+    """The places of calls that were delivered ahead of their turn."""
+    return [seq for (seq,) in db.execute("SELECT seq FROM state.outbox WHERE lane = ?", [AHEAD]).fetchall()]
+
+
+def _waiting(db: duckdb.DuckDBPyConnection) -> str:
+    """The SELECT of the calls that wait: seq, lane, run_id, key, change, message_id, user_id and body."""
+    parts = [_TEXTS]
+    for one in unrendered.stretches(db):
+        lane = f"{one.lane} AS lane, {sql.text(one.run_id)} AS run_id"
+        parts.append(f"SELECT seq, {lane}, key, change, message_id, user_id, body FROM ({_select(db, one)})")
+    return "\nUNION ALL\n".join(parts)
+
+
+_TEXTS = """
+SELECT
+    seq, lane, run_id, key, change, message_id,
+    coalesce(body ->> '$.userId', body ->> '$.anonymousId') AS user_id, body
+FROM state.outbox LEFT JOIN state.mark USING (lane)
+WHERE seq > coalesce(delivered, 0)
+"""
+
+
 def enqueue_again(db: duckdb.DuckDBPyConnection) -> None:
     """Put the calls of the TEMP table `again` behind those that wait; to be run in a transaction."""
+    render_waiting(db)
     if not is_empty(db):
         join_lanes(db)
     else:
@@ -89,18 +170,22 @@ def enqueue_again(db: duckdb.DuckDBPyConnection) -> None:
 def list_waiting(db: duckdb.DuckDBPyConnection) -> None:
     """Make the TEMP table `dropped` (seq, run_id, key, change) of all calls that wait; after `settle`."""
     db.execute(
-        """
-        CREATE OR REPLACE TEMP TABLE dropped AS
-        SELECT seq, run_id, key, change FROM state.outbox
-        """
+        f"CREATE OR REPLACE TEMP TABLE dropped AS SELECT seq, run_id, key, change FROM ({_waiting(db)})"
     )
 
 
 def drop(db: duckdb.DuckDBPyConnection) -> int:
     """Take out the calls of the TEMP table `dropped`; gives how many. To be run in a transaction."""
-    row = db.execute("DELETE FROM state.outbox WHERE seq IN (SELECT seq FROM dropped)").fetchone()
+    texts = "DELETE FROM state.outbox WHERE lane <> ? AND seq IN (SELECT seq FROM dropped)"
+    row = db.execute(texts, [AHEAD]).fetchone()
     assert row is not None
-    return int(row[0])
+    stretches = unrendered.stretches(db)
+    calls = sum(stretch.count(db, _delivered(db, stretch.lane), _ahead(db)) for stretch in stretches)
+    if stretches:
+        # No change of theirs has another call, so that all of them are in `dropped`.
+        unrendered.forget(db, [stretch.lane for stretch in stretches])
+        settle(db)
+    return int(row[0]) + calls
 
 
 def drop_again(db: duckdb.DuckDBPyConnection) -> None:
@@ -156,7 +241,8 @@ def join_lanes(db: duckdb.DuckDBPyConnection) -> None:
 
 def is_empty(db: duckdb.DuckDBPyConnection) -> bool:
     """Whether there is nothing to deliver or to settle; a mark left over counts only beside calls."""
-    return db.execute("SELECT 1 FROM state.outbox LIMIT 1").fetchone() is None
+    is_there_text = db.execute("SELECT 1 FROM state.outbox LIMIT 1").fetchone() is not None
+    return not is_there_text and not unrendered.stretches(db)
 
 
 def settle(db: duckdb.DuckDBPyConnection) -> None:
@@ -164,14 +250,18 @@ def settle(db: duckdb.DuckDBPyConnection) -> None:
 
     A mark stays where calls beyond it went out and their answer is not known.
     """
+    unrendered.settle(db, dict(db.execute("SELECT lane, delivered FROM state.mark").fetchall()))
+    # Calls without a text stay where they are, and so the note that some were delivered ahead.
+    kept = AHEAD if unrendered.stretches(db) else None
     db.execute(
         """
         DELETE FROM state.outbox
         USING state.mark
-        WHERE outbox.lane = mark.lane AND outbox.seq <= mark.delivered
-        """
+        WHERE outbox.lane = mark.lane AND outbox.seq <= mark.delivered AND outbox.lane IS DISTINCT FROM ?
+        """,
+        [kept],
     )
-    db.execute("DELETE FROM state.mark WHERE attempted <= delivered")
+    db.execute("DELETE FROM state.mark WHERE attempted <= delivered AND lane IS DISTINCT FROM ?", [kept])
 
 
 def start_marks(db: duckdb.DuckDBPyConnection) -> None:
@@ -185,6 +275,14 @@ def start_marks(db: duckdb.DuckDBPyConnection) -> None:
         GROUP BY lane
         """
     )
+    for stretch in unrendered.stretches(db):
+        db.execute(
+            """
+            INSERT INTO state.mark
+            SELECT $lane, $before, $before WHERE $lane NOT IN (SELECT lane FROM state.mark)
+            """,
+            {"lane": stretch.lane, "before": stretch.first_seq - 1},
+        )
 
 
 def lanes(db: duckdb.DuckDBPyConnection) -> tuple[Lane, ...]:
@@ -193,10 +291,17 @@ def lanes(db: duckdb.DuckDBPyConnection) -> tuple[Lane, ...]:
         """
         SELECT lane, count(*), any_value(attempted)
         FROM state.outbox JOIN state.mark USING (lane)
+        WHERE lane <> ?
         GROUP BY lane
         ORDER BY lane
-        """
+        """,
+        [AHEAD],
     ).fetchall()
+    ahead = _ahead(db)
+    for stretch in unrendered.stretches(db):
+        query = "SELECT attempted, delivered FROM state.mark WHERE lane = ?"
+        ((attempted, delivered),) = db.execute(query, [stretch.lane]).fetchall()
+        rows.append((stretch.lane, stretch.count(db, delivered, ahead), attempted))
     return tuple(Lane(*row) for row in rows)
 
 
@@ -210,7 +315,8 @@ def pending(db: duckdb.DuckDBPyConnection) -> int:
         """
     ).fetchone()
     assert row is not None
-    return int(row[0])
+    stretches = unrendered.stretches(db)
+    return int(row[0]) + sum(one.count(db, _delivered(db, one.lane), _ahead(db)) for one in stretches)
 
 
 def run_ids(db: duckdb.DuckDBPyConnection) -> list[str]:
@@ -221,14 +327,18 @@ def run_ids(db: duckdb.DuckDBPyConnection) -> list[str]:
         FROM state.outbox LEFT JOIN state.mark USING (lane)
         WHERE seq > coalesce(delivered, 0)
         """
-    )
-    return [run_id for (run_id,) in found.fetchall()]
+    ).fetchall()
+    later = {stretch.run_id for stretch in unrendered.stretches(db)}
+    return sorted(later.union(run_id for (run_id,) in found))
 
 
 def pages(db: duckdb.DuckDBPyConnection, lane: int) -> Iterator[Batch]:
     """All calls of a lane in order, a few megabytes at a time, each page as one large batch."""
+    for stretch in unrendered.stretches(db):
+        if stretch.lane == lane:
+            yield from stretch.pages(db, _delivered(db, lane), _ahead(db), PAGE_BYTES)
     for first, last in db.execute(_PAGES, [lane, lane]).fetchall():
-        yield _joined(lane, db.sql(_PAGE.format(lane=lane, first=first, last=last)).to_arrow_table())
+        yield joined(lane, db.sql(_PAGE.format(lane=lane, first=first, last=last)).to_arrow_table())
 
 
 _PAGES = f"""
@@ -250,20 +360,6 @@ ORDER BY seq
 """
 
 
-def _joined(lane: int, calls: pa.Table) -> Batch:
-    """The calls as one batch, whose text is the very memory in which Arrow has them side by side."""
-    text = calls.column("text").combine_chunks()
-    _, offsets, characters = text.buffers()
-    starts = np.frombuffer(offsets, np.int32, count=len(text) + 1, offset=4 * text.offset).astype(np.int64)
-    first, last = int(starts[0]), int(starts[-1])
-    return Batch(
-        lane,
-        calls.column("seq").combine_chunks().to_numpy(),
-        starts[1:] - first - 1,
-        memoryview(characters)[first : last - 1],
-    )
-
-
 def note_attempted(db: duckdb.DuckDBPyConnection, lane: int, seq: int) -> None:
     """Note up to which place calls went out whose answer is not known."""
     db.execute("UPDATE state.mark SET attempted = ? WHERE lane = ?", [seq, lane])
@@ -276,9 +372,22 @@ def note_delivered(db: duckdb.DuckDBPyConnection, batch: Batch) -> None:
 
 def note_delivered_ahead(db: duckdb.DuckDBPyConnection, batch: Batch) -> None:
     """Note that Segment accepted a call before the others of its lane; to be run in a transaction."""
-    db.execute(
-        "UPDATE state.outbox SET lane = ? WHERE lane = ? AND seq = ?", [AHEAD, batch.lane, batch.first_seq]
-    )
+    stretch = next((one for one in unrendered.stretches(db) if one.lane == batch.lane), None)
+    if stretch is None:
+        moved = "UPDATE state.outbox SET lane = ? WHERE lane = ? AND seq = ?"
+        db.execute(moved, [AHEAD, batch.lane, batch.first_seq])
+    else:
+        db.execute(
+            f"""
+            INSERT INTO state.outbox BY NAME
+            SELECT
+                seq, ?::INTEGER AS lane, ?::VARCHAR AS run_id, key, change, message_id, body,
+                strlen(body) AS bytes
+            FROM ({_select(db, stretch)})
+            WHERE seq = ?
+            """,
+            [AHEAD, stretch.run_id, batch.first_seq],
+        )
     if db.execute("SELECT 1 FROM state.mark WHERE lane = ?", [AHEAD]).fetchone() is None:
         db.execute("INSERT INTO state.mark VALUES (?, ?, ?)", [AHEAD, 2**62, 2**62])
 
@@ -296,20 +405,21 @@ def first_of_others(db: duckdb.DuckDBPyConnection, lane: int, seq: int, most: in
 
     At most so many, each as a batch; last the newest run's, as an older one's were tried before.
     """
-    found = db.execute(_FIRST_OF_OTHERS, {"lane": lane, "seq": seq, "most": most, "looked_at": LOOKED_AT})
+    query = _FIRST_OF_OTHERS.format(waiting=_waiting(db))
+    found = db.execute(query, {"lane": lane, "seq": seq, "most": most, "looked_at": LOOKED_AT})
     return [_alone(*call) for call in reversed(found.fetchall())]
 
 
-_FIRST_OF_OTHERS = f"""
-WITH first_of_user AS (
-    SELECT min(seq) AS seq
-    FROM state.outbox JOIN state.mark USING (lane)
-    WHERE lane = $lane AND seq > delivered AND seq <= $seq + $looked_at
-    GROUP BY {_USER}
+_FIRST_OF_OTHERS = """
+WITH waiting AS (
+    SELECT lane, seq, run_id, user_id, body FROM ({waiting}) WHERE lane = $lane AND seq <= $seq + $looked_at
+),
+first_of_user AS (
+    SELECT min(seq) AS seq FROM waiting GROUP BY user_id
 )
 SELECT lane, seq, body
-FROM state.outbox JOIN first_of_user USING (seq)
-WHERE lane = $lane AND seq > $seq
+FROM waiting JOIN first_of_user USING (seq)
+WHERE seq > $seq
 ORDER BY run_id DESC, hash(seq)
 LIMIT $most
 """
@@ -338,7 +448,7 @@ def refuse(db: duckdb.DuckDBPyConnection, batch: Batch) -> RefusedCall:
         batch: holds this call alone.
     """
     row = db.execute(
-        "SELECT run_id, key, change, message_id, body FROM state.outbox WHERE lane = ? AND seq = ?",
+        f"SELECT run_id, key, change, message_id, body FROM ({_waiting(db)}) WHERE lane = ? AND seq = ?",
         [batch.lane, batch.first_seq],
     ).fetchone()
     assert row is not None, "a call that was sent is in the outbox"

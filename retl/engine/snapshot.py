@@ -126,6 +126,9 @@ def adopt_arriving(db: duckdb.DuckDBPyConnection, mapping: SyncMapping) -> None:
     db.execute(_rebuild_replaced(kept, "old.stale", "row"))
 
 
+ADOPTED = "SELECT 'added' AS change, key, row AS after, hash, seq FROM state.snapshot WHERE seq IS NOT NULL"
+"""The changes of a first pass, with their places, in the snapshot that `adopt_arriving` makes; a SELECT."""
+
 _LEAVE_OUT = """
 DELETE FROM state.arriving WHERE key IS NULL OR key IN (SELECT key FROM rejected)
 """

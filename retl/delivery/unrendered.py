@@ -1,0 +1,105 @@
+"""Calls of the outbox whose text is made when they leave: of rows of the snapshot, by the SELECT of enqueue.
+
+The table `state.unrendered` has a row for each lane: a stretch of places, and the statement that yields the
+calls at these places (`seq`, `key`, `change`, `message_id`, `user_id`, `body`). The rows that it reads must
+stay as they are until the calls have left; before they are touched, the text of all calls is made.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import duckdb
+
+from retl.delivery.batch import Batch, joined
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """The calls of one lane.
+
+    Attributes:
+        lane: its number.
+        run_id: the run that made the calls.
+        first_seq: the place of the first.
+        last_seq: the place of the last.
+        statement: the SELECT that yields the calls, of other lanes as well.
+    """
+
+    lane: int
+    run_id: str
+    first_seq: int
+    last_seq: int
+    statement: str
+
+    def select(self, behind: int, ahead: Sequence[int]) -> str:
+        """The SELECT of its calls behind a place, but for those that were delivered ahead of their turn."""
+        others = f" AND seq NOT IN ({', '.join(map(str, ahead))})" if ahead else ""
+        first = max(self.first_seq, behind + 1)
+        return f"SELECT * FROM ({self.statement}) WHERE seq BETWEEN {first} AND {self.last_seq}{others}"
+
+    def count(self, db: duckdb.DuckDBPyConnection, behind: int, ahead: Sequence[int]) -> int:
+        """How many of its calls wait; the arguments are those of `select`."""
+        row = db.execute(f"SELECT count(*) FROM ({self.select(behind, ahead)})").fetchone()
+        assert row is not None
+        return int(row[0])
+
+    def pages(
+        self, db: duckdb.DuckDBPyConnection, behind: int, ahead: Sequence[int], page_bytes: int
+    ) -> Iterator[Batch]:
+        """Its calls in order, each page as one large batch of about so many bytes."""
+        seq, places = max(self.first_seq, behind + 1), FIRST_PAGE
+        while seq <= self.last_seq:
+            until = min(seq + places - 1, self.last_seq)
+            part = replace(self, first_seq=seq, last_seq=until).select(behind, ahead)
+            calls = db.sql(f"SELECT seq, body || ',' AS text FROM ({part}) ORDER BY seq").to_arrow_table()
+            if len(calls):
+                page = joined(self.lane, calls)
+                yield page
+                places = max(1, min(8 * places, places * page_bytes // len(page.text)))
+            seq = until + 1
+
+
+FIRST_PAGE = 1_000
+"""Calls in the first page of a lane; the next ones are as large as its bytes suggest."""
+
+
+def enter(db: duckdb.DuckDBPyConnection, run_id: str, statement: str, lanes: int) -> int:
+    """Let the calls of a statement wait, spread over so many lanes; returns how many there are."""
+    row = db.execute(f"SELECT count(*), min(seq), max(seq) FROM ({statement})").fetchone()
+    assert row is not None
+    calls, first, last = row
+    if calls:
+        places = last - first + 1
+        bounds = [first + places * number // lanes for number in range(lanes + 1)]
+        db.executemany(
+            "INSERT INTO state.unrendered VALUES (?, ?, ?, ?, ?)",
+            [[lane, run_id, bounds[lane], bounds[lane + 1] - 1, statement] for lane in range(lanes)],
+        )
+    return int(calls)
+
+
+def stretches(db: duckdb.DuckDBPyConnection) -> tuple[Stretch, ...]:
+    """The stretch of each lane."""
+    found = db.execute(
+        "SELECT lane, run_id, first_seq, last_seq, statement FROM state.unrendered ORDER BY first_seq"
+    )
+    return tuple(Stretch(*row) for row in found.fetchall())
+
+
+def settle(db: duckdb.DuckDBPyConnection, delivered: Mapping[int, int]) -> None:
+    """Let each stretch begin behind what was delivered; to be run in a transaction.
+
+    Args:
+        db: the state's connection.
+        delivered: the place up to which a lane was delivered, by lane.
+    """
+    for stretch in stretches(db):
+        if delivered.get(stretch.lane, 0) >= stretch.first_seq:
+            begin = "UPDATE state.unrendered SET first_seq = ? WHERE lane = ?"
+            db.execute(begin, [delivered[stretch.lane] + 1, stretch.lane])
+    db.execute("DELETE FROM state.unrendered WHERE first_seq > last_seq")
+
+
+def forget(db: duckdb.DuckDBPyConnection, lanes: Sequence[int]) -> None:
+    """Forget the stretches of these lanes."""
+    db.execute("DELETE FROM state.unrendered WHERE list_contains(?, lane)", [list(lanes)])
