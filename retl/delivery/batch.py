@@ -71,15 +71,19 @@ def joined(lane: int, calls: pa.Table) -> Batch:
 
     Args:
         lane: their lane.
-        calls: `seq`, ascending, and `text`, each with a comma at its end; at least one.
+        calls: `seq` and `text`, each text with a comma at its end; at least one, nearly in their order.
     """
+    seqs = calls.column("seq").combine_chunks().to_numpy()
+    if np.any(seqs[1:] < seqs[:-1]):
+        order = np.argsort(seqs)
+        seqs, calls = seqs[order], calls.take(order)
     text = calls.column("text").combine_chunks()
     _, offsets, characters = text.buffers()
     starts = np.frombuffer(offsets, np.int32, count=len(text) + 1, offset=4 * text.offset).astype(np.int64)
     first, last = int(starts[0]), int(starts[-1])
     return Batch(
         lane,
-        calls.column("seq").combine_chunks().to_numpy(),
+        seqs,
         starts[1:] - first - 1,
         memoryview(characters)[first : last - 1],
     )

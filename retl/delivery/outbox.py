@@ -336,7 +336,7 @@ def pages(db: duckdb.DuckDBPyConnection, lane: int) -> Iterator[Batch]:
     """All calls of a lane in order, a few megabytes at a time, each page as one large batch."""
     for stretch in unrendered.stretches(db):
         if stretch.lane == lane:
-            yield from stretch.pages(db, _delivered(db, lane), _ahead(db), PAGE_BYTES)
+            yield from stretch.pages(db, _delivered(db, lane), _ahead(db))
     for first, last in db.execute(_PAGES, [lane, lane]).fetchall():
         yield joined(lane, db.sql(_PAGE.format(lane=lane, first=first, last=last)).to_arrow_table())
 

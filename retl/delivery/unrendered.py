@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import duckdb
 
+from retl import sql
 from retl.delivery.batch import Batch, joined
 
 
@@ -43,21 +44,23 @@ class Stretch:
         assert row is not None
         return int(row[0])
 
-    def pages(
-        self, db: duckdb.DuckDBPyConnection, behind: int, ahead: Sequence[int], page_bytes: int
-    ) -> Iterator[Batch]:
-        """Its calls in order, each page as one large batch of about so many bytes."""
+    def pages(self, db: duckdb.DuckDBPyConnection, behind: int, ahead: Sequence[int]) -> Iterator[Batch]:
+        """Its calls in order, each page as one large batch of about `PAGE_BYTES`."""
         seq, places = max(self.first_seq, behind + 1), FIRST_PAGE
         while seq <= self.last_seq:
             until = min(seq + places - 1, self.last_seq)
             part = replace(self, first_seq=seq, last_seq=until).select(behind, ahead)
-            calls = db.sql(f"SELECT seq, body || ',' AS text FROM ({part}) ORDER BY seq").to_arrow_table()
+            # In the order of the rows, which is nearly that of the places: to sort texts costs too much.
+            calls = sql.stream(db, f"SELECT seq, body || ',' AS text FROM ({part})", places).read_all()
             if len(calls):
                 page = joined(self.lane, calls)
                 yield page
-                places = max(1, min(8 * places, places * page_bytes // len(page.text)))
+                places = max(1, min(8 * places, places * PAGE_BYTES // len(page.text)))
             seq = until + 1
 
+
+PAGE_BYTES = 8_000_000
+"""The size of a page; a larger one costs memory, a smaller one looks through the same rows more often."""
 
 FIRST_PAGE = 1_000
 """Calls in the first page of a lane; the next ones are as large as its bytes suggest."""
