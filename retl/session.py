@@ -33,11 +33,12 @@ from retl.delivery.response import RetryPolicy
 from retl.delivery.segment import Segment, Source, segment_limits, source_of
 from retl.errors import ConfigError, StateError, WarehouseError
 from retl.lock import LOCK_TIMEOUT_SECONDS, TRY_LATER, hold
+from retl.memory import STATE_SHARE, memory_limit
 from retl.model import Model
 from retl.sandbox.server import Sandbox
 from retl.state import State, open_state, peek_state
 from retl.system import expanded
-from retl.warehouse import BATCH_ROWS, Column, Warehouse, open_warehouse
+from retl.warehouse import BATCH_ROWS, Column, Room, Warehouse, open_warehouse
 
 SANDBOX_KEY = "sandbox"
 """The write key for rehearsals."""
@@ -97,7 +98,7 @@ class Session:
             StateError: the file is not a state that this retl can read, or another sync file uses it.
         """
         with ExitStack() as stack:
-            state = stack.enter_context(open_state(self.state_path, self.sync.name))
+            state = stack.enter_context(open_state(self.state_path, self.sync.name, self._state_memory))
             if claim:
                 self._refuse_shared(state)
                 self.claim(state)
@@ -166,10 +167,11 @@ class Session:
             StateError: the file is not a state that this retl can read, or another sync file uses it.
         """
         if not state_exists(self.state_path):
-            with peek_state(self.state_path, self.sync.name) as state:
+            with peek_state(self.state_path, self.sync.name, self._state_memory) as state:
                 yield state
             return
-        with self.hold(clock), peek_state(self.state_path, self.sync.name) as state:
+        memory = self._state_memory
+        with self.hold(clock), peek_state(self.state_path, self.sync.name, memory) as state:
             self._refuse_shared(state)
             yield state
 
@@ -177,6 +179,11 @@ class Session:
     def warehouse(self) -> Warehouse:
         """The sync's warehouse, opened only when it is read."""
         return _OpenedToRead(self)
+
+    @property
+    def _state_memory(self) -> int:
+        """The bytes that DuckDB may take for the state."""
+        return int(memory_limit(os.environ) * STATE_SHARE)
 
     @contextmanager
     def open_warehouse(self) -> Iterator[Warehouse]:
@@ -189,7 +196,9 @@ class Session:
             WarehouseError: it cannot be reached.
         """
         url, root = warehouse_url(self.sync, self.project), self.project.root
-        with chdir(root), open_warehouse(url, root) as warehouse:
+        memory = memory_limit(os.environ) - self._state_memory
+        scratch = self.state_path.with_name(f"{self.state_path.name}.warehouse.tmp")
+        with chdir(root), open_warehouse(url, root, Room(memory, scratch)) as warehouse:
             yield warehouse
 
     def open_destination(

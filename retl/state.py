@@ -162,8 +162,13 @@ def transaction(db: duckdb.DuckDBPyConnection) -> Iterator[None]:
     db.execute("COMMIT")
 
 
-def open_state(path: Path, sync: str) -> State:
+def open_state(path: Path, sync: str, memory: int | None = None) -> State:
     """Open a sync's state file; a missing one is made, readable by its owner alone.
+
+    Args:
+        path: the file.
+        sync: the name of the sync.
+        memory: bytes that DuckDB may take; None leaves that to DuckDB.
 
     Raises:
         StateError: the file is damaged, is not a state file, or was written by a newer retl.
@@ -173,7 +178,7 @@ def open_state(path: Path, sync: str) -> State:
     with own_errors(path):
         if not state_exists(path):
             _make(path, sync)
-        state = State(_attach(path), path)
+        state = State(_attach(path, memory), path)
         try:
             for version in range(_check(state, path, sync), SCHEMA_VERSION):
                 with state.transaction():
@@ -184,12 +189,13 @@ def open_state(path: Path, sync: str) -> State:
     return state
 
 
-def peek_state(path: Path, sync: str | None) -> State:
+def peek_state(path: Path, sync: str | None, memory: int | None = None) -> State:
     """The state, for looking only; an empty one in memory where there is no file.
 
     Args:
         path: the file.
         sync: the name of the sync that it must be of; None takes any.
+        memory: as for `open_state`.
 
     The file stays as it is. An older one is migrated in a transaction that is never committed, so that it
     looks like a file of this version until it is closed.
@@ -200,9 +206,9 @@ def peek_state(path: Path, sync: str | None) -> State:
         LockedError: as `open_state`.
     """
     if not state_exists(path):
-        return new_state(sync or path.stem)
+        return new_state(sync or path.stem, memory)
     with own_errors(path):
-        state = State(_attach(path), path)
+        state = State(_attach(path, memory), path)
         try:
             version = _check(state, path, sync)
             if version < SCHEMA_VERSION:
@@ -215,11 +221,11 @@ def peek_state(path: Path, sync: str | None) -> State:
     return state
 
 
-def new_state(sync: str) -> State:
-    """An empty state in memory, for looking only."""
+def new_state(sync: str, memory: int | None = None) -> State:
+    """An empty state in memory, for looking only; `memory` is that of `open_state`."""
     db = duckdb.connect(":memory:")
     db.execute("ATTACH ':memory:' AS state")
-    _set_up(db)
+    _set_up(db, memory)
     _create(db, sync)
     return State(db, None)
 
@@ -253,7 +259,7 @@ def _create(db: duckdb.DuckDBPyConnection, sync: str) -> None:
         )
 
 
-def _attach(path: Path) -> duckdb.DuckDBPyConnection:
+def _attach(path: Path, memory: int | None) -> duckdb.DuckDBPyConnection:
     spill = path.with_name(f"{path.name}.tmp")
     db = duckdb.connect(":memory:")
     try:
@@ -270,11 +276,13 @@ def _attach(path: Path) -> duckdb.DuckDBPyConnection:
     # The file is ours alone from here on, so what a killed process spilled to disk can go.
     shutil.rmtree(spill, ignore_errors=True)
     db.execute(f"SET temp_directory = {sql.text(str(spill))}")
-    _set_up(db)
+    _set_up(db, memory)
     return db
 
 
-def _set_up(db: duckdb.DuckDBPyConnection) -> None:
+def _set_up(db: duckdb.DuckDBPyConnection, memory: int | None) -> None:
+    if memory is not None:
+        db.execute("SET memory_limit = ?", [f"{memory}B"])
     db.execute("SET TimeZone = 'UTC'")
     db.execute("SET enable_progress_bar = false")  # it would go to stdout, in the midst of our own
 

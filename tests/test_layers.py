@@ -33,6 +33,7 @@ GROUND = [
     "errors",
     "json_values",
     "lock",
+    "memory",
     "migrations",
     "model",
     "nearest",

@@ -3,11 +3,13 @@
 import os
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import click
 
 from retl.config.project import find_project, find_syncs
+from retl.memory import VARIABLE, memory_limit
 
 
 class _Folder(click.Path):
@@ -58,6 +60,33 @@ def seconds(_context: click.Context, _option: click.Parameter, written: str) -> 
     if match is None:
         raise click.BadParameter(f"{written!r} is not a duration; write 45s, 30m or 12h")
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def _limit_memory(context: click.Context, _option: click.Parameter, written: str | None) -> None:
+    """Let the size hold for all that the command opens."""
+    if written is None:
+        return
+    memory_limit({VARIABLE: written})
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = written
+    context.call_on_close(partial(_put_back, before))
+
+
+def _put_back(before: str | None) -> None:
+    if before is None:
+        del os.environ[VARIABLE]
+    else:
+        os.environ[VARIABLE] = before
+
+
+MEMORY_LIMIT = click.option(
+    "--memory-limit",
+    callback=_limit_memory,
+    expose_value=False,
+    metavar="SIZE",
+    help="Memory that DuckDB may take: 512MB, 1GB; it goes on in a temporary folder beside the state. "
+    "[default: RETL_MEMORY_LIMIT, else half of what there is, at most 1 GB]",
+)
 
 
 def sync_files(syncs: Sequence[str]) -> list[Path]:

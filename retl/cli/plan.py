@@ -20,7 +20,7 @@ from retl.cli.console import (
     undated_sentence,
 )
 from retl.cli.errors import print_failure
-from retl.cli.options import AS_JSON, BACKFILL, MOST, STATE_DIR, SYNCS
+from retl.cli.options import AS_JSON, BACKFILL, MEMORY_LIMIT, MOST, STATE_DIR, SYNCS
 from retl.cli.receivers import reason_meaning
 from retl.clock import SystemClock
 from retl.config.project import find_syncs
@@ -44,6 +44,7 @@ from retl.session import Session, load_session
 )
 @AS_JSON
 @STATE_DIR
+@MEMORY_LIMIT
 def plan_command(
     syncs: Sequence[str],
     backfill: bool,

@@ -22,7 +22,7 @@ from retl.cli.console import (
     undated_sentence,
 )
 from retl.cli.errors import to_report
-from retl.cli.options import AS_JSON, BACKFILL, MOST, STATE_DIR, SYNCS, seconds
+from retl.cli.options import AS_JSON, BACKFILL, MEMORY_LIMIT, MOST, STATE_DIR, SYNCS, seconds
 from retl.cli.sandbox import sandbox_report
 from retl.clock import SystemClock
 from retl.config.project import check_names, find_syncs
@@ -146,6 +146,7 @@ class _Shared:
 @AS_JSON
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @STATE_DIR
+@MEMORY_LIMIT
 def run_command(syncs: Sequence[str], **given: Any) -> int:
     """Send what changed since the last run, and remember it.
 

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,19 @@ _WRITING_FUNCTIONS = re.compile(
 """Functions that write to the database, its log or one that is attached, or run the SQL of a text."""
 
 
+@dataclass(frozen=True)
+class Room:
+    """The memory and the disk that DuckDB may take for a warehouse.
+
+    Attributes:
+        memory: in bytes.
+        scratch: the folder in which it goes on beyond that; made when it is needed, and removed.
+    """
+
+    memory: int
+    scratch: Path
+
+
 class DuckDBWarehouse(Warehouse):
     """A DuckDB database, opened read-only.
 
@@ -59,8 +73,13 @@ class DuckDBWarehouse(Warehouse):
     HUGEINT, TIMETZ and BIT as `arrow.opaque`, which DuckDB turns back into what they were.
     """
 
-    def __init__(self, url: URL, root: Path) -> None:
+    def __init__(self, url: URL, root: Path, room: Room | None = None) -> None:
         """Open the file that the URL names; none is made.
+
+        Args:
+            url: where the file is, with settings of DuckDB.
+            root: the project folder.
+            room: what it may take, where the URL does not say so.
 
         Raises:
             WarehouseError: there is no such file, or DuckDB cannot open it.
@@ -80,7 +99,7 @@ class DuckDBWarehouse(Warehouse):
                 ":memory:" if in_memory else path,
                 read_only=not in_memory,
                 # The access mode of a URL would win over `read_only`.
-                config={key: str(one) for key, one in url.query.items() if key.lower() != "access_mode"},
+                config=_settings(url, room),
             )
         except duckdb.Error as error:
             raise self._out_of_reach(error) from None
@@ -157,6 +176,16 @@ class DuckDBWarehouse(Warehouse):
             where=self._shown,
             hint="Is it a DuckDB file, and does no other process have it open for writing?",
         )
+
+
+def _settings(url: URL, room: Room | None) -> dict[str, Any]:
+    """DuckDB's settings: those of the URL, else those of the room."""
+    said: dict[str, Any] = {
+        key.lower(): str(one) for key, one in url.query.items() if key.lower() != "access_mode"
+    }
+    if room is None:
+        return said
+    return {"memory_limit": f"{room.memory}B", "temp_directory": str(room.scratch), **said}
 
 
 def _without_own_words(sentence: str, model: Model) -> str:

@@ -1,0 +1,70 @@
+"""The memory that DuckDB may take; beyond it, DuckDB goes on in a temporary folder."""
+
+import os
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from retl.errors import ConfigError
+
+VARIABLE = "RETL_MEMORY_LIMIT"
+
+MOST = 1_000_000_000
+"""Bytes that are taken where nothing is said, however much there is."""
+
+LEAST = 64_000_000
+"""Bytes with which DuckDB gets nowhere."""
+
+STATE_SHARE = 0.75
+"""The part of the limit that goes to the state; the rest goes to a warehouse that is DuckDB, too."""
+
+_UNITS = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
+
+_GROUP_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),  # version 2
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+
+
+def memory_limit(environ: Mapping[str, str]) -> int:
+    """The bytes that DuckDB may take: as the environment says, else half of what there is, at most `MOST`.
+
+    Raises:
+        ConfigError: the environment says something else than a size, or too little.
+    """
+    written = environ.get(VARIABLE, "").strip()
+    return parsed(written) if written else min(MOST, available() // 2)
+
+
+def parsed(written: str) -> int:
+    """The bytes of `512MB`, `1GB` or `750MiB`.
+
+    Raises:
+        ConfigError: it is no size, or less than `LEAST`.
+    """
+    match = re.fullmatch(r"([0-9]{1,12})\s*([kmg]?i?)b?", written, re.IGNORECASE)
+    unit = match and _UNITS.get(match[2].lower())
+    if match is None or unit is None:
+        raise ConfigError(
+            f"{written!r} is not a size of memory", where=VARIABLE, hint="write 512MB, 1GB or 750MiB"
+        )
+    size = int(match[1]) * unit
+    if size < LEAST:
+        raise ConfigError(
+            f"{written!r} is too little memory",
+            where=VARIABLE,
+            hint=f"give DuckDB {LEAST // 1_000_000}MB or more; it goes on in a temporary folder beyond it",
+        )
+    return size
+
+
+def available() -> int:
+    """The bytes of this machine, or of the container, if that has a limit."""
+    limits = (
+        [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")] if hasattr(os, "sysconf") else [MOST * 2]
+    )
+    for path in _GROUP_LIMITS:
+        with suppress(OSError, ValueError):  # no such file, or "max"
+            limits.append(int(path.read_text(encoding="ascii")))
+    return min(limits)

@@ -1,0 +1,44 @@
+"""The memory that DuckDB may take."""
+
+import pytest
+
+from retl.errors import ConfigError
+from retl.memory import LEAST, MOST, available, memory_limit
+from retl.state import new_state
+
+
+@pytest.mark.parametrize(
+    ("written", "size"),
+    [
+        ("512MB", 512_000_000),
+        ("1GB", 1_000_000_000),
+        ("750 MiB", 750 << 20),
+        ("2g", 2_000_000_000),
+        ("100000kb", 100_000_000),
+        ("80000000", 80_000_000),
+    ],
+)
+def test_a_size_is_read_as_people_write_it(written: str, size: int) -> None:
+    """RETL_MEMORY_LIMIT takes the units that DuckDB and Docker take."""
+    assert size == memory_limit({"RETL_MEMORY_LIMIT": written})
+
+
+@pytest.mark.parametrize("written", ["much", "10%", "-1GB", "1TB", "12MB"])
+def test_another_size_is_refused_with_the_name_of_the_variable(written: str) -> None:
+    """A limit that cannot be meant ends the command before anything is opened."""
+    with pytest.raises(ConfigError) as refused:
+        memory_limit({"RETL_MEMORY_LIMIT": written})
+    assert "RETL_MEMORY_LIMIT" == refused.value.where
+
+
+def test_without_a_word_half_of_what_there_is_is_taken_and_1_gb_at_most() -> None:
+    """The default fits a small container, and does not grow with the machine."""
+    assert min(MOST, available() // 2) == memory_limit({"RETL_MEMORY_LIMIT": ""})
+    assert LEAST < memory_limit({}) <= MOST
+
+
+def test_the_state_is_held_to_its_part() -> None:
+    """DuckDB has the limit that the state was opened with."""
+    with new_state("users", memory=100_000_000) as state:
+        found = state.db.execute("SELECT current_setting('memory_limit')").fetchall()
+    assert [("95.3 MiB",)] == found
