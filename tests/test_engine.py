@@ -1,7 +1,9 @@
 """The contract of engines: the tables that lie between finding changes and rendering calls."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from delivery import TRACK, Shop, Table, memory_state
@@ -79,3 +81,85 @@ def test_a_promoted_snapshot_has_no_changes(engine: type[LocalEngine], shop: Sho
         found = state.db.execute("SELECT key, change, before['value'] FROM change").fetchall()
 
     assert [("3", Change.CHANGED, "c")] == found
+
+
+def met_again(state: State, shop: Shop, after: dict[str, list[Any]]) -> tuple[Changes, list[tuple[Any, ...]]]:
+    """The changes from `BEFORE`, which is promoted, to other rows, and the keys that came more than once."""
+    first = LocalEngine(state.db, Table(BEFORE), in_state=True)
+    changes = first.find_changes(shop.sync, shop.model, None, full=False)
+    state.db.execute("CREATE OR REPLACE TEMP TABLE rejected (key VARCHAR, reason VARCHAR, rows BIGINT)")
+    mapping = first.promote(changes)
+    found = LocalEngine(state.db, Table(after)).find_changes(shop.sync, shop.model, mapping, full=False)
+    return found, state.db.execute("SELECT key, rows FROM row_fault ORDER BY key").fetchall()
+
+
+def test_a_row_that_arrives_as_it_was_is_not_staged(shop: Shop) -> None:
+    """Only rows that are new or differ are staged; the others count as unchanged, and none as removed."""
+    with memory_state() as state:
+        after = {"id": [1, 2, 3, 4], "owner": ["u1", "u2", "u3", "u4"], "value": ["a", "x", "c", "d"]}
+        changes, _ = met_again(state, shop, after)
+        staged = state.db.execute("SELECT key FROM stage ORDER BY key").fetchall()
+        others = state.db.execute("SELECT key FROM unmatched").fetchall()
+
+    assert ([("2",), ("4",)], [("2",)]) == (staged, others)
+    diff = changes.diff
+    assert (4, 1, 1, 0, 2) == (diff.rows_read, diff.added, diff.changed, diff.removed, diff.unchanged)
+
+
+@pytest.mark.parametrize(
+    ("ids", "values", "shared"),
+    [
+        ([1, 2, 3, 2], ["a", "b", "c", "b"], [("2", 2)]),
+        ([1, 2, 3, 2], ["a", "b", "c", "x"], [("2", 2)]),
+        ([1, 2, 3, 2], ["a", "y", "c", "x"], [("2", 2)]),
+        ([1, 2, 3, 2, 2], ["a", "b", "c", "x", "b"], [("2", 3)]),
+        ([1, 2, 2, 3, 3], ["a", "b", "b", "c", "x"], [("2", 2), ("3", 2)]),
+        ([1, 2, 3, 4, 4], ["a", "b", "c", "d", "d"], [("4", 2)]),
+    ],
+    ids=["both as it was", "one as it was", "none as it was", "three", "two keys", "a new key"],
+)
+def test_a_key_that_comes_twice_is_found_where_rows_are_not_staged(
+    shop: Shop, ids: list[int], values: list[str], shared: list[tuple[str, int]]
+) -> None:
+    """All rows of a shared key are rejected, be they as they were or not; the key is not removed."""
+    with memory_state() as state:
+        after = {"id": ids, "owner": [f"u{one}" for one in ids], "value": values}
+        changes, faults = met_again(state, shop, after)
+        assert [] == state.db.execute("SELECT key FROM change").fetchall()
+
+    assert shared == faults
+    assert (0, 0, 0) == (changes.diff.added, changes.diff.changed, changes.diff.removed)
+
+
+def test_rows_are_hashed_anew_where_duckdb_hashes_otherwise(shop: Shop) -> None:
+    """Where the sample of the mapping tells of other hashes, equal rows are equal, and get today's hashes."""
+    same = {"id": [1, 2, 3], "owner": ["u1", "u2", "u3"], "value": ["a", "b", "c"]}
+    with memory_state() as state:
+        changes, _ = met_again(state, shop, same)
+        hashes = state.db.execute("SELECT key, hash FROM state.snapshot ORDER BY key").fetchall()
+        state.db.execute("UPDATE state.snapshot SET hash = 1")
+        mapping = replace(changes.mapping, hash_check="of another DuckDB")
+
+        engine = LocalEngine(state.db, Table(same))
+        found = engine.find_changes(shop.sync, shop.model, mapping, full=False)
+        engine.promote(found)
+
+        assert (3, 0) == (found.diff.unchanged, found.diff.changed)
+        assert [] == state.db.execute("SELECT key FROM stage").fetchall()
+        assert hashes == state.db.execute("SELECT key, hash FROM state.snapshot ORDER BY key").fetchall()
+
+
+def test_a_hash_that_is_not_known_is_made_up_for(shop: Shop) -> None:
+    """A row without a hash, as of an older state, is compared by its columns once, and then has one."""
+    same = {"id": [1, 2, 3], "owner": ["u1", "u2", "u3"], "value": ["a", "b", "c"]}
+    with memory_state() as state:
+        changes, _ = met_again(state, shop, same)
+        state.db.execute("UPDATE state.snapshot SET hash = NULL WHERE key = '2'")
+
+        engine = LocalEngine(state.db, Table(same))
+        found = engine.find_changes(shop.sync, shop.model, changes.mapping, full=False)
+        assert [("2",)] == state.db.execute("SELECT key FROM stage").fetchall()
+        engine.promote(found)
+
+        assert 3 == found.diff.unchanged
+        assert [(3,)] == state.db.execute("SELECT count(hash) FROM state.snapshot").fetchall()
