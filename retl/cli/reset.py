@@ -36,6 +36,7 @@ def reset_command(sync: str, yes: bool, rehearsal: bool, state_dir: Path | None)
             if not yes:
                 click.confirm(f"{name}: forget {count(rows, 'row')} and start anew?", abort=True)
             with state.transaction():
+                outbox.render_waiting(state.db)
                 snapshot.forget(state, with_destination=not pending)
                 rejected.overtake_all(state.db)  # the next run may go elsewhere, and sends each row anyway
         click.echo(f"{name}: {count(rows, 'row')} forgotten; {_next_run(session.sync, pending)}")

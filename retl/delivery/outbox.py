@@ -448,9 +448,11 @@ def refuse(db: duckdb.DuckDBPyConnection, batch: Batch) -> RefusedCall:
         batch: holds this call alone.
     """
     row = db.execute(
-        f"SELECT run_id, key, change, message_id, body FROM ({_waiting(db)}) WHERE lane = ? AND seq = ?",
+        "SELECT run_id, key, change, message_id, body FROM state.outbox WHERE lane = ? AND seq = ?",
         [batch.lane, batch.first_seq],
     ).fetchone()
+    if row is None:
+        row = unrendered.one_call(db, batch.lane, batch.first_seq)
     assert row is not None, "a call that was sent is in the outbox"
     db.execute(
         "UPDATE state.mark SET delivered = greatest(delivered, ?) WHERE lane = ?",

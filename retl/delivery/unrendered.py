@@ -89,6 +89,16 @@ def stretches(db: duckdb.DuckDBPyConnection) -> tuple[Stretch, ...]:
     return tuple(Stretch(*row) for row in found.fetchall())
 
 
+def one_call(db: duckdb.DuckDBPyConnection, lane: int, seq: int) -> tuple[str, str, str, str, str] | None:
+    """The call of a lane at a place: run_id, key, change, message_id and body; None where there is none."""
+    for stretch in stretches(db):
+        if stretch.lane == lane:
+            query = f"SELECT key, change, message_id, body FROM ({stretch.statement}) WHERE seq = ?"
+            found = db.execute(query, [seq]).fetchone()
+            return (stretch.run_id, *found) if found else None
+    return None
+
+
 def settle(db: duckdb.DuckDBPyConnection, delivered: Mapping[int, int]) -> None:
     """Let each stretch begin behind what was delivered; to be run in a transaction.
 

@@ -1,0 +1,160 @@
+"""Calls whose text is made when they leave."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from delivery import IDENTIFY, TRACK, Shop, Table, rows, segment, send
+from harness import Retl, runner
+
+from retl.calls.render import MAX_CALL_BYTES
+from retl.delivery import outbox, unrendered
+from retl.job import Options
+from retl.sandbox.server import Sandbox
+from retl.state import State, open_state
+
+USERS = {"id": [f"u{n}" for n in range(1, 8)], "name": list("ABCDEFG"), "plan": ["free"] * 7}
+NOT_NOW = Options(limit=0)
+"""The run puts the calls into the outbox, and lets none leave."""
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    """Give a local Segment."""
+    with Sandbox() as started:
+        yield started
+
+
+@pytest.fixture
+def shop(tmp_path: Path, sandbox: Sandbox) -> Shop:
+    """An identify sync to the sandbox."""
+    return Shop(tmp_path, sandbox.url, IDENTIFY)
+
+
+def texts(state: State) -> list[tuple[Any, ...]]:
+    """The calls that wait as text."""
+    return rows(state, "SELECT seq, message_id, body FROM state.outbox ORDER BY seq")
+
+
+def waiting(state: State) -> list[str]:
+    """The text of all calls that wait, lane by lane."""
+    outbox.start_marks(state.db)
+    return [
+        bytes(page.part(number, number + 1).text).decode()
+        for lane in outbox.lanes(state.db)
+        for page in outbox.pages(state.db, lane.number)
+        for number in range(page.calls)
+    ]
+
+
+def test_a_first_pass_keeps_no_text(shop: Shop) -> None:
+    """Where each user has one call, the outbox holds a stretch of the snapshot's rows, and no text."""
+    run = shop.run(Table(USERS), NOT_NOW)
+    with open_state(shop.state_path, "shop") as state:
+        assert (7, 7) == (run.calls.enqueued, outbox.pending(state.db))
+        assert [] == texts(state)
+        assert [(1, 7)] == [(one.first_seq, one.last_seq) for one in unrendered.stretches(state.db)]
+
+
+def test_an_edit_of_the_sync_does_not_change_calls_that_wait(shop: Shop, sandbox: Sandbox) -> None:
+    """Calls that were planned before an edit leave as they were planned, under their ids."""
+    shop.run(Table(USERS), NOT_NOW)
+    with open_state(shop.state_path, "shop") as state:
+        planned = waiting(state)
+    edited = Shop(shop.folder, sandbox.url, IDENTIFY.replace("name: name", "title: plan"))
+
+    edited.run(Table(USERS), Options(limit=7))
+
+    sent = [call for request in sandbox.requests for call in request.parsed["batch"]]
+    assert sorted(json.dumps(json.loads(text)) for text in planned) == sorted(map(json.dumps, sent))
+
+
+def test_the_text_that_is_made_early_is_the_one_that_would_have_left(shop: Shop) -> None:
+    """Before rows may change, the calls that wait become text, to the letter and under their ids."""
+    shop.run(Table(USERS), NOT_NOW)
+    with open_state(shop.state_path, "shop") as state:
+        planned = waiting(state)
+        with state.transaction():
+            outbox.render_waiting(state.db)
+
+        assert planned == [body for _, _, body in texts(state)] == waiting(state)
+        assert () == unrendered.stretches(state.db)
+        assert all(f'"messageId":"{message_id}"' in body for _, message_id, body in texts(state))
+
+
+def test_a_reset_makes_the_text_of_calls_that_wait(
+    shop: Shop, sandbox: Sandbox, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reset forgets the snapshot, and the calls that wait are still the ones that were planned."""
+    monkeypatch.chdir(shop.folder)
+    retl: Retl = runner(capsys)
+    shop.run(Table(USERS), NOT_NOW)
+    with open_state(shop.state_path, "shop") as state:
+        planned = waiting(state)
+    assert 0 == retl("reset", "shop.yml", "--yes", "--state-dir", str(shop.folder))[0]
+    with open_state(shop.state_path, "shop") as state:
+        assert planned == [body for _, _, body in texts(state)]
+        assert [] == rows(state, "SELECT key FROM state.snapshot")
+
+
+def test_a_stretch_begins_behind_what_was_delivered(shop: Shop, sandbox: Sandbox) -> None:
+    """After a run that sends a part, the outbox holds the rest, and each call leaves once."""
+    shop.run(Table(USERS), Options(limit=3))
+    with open_state(shop.state_path, "shop") as state:
+        assert (4, [(4, 7)]) == (
+            outbox.pending(state.db),
+            [(one.first_seq, one.last_seq) for one in unrendered.stretches(state.db)],
+        )
+    shop.run(Table(USERS))
+
+    assert sorted(USERS["id"]) == sorted(call["userId"] for call in sandbox.accepted)
+    assert 0 == len(sandbox.duplicates)
+
+
+def test_a_call_that_leaves_ahead_of_its_turn_leaves_once(shop: Shop, sandbox: Sandbox) -> None:
+    """Where a call fails alone and another is tried ahead of its turn, that one is not sent again."""
+    shop.run(Table(USERS), NOT_NOW)
+    sandbox.reject_if = lambda call: call["userId"] == "u1"
+    with open_state(shop.state_path, "shop") as state, segment(shop.url) as to:
+        delivery = send(state, to)
+        assert (6, 1, 0) == (delivery.delivered, delivery.rejected, outbox.pending(state.db))
+        assert outbox.is_empty(state.db)
+    assert sorted(USERS["id"][1:]) == sorted(call["userId"] for call in sandbox.accepted)
+
+
+def test_calls_of_a_user_with_several_rows_are_rendered_at_once(shop: Shop, sandbox: Sandbox) -> None:
+    """Where a user has two calls, they have to be put in order: all calls wait as text."""
+    track = Shop(shop.folder / "track", sandbox.url, TRACK)
+    orders = {"id": [1, 2, 3], "owner": ["a", "b", "a"], "value": ["x", "y", "z"]}
+    track.run(Table(orders), NOT_NOW)
+    with open_state(track.state_path, "shop") as state:
+        assert (3, ()) == (len(texts(state)), unrendered.stretches(state.db))
+
+
+@pytest.mark.rule("R10")
+@pytest.mark.parametrize("letter", ["x", "\x01", "é", "\U0001f600", '"'], ids=ascii)
+def test_a_row_is_rejected_by_the_size_of_its_call_whatever_its_letters(shop: Shop, letter: str) -> None:
+    """The bytes of the JSON count, to the last one, though the text of few rows is made to know them."""
+    cost = len(json.dumps(letter, ensure_ascii=False).encode()) - 2
+    shop.run(Table({"id": ["u"], "name": ["x"], "plan": ["p"]}), NOT_NOW)
+    with open_state(shop.state_path, "shop") as state:
+        room = MAX_CALL_BYTES - len(waiting(state)[0].encode()) + 1
+    names = [letter * (room // cost) + "x" * (room % cost), letter * (room // cost) + "x" * (room % cost + 1)]
+    fits = Shop(shop.folder / "fits", shop.url, IDENTIFY)
+    users = {"id": ["a", "b"], "name": names, "plan": ["p", "p"]}
+
+    run = fits.run(Table(users))
+
+    assert ({"too_large": 1}, 1) == (run.rejected_by, run.calls.delivered)
+
+
+def test_a_run_that_failed_leaves_no_rows_behind(shop: Shop) -> None:
+    """Rows of a first pass that a guard stopped are not kept."""
+    text = IDENTIFY.replace("added: off", "added: 3")
+    stopped = Shop(shop.folder / "stopped", shop.url, text)
+    assert 4 == stopped.run(Table(USERS)).exit_code
+    with open_state(stopped.state_path, "shop") as state:
+        tables = rows(state, "SELECT table_name FROM duckdb_tables() WHERE database_name = 'state'")
+    assert ("arriving",) not in tables
