@@ -1,12 +1,13 @@
 """Delivery: the outbox, lane by lane, to its destination.
 
-Each lane is delivered by one thread, in order, batch after batch. An attempt is noted before it is made and
-its answer after, so that a process that dies in between leaves a trace. The destination decides what follows
-from an answer, `blame` what follows from several; `worker` does it.
+Each lane is delivered by one thread, in order, batch after batch. Attempts are noted before they are made and
+their answers after, so that a process that dies in between leaves a trace: see `ledger`. The destination
+decides what follows from an answer, `blame` what follows from several; `worker` does it.
 """
 
 import threading
 from collections import deque
+from contextlib import suppress
 from dataclasses import replace
 
 import duckdb
@@ -15,6 +16,7 @@ from retl.clock import Clock
 from retl.damage import storage_error
 from retl.delivery import outbox, receipts, rejected
 from retl.delivery.destination import Destination
+from retl.delivery.ledger import Ledger
 from retl.delivery.round import Delivery, Round, Terms, time_is_up
 from retl.delivery.worker import MOST_REFUSED, Worker
 from retl.errors import Interrupted
@@ -42,11 +44,13 @@ def deliver(
     if not lanes:
         return Delivery()
     observer.delivering(sum(lane.calls for lane in lanes))
-    round_ = Round(destination, terms, clock, observer, deque(lanes), terms.limit)
+    round_ = Round(destination, terms, clock, observer, deque(lanes), terms.limit, Ledger(lanes, clock))
     _work_off(round_, [Worker(round_, state.db.cursor()) for _ in lanes[: destination.connections]])
     if round_.bug is not None:
         full = storage_error(round_.bug, state.path)
         if full is None:
+            with suppress(duckdb.Error):
+                round_.ledger.write(state.db)
             raise round_.bug
         round_.end(full)
     return _settle(state, round_)
@@ -83,13 +87,14 @@ def _work_off(round_: Round, workers: list[Worker]) -> None:
         finally:
             with round_.lock:
                 round_.closed = True
+                round_.ledger.close()
 
 
 def _settle(state: State, round_: Round) -> Delivery:
     """Write and tell the result of a round whose threads are done."""
     db = state.db
     try:
-        with state.transaction():
+        with round_.ledger.writing(db):
             if rejects := round_.error is None and _calls_are_the_cause(round_, db):
                 round_.write_held(db)
             settle(db)
@@ -97,6 +102,8 @@ def _settle(state: State, round_: Round) -> Delivery:
             round_.tally = round_.tally.plus(rejected=len(round_.held))
             round_.held.clear()
     except duckdb.Error as error:  # the next delivery settles
+        lost = round_.ledger.unwritten
+        round_.tally = round_.tally.plus(delivered=-lost.calls, batches=-lost.batches, bytes=-lost.bytes)
         round_.error = round_.error or storage_error(error, state.path)
         if round_.error is None:
             raise

@@ -39,6 +39,21 @@ class Lane:
     attempted: int
 
 
+@dataclass(frozen=True)
+class Mark:
+    """How far a lane has got.
+
+    Attributes:
+        lane: the lane.
+        attempted: the place up to which calls may have gone out without a known answer.
+        delivered: the place up to which calls were accepted.
+    """
+
+    lane: int
+    attempted: int
+    delivered: int
+
+
 def lane_count(calls: int, connections: int) -> int:
     """Over how many lanes to spread so many calls: few calls make few, and so full, batches."""
     return max(1, min(connections, calls // CALLS_WORTH_A_LANE))
@@ -360,14 +375,16 @@ ORDER BY seq
 """
 
 
-def note_attempted(db: duckdb.DuckDBPyConnection, lane: int, seq: int) -> None:
-    """Note up to which place calls went out whose answer is not known."""
-    db.execute("UPDATE state.mark SET attempted = ? WHERE lane = ?", [seq, lane])
-
-
-def note_delivered(db: duckdb.DuckDBPyConnection, batch: Batch) -> None:
-    """Note that Segment accepted a batch; to be run in a transaction."""
-    db.execute("UPDATE state.mark SET delivered = ? WHERE lane = ?", [batch.last_seq, batch.lane])
+def note_marks(db: duckdb.DuckDBPyConnection, marks: list[Mark]) -> None:
+    """Note how far lanes have got; to be run in a transaction. What was delivered stays delivered."""
+    db.execute(
+        """
+        UPDATE state.mark SET attempted = new.attempted, delivered = greatest(mark.delivered, new.delivered)
+        FROM (SELECT unnest(?, recursive := true)) AS new
+        WHERE mark.lane = new.lane
+        """,
+        [[mark.__dict__ for mark in marks]],
+    )
 
 
 def note_delivered_ahead(db: duckdb.DuckDBPyConnection, batch: Batch) -> None:

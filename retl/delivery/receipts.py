@@ -1,5 +1,6 @@
 """Receipts: what Segment answered to each batch, and which calls went out once more without an answer."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -8,40 +9,46 @@ import duckdb
 from retl.delivery.batch import Batch
 
 
-def note(
-    db: duckdb.DuckDBPyConnection,
-    batch: Batch,
-    run_id: str,
-    attempts: int,
-    status: int,
-    answered_at: datetime,
-) -> None:
-    """Note that Segment accepted a batch, after so many attempts; to be run in a transaction."""
-    row = [batch.calls, len(batch.text), 0, attempts, status, answered_at]
-    db.execute(_NOTE, [run_id, batch.lane, batch.first_seq, batch.last_seq, *row])
+@dataclass(frozen=True)
+class Receipt:
+    """The row in `state.receipt` of a batch that was accepted, or that goes out once more; see state.sql."""
+
+    run_id: str
+    lane: int
+    first_seq: int
+    last_seq: int
+    calls: int
+    bytes: int
+    repeated: int
+    attempts: int
+    status: int
+    answered_at: datetime
 
 
-def note_repeat(
-    db: duckdb.DuckDBPyConnection, batch: Batch, run_id: str, repeated: int, attempted_at: datetime
-) -> None:
-    """Note that so many calls of a batch are about to go out once more, as no answer had come.
+def accepted(batch: Batch, run_id: str, attempts: int, status: int, answered_at: datetime) -> Receipt:
+    """The receipt of a batch that was accepted, after so many attempts."""
+    size = len(batch.text)
+    places = (batch.lane, batch.first_seq, batch.last_seq)
+    return Receipt(run_id, *places, batch.calls, size, 0, attempts, status, answered_at)
 
-    With 0: that it went out before its turn, and no answer came.
+
+def again(batch: Batch, run_id: str, repeated: int, attempted_at: datetime) -> Receipt:
+    """The receipt of so many calls of a batch that are about to go out once more, as no answer had come.
+
+    With 0: of one that went out before its turn, and no answer came.
     """
-    row = [0, 0, repeated, 0, 0, attempted_at]
-    db.execute(_NOTE, [run_id, batch.lane, batch.first_seq, batch.last_seq, *row])
+    places = (batch.lane, batch.first_seq, batch.last_seq)
+    return Receipt(run_id, *places, 0, 0, repeated, 0, 0, attempted_at)
 
 
-_NOTE = """
-INSERT INTO state.receipt (
-    run_id, lane, first_seq, last_seq, calls, bytes, repeated, attempts, status, answered_at
-)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-"""
+def keep(db: duckdb.DuckDBPyConnection, kept: Sequence[Receipt]) -> None:
+    """Keep receipts."""
+    rows = [receipt.__dict__ for receipt in kept]
+    db.execute("INSERT INTO state.receipt BY NAME SELECT unnest(?, recursive := true)", [rows])
 
 
 def forget_repeat(db: duckdb.DuckDBPyConnection, batch: Batch, run_id: str) -> None:
-    """Take back the last `note_repeat`: the destination answered that it has not taken the batch."""
+    """Forget the last receipt of `again`: the destination answered that it has not taken the batch."""
     db.execute(
         """
         DELETE FROM state.receipt
@@ -69,6 +76,16 @@ class Sent:
     batches: int
     bytes: int
     repeated: int
+
+
+def in_sum(kept: Sequence[Receipt]) -> Sent:
+    """The sum of these receipts."""
+    return Sent(
+        calls=sum(receipt.calls for receipt in kept),
+        batches=sum(receipt.calls > 0 for receipt in kept),
+        bytes=sum(receipt.bytes for receipt in kept),
+        repeated=sum(receipt.repeated for receipt in kept),
+    )
 
 
 def sent(db: duckdb.DuckDBPyConnection, run_id: str) -> Sent:

@@ -13,6 +13,7 @@ from retl.clock import Clock
 from retl.delivery import outbox, rejected
 from retl.delivery.batch import Batch
 from retl.delivery.destination import Action, Decision, Destination
+from retl.delivery.ledger import Ledger
 from retl.errors import DeadlineError, RetlError
 from retl.observer import Observer
 
@@ -107,6 +108,7 @@ class Round:
     Attributes:
         lanes: still to be taken up.
         left: how many calls may still leave; None is all.
+        ledger: the marks and receipts.
         stop: set when no further batch may go out.
         closed: whether the outbox is no longer to be touched.
         held: calls that failed each alone. They are rejected once the destination has accepted another call:
@@ -124,6 +126,7 @@ class Round:
     observer: Observer
     lanes: deque[outbox.Lane]
     left: int | None
+    ledger: Ledger
     stop: threading.Event = field(default_factory=threading.Event)
     closed: bool = False
     held: list[Held] = field(default_factory=list)
@@ -193,11 +196,6 @@ class Round:
         with self.noting():
             return any(held.call.lane == lane for held in self.held)
 
-    def park(self, lane: outbox.Lane) -> None:
-        """Leave a lane until a call is accepted."""
-        with self.noting():
-            self.parked.append(lane)
-
     def write_held(self, db: duckdb.DuckDBPyConnection) -> None:
         """Write that the calls that are held are rejected; to be run in a transaction."""
         for held in self.held:
@@ -210,12 +208,14 @@ class Round:
         self.held.clear()
 
     def accepted(self, batch: Batch) -> None:
-        """Count an accepted batch, once that and the rejection of calls that are held is written."""
-        self.forget_held()
+        """Count an accepted batch."""
         self.failed_alone.clear()
+        self.count(delivered=batch.calls, batches=1, bytes=len(batch.text))
+
+    def unpark(self) -> None:
+        """Take lanes up again, once it is written which calls of them are rejected."""
         self.lanes.extend(self.parked)
         self.parked.clear()
-        self.count(delivered=batch.calls, batches=1, bytes=len(batch.text))
 
     def count(self, **more: int) -> None:
         """Add to the tally."""

@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 
 import duckdb
 import numpy as np
@@ -13,7 +12,7 @@ from retl.delivery.blame import Step, Tries, asks_for_other, next_step
 from retl.delivery.destination import Action, Attempt, Decision
 from retl.delivery.others import Others
 from retl.delivery.round import Closed, Held, Round, time_is_up
-from retl.state import transaction
+from retl.errors import RetlError
 
 MOST_REFUSED = 20
 """Calls of a lane refused one by one, after which calls of other users are tried, and so many of these."""
@@ -33,7 +32,7 @@ class Worker:
         db: a connection of its own.
         done: set at the end of its work. To join a thread would not do: up to Python 3.12 a join that a
             signal interrupts takes the thread for ended.
-        attempted: the place in the lane up to which calls went out without a known answer.
+        stretch: the place up to which calls of the lane may go out soon.
         others: calls that may go out before their turn.
     """
 
@@ -41,7 +40,7 @@ class Worker:
         self.round = round_
         self.db = db
         self.done = threading.Event()
-        self.attempted = 0
+        self.stretch = 0
         self.others = Others(db, 0)
 
     def work(self) -> None:
@@ -59,13 +58,20 @@ class Worker:
             self.done.set()
 
     def _deliver_lane(self, lane: outbox.Lane) -> None:
-        self.attempted = lane.attempted
         self.others = Others(self.db, lane.number)
         for batch in self._batches(lane):
             if not self._deliver(batch, Tries()):
                 if not self.round.stop.is_set():
-                    self.round.park(replace(lane, attempted=self.attempted))
+                    self._park(lane)
                 return
+
+    def _park(self, lane: outbox.Lane) -> None:
+        """Leave a lane until a call is accepted; it is read again then, from its mark on."""
+        round_ = self.round
+        with round_.noting():
+            round_.ledger.rest(lane.number)
+            round_.ledger.write(self.db)
+            round_.parked.append(lane)
 
     def _batches(self, lane: outbox.Lane) -> Iterator[Batch]:
         limits = self.round.destination.limits
@@ -78,8 +84,16 @@ class Worker:
                     calls = self.round.allow(stop - start)
                     if not calls:
                         return
+                    self.stretch = self._stretch(page, start, calls)
                     yield page.part(start, start + calls)
                     start += calls
+
+    def _stretch(self, page: Batch, start: int, calls: int) -> int:
+        """The place up to which calls of a page may go out in about a second, beginning with a batch."""
+        most = self.round.destination.rate_limiter.calls_per_second or page.calls
+        if self.round.left is not None:
+            most = min(most, calls + self.round.left)
+        return int(page.seqs[min(start + max(calls, most), page.calls) - 1])
 
     def _deliver(self, whole: Batch, tries: Tries) -> bool:
         """Deliver a batch, however often it takes; False where the lane cannot go on."""
@@ -107,7 +121,7 @@ class Worker:
                 case Step.STOP:
                     self.round.end_by(decision)
                     return False
-            if not self._wait_for_retry(decision):
+            if not self._wait_for_retry(batch.lane, decision):
                 return False
         return False
 
@@ -120,31 +134,30 @@ class Worker:
 
     def _attempt(self, batch: Batch, tries: Tries, is_ahead: bool = False) -> Decision:
         """Send a batch once. That it goes out is noted before, and what is not known any more after."""
-        round_ = self.round
-        repeated = int(np.searchsorted(batch.seqs, self.attempted, side="right"))
-        repeated += self.others.unsure_behind(batch, self.attempted)
+        round_, run_id = self.round, self.round.terms.run_id
         with round_.noting():
-            if repeated:
-                receipts.note_repeat(self.db, batch, round_.terms.run_id, repeated, round_.now())
+            attempted = round_.ledger.attempted(batch.lane)
+            repeated = int(np.searchsorted(batch.seqs, attempted, side="right"))
+            repeated += self.others.unsure_behind(batch, attempted)
+            if not round_.ledger.may_leave(batch, self.stretch) or repeated:
+                with round_.ledger.writing(self.db):
+                    if repeated:
+                        receipts.keep(self.db, [receipts.again(batch, run_id, repeated, round_.now())])
             if not is_ahead:
-                outbox.note_attempted(self.db, batch.lane, max(self.attempted, batch.last_seq))
+                round_.ledger.leave(batch)
         decision = round_.destination.send(batch, Attempt(tries.attempts, tries.retries, round_.clock.now()))
         if repeated and decision.may_have_arrived:
             round_.count(unsure=repeated)
         elif repeated:
             with round_.noting():
-                receipts.forget_repeat(self.db, batch, round_.terms.run_id)
+                receipts.forget_repeat(self.db, batch, run_id)
         if is_ahead and decision.unsure:
             self.others.unsure.add(batch.first_seq)
             with round_.noting():
-                receipts.note_repeat(self.db, batch, round_.terms.run_id, 0, round_.now())
-        if is_ahead or decision.action is Action.DELIVERED:
-            return decision
-        if decision.unsure:
-            self.attempted = max(self.attempted, batch.last_seq)
-        else:
+                receipts.keep(self.db, [receipts.again(batch, run_id, 0, round_.now())])
+        elif not is_ahead and decision.action is not Action.DELIVERED:
             with round_.noting():
-                outbox.note_attempted(self.db, batch.lane, self.attempted)
+                round_.ledger.fail(batch, decision.unsure)
         return decision
 
     def _other_is_taken(self, batch: Batch, most: int) -> bool | None:
@@ -152,6 +165,7 @@ class Worker:
         taken = None
         with self.round.noting():
             self.round.failed_alone.add(batch.first_seq)
+            self.round.ledger.write(self.db)  # others are looked for from the lane's mark on
         for _ in range(most):
             other = self.others.behind(batch)
             if other is None or self.round.stop.is_set() or not self.round.allow(1):
@@ -198,7 +212,7 @@ class Worker:
         """Reject a call that is the cause of its failures."""
         self.round.hold(Held(batch, decision.reason))
         with self.round.noting():
-            with transaction(self.db):
+            with self.round.ledger.writing(self.db):
                 self.round.write_held(self.db)
             self.round.forget_held()
         return True
@@ -210,10 +224,22 @@ class Worker:
         """
         round_, rate_limiter = self.round, self.round.destination.rate_limiter
         late = time_is_up()
-        while round_.wait(round_.pause_left, late) and round_.wait(rate_limiter.reserve(batch.calls), late):
+        lane = batch.lane
+        while self._wait(lane, round_.pause_left, late):
+            if not self._wait(lane, rate_limiter.reserve(batch.calls), late):
+                return False
             if round_.pause_left == 0:
                 return True
         return False
+
+    def _wait(self, lane: int, seconds: float, error: RetlError) -> bool:
+        """Wait as `Round.wait` does; a lane that waits long has nothing unwritten meanwhile."""
+        round_ = self.round
+        with round_.noting():
+            if round_.ledger.is_old(seconds):
+                round_.ledger.rest(lane)
+                round_.ledger.write(self.db)
+        return round_.wait(seconds, error)
 
     def _note_retry(self, decision: Decision) -> None:
         """Count a retry that is to come; where Segment asked for a wait, it holds for all lanes."""
@@ -223,28 +249,36 @@ class Worker:
         if decision.requested:
             self.round.pause(decision.wait)
 
-    def _wait_for_retry(self, decision: Decision) -> bool:
+    def _wait_for_retry(self, lane: int, decision: Decision) -> bool:
         """Wait before a retry; False where the round is over."""
         late = self.round.not_taken(decision, ", and the time for this run is up")
-        return self.round.wait(self.round.pause_left if decision.requested else decision.wait, late)
+        return self._wait(lane, self.round.pause_left if decision.requested else decision.wait, late)
 
     def _note_delivered(self, batch: Batch, attempts: int, status: int) -> None:
         round_ = self.round
+        receipt = receipts.accepted(batch, round_.terms.run_id, attempts, status, round_.now())
         with round_.noting():
-            with transaction(self.db):
-                round_.write_held(self.db)
-                outbox.note_delivered(self.db, batch)
-                receipts.note(self.db, batch, round_.terms.run_id, attempts, status, round_.now())
+            round_.ledger.accept(batch, receipt)
             round_.accepted(batch)
+            if round_.held:
+                with round_.ledger.writing(self.db):
+                    round_.write_held(self.db)
+                round_.forget_held()
+            elif round_.ledger.is_old():
+                round_.ledger.write(self.db)
+            round_.unpark()
         round_.observer.delivered(batch.calls)
 
     def _note_delivered_ahead(self, call: Batch, status: int) -> None:
         round_ = self.round
+        receipt = receipts.accepted(call, round_.terms.run_id, 1, status, round_.now())
         with round_.noting():
-            with transaction(self.db):
+            with round_.ledger.writing(self.db):
                 round_.write_held(self.db)
                 outbox.note_delivered_ahead(self.db, call)
-                receipts.note(self.db, call, round_.terms.run_id, 1, status, round_.now())
+                receipts.keep(self.db, [receipt])
+            round_.forget_held()
             round_.accepted(call)
+            round_.unpark()
         self.others.done.add(call.first_seq)
         round_.observer.delivered(1)
