@@ -7,11 +7,12 @@ import re
 import socket
 import ssl
 import threading
+import time
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from http.client import HTTPResponse, RemoteDisconnected
-from typing import Any, BinaryIO, Self, cast
+from typing import Any, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -41,26 +42,29 @@ MOST_BYTES = 64 * 1024
 
 
 class Http:
-    """Kept-alive connections to one server.
-
-    Attributes:
-        most_seconds: how long one request may take in all.
-    """
+    """Kept-alive connections to one server."""
 
     def __init__(
         self, url: str, connections: int, ssl_cert: str | None = None, most_seconds: float = MOST_SECONDS
     ) -> None:
-        """`ssl_cert`: a file of certificates to trust instead of the system's.
+        """Connect when the first request is sent.
+
+        Args:
+            url: of the server.
+            connections: that are kept.
+            ssl_cert: a file of certificates to trust instead of the system's.
+            most_seconds: how long one request may take in all.
 
         Raises:
             ConfigError: the URL is not one, or the environment names a proxy of an unknown kind.
         """
-        self.most_seconds = most_seconds
+        self._watch = _Watch(most_seconds)
         self._pool = _pool(url, connections, ssl_cert)
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections; a request that is still under way is broken off."""
         self._pool.clear()
+        self._watch.close()
 
     def request(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None
@@ -70,7 +74,7 @@ class Http:
         Raises:
             urllib3.exceptions.HTTPError: no answer came, or none in time.
         """
-        with _Limit(self.most_seconds) as limit:
+        with self._watch.limit() as limit:
             response = self._pool.request(
                 method,
                 url,
@@ -126,38 +130,77 @@ class _Limit:
     """A limit on the time of what its thread requests; afterwards the connection is broken off.
 
     Attributes:
+        ends_at: on the monotonic clock.
         is_over: whether the time was up.
     """
 
     of_thread = threading.local()
 
-    def __init__(self, seconds: float) -> None:
-        self._socket: socket.socket | None = None
+    def __init__(self, ends_at: float) -> None:
+        self.ends_at = ends_at
         self.is_over = False
-        self._timer = threading.Timer(seconds, self._break_off)
-        self._timer.daemon = True
-
-    def __enter__(self) -> Self:
-        self.of_thread.limit = self
-        self._timer.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-        self.of_thread.limit = None
+        self._socket: socket.socket | None = None
 
     def hold(self, connected: socket.socket | None) -> None:
         """Take the socket that is in use; it is broken off at once where the time is over already."""
         # Python forgets the socket of a connection that the server will close, before the answer is read.
         self._socket = connected
         if self.is_over:
-            self._break_off()
+            self.break_off()
 
-    def _break_off(self) -> None:
+    def break_off(self) -> None:
+        """End the request: its thread finds the connection closed."""
         self.is_over = True
         if self._socket is not None:
             with suppress(OSError):
                 socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # past TLS, which would wait
+
+
+class _Watch:
+    """Breaks off requests that take too long. It is one thread for all: a timer is a thread for each."""
+
+    def __init__(self, most_seconds: float) -> None:
+        self.most_seconds = most_seconds
+        self._limits: set[_Limit] = set()
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @contextmanager
+    def limit(self) -> Iterator[_Limit]:
+        """Limit the time of what this thread requests meanwhile."""
+        limit = _Limit(time.monotonic() + self.most_seconds)
+        with self._lock:
+            self._limits.add(limit)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, daemon=True)
+                self._thread.start()
+        _Limit.of_thread.limit = limit
+        try:
+            yield limit
+        finally:
+            _Limit.of_thread.limit = None
+            with self._lock:
+                self._limits.discard(limit)
+
+    def close(self) -> None:
+        """Break off what is still under way, and end."""
+        self._closed.set()
+        with self._lock:
+            for limit in self._limits:
+                limit.break_off()
+
+    def _work(self) -> None:
+        wait = self.most_seconds
+        while not self._closed.wait(wait):
+            with self._lock:
+                now = time.monotonic()
+                for limit in self._limits:
+                    if limit.ends_at <= now:
+                        limit.break_off()
+                # A limit that is set while this thread waits ends after that wait.
+                ends = (limit.ends_at for limit in self._limits if not limit.is_over)
+                wait = min(ends, default=now + self.most_seconds) - now
 
 
 class _Lines:
