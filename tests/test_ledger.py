@@ -40,24 +40,42 @@ def accept(ledger: Ledger, batch: Batch) -> None:
 
 def marks(state: State) -> list[tuple[int, int]]:
     """What the file says of attempted and delivered."""
-    return rows(state, "SELECT attempted, delivered FROM state.mark")
+    return rows(state, "SELECT attempted, delivered FROM state.mark ORDER BY lane")
 
 
 @pytest.mark.rule("D2")
 def test_a_stretch_is_noted_before_its_first_call_leaves(state: State, page: Batch) -> None:
     """Batches of the stretch then leave without a further note, and the one behind it does not."""
     ledger = ledger_of(state)
-    assert not ledger.may_leave(page.part(0, 10), 30)
+    assert not ledger.may_leave(page.part(0, 10), 20)
     ledger.write(state.db)
     assert [(30, 0)] == marks(state)
     accept(ledger, page.part(0, 10))
-    assert ledger.may_leave(page.part(10, 30), 30)
+    assert ledger.may_leave(page.part(10, 30), 20)
     accept(ledger, page.part(10, 30))
     assert [(30, 0)] == marks(state)
-    assert not ledger.may_leave(page.part(30, 31), 60)
+    assert not ledger.may_leave(page.part(30, 40), 20)
     ledger.write(state.db)
     assert [(60, 30)] == marks(state)
     assert [(10,), (20,)] == rows(state, "SELECT calls FROM state.receipt ORDER BY first_seq")
+
+
+def test_one_transaction_notes_the_next_stretch_of_every_lane(state: State) -> None:
+    """Lanes whose batches are out are noted further with another lane, up to their last call at most."""
+    state.db.execute("DELETE FROM state.outbox")
+    fill(state, 90, users=3, lanes=3)
+    outbox.start_marks(state.db)
+    ledger = ledger_of(state)
+    calls = [page for lane in range(3) for page in outbox.pages(state.db, lane)]
+    for page in calls[:2]:
+        assert not ledger.may_leave(page.part(0, 5), 10)
+        ledger.write(state.db)
+        accept(ledger, page.part(0, 5))
+    ledger.leave(calls[0].part(5, 15))
+    ledger.leave(calls[1].part(5, 10))
+    assert not ledger.may_leave(calls[2].part(0, 5), 100)
+    ledger.write(state.db)
+    assert [(25, 5), (50, 35), (90, 60)] == marks(state)
 
 
 def test_marks_are_exact_at_the_end(state: State, page: Batch) -> None:

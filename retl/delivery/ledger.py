@@ -2,8 +2,8 @@
 
 A commit takes longer than a batch takes to leave: one for each attempt and one for each answer would be most
 of the work of a large delivery. So the next calls of a lane are noted as attempted before the first of them
-goes out, a stretch of them at a time; and what was accepted is written with the next stretch of any lane,
-before a long wait, or soon.
+goes out, a stretch of them at a time; and one transaction writes what was accepted, and the next stretch of
+every lane: when a lane is at the end of its own, before a long wait, or soon.
 
 Whatever ends the process, each call that went out is noted as attempted or as delivered. After a sudden end
 the whole stretch counts as attempted, though some of it was accepted already, or never left. At any other end
@@ -36,12 +36,21 @@ class Progress:
         delivered: up to which calls were accepted in this round.
         leaving: the last one of the batch that is out now.
         stretch: up to which calls may leave with no further note.
+        reach: how many places a stretch goes beyond the batch that leaves.
+        last: that of the lane.
     """
 
     attempted: int = 0
     delivered: int = 0
     leaving: int = 0
     stretch: int = 0
+    reach: int = 0
+    last: int = 0
+
+    def stretched(self, place: int) -> "Progress":
+        """With a stretch that goes as far beyond a place as is allowed, at least up to it."""
+        end = max(place, min(place + self.reach, self.last))
+        return replace(self, stretch=max(self.stretch, end))
 
     def mark(self, lane: int) -> Mark:
         """The mark that tells this, whatever happens until the next one is written."""
@@ -53,7 +62,7 @@ class Ledger:
 
     def __init__(self, lanes: Iterable[outbox.Lane], clock: Clock) -> None:
         self._clock = clock
-        self._progress = {lane.number: Progress(lane.attempted) for lane in lanes}
+        self._progress = {lane.number: Progress(lane.attempted, last=lane.last) for lane in lanes}
         self._written = {lane: progress.mark(lane) for lane, progress in self._progress.items()}
         self._receipts: list[Receipt] = []
         self._written_at = clock.monotonic()
@@ -62,17 +71,17 @@ class Ledger:
         """The place in a lane up to which calls went out without a known answer."""
         return self._progress[lane].attempted
 
-    def may_leave(self, batch: Batch, stretch: int) -> bool:
+    def may_leave(self, batch: Batch, reach: int) -> bool:
         """Whether the file says that a batch may be out; else that is to be written before it leaves.
 
         Args:
             batch: the calls.
-            stretch: the place of the last call that may leave with it or soon after it.
+            reach: how many calls may leave soon after it.
         """
         if batch.last_seq <= self._written[batch.lane].attempted:
             return True
-        progress = self._progress[batch.lane]
-        self._progress[batch.lane] = replace(progress, stretch=max(batch.last_seq, stretch))
+        progress = replace(self._progress[batch.lane], reach=reach)
+        self._progress[batch.lane] = progress.stretched(batch.last_seq)
         return False
 
     def leave(self, batch: Batch) -> None:
@@ -93,7 +102,7 @@ class Ledger:
 
     def rest(self, lane: int) -> None:
         """Note that no more of a lane goes out for a while."""
-        self._progress[lane] = replace(self._progress[lane], stretch=0)
+        self._progress[lane] = replace(self._progress[lane], stretch=0, reach=0)
 
     def close(self) -> None:
         """Note that nothing more goes out in this round."""
@@ -118,6 +127,9 @@ class Ledger:
     @contextmanager
     def writing(self, db: duckdb.DuckDBPyConnection) -> Iterator[None]:
         """A transaction in which all that is not written yet is written first."""
+        for lane, progress in self._progress.items():
+            if progress.reach and progress.leaving:
+                self._progress[lane] = progress.stretched(progress.leaving)
         marks = self._unwritten_marks()
         with transaction(db):
             if marks:

@@ -32,11 +32,13 @@ class Lane:
         number: of the lane.
         calls: how many.
         attempted: the place up to which calls went out earlier without a known answer.
+        last: the place of its last call.
     """
 
     number: int
     calls: int
     attempted: int
+    last: int
 
 
 @dataclass(frozen=True)
@@ -304,7 +306,7 @@ def lanes(db: duckdb.DuckDBPyConnection) -> tuple[Lane, ...]:
     """The lanes that hold calls; to be asked after `start_marks`."""
     rows = db.execute(
         """
-        SELECT lane, count(*), any_value(attempted)
+        SELECT lane, count(*), any_value(attempted), max(seq)
         FROM state.outbox JOIN state.mark USING (lane)
         WHERE lane <> ?
         GROUP BY lane

@@ -32,7 +32,7 @@ class Worker:
         db: a connection of its own.
         done: set at the end of its work. To join a thread would not do: up to Python 3.12 a join that a
             signal interrupts takes the thread for ended.
-        stretch: the place up to which calls of the lane may go out soon.
+        reach: how many calls of the lane may leave soon after the batch at hand.
         others: calls that may go out before their turn.
     """
 
@@ -40,7 +40,7 @@ class Worker:
         self.round = round_
         self.db = db
         self.done = threading.Event()
-        self.stretch = 0
+        self.reach = 0
         self.others = Others(db, 0)
 
     def work(self) -> None:
@@ -84,16 +84,15 @@ class Worker:
                     calls = self.round.allow(stop - start)
                     if not calls:
                         return
-                    self.stretch = self._stretch(page, start, calls)
+                    self.reach = self._reach(page, calls)
                     yield page.part(start, start + calls)
                     start += calls
 
-    def _stretch(self, page: Batch, start: int, calls: int) -> int:
-        """The place up to which calls of a page may go out in about a second, beginning with a batch."""
-        most = self.round.destination.rate_limiter.calls_per_second or page.calls
-        if self.round.left is not None:
-            most = min(most, calls + self.round.left)
-        return int(page.seqs[min(start + max(calls, most), page.calls) - 1])
+    def _reach(self, page: Batch, calls: int) -> int:
+        """How many calls may leave within a second after so many, and no more than a page has."""
+        in_a_second = self.round.destination.rate_limiter.calls_per_second or page.calls
+        more = max(0, min(in_a_second, page.calls) - calls)
+        return more if self.round.left is None else min(more, self.round.left)
 
     def _deliver(self, whole: Batch, tries: Tries) -> bool:
         """Deliver a batch, however often it takes; False where the lane cannot go on."""
@@ -139,7 +138,7 @@ class Worker:
             attempted = round_.ledger.attempted(batch.lane)
             repeated = int(np.searchsorted(batch.seqs, attempted, side="right"))
             repeated += self.others.unsure_behind(batch, attempted)
-            if not round_.ledger.may_leave(batch, self.stretch) or repeated:
+            if not round_.ledger.may_leave(batch, self.reach) or repeated:
                 with round_.ledger.writing(self.db):
                     if repeated:
                         receipts.keep(self.db, [receipts.again(batch, run_id, repeated, round_.now())])
