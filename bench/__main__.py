@@ -110,7 +110,7 @@ def tables(found: list[dict[str, Any]]) -> tuple[Table, Table]:
 
 @click.command()
 @click.option("--rows", type=click.IntRange(min=1000), default=1_000_000, help="Users. [default: 1000000]")
-@click.option("--connections", type=click.IntRange(1, 64), default=4, help="As `concurrency`. [default: 4]")
+@click.option("--connections", type=click.IntRange(1, 64), default=16, help="As `concurrency`. [default: 16]")
 @click.option("--keep", is_flag=True, help="Leave the folder with warehouse and state, and say where it is.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def main(rows: int, connections: int, keep: bool, as_json: bool) -> None:

@@ -13,6 +13,7 @@ import pytest
 from delivery import NOON, FakeClock, fill, memory_state, numbers, rows, segment, send, waiting
 
 from retl.delivery import outbox
+from retl.delivery.deliver import WORKERS_AT_FIRST
 from retl.delivery.response import RetryPolicy
 from retl.delivery.worker import MOST_REFUSED
 from retl.errors import DeadlineError, DestinationError, Interrupted, SegmentError, StorageError
@@ -575,6 +576,36 @@ class _Told(SilentObserver):
 
     def waiting(self, reason: str, seconds: float) -> None:
         self.waits.append((reason, seconds))
+
+
+class _Threads(SilentObserver):
+    """Remembers which threads delivered."""
+
+    def __init__(self) -> None:
+        self.seen: set[int] = set()
+
+    def delivered(self, calls: int) -> None:
+        self.seen.add(threading.get_ident())
+
+
+@pytest.mark.parametrize(("slow", "rate"), [(True, 0), (False, 0), (False, 100)])
+def test_more_connections_are_used_where_answers_take_long(
+    state: State, clock: FakeClock, slow: bool, rate: int
+) -> None:
+    """Beyond the first four, only while most of the time goes by with waiting for answers."""
+    fill(state, 3_200, users=16, lanes=16)
+
+    def answer(_: object) -> None:
+        if slow:
+            clock.pass_to(clock.seconds + 0.03)
+
+    threads = _Threads()
+    with (
+        Sandbox(now=clock.now, reply_if=answer) as sandbox,
+        segment(sandbox.url, clock, rate=rate, connections=16) as to,
+    ):
+        assert 3_200 == send(state, to, clock, observer=threads).delivered
+    assert (len(threads.seen) > WORKERS_AT_FIRST) == slow
 
 
 def test_the_watch_is_told(state: State, sandbox: Sandbox, clock: FakeClock) -> None:

@@ -67,7 +67,7 @@ def test_least_file(tmp_path: Path) -> None:
         sync.guards.added,
         sync.guards.min_rows,
     )
-    assert ("us", 500, 4, False) == (
+    assert ("us", 500, 16, False) == (
         sync.segment.region,
         sync.segment.events_per_second,
         sync.segment.concurrency,

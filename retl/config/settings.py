@@ -85,7 +85,12 @@ class SegmentSettings(Frozen):
     )
     name: Name | None = Field(default=None, description="Name of the source, where one sync feeds several.")
     events_per_second: Count = Field(default=500, description="Most calls a second; 0: without a rate limit.")
-    concurrency: int = Field(default=4, ge=1, le=64, description="Requests under way at once: 1 to 64.")
+    concurrency: int = Field(
+        default=16,
+        ge=1,
+        le=64,
+        description="Most requests under way at once, 1 to 64; more than 4 only where answers take long.",
+    )
     gzip: bool = Field(default=False, description="Compress the requests.")
     ssl_cert: Text | None = Field(default=None, description="File of certificates to trust, as PEM.")
 

@@ -5,7 +5,6 @@ their answers after, so that a process that dies in between leaves a trace: see 
 decides what follows from an answer, `blame` what follows from several; `worker` does it.
 """
 
-import threading
 from collections import deque
 from contextlib import suppress
 from dataclasses import replace
@@ -22,6 +21,9 @@ from retl.delivery.worker import MOST_REFUSED, Worker
 from retl.errors import Interrupted
 from retl.observer import Observer
 from retl.state import State
+
+WORKERS_AT_FIRST = 4
+"""Workers from the beginning; further ones start where answers take long, up to the connections."""
 
 MOST_UNDECIDED = 1_000
 """Calls that wait, up to which repeated failures of each one alone may be due to the calls."""
@@ -66,21 +68,29 @@ def settle(db: duckdb.DuckDBPyConnection) -> None:
 
 
 def _work_off(round_: Round, workers: list[Worker]) -> None:
-    """Let each worker work in a thread of its own, until all are done, or time or a signal ends it."""
+    """Let workers work, each in a thread of its own, until all are done, or time or a signal ends it."""
     clock, terms = round_.clock, round_.terms
     try:
+        round_.idle.extend(worker.start for worker in workers[WORKERS_AT_FIRST:])
+        for worker in workers[:WORKERS_AT_FIRST]:
+            worker.start()
         for worker in workers:
-            threading.Thread(target=worker.work, daemon=True).start()
-        for worker in workers:
+            if not worker.started:
+                break  # only the ones before it could start it, and they are done
             if not worker.done.wait(max(0.0, terms.deadline - clock.monotonic())):
                 round_.end(time_is_up())
     except Interrupted as interrupted:
         round_.error = interrupted
     finally:
-        round_.stop.set()
+        with round_.lock:
+            round_.stop.set()
+            round_.idle.clear()
         try:
             give_up_at = clock.monotonic() + terms.grace
             for worker in workers:
+                if not worker.started:
+                    worker.db.close()
+                    continue
                 worker.done.wait(max(0.0, give_up_at - clock.monotonic()))
         except Interrupted as interrupted:
             round_.error = interrupted

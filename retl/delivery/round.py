@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -109,6 +109,7 @@ class Round:
         lanes: still to be taken up.
         left: how many calls may still leave; None is all.
         ledger: the marks and receipts.
+        idle: starts each a worker that may not be needed.
         stop: set when no further batch may go out.
         closed: whether the outbox is no longer to be touched.
         held: calls that failed each alone. They are rejected once the destination has accepted another call:
@@ -127,6 +128,7 @@ class Round:
     lanes: deque[outbox.Lane]
     left: int | None
     ledger: Ledger
+    idle: deque[Callable[[], None]] = field(default_factory=deque)
     stop: threading.Event = field(default_factory=threading.Event)
     closed: bool = False
     held: list[Held] = field(default_factory=list)
@@ -155,6 +157,12 @@ class Round:
         """The next lane; None where there is none, or the round is over."""
         with self.lock:
             return self.lanes.popleft() if self.lanes and not self.stop.is_set() else None
+
+    def bring_in(self) -> None:
+        """Start one more worker, where there is one, and lanes are left."""
+        with self.lock:
+            if self.lanes and self.idle and not self.stop.is_set():
+                self.idle.popleft()()
 
     def allow(self, calls: int) -> int:
         """Of so many calls, how many may still leave."""

@@ -23,6 +23,9 @@ MOST_HELD = 1_000
 MOST_PASSED = 100
 """Calls of a lane that fail one by one, with no others to try, after which it is the destination."""
 
+MOSTLY = 0.5
+"""The part of its time that a worker waits for answers where one more could send batches meanwhile."""
+
 
 class Worker:
     """One thread's part of a round.
@@ -30,6 +33,9 @@ class Worker:
     Attributes:
         round: what is shared.
         db: a connection of its own.
+        started: whether it has begun.
+        began_at: when, on the monotonic clock.
+        waited: seconds that it waited for answers.
         done: set at the end of its work. To join a thread would not do: up to Python 3.12 a join that a
             signal interrupts takes the thread for ended.
         reach: how many calls of the lane may leave soon after the batch at hand.
@@ -39,12 +45,21 @@ class Worker:
     def __init__(self, round_: Round, db: duckdb.DuckDBPyConnection) -> None:
         self.round = round_
         self.db = db
+        self.started = False
+        self.began_at = 0.0
+        self.waited = 0.0
         self.done = threading.Event()
         self.reach = 0
         self.others = Others(db, 0)
 
+    def start(self) -> None:
+        """Begin to work, in a thread of its own."""
+        self.started = True
+        threading.Thread(target=self.work, daemon=True).start()
+
     def work(self) -> None:
         """Take lane after lane, until none is left or the round is over."""
+        self.began_at = self.round.clock.monotonic()
         try:
             while (lane := self.round.take_lane()) is not None:
                 self._deliver_lane(lane)
@@ -144,7 +159,7 @@ class Worker:
                         receipts.keep(self.db, [receipts.again(batch, run_id, repeated, round_.now())])
             if not is_ahead:
                 round_.ledger.leave(batch)
-        decision = round_.destination.send(batch, Attempt(tries.attempts, tries.retries, round_.clock.now()))
+        decision = self._send(batch, tries)
         if repeated and decision.may_have_arrived:
             round_.count(unsure=repeated)
         elif repeated:
@@ -157,6 +172,17 @@ class Worker:
         elif not is_ahead and decision.action is not Action.DELIVERED:
             with round_.noting():
                 round_.ledger.fail(batch, decision.unsure)
+        return decision
+
+    def _send(self, batch: Batch, tries: Tries) -> Decision:
+        """Send a batch, and see from the wait for the answer whether one more worker has something to do."""
+        clock, destination = self.round.clock, self.round.destination
+        sent_at = clock.monotonic()
+        decision = destination.send(batch, Attempt(tries.attempts, tries.retries, clock.now()))
+        answered_at = clock.monotonic()
+        self.waited += answered_at - sent_at
+        if decision.action is Action.DELIVERED and self.waited > MOSTLY * (answered_at - self.began_at):
+            self.round.bring_in()
         return decision
 
     def _other_is_taken(self, batch: Batch, most: int) -> bool | None:
