@@ -102,26 +102,26 @@ def _work_off(round_: Round, workers: list[Worker]) -> None:
 
 def _settle(state: State, round_: Round) -> Delivery:
     """Write and tell the result of a round whose threads are done."""
-    db = state.db
+    db, held = state.db, round_.held
     try:
         with round_.ledger.writing(db):
             if rejects := round_.error is None and _calls_are_the_cause(round_, db):
                 round_.write_held(db)
             settle(db)
         if rejects:
-            round_.tally = round_.tally.plus(rejected=len(round_.held))
-            round_.held.clear()
+            round_.tally = round_.tally.plus(rejected=len(held.calls))
+            held.calls.clear()
     except duckdb.Error as error:  # the next delivery settles
         lost = round_.ledger.unwritten
         round_.tally = round_.tally.plus(delivered=-lost.calls, batches=-lost.batches, bytes=-lost.bytes)
         round_.error = round_.error or storage_error(error, state.path)
         if round_.error is None:
             raise
-    if round_.held and round_.error is None:
-        refused = all(held.error is None for held in round_.held)
-        return replace(round_.tally, error=round_.held_error(), undecided=True, refused=refused)
+    if held.calls and round_.error is None:
+        doubt = held.error(round_.destination)
+        return replace(round_.tally, error=doubt, undecided=True, refused=held.are_refused)
     waiting = outbox.pending(db) if round_.gave_up else 0
-    undecided = 0 < waiting <= MOST_UNDECIDED and len(round_.failed_alone) >= min(waiting, MOST_REFUSED)
+    undecided = 0 < waiting <= MOST_UNDECIDED and len(held.failed_alone) >= min(waiting, MOST_REFUSED)
     return replace(round_.tally, error=round_.error, undecided=undecided)
 
 
@@ -131,6 +131,7 @@ def _calls_are_the_cause(round_: Round, db: duckdb.DuckDBPyConnection) -> bool:
     They are where they were refused, are few, and calls were accepted just before; and a single call is where
     the destination took all others up to now.
     """
-    if round_.parked or len(round_.held) >= MOST_REFUSED or any(held.error for held in round_.held):
+    held = round_.held
+    if round_.parked or len(held.calls) >= MOST_REFUSED or not held.are_refused:
         return False
-    return round_.tally.delivered > 0 or (len(round_.failed_alone) == 1 and receipts.accepts(db))
+    return round_.tally.delivered > 0 or (len(held.failed_alone) == 1 and receipts.accepts(db))

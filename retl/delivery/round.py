@@ -10,9 +10,10 @@ from datetime import datetime
 import duckdb
 
 from retl.clock import Clock
-from retl.delivery import outbox, rejected
+from retl.delivery import outbox
 from retl.delivery.batch import Batch
 from retl.delivery.destination import Action, Decision, Destination
+from retl.delivery.held import HeldCalls
 from retl.delivery.ledger import Ledger
 from retl.errors import DeadlineError, RetlError
 from retl.observer import Observer
@@ -82,21 +83,6 @@ def time_is_up() -> DeadlineError:
     return DeadlineError("the time for this run is up", hint="run it again; nothing is lost")
 
 
-@dataclass(frozen=True)
-class Held:
-    """A call that failed alone.
-
-    Attributes:
-        call: as a batch.
-        answer: of the destination, in a few words.
-        error: to report if no other call is accepted; None where the destination refused this very call.
-    """
-
-    call: Batch
-    answer: str
-    error: RetlError | None = None
-
-
 class Closed(Exception):
     """The round went on without this thread, whose answer came too late."""
 
@@ -112,9 +98,7 @@ class Round:
         idle: starts each a worker that may not be needed.
         stop: set when no further batch may go out.
         closed: whether the outbox is no longer to be touched.
-        held: calls that failed each alone. They are rejected once the destination has accepted another call:
-            only then is it certain that it takes calls at all.
-        failed_alone: places of the calls that failed alone since a call was accepted, refused or not.
+        held: calls that failed each alone.
         parked: lanes in which calls are refused and none is accepted; taken up again once a call is.
         gave_up: whether it ended as no retry could help a call, which may be the cause, or the destination.
         paused_until: on the monotonic clock; before that, the destination wants no calls.
@@ -131,8 +115,7 @@ class Round:
     idle: deque[Callable[[], None]] = field(default_factory=deque)
     stop: threading.Event = field(default_factory=threading.Event)
     closed: bool = False
-    held: list[Held] = field(default_factory=list)
-    failed_alone: set[int] = field(default_factory=set)
+    held: HeldCalls = field(default_factory=HeldCalls)
     parked: list[outbox.Lane] = field(default_factory=list)
     gave_up: bool = False
     paused_until: float = 0.0
@@ -192,32 +175,18 @@ class Round:
             if self.left is not None:
                 self.left += calls
 
-    def hold(self, held: Held) -> int:
-        """Hold a call that failed alone; gives how many of its lane are held."""
-        with self.noting():
-            self.held.append(held)
-            self.failed_alone.add(held.call.first_seq)
-            return sum(other.call.lane == held.call.lane for other in self.held)
-
-    def holds(self, lane: int) -> bool:
-        """Whether a call of a lane is held."""
-        with self.noting():
-            return any(held.call.lane == lane for held in self.held)
-
     def write_held(self, db: duckdb.DuckDBPyConnection) -> None:
         """Write that the calls that are held are rejected; to be run in a transaction."""
-        for held in self.held:
-            call = outbox.refuse(db, held.call)
-            rejected.keep_call(db, call, held.answer, self.terms.run_id, self.clock.now())
+        self.held.reject(db, self.terms.run_id, self.clock.now())
 
     def forget_held(self) -> None:
         """Count the calls that were held as rejected, once that is written."""
-        self.count(rejected=len(self.held))
-        self.held.clear()
+        self.count(rejected=len(self.held.calls))
+        self.held.calls.clear()
 
     def accepted(self, batch: Batch) -> None:
         """Count an accepted batch."""
-        self.failed_alone.clear()
+        self.held.failed_alone.clear()
         self.count(delivered=batch.calls, batches=1, bytes=len(batch.text))
 
     def unpark(self) -> None:
@@ -239,16 +208,6 @@ class Round:
         name = self.destination.name
         message = f"{name} does not take the calls ({decision.reason}){but}"
         return self.destination.error(message, "run it again; nothing is lost")
-
-    def held_error(self) -> RetlError:
-        """The error where calls are held and none is accepted: it may be the destination."""
-        last = self.held[-1]
-        return last.error or self.destination.error(
-            f"{len(self.failed_alone)} calls were refused one by one and none was accepted since "
-            f"({last.answer})",
-            "check the endpoint; the next run tries them again beside newer calls; retl discard SYNC "
-            "--pending takes them back",
-        )
 
     def pause(self, seconds: float) -> None:
         """Keep every lane from sending for a while."""

@@ -10,8 +10,9 @@ from retl.delivery import outbox, receipts
 from retl.delivery.batch import Batch, cut
 from retl.delivery.blame import Step, Tries, asks_for_other, next_step
 from retl.delivery.destination import Action, Attempt, Decision
+from retl.delivery.held import Held
 from retl.delivery.others import Others
-from retl.delivery.round import Closed, Held, Round, time_is_up
+from retl.delivery.round import Closed, Round, time_is_up
 from retl.errors import RetlError
 
 MOST_REFUSED = 20
@@ -121,7 +122,7 @@ class Worker:
             self._note_retry(decision)
             if asks_for_other(decision, tries, batch.calls):
                 most = MOST_REFUSED if decision.action is Action.GIVE_UP else 1
-                tries = tries.beside(self._other_is_taken(batch, most), self.round.holds(batch.lane))
+                tries = tries.beside(self._other_is_taken(batch, most), self._is_behind(batch.lane))
             match next_step(decision, tries, batch.calls):
                 case Step.DONE:
                     self._note_delivered(batch, tries.attempts, decision.status)
@@ -189,7 +190,7 @@ class Worker:
         """Whether the destination takes one of so many other calls; None where there is none to try."""
         taken = None
         with self.round.noting():
-            self.round.failed_alone.add(batch.first_seq)
+            self.round.held.failed_alone.add(batch.first_seq)
             self.round.ledger.write(self.db)  # others are looked for from the lane's mark on
         for _ in range(most):
             other = self.others.behind(batch)
@@ -215,27 +216,37 @@ class Worker:
             round_.end_by(decision)
         elif not decision.requested:
             with round_.noting():
-                round_.failed_alone.add(call.first_seq)
+                round_.held.failed_alone.add(call.first_seq)
         return False
 
     def _hold(self, batch: Batch, decision: Decision) -> bool:
         """Hold a call that failed alone; False where its lane cannot go on."""
         self.round.give_back(1)
         if decision.action is Action.SPLIT:
-            held = self.round.hold(Held(batch, decision.reason))
+            held = self._add_held(Held(batch, decision.reason))
             if held < MOST_REFUSED:
                 return True
             taken = self._other_is_taken(batch, MOST_REFUSED)
             return held < MOST_HELD if taken is None else taken
         error = decision.error or self.round.not_taken(decision)
-        if self.round.hold(Held(batch, decision.reason, error)) < MOST_PASSED:
+        if self._add_held(Held(batch, decision.reason, error)) < MOST_PASSED:
             return True
         self.round.end(error)
         return False
 
+    def _add_held(self, held: Held) -> int:
+        """Hold a call; gives how many of its lane are held."""
+        with self.round.noting():
+            return self.round.held.add(held)
+
+    def _is_behind(self, lane: int) -> bool:
+        """Whether calls of a lane are held."""
+        with self.round.noting():
+            return self.round.held.of_lane(lane) > 0
+
     def _reject(self, batch: Batch, decision: Decision) -> bool:
         """Reject a call that is the cause of its failures."""
-        self.round.hold(Held(batch, decision.reason))
+        self._add_held(Held(batch, decision.reason))
         with self.round.noting():
             with self.round.ledger.writing(self.db):
                 self.round.write_held(self.db)
@@ -285,7 +296,7 @@ class Worker:
         with round_.noting():
             round_.ledger.accept(batch, receipt)
             round_.accepted(batch)
-            if round_.held:
+            if round_.held.calls:
                 with round_.ledger.writing(self.db):
                     round_.write_held(self.db)
                 round_.forget_held()
