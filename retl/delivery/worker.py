@@ -273,7 +273,8 @@ class Worker:
         round_ = self.round
         with round_.noting():
             if round_.ledger.is_old(seconds):
-                round_.ledger.rest(lane)
+                if seconds:
+                    round_.ledger.rest(lane)
                 round_.ledger.write(self.db)
         return round_.wait(seconds, error)
 
