@@ -730,32 +730,35 @@ def stop(number, _):
 class Telling(SilentObserver):
     def delivered(self, calls):
         print(calls, flush=True)
+        sys.stdin.readline()
 
 signal.signal(signal.SIGTERM, stop)
 with open_state(Path(sys.argv[1]), "shop") as state:
-    fill(state, 1000)
-    with segment(sys.argv[2], rate=100) as to:
+    fill(state, 1000, pad=5000)
+    with segment(sys.argv[2], rate=int(sys.argv[3])) as to:
         delivery = send(state, to, observer=Telling())
 sys.exit(delivery.error.exit_code)
 """
 
 
 @pytest.mark.rule("L7")
-def test_sigterm_ends_a_process_with_the_answers_noted(tmp_path: Path, sandbox: Sandbox) -> None:
+@pytest.mark.parametrize("rate", [0, 50], ids=["within a stretch", "at a rate"])
+def test_sigterm_ends_a_process_with_the_answers_noted(tmp_path: Path, sandbox: Sandbox, rate: int) -> None:
     """A process that is told to end exits with 143, and its successor sends only what is left."""
     path = tmp_path / "shop.duckdb"
     process = subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTED, str(path), sandbox.url],
+        [sys.executable, "-c", INTERRUPTED, str(path), sandbox.url, str(rate)],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert process.stdout is not None
-    assert b"100\n" == process.stdout.readline()
+    assert int(process.stdout.readline()) == len(sandbox.accepted)
     process.terminate()
-    process.stdout.read()
-    assert 143 == process.wait()
-    process.stdout.close()
+    process.communicate()
+    assert 143 == process.returncode
     arrived = len(sandbox.accepted)
+    assert 0 < arrived < 1_000
     with open_state(path, "shop") as state, segment(sandbox.url) as to:
         assert 1_000 - arrived == outbox.pending(state.db)
         assert (1_000 - arrived, 0) == ((rest := send(state, to)).delivered, rest.unsure)
