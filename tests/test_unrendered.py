@@ -50,12 +50,12 @@ def waiting(state: State) -> list[str]:
 
 
 def test_a_first_pass_keeps_no_text(shop: Shop) -> None:
-    """Where each user has one call, the outbox holds a stretch of the snapshot's rows, and no text."""
+    """Where each user has one call, the outbox holds places of the snapshot's rows, and no text."""
     run = shop.run(Table(USERS), NOT_NOW)
     with open_state(shop.state_path, "shop") as state:
         assert (7, 7) == (run.calls.enqueued, outbox.pending(state.db))
         assert [] == texts(state)
-        assert [(1, 7)] == [(one.first_seq, one.last_seq) for one in unrendered.stretches(state.db)]
+        assert [(1, 7)] == [(one.first_seq, one.last_seq) for one in unrendered.lanes(state.db)]
 
 
 def test_an_edit_of_the_sync_does_not_change_calls_that_wait(shop: Shop, sandbox: Sandbox) -> None:
@@ -80,7 +80,7 @@ def test_the_text_that_is_made_early_is_the_one_that_would_have_left(shop: Shop)
             outbox.render_waiting(state.db)
 
         assert planned == [body for _, _, body in texts(state)] == waiting(state)
-        assert () == unrendered.stretches(state.db)
+        assert () == unrendered.lanes(state.db)
         assert all(f'"messageId":"{message_id}"' in body for _, message_id, body in texts(state))
 
 
@@ -99,13 +99,13 @@ def test_a_reset_makes_the_text_of_calls_that_wait(
         assert [] == rows(state, "SELECT key FROM state.snapshot")
 
 
-def test_a_stretch_begins_behind_what_was_delivered(shop: Shop, sandbox: Sandbox) -> None:
+def test_a_lane_begins_behind_what_was_delivered(shop: Shop, sandbox: Sandbox) -> None:
     """After a run that sends a part, the outbox holds the rest, and each call leaves once."""
     shop.run(Table(USERS), Options(limit=3))
     with open_state(shop.state_path, "shop") as state:
         assert (4, [(4, 7)]) == (
             outbox.pending(state.db),
-            [(one.first_seq, one.last_seq) for one in unrendered.stretches(state.db)],
+            [(one.first_seq, one.last_seq) for one in unrendered.lanes(state.db)],
         )
     shop.run(Table(USERS))
 
@@ -130,7 +130,7 @@ def test_calls_of_a_user_with_several_rows_are_rendered_at_once(shop: Shop, sand
     orders = {"id": [1, 2, 3], "owner": ["a", "b", "a"], "value": ["x", "y", "z"]}
     track.run(Table(orders), NOT_NOW)
     with open_state(track.state_path, "shop") as state:
-        assert (3, ()) == (len(texts(state)), unrendered.stretches(state.db))
+        assert (3, ()) == (len(texts(state)), unrendered.lanes(state.db))
 
 
 @pytest.mark.rule("R10")

@@ -15,7 +15,7 @@ import numpy as np
 from retl import sql
 from retl.delivery import receipts, unrendered
 from retl.delivery.batch import Batch, joined
-from retl.delivery.unrendered import Stretch
+from retl.delivery.unrendered import UnrenderedLane
 
 PAGE_BYTES = 4_000_000
 """How much of a lane is read from the outbox at a time, and one call more."""
@@ -66,20 +66,20 @@ def render_waiting(db: duckdb.DuckDBPyConnection) -> None:
 
     To be run in a transaction, before the snapshot is touched.
     """
-    stretches = unrendered.stretches(db)
-    for stretch in stretches:
+    later = unrendered.lanes(db)
+    for one in later:
         db.execute(
             f"""
             INSERT INTO state.outbox BY NAME
             SELECT
                 seq, ?::INTEGER AS lane, ?::VARCHAR AS run_id, key, change, message_id, body,
                 strlen(body) AS bytes
-            FROM ({_select(db, stretch)})
+            FROM ({_select(db, one)})
             """,
-            [stretch.lane, stretch.run_id],
+            [one.lane, one.run_id],
         )
-    if stretches:
-        unrendered.forget(db, [stretch.lane for stretch in stretches])
+    if later:
+        unrendered.forget(db, [one.lane for one in later])
         settle(db)
 
 
@@ -132,9 +132,9 @@ FROM ({statement})
 """
 
 
-def _select(db: duckdb.DuckDBPyConnection, stretch: Stretch) -> str:
-    """The SELECT of the calls of a stretch that wait."""
-    return stretch.select(_delivered(db, stretch.lane), _ahead(db))
+def _select(db: duckdb.DuckDBPyConnection, one: UnrenderedLane) -> str:
+    """The SELECT of the calls of a lane that wait without a text."""
+    return one.select(_delivered(db, one.lane), _ahead(db))
 
 
 def _delivered(db: duckdb.DuckDBPyConnection, lane: int) -> int:
@@ -151,7 +151,7 @@ def _ahead(db: duckdb.DuckDBPyConnection) -> list[int]:
 def _waiting(db: duckdb.DuckDBPyConnection) -> str:
     """The SELECT of the calls that wait: seq, lane, run_id, key, change, message_id, user_id and body."""
     parts = [_TEXTS]
-    for one in unrendered.stretches(db):
+    for one in unrendered.lanes(db):
         lane = f"{one.lane} AS lane, {sql.text(one.run_id)} AS run_id"
         parts.append(f"SELECT seq, {lane}, key, change, message_id, user_id, body FROM ({_select(db, one)})")
     return "\nUNION ALL\n".join(parts)
@@ -196,11 +196,11 @@ def drop(db: duckdb.DuckDBPyConnection) -> int:
     texts = "DELETE FROM state.outbox WHERE lane <> ? AND seq IN (SELECT seq FROM dropped)"
     row = db.execute(texts, [AHEAD]).fetchone()
     assert row is not None
-    stretches = unrendered.stretches(db)
-    calls = sum(stretch.count(db, _delivered(db, stretch.lane), _ahead(db)) for stretch in stretches)
-    if stretches:
+    later = unrendered.lanes(db)
+    calls = sum(one.count(db, _delivered(db, one.lane), _ahead(db)) for one in later)
+    if later:
         # No change of theirs has another call, so that all of them are in `dropped`.
-        unrendered.forget(db, [stretch.lane for stretch in stretches])
+        unrendered.forget(db, [one.lane for one in later])
         settle(db)
     return int(row[0]) + calls
 
@@ -259,7 +259,7 @@ def join_lanes(db: duckdb.DuckDBPyConnection) -> None:
 def is_empty(db: duckdb.DuckDBPyConnection) -> bool:
     """Whether there is nothing to deliver or to settle; a mark left over counts only beside calls."""
     is_there_text = db.execute("SELECT 1 FROM state.outbox LIMIT 1").fetchone() is not None
-    return not is_there_text and not unrendered.stretches(db)
+    return not is_there_text and not unrendered.lanes(db)
 
 
 def settle(db: duckdb.DuckDBPyConnection) -> None:
@@ -267,9 +267,9 @@ def settle(db: duckdb.DuckDBPyConnection) -> None:
 
     A mark stays where calls beyond it went out and their answer is not known.
     """
-    unrendered.settle(db, dict(db.execute("SELECT lane, delivered FROM state.mark").fetchall()))
+    marks = dict(db.execute("SELECT lane, delivered FROM state.mark").fetchall())
     # Calls without a text stay where they are, and so the note that some were delivered ahead.
-    kept = AHEAD if unrendered.stretches(db) else None
+    kept = AHEAD if unrendered.settle(db, marks) else None
     db.execute(
         """
         DELETE FROM state.outbox
@@ -292,13 +292,13 @@ def start_marks(db: duckdb.DuckDBPyConnection) -> None:
         GROUP BY lane
         """
     )
-    for stretch in unrendered.stretches(db):
+    for one in unrendered.lanes(db):
         db.execute(
             """
             INSERT INTO state.mark
             SELECT $lane, $before, $before WHERE $lane NOT IN (SELECT lane FROM state.mark)
             """,
-            {"lane": stretch.lane, "before": stretch.first_seq - 1},
+            {"lane": one.lane, "before": one.first_seq - 1},
         )
 
 
@@ -314,11 +314,10 @@ def lanes(db: duckdb.DuckDBPyConnection) -> tuple[Lane, ...]:
         """,
         [AHEAD],
     ).fetchall()
-    ahead = _ahead(db)
-    for stretch in unrendered.stretches(db):
+    for one in unrendered.lanes(db):
         query = "SELECT attempted, delivered FROM state.mark WHERE lane = ?"
-        ((attempted, delivered),) = db.execute(query, [stretch.lane]).fetchall()
-        rows.append((stretch.lane, stretch.count(db, delivered, ahead), attempted))
+        ((attempted, delivered),) = db.execute(query, [one.lane]).fetchall()
+        rows.append((one.lane, one.count(db, delivered, _ahead(db)), attempted, one.last_seq))
     return tuple(Lane(*row) for row in rows)
 
 
@@ -332,8 +331,8 @@ def pending(db: duckdb.DuckDBPyConnection) -> int:
         """
     ).fetchone()
     assert row is not None
-    stretches = unrendered.stretches(db)
-    return int(row[0]) + sum(one.count(db, _delivered(db, one.lane), _ahead(db)) for one in stretches)
+    later = unrendered.lanes(db)
+    return int(row[0]) + sum(one.count(db, _delivered(db, one.lane), _ahead(db)) for one in later)
 
 
 def run_ids(db: duckdb.DuckDBPyConnection) -> list[str]:
@@ -345,15 +344,15 @@ def run_ids(db: duckdb.DuckDBPyConnection) -> list[str]:
         WHERE seq > coalesce(delivered, 0)
         """
     ).fetchall()
-    later = {stretch.run_id for stretch in unrendered.stretches(db)}
+    later = {one.run_id for one in unrendered.lanes(db)}
     return sorted(later.union(run_id for (run_id,) in found))
 
 
 def pages(db: duckdb.DuckDBPyConnection, lane: int) -> Iterator[Batch]:
     """All calls of a lane in order, a few megabytes at a time, each page as one large batch."""
-    for stretch in unrendered.stretches(db):
-        if stretch.lane == lane:
-            yield from stretch.pages(db, _delivered(db, lane), _ahead(db))
+    for one in unrendered.lanes(db):
+        if one.lane == lane:
+            yield from one.pages(db, _delivered(db, lane), _ahead(db))
     for first, last in db.execute(_PAGES, [lane, lane]).fetchall():
         yield joined(lane, db.sql(_PAGE.format(lane=lane, first=first, last=last)).to_arrow_table())
 
@@ -391,8 +390,8 @@ def note_marks(db: duckdb.DuckDBPyConnection, marks: list[Mark]) -> None:
 
 def note_delivered_ahead(db: duckdb.DuckDBPyConnection, batch: Batch) -> None:
     """Note that Segment accepted a call before the others of its lane; to be run in a transaction."""
-    stretch = next((one for one in unrendered.stretches(db) if one.lane == batch.lane), None)
-    if stretch is None:
+    later = next((one for one in unrendered.lanes(db) if one.lane == batch.lane), None)
+    if later is None:
         moved = "UPDATE state.outbox SET lane = ? WHERE lane = ? AND seq = ?"
         db.execute(moved, [AHEAD, batch.lane, batch.first_seq])
     else:
@@ -402,10 +401,10 @@ def note_delivered_ahead(db: duckdb.DuckDBPyConnection, batch: Batch) -> None:
             SELECT
                 seq, ?::INTEGER AS lane, ?::VARCHAR AS run_id, key, change, message_id, body,
                 strlen(body) AS bytes
-            FROM ({_select(db, stretch)})
+            FROM ({_select(db, later)})
             WHERE seq = ?
             """,
-            [AHEAD, stretch.run_id, batch.first_seq],
+            [AHEAD, later.run_id, batch.first_seq],
         )
     if db.execute("SELECT 1 FROM state.mark WHERE lane = ?", [AHEAD]).fetchone() is None:
         db.execute("INSERT INTO state.mark VALUES (?, ?, ?)", [AHEAD, 2**62, 2**62])

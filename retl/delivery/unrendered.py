@@ -1,8 +1,8 @@
 """Calls of the outbox whose text is made when they leave: of rows of the snapshot, by the SELECT of enqueue.
 
-The table `state.unrendered` has a row for each lane: a stretch of places, and the statement that yields the
-calls at these places (`seq`, `key`, `change`, `message_id`, `user_id`, `body`). The rows that it reads must
-stay as they are until the calls have left; before they are touched, the text of all calls is made.
+The table `state.unrendered` has a row for each lane: its first and last place, and the statement that yields
+the calls at these places (`seq`, `key`, `change`, `message_id`, `user_id`, `body`). The rows that it reads
+have to stay as they are until the calls have left; before they are touched, the text of all calls is made.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from retl.delivery.batch import Batch, joined
 
 
 @dataclass(frozen=True)
-class Stretch:
+class UnrenderedLane:
     """The calls of one lane.
 
     Attributes:
@@ -66,53 +66,60 @@ FIRST_PAGE = 1_000
 """Calls in the first page of a lane; the next ones are as large as its bytes suggest."""
 
 
-def enter(db: duckdb.DuckDBPyConnection, run_id: str, statement: str, lanes: int) -> int:
+def enter(db: duckdb.DuckDBPyConnection, run_id: str, statement: str, lane_count: int) -> int:
     """Let the calls of a statement wait, spread over so many lanes; returns how many there are."""
     row = db.execute(f"SELECT count(*), min(seq), max(seq) FROM ({statement})").fetchone()
     assert row is not None
     calls, first, last = row
     if calls:
         places = last - first + 1
-        bounds = [first + places * number // lanes for number in range(lanes + 1)]
+        bounds = [first + places * number // lane_count for number in range(lane_count + 1)]
         db.executemany(
             "INSERT INTO state.unrendered VALUES (?, ?, ?, ?, ?)",
-            [[lane, run_id, bounds[lane], bounds[lane + 1] - 1, statement] for lane in range(lanes)],
+            [[lane, run_id, bounds[lane], bounds[lane + 1] - 1, statement] for lane in range(lane_count)],
         )
     return int(calls)
 
 
-def stretches(db: duckdb.DuckDBPyConnection) -> tuple[Stretch, ...]:
-    """The stretch of each lane."""
+def lanes(db: duckdb.DuckDBPyConnection) -> tuple[UnrenderedLane, ...]:
+    """The lanes that hold such calls."""
     found = db.execute(
         "SELECT lane, run_id, first_seq, last_seq, statement FROM state.unrendered ORDER BY first_seq"
     )
-    return tuple(Stretch(*row) for row in found.fetchall())
+    return tuple(UnrenderedLane(*row) for row in found.fetchall())
 
 
 def one_call(db: duckdb.DuckDBPyConnection, lane: int, seq: int) -> tuple[str, str, str, str, str] | None:
     """The call of a lane at a place: run_id, key, change, message_id and body; None where there is none."""
-    for stretch in stretches(db):
-        if stretch.lane == lane:
-            query = f"SELECT key, change, message_id, body FROM ({stretch.statement}) WHERE seq = ?"
+    for one in lanes(db):
+        if one.lane == lane:
+            query = f"SELECT key, change, message_id, body FROM ({one.statement}) WHERE seq = ?"
             found = db.execute(query, [seq]).fetchone()
-            return (stretch.run_id, *found) if found else None
+            return (one.run_id, *found) if found else None
     return None
 
 
-def settle(db: duckdb.DuckDBPyConnection, delivered: Mapping[int, int]) -> None:
-    """Let each stretch begin behind what was delivered; to be run in a transaction.
+def settle(db: duckdb.DuckDBPyConnection, delivered: Mapping[int, int]) -> bool:
+    """Let each lane begin behind what was delivered; to be run in a transaction.
 
     Args:
         db: the state's connection.
         delivered: the place up to which a lane was delivered, by lane.
+
+    Returns:
+        Whether calls are left.
     """
-    for stretch in stretches(db):
-        if delivered.get(stretch.lane, 0) >= stretch.first_seq:
+    found = lanes(db)
+    done = [one.lane for one in found if delivered.get(one.lane, 0) >= one.last_seq]
+    for one in found:
+        if one.first_seq <= delivered.get(one.lane, 0) < one.last_seq:
             begin = "UPDATE state.unrendered SET first_seq = ? WHERE lane = ?"
-            db.execute(begin, [delivered[stretch.lane] + 1, stretch.lane])
-    db.execute("DELETE FROM state.unrendered WHERE first_seq > last_seq")
+            db.execute(begin, [delivered[one.lane] + 1, one.lane])
+    if done:
+        forget(db, done)
+    return len(done) < len(found)
 
 
 def forget(db: duckdb.DuckDBPyConnection, lanes: Sequence[int]) -> None:
-    """Forget the stretches of these lanes."""
+    """Forget the calls of these lanes."""
     db.execute("DELETE FROM state.unrendered WHERE list_contains(?, lane)", [list(lanes)])
