@@ -1,16 +1,14 @@
 """The error to report, for whatever stops a command."""
 
-import logging
 import traceback
 from datetime import UTC, datetime
 
 from retl import signals
 from retl.cli.console import Printer
+from retl.cli.log import log
 from retl.damage import storage_error
 from retl.errors import BugError, RetlError
 from retl.version import __version__
-
-log = logging.getLogger("retl")
 
 
 def print_failure(printer: Printer, sync: str, error: Exception) -> RetlError:

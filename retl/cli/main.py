@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import click
 
 from retl import signals
-from retl.cli import output, progress
+from retl.cli import log, output
 from retl.cli.check import check_command
 from retl.cli.console import Printer
 from retl.cli.discard import discard_command
@@ -40,7 +40,7 @@ def cli(log_format: str) -> None:
     level = os.environ.get("RETL_LOG_LEVEL", "info").lower()
     if level not in {"debug", "info", "warning", "error"}:
         raise ConfigError(f"RETL_LOG_LEVEL is `{level}`", hint="it is one of debug, info, warning and error")
-    progress.set_up_logs(level, as_json=log_format == "json")
+    log.set_up_logs(level, as_json=log_format == "json")
 
 
 COMMANDS = (

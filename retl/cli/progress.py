@@ -1,8 +1,6 @@
 """The progress of a run, for a person or a log; all of it goes to stderr."""
 
-import json
 import logging
-import sys
 import time
 from typing import Any
 
@@ -11,10 +9,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.progress import TimeRemainingColumn as TimeLeft
 from rich.text import Text
 
-from retl.cli.output import takes_unicode
+from retl.cli.log import json_logs, log
 from retl.observer import Observer, SilentObserver
-
-log = logging.getLogger("retl")
 
 LINE_EVERY_SECONDS = 10.0
 """The time between two lines of progress in a log."""
@@ -24,7 +20,7 @@ def observer_for(sync: str, quiet: bool, console: Console) -> Observer:
     """An observer that shows bars in a terminal, lines in a pipe or a log, and nothing with `quiet`."""
     if quiet:
         return SilentObserver()
-    if console.is_terminal and log.getEffectiveLevel() <= logging.INFO and not _json_logs():
+    if console.is_terminal and log.getEffectiveLevel() <= logging.INFO and not json_logs():
         return Bars(sync, console)
     return Lines(sync)
 
@@ -157,32 +153,3 @@ class Bars:
     def close(self) -> None:
         """Take the bars away."""
         self._bars.stop()
-
-
-class JsonLines(logging.Formatter):
-    """A log line as one JSON object."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The record as JSON."""
-        moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
-        line = {"time": moment, "level": record.levelname.lower(), "message": record.getMessage()}
-        fields = {**line, **getattr(record, "fields", {})}
-        return json.dumps(fields, ensure_ascii=not takes_unicode(sys.stderr))
-
-
-def set_up_logs(level: str, as_json: bool) -> None:
-    """Send retl's own log to stderr.
-
-    Args:
-        level: debug, info, warning or error.
-        as_json: whether each line is a JSON object.
-    """
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines() if as_json else logging.Formatter("%(message)s"))
-    log.handlers[:] = [handler]
-    log.propagate = False
-    log.setLevel(level.upper())
-
-
-def _json_logs() -> bool:
-    return any(isinstance(handler.formatter, JsonLines) for handler in log.handlers)
