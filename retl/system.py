@@ -61,6 +61,14 @@ def system_error(error: BaseException, where: str | None = None) -> RetlError | 
     return kind(f"the system refuses: {system_words(error)}", where=where or named, hint=hint)
 
 
+def unloaded(error: ImportError | MemoryError | OSError) -> RetlError:
+    """The error to report where a library cannot be loaded."""
+    return system_error(error) or ConfigError(
+        f"a library is missing or broken ({error})",
+        hint="install retl anew: pip install --force-reinstall retl",
+    )
+
+
 def system_words(error: OSError) -> str:
     """The system's own sentence for an error, without number and path."""
     return error.strerror or str(error) or type(error).__name__

@@ -1,6 +1,5 @@
 """What users type, and what they get: output, exit codes, and a state that errors leave alone."""
 
-import importlib
 import io
 import json
 import os
@@ -20,6 +19,7 @@ import duckdb
 import pytest
 from harness import Retl, runner
 
+from retl.cli.commands import COMMANDS, command_of
 from retl.cli.main import cli, execute
 from retl.lock import hold
 from retl.sandbox.failures import Reply
@@ -931,8 +931,18 @@ def test_the_example_runs_with_every_kind(
 
 
 @pytest.mark.parametrize("name", sorted(cli.commands))
-def test_each_command_is_in_the_module_of_its_name(name: str) -> None:
-    """A command is found by its name: `retl NAME` is `NAME_command` in `retl/cli/NAME.py`."""
-    module = importlib.import_module(f"retl.cli.{name}")
+@pytest.mark.parametrize("width", [45, 80, 200])
+def test_the_list_of_commands_has_the_first_line_of_the_help_of_each(name: str, width: int) -> None:
+    """`retl NAME` is `NAME_command` in `retl/cli/NAME.py`, and its line in `retl --help` is its own."""
+    command = command_of(name)
 
-    assert cli.commands[name] is getattr(module, f"{name}_command")
+    assert name == command.name
+    assert command.get_short_help_str(width) == cli.commands[name].get_short_help_str(width)
+
+
+def test_the_list_of_commands_is_whole() -> None:
+    """Each module with a command is in the list of commands, and no other."""
+    files = (ROOT / "retl/cli").glob("*.py")
+    found = [file.stem for file in files if f"def {file.stem}_command(" in file.read_text("utf-8")]
+
+    assert sorted(COMMANDS) == sorted(found)

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
+from retl.cli.commands import command_of
 from retl.cli.main import cli
 from retl.errors import RetlError
 
@@ -78,7 +79,7 @@ def test_every_command_is_in_the_readme(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(cli.commands))
 def test_every_command_and_option_has_help(name: str) -> None:
     """Each command says what it does, and so does each of its options."""
-    command = cli.commands[name]
+    command = command_of(name)
 
     assert command.help
     for parameter in command.params:

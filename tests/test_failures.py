@@ -167,6 +167,7 @@ def test_each_sync_has_its_json_object_also_where_it_failed(retl: Retl, project:
     assert objects["a"]["error"]["code"] == "config"
 
 
+@pytest.mark.parametrize("library", ["click", "duckdb", "rich"])
 @pytest.mark.parametrize(
     ("raised", "code", "sentence"),
     [
@@ -181,10 +182,10 @@ def test_each_sync_has_its_json_object_also_where_it_failed(retl: Retl, project:
     ],
 )
 def test_a_library_that_cannot_be_loaded_is_said_in_a_sentence(
-    tmp_path: Path, raised: str, code: int, sentence: str
+    tmp_path: Path, library: str, raised: str, code: int, sentence: str
 ) -> None:
     """Where a library does not load, retl exits with 3 (no memory) or 2 (not there) and one sentence."""
-    (tmp_path / "click.py").write_text(f"raise {raised}\n")
+    (tmp_path / f"{library}.py").write_text(f"raise {raised}\n")
 
     done = subprocess.run(
         [sys.executable, "-m", "retl", "status"],

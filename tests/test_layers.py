@@ -32,6 +32,7 @@ GROUND = [
     "damage",
     "errors",
     "json_values",
+    "lazy",
     "lock",
     "memory",
     "migrations",
@@ -79,10 +80,16 @@ def name_of(path: Path) -> str:
 MODULES = {name_of(path): ast.parse(path.read_text(encoding="utf-8")) for path in PACKAGE.rglob("*.py")}
 
 
+MAY_COMPOSE_NAMES = {"cli.commands"}
+"""Modules that make the name of a lazy module from another: a command is in the module of its name."""
+
+
 def imported(tree: ast.Module) -> Iterator[str]:
-    """The modules of retl that a module imports, wherever in it."""
+    """The modules of retl that a module imports, wherever in it, or loads when it uses them."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "lazy_module":
+            names = [one.value for one in node.args if isinstance(one, ast.Constant)]
+        elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are written in full"
@@ -160,6 +167,37 @@ def test_imports_stand_at_the_top(module: str) -> None:
         if isinstance(inner, (ast.Import, ast.ImportFrom))
     ]
     assert [] == inside
+
+
+def for_mypy(node: ast.stmt) -> dict[str, str]:
+    """The modules by the names that they have below, of an import or of `name = lazy_module("module")`."""
+    if isinstance(node, ast.Import):
+        return {alias.asname or alias.name: alias.name for alias in node.names}
+    if isinstance(node, ast.ImportFrom):
+        return {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+    assert isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)
+    return {ast.unparse(node.targets[0]): ast.literal_eval(node.value.args[0])}
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - MAY_COMPOSE_NAMES))
+def test_lazy_modules_stand_at_the_top(module: str) -> None:
+    """A lazy module stands where an import would, below the same import for mypy."""
+    lazy = {
+        name: of
+        for node in MODULES[module].body
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for statement in node.orelse
+        for name, of in for_mypy(statement).items()
+        if (name, of) in [pair for one in node.body for pair in for_mypy(one).items()]
+    }
+    calls = [ast.unparse(node) for node in ast.walk(MODULES[module]) if isinstance(node, ast.Call)]
+    assert len(lazy) == len([call for call in calls if call.startswith("lazy_module(")])
+
+
+def test_one_module_loads_others_by_name() -> None:
+    """Modules are loaded by name in one place; the package's own parts for notebooks aside."""
+    users = [name for name, tree in MODULES.items() if "import_module(" in ast.unparse(tree)]
+    assert ["lazy", "retl"] == sorted(users)
 
 
 def test_no_module_is_named_for_leftovers() -> None:

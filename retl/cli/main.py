@@ -3,31 +3,29 @@
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
 from retl import signals
-from retl.cli import log, output
-from retl.cli.check import check_command
-from retl.cli.console import Printer
-from retl.cli.discard import discard_command
-from retl.cli.errors import to_report
-from retl.cli.explain import explain_command
-from retl.cli.plan import plan_command
-from retl.cli.rejected import rejected_command
-from retl.cli.rekey import rekey_command
-from retl.cli.reset import reset_command
-from retl.cli.retry import retry_command
-from retl.cli.run import run_command
-from retl.cli.sandbox import sandbox_command
-from retl.cli.schema import schema_command
-from retl.cli.status import status_command
+from retl.cli import output
+from retl.cli.commands import CannotStart, LazyGroup
 from retl.errors import ConfigError
+from retl.lazy import lazy_module
 from retl.system import in_utf8
 from retl.version import __version__
 
+if TYPE_CHECKING:
+    from retl.cli import console, errors, log
+else:
+    console = lazy_module("retl.cli.console")
+    errors = lazy_module("retl.cli.errors")
+    log = lazy_module("retl.cli.log")
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+
+@click.group(
+    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(__version__, prog_name="retl")
 @click.option(
     "--log-format",
@@ -41,26 +39,6 @@ def cli(log_format: str) -> None:
     if level not in {"debug", "info", "warning", "error"}:
         raise ConfigError(f"RETL_LOG_LEVEL is `{level}`", hint="it is one of debug, info, warning and error")
     log.set_up_logs(level, as_json=log_format == "json")
-
-
-COMMANDS = (
-    check_command,
-    discard_command,
-    explain_command,
-    plan_command,
-    rejected_command,
-    rekey_command,
-    reset_command,
-    retry_command,
-    run_command,
-    sandbox_command,
-    schema_command,
-    status_command,
-)
-"""All commands; `retl NAME` is `NAME_command` in `retl/cli/NAME.py`, so its name is enough to find it."""
-
-for command in COMMANDS:
-    cli.add_command(command)
 
 
 def main() -> None:
@@ -91,10 +69,13 @@ def execute(arguments: Sequence[str] | None = None) -> int:
     except click.Abort:
         click.echo("nothing was done; answer with y, or give --yes", err=True)
         return 2
+    except CannotStart as error:
+        click.echo(f"error: {error}", err=True)
+        return error.error.exit_code
     except SystemExit:
         raise
     except BaseException as error:  # a library in Rust raises panics that are no Exception
-        found = to_report(error)
-        Printer().error(found)
+        found = errors.to_report(error)
+        console.Printer().error(found)
         return found.exit_code
     return code if isinstance(code, int) else 0
