@@ -2,11 +2,13 @@
 
 import json
 import re
-from collections.abc import Iterator
-from urllib.parse import quote, quote_plus
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl, quote, quote_plus, unquote
 
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
 
 _OPEN_SETTINGS = {"host", "hostaddr", "port", "unix_socket"}
 """Settings that say where a server is, as the part before the `?` does."""
@@ -15,25 +17,107 @@ _LONG_ENOUGH = 3
 """Characters of the shortest setting that may be a secret."""
 
 
-def shown(url: str | URL) -> str:
+_PARTS = re.compile(
+    r"""
+    (?P<drivername> [\w+]+ )://
+    (?: (?P<username> [^:/]* ) (?: :(?P<password> [^@]* ) )? @ )?
+    (?: \[(?P<ipv6> [^/?]+ )\] | (?P<ipv4> [^/:?]+ ) )?
+    (?: :(?P<port> [^/?]* ) )?
+    (?: /(?P<database> [^?]* ) )?
+    (?: \?(?P<query> .* ) )?
+    """,
+    re.VERBOSE,
+)
+
+
+@dataclass(frozen=True)
+class Address:
+    """A URL in its parts, which are named, divided and unquoted as in SQLAlchemy's `URL`.
+
+    SQLAlchemy takes a part of a second to load, and only some warehouses need it.
+
+    Attributes:
+        drivername: what stands before `://`.
+        username: None where there is none, as for all other parts.
+        password: in full.
+        host: without the brackets of an IPv6 address.
+        port: of the host.
+        database: name, or path, of the database: what follows the `/` behind the host.
+        query: the settings behind the `?`, where one that stands there several times is a tuple.
+    """
+
+    drivername: str
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    host: str | None = None
+    port: int | None = None
+    database: str | None = None
+    query: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict, repr=False)
+
+    @property
+    def backend(self) -> str:
+        """The kind of database, without its driver."""
+        return self.drivername.partition("+")[0]
+
+    def render_as_string(self, hide_password: bool = True) -> str:
+        """The URL, in SQLAlchemy's spelling."""
+        password = "***" if hide_password else quote(self.password or "", safe=" +")
+        user = "" if self.username is None else quote(self.username, safe=" +")
+        user += "" if self.username is None or self.password is None else f":{password}"
+        settings = "&".join(f"{quote_plus(key)}={quote_plus(one)}" for key, one in sorted(_pairs(self)))
+        return (
+            f"{self.drivername}://{user}{'' if self.username is None else '@'}{_host_and_port(self)}"
+            + ("" if self.database is None else f"/{quote(self.database, safe=' +/')}")
+            + (f"?{settings}" if settings else "")
+        )
+
+
+def read_address(url: str) -> Address:
+    """Take a URL apart, of a database's or of any other.
+
+    Raises:
+        ValueError: it is not one; the message may quote a secret.
+    """
+    parts = _PARTS.match(url)
+    if parts is None:
+        raise ValueError("not a URL")
+    query: dict[str, tuple[str, ...]] = {}
+    for key, value in parse_qsl(parts["query"] or ""):
+        query[key] = (*query.get(key, ()), value)
+    username, password, database = (
+        None if parts[name] is None else unquote(parts[name]) for name in ("username", "password", "database")
+    )
+    return Address(
+        parts["drivername"],
+        username,
+        password,
+        parts["ipv4"] or parts["ipv6"],
+        None if parts["port"] is None else int(parts["port"]),
+        database,
+        {key: values if len(values) > 1 else values[0] for key, values in query.items()},
+    )
+
+
+def shown(url: "str | Address | URL") -> str:
     """The scheme, host, port and path of a URL, of a database's or of any other.
 
     Its user, password, query and fragment may each be a secret, by whatever name; none is in the result.
     """
     try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):
+        parts = read_address(url) if isinstance(url, str) else url
+    except ValueError:
         scheme = re.match(r"[\w+]+://", str(url))
         return f"{scheme[0] if scheme else ''}…"
-    host = parsed.host or ""
-    if ":" in host:
-        host = f"[{host}]"
-    port = "" if parsed.port is None else f":{parsed.port}"
-    path = "" if parsed.database is None else "/" + re.sub("[;&#].*", "", parsed.database, flags=re.DOTALL)
-    return f"{parsed.drivername}://{host}{port}{path}"
+    path = "" if parts.database is None else "/" + re.sub("[;&#].*", "", parts.database, flags=re.DOTALL)
+    return f"{parts.drivername}://{_host_and_port(parts)}{path}"
 
 
-def without_secrets(text: str, url: URL) -> str:
+def _host_and_port(url: "Address | URL") -> str:
+    host = url.host or ""
+    return (f"[{host}]" if ":" in host else host) + ("" if url.port is None else f":{url.port}")
+
+
+def without_secrets(text: str, url: "Address | URL") -> str:
     """A text of a driver's without what may be a secret in the URL that it was given, however it is spelled.
 
     The queries and users of other URLs in the text, such as a signed one of a file, are left out too.
@@ -51,14 +135,19 @@ def without_secrets(text: str, url: URL) -> str:
     return re.sub(r"(\w://[^\s'\"?]*)\?[^\s'\"]+", r"\1?…", text)
 
 
-def _settings(url: URL) -> Iterator[str]:
-    """The values of the settings in a URL, and the values of settings inside of them: `Driver=x;Pwd=y`."""
+def _pairs(url: "Address | URL") -> Iterator[tuple[str, str]]:
+    """The settings of a URL, each with one value."""
     for name, value in url.query.items():
-        for text in [value] if isinstance(value, str) else value:
-            if name.lower() not in _OPEN_SETTINGS:
-                yield text
-                yield from (part.strip("{}'\" ") for part in re.findall(r"=([^;&]+)", text))
-                yield from text.split()
+        yield from ((name, one) for one in ([value] if isinstance(value, str) else value))
+
+
+def _settings(url: "Address | URL") -> Iterator[str]:
+    """The values of the settings in a URL, and the values of settings inside of them: `Driver=x;Pwd=y`."""
+    for name, text in _pairs(url):
+        if name.lower() not in _OPEN_SETTINGS:
+            yield text
+            yield from (part.strip("{}'\" ") for part in re.findall(r"=([^;&]+)", text))
+            yield from text.split()
 
 
 def _spellings(secret: str) -> list[str]:

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from retl.errors import ConfigError
@@ -68,3 +69,16 @@ def available() -> int:
         with suppress(OSError, ValueError):  # no such file, or "max"
             limits.append(int(path.read_text(encoding="ascii")))
     return min(limits)
+
+
+@dataclass(frozen=True)
+class Room:
+    """The memory and the disk that DuckDB may take for a warehouse.
+
+    Attributes:
+        memory: in bytes.
+        scratch: the folder in which it goes on beyond that; made when it is needed, and removed.
+    """
+
+    memory: int
+    scratch: Path

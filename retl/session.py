@@ -33,12 +33,12 @@ from retl.delivery.response import RetryPolicy
 from retl.delivery.segment import Segment, Source, segment_limits, source_of
 from retl.errors import ConfigError, StateError, WarehouseError
 from retl.lock import LOCK_TIMEOUT_SECONDS, TRY_LATER, hold
-from retl.memory import STATE_SHARE, memory_limit
+from retl.memory import STATE_SHARE, Room, memory_limit
 from retl.model import Model
 from retl.sandbox.server import Sandbox
 from retl.state import State, open_state, peek_state
 from retl.system import expanded
-from retl.warehouse import BATCH_ROWS, Column, Room, Warehouse, open_warehouse
+from retl.warehouse import BATCH_ROWS, Column, Warehouse, open_warehouse
 
 SANDBOX_KEY = "sandbox"
 """The write key for rehearsals."""

@@ -1,9 +1,12 @@
 """A URL's secrets are shown nowhere, by whatever name it holds them, nor in the words of drivers."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
-from retl.address import shown, without_secrets
+from retl.address import read_address, shown, without_secrets
 
 
 @pytest.mark.rule("W9")
@@ -65,3 +68,22 @@ def test_words_that_are_no_secret() -> None:
 
     said = 'connection to "/run/pg/.s.PGSQL.5432" failed: 1 certificate is required'
     assert said == without_secrets(said, url)
+
+
+@given(st.text("ab:/?@[]+%2F&=#; é.1", max_size=40))
+def test_parts_are_those_of_sqlalchemy(rest: str) -> None:
+    """A URL is taken apart and spelled as SQLAlchemy does it, and refused where that refuses it."""
+    url = f"duckdb://{rest}"
+    try:
+        expected = make_url(url)
+    except (ArgumentError, ValueError):
+        with pytest.raises(ValueError, match=r"not a URL|invalid literal"):
+            read_address(url)
+        return
+    found = read_address(url)
+
+    assert expected.get_backend_name() == found.backend
+    for part in ("drivername", "username", "password", "host", "port", "database", "query"):
+        assert getattr(expected, part) == getattr(found, part), part
+    for hide_password in (True, False):
+        assert expected.render_as_string(hide_password) == found.render_as_string(hide_password)

@@ -1,17 +1,25 @@
 """The databases that models are read from."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
-
+from retl.address import read_address
 from retl.errors import ConfigError
+from retl.lazy import lazy_module
+from retl.memory import Room
 from retl.warehouse.base import BATCH_ROWS, FAULT, Column, Warehouse
-from retl.warehouse.dialects import dialect_of
-from retl.warehouse.duckdb import DuckDBWarehouse, Room
-from retl.warehouse.sqlalchemy import SQLAlchemyWarehouse
 
-__all__ = ["BATCH_ROWS", "FAULT", "Column", "Room", "Warehouse", "open_warehouse"]
+if TYPE_CHECKING:
+    from sqlalchemy import engine
+
+    from retl.warehouse import dialects, duckdb, sqlalchemy
+else:
+    engine = lazy_module("sqlalchemy.engine")
+    dialects = lazy_module("retl.warehouse.dialects")
+    duckdb = lazy_module("retl.warehouse.duckdb")
+    sqlalchemy = lazy_module("retl.warehouse.sqlalchemy")
+
+__all__ = ["BATCH_ROWS", "FAULT", "Column", "Warehouse", "open_warehouse"]
 
 
 def open_warehouse(url: str, root: Path, room: Room | None = None) -> Warehouse:
@@ -27,13 +35,14 @@ def open_warehouse(url: str, root: Path, room: Room | None = None) -> Warehouse:
         WarehouseError: the warehouse cannot be reached, or its file does not exist.
     """
     try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):
+        address = read_address(url)
+    except ValueError:
         # The cause may quote the URL, password and all.
         raise ConfigError(
             "the warehouse's URL cannot be understood",
             hint="Write dialect://user:password@host/database, the password with %40 for @ and %2F for /.",
         ) from None
-    if parsed.get_backend_name() == "duckdb":
-        return DuckDBWarehouse(parsed, root, room)
-    return SQLAlchemyWarehouse(parsed, root, dialect_of(parsed))
+    if address.backend == "duckdb":
+        return duckdb.DuckDBWarehouse(address, root, room)
+    parsed = engine.make_url(url)
+    return sqlalchemy.SQLAlchemyWarehouse(parsed, root, dialects.dialect_of(parsed))

@@ -4,16 +4,15 @@ import json
 import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
-from sqlalchemy.engine import URL
 
-from retl.address import shown, without_secrets
+from retl.address import Address, shown, without_secrets
 from retl.errors import ModelError, WarehouseError
+from retl.memory import Room
 from retl.model import Model
 from retl.sql import stream
 from retl.warehouse.base import (
@@ -53,19 +52,6 @@ _WRITING_FUNCTIONS = re.compile(
 """Functions that write to the database, its log or one that is attached, or run the SQL of a text."""
 
 
-@dataclass(frozen=True)
-class Room:
-    """The memory and the disk that DuckDB may take for a warehouse.
-
-    Attributes:
-        memory: in bytes.
-        scratch: the folder in which it goes on beyond that; made when it is needed, and removed.
-    """
-
-    memory: int
-    scratch: Path
-
-
 class DuckDBWarehouse(Warehouse):
     """A DuckDB database, opened read-only.
 
@@ -73,7 +59,7 @@ class DuckDBWarehouse(Warehouse):
     HUGEINT, TIMETZ and BIT as `arrow.opaque`, which DuckDB turns back into what they were.
     """
 
-    def __init__(self, url: URL, root: Path, room: Room | None = None) -> None:
+    def __init__(self, url: Address, root: Path, room: Room | None = None) -> None:
         """Open the file that the URL names; none is made.
 
         Args:
@@ -178,7 +164,7 @@ class DuckDBWarehouse(Warehouse):
         )
 
 
-def _settings(url: URL, room: Room | None) -> dict[str, Any]:
+def _settings(url: Address, room: Room | None) -> dict[str, Any]:
     """DuckDB's settings: those of the URL, else those of the room."""
     said: dict[str, Any] = {
         key.lower(): str(one) for key, one in url.query.items() if key.lower() != "access_mode"
