@@ -1,13 +1,16 @@
 """The job of a run: one sync, and all that its run works with."""
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from retl.clock import Clock
 from retl.config.sync import Sync
 from retl.model import Model
 from retl.observer import Observer, SilentObserver
 from retl.state import State
-from retl.warehouse import Warehouse
+
+if TYPE_CHECKING:
+    from retl.warehouse import Warehouse
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Job:
     sync: Sync
     model: Model
     state: State
-    warehouse: Warehouse
+    warehouse: "Warehouse"
     options: Options
     clock: Clock
     observer: Observer = field(default_factory=SilentObserver)

@@ -5,9 +5,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, chdir, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import pyarrow as pa
-from urllib3.exceptions import HTTPError
+from typing import TYPE_CHECKING
 
 from retl.clock import Clock
 from retl.config.project import (
@@ -27,18 +25,28 @@ from retl.config.sync import Sync
 from retl.damage import state_exists
 from retl.delivery.address import is_local, shown_address
 from retl.delivery.destination import Destination, Limits
-from retl.delivery.file import NdjsonFile
 from retl.delivery.rate_limit import RateLimiter
 from retl.delivery.response import RetryPolicy
-from retl.delivery.segment import Segment, Source, segment_limits, source_of
 from retl.errors import ConfigError, StateError, WarehouseError
+from retl.lazy import lazy_module
 from retl.lock import LOCK_TIMEOUT_SECONDS, TRY_LATER, hold
 from retl.memory import STATE_SHARE, Room, memory_limit
 from retl.model import Model
-from retl.sandbox.server import Sandbox
 from retl.state import State, open_state, peek_state
 from retl.system import expanded
 from retl.warehouse import BATCH_ROWS, Column, Warehouse, open_warehouse
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from urllib3 import exceptions as http_errors
+
+    from retl.delivery import file as ndjson
+    from retl.delivery import segment
+    from retl.sandbox.server import Sandbox
+else:
+    http_errors = lazy_module("urllib3.exceptions")
+    ndjson = lazy_module("retl.delivery.file")
+    segment = lazy_module("retl.delivery.segment")
 
 SANDBOX_KEY = "sandbox"
 """The write key for rehearsals."""
@@ -202,7 +210,7 @@ class Session:
             yield warehouse
 
     def open_destination(
-        self, sandbox: Sandbox | None, rate_limiters: dict[str, RateLimiter], clock: Clock
+        self, sandbox: "Sandbox | None", rate_limiters: dict[str, RateLimiter], clock: Clock
     ) -> Destination:
         """The place that the calls go to: the sandbox, a file, or the sync's Segment source.
 
@@ -217,13 +225,13 @@ class Session:
         settings = self.sync.segment
         if sandbox is None and settings.file is not None:
             path = self.project.root / expanded(Path(settings.file))
-            return NdjsonFile(path, settings.file, clock)
+            return ndjson.NdjsonFile(path, settings.file, clock)
         source = self._source(sandbox)
         rate = 0 if sandbox else settings.calls_per_second
         rate_limiter = rate_limiters.setdefault(source.hash, RateLimiter(rate, clock))
         try:
-            return Segment(source, rate_limiter, RetryPolicy(), settings.concurrency)
-        except (ValueError, HTTPError) as error:
+            return segment.Segment(source, rate_limiter, RetryPolicy(), settings.concurrency)
+        except (ValueError, http_errors.HTTPError) as error:
             # The text may hold the password of the proxy.
             raise ConfigError(
                 "a proxy in the environment is not a URL (HTTPS_PROXY, HTTP_PROXY or ALL_PROXY)",
@@ -234,8 +242,8 @@ class Session:
     def limits(self) -> Limits:
         """The limits of a batch at the destination."""
         if self.file is not None:
-            return NdjsonFile.limits
-        return segment_limits(self.sync.segment.calls_per_second)
+            return ndjson.NdjsonFile.limits
+        return segment.segment_limits(self.sync.segment.calls_per_second)
 
     @property
     def file(self) -> str | None:
@@ -262,11 +270,11 @@ class Session:
         endpoint = self.sync.segment.endpoint
         return not self.rehearsal and self.file is None and endpoint is not None and is_local(endpoint)
 
-    def _source(self, sandbox: Sandbox | None) -> Source:
+    def _source(self, sandbox: "Sandbox | None") -> "segment.Source":
         """The Segment source of a run."""
         if sandbox is not None:
-            return Source(sandbox.url, SANDBOX_KEY, known_as="sandbox")
-        source = source_of(self.sync.segment, write_key(self.sync, self.project))
+            return segment.Source(sandbox.url, SANDBOX_KEY, known_as="sandbox")
+        source = segment.source_of(self.sync.segment, write_key(self.sync, self.project))
         return replace(source, ssl_cert=self.certificates())
 
     def certificates(self) -> str | None:
@@ -318,7 +326,7 @@ class _OpenedToRead(Warehouse):
 
     def read(
         self, model: Model, columns: Collection[str] | None = None, batch_rows: int = BATCH_ROWS
-    ) -> Iterator[pa.RecordBatch]:
+    ) -> "Iterator[pa.RecordBatch]":
         """The rows of a model."""
         with self._opened() as warehouse:
             yield from warehouse.read(model, columns, batch_rows)

@@ -1,7 +1,11 @@
 """Spelling names and constants into SQL text, and streaming what a query yields."""
 
+from typing import TYPE_CHECKING
+
 import duckdb
-import pyarrow as pa
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def name(identifier: str) -> str:
@@ -24,7 +28,7 @@ def join_lines(parts: list[str], separator: str = ",", indent: str = "    ") -> 
     return f"{separator}\n{indent}".join(parts)
 
 
-def stream(db: duckdb.DuckDBPyConnection, query: str, batch_rows: int) -> pa.RecordBatchReader:
+def stream(db: duckdb.DuckDBPyConnection, query: str, batch_rows: int) -> "pa.RecordBatchReader":
     """The result of a query, in Arrow batches of `batch_rows` rows; the connection is busy meanwhile."""
     if hasattr(duckdb.DuckDBPyRelation, "to_arrow_reader"):
         return db.sql(query).to_arrow_reader(batch_rows)

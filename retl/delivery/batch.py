@@ -2,10 +2,16 @@
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
+from retl.lazy import lazy_module
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import pyarrow as pa
+else:
+    np = lazy_module("numpy")
 
 
 @dataclass(frozen=True)
@@ -20,8 +26,8 @@ class Batch:
     """
 
     lane: int
-    seqs: npt.NDArray[np.int64]
-    ends: npt.NDArray[np.int64]
+    seqs: "npt.NDArray[np.int64]"
+    ends: "npt.NDArray[np.int64]"
     text: memoryview
 
     @property
@@ -66,7 +72,7 @@ class Batch:
         return self.part(0, middle), self.part(middle, self.calls)
 
 
-def joined(lane: int, calls: pa.Table) -> Batch:
+def joined(lane: int, calls: "pa.Table") -> Batch:
     """The calls as one batch, whose text is the very memory in which Arrow has them side by side.
 
     Args:
@@ -89,7 +95,7 @@ def joined(lane: int, calls: pa.Table) -> Batch:
     )
 
 
-def cut(ends: npt.NDArray[np.int64], max_bytes: int, max_calls: int) -> Iterator[tuple[int, int]]:
+def cut(ends: "npt.NDArray[np.int64]", max_bytes: int, max_calls: int) -> Iterator[tuple[int, int]]:
     """Cut consecutive calls into batches, each as full as the limits allow.
 
     Args:

@@ -8,14 +8,20 @@ need not know which.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import duckdb
-import numpy as np
 
 from retl import sql
 from retl.delivery import receipts, unrendered
 from retl.delivery.batch import Batch, joined
 from retl.delivery.unrendered import UnrenderedLane
+from retl.lazy import lazy_module
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = lazy_module("numpy")
 
 PAGE_BYTES = 4_000_000
 """How much of a lane is read from the outbox at a time, and one call more."""

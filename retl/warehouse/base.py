@@ -5,14 +5,19 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, Self, TypeAlias
-
-import pyarrow as pa
-import pyarrow.compute as pc
+from typing import TYPE_CHECKING, Protocol, Self, TypeAlias
 
 from retl.errors import MissingColumnError, ModelError
+from retl.lazy import lazy_module
 from retl.model import Model
 from retl.nearest import did_you_mean
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+else:
+    pa = lazy_module("pyarrow")
+    pc = lazy_module("pyarrow.compute")
 
 BATCH_ROWS = 32_768
 """Rows a batch holds at most, where the caller does not say."""
@@ -24,7 +29,7 @@ The column is text: the code of the reason to reject the row, or NULL where the 
 itself is NULL in its own column.
 """
 
-Parsed: TypeAlias = tuple[pa.Array, pa.Array | None]
+Parsed: TypeAlias = "tuple[pa.Array, pa.Array | None]"
 """A column's values, and for each row the reason to reject it or NULL; None where all rows are sound."""
 
 
@@ -58,7 +63,7 @@ class Warehouse(Protocol):
 
     def read(
         self, model: Model, columns: Collection[str] | None = None, batch_rows: int = BATCH_ROWS
-    ) -> Iterator[pa.RecordBatch]:
+    ) -> "Iterator[pa.RecordBatch]":
         """The model's rows, batch after batch; the result is never in memory as a whole.
 
         Nothing happens before the first batch is asked for. There is always a first batch, so that a
@@ -100,7 +105,7 @@ class Warehouse(Protocol):
         self.close()
 
 
-def batch_of(names: Sequence[str], columns: Sequence[Parsed]) -> pa.RecordBatch:
+def batch_of(names: Sequence[str], columns: Sequence[Parsed]) -> "pa.RecordBatch":
     """The batch of these columns, with `FAULT` where a row is at fault."""
     faults = [reasons for _, reasons in columns if reasons is not None]
     arrays = [array for array, _ in columns]

@@ -12,9 +12,7 @@ from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any, TypeVar
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from retl import signals
 from retl.clock import Clock
@@ -22,6 +20,9 @@ from retl.errors import DeadlineError
 from retl.model import Model
 from retl.observer import Observer
 from retl.warehouse.base import BATCH_ROWS, Column, Warehouse
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 THREAD = "read of a warehouse"
 """The name of a thread that reads."""
@@ -66,7 +67,7 @@ class WatchedWarehouse(Warehouse):
 
     def read(
         self, model: Model, columns: Collection[str] | None = None, batch_rows: int = BATCH_ROWS
-    ) -> Iterator[pa.RecordBatch]:
+    ) -> "Iterator[pa.RecordBatch]":
         """The rows of a model; see `Warehouse.read`.
 
         Raises:
