@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 
-from retl.receivers.data_file import Becomes, Connection, Effect, Receiver, Targets, known_receivers, receiver
+from retl.receivers.data_file import Becomes, Connection, Effect, Receiver, Targets, receiver
+from retl.receivers.settings import known_receivers
 
 _INTRODUCTION = """\
 # Receivers

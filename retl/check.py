@@ -21,7 +21,8 @@ from retl.job import Job
 from retl.pipeline import find_changes, open_engine
 from retl.receivers.checker import Checker, ReceiverChecker
 from retl.receivers.compiled_check import Violation
-from retl.receivers.data_file import Effect, Settings
+from retl.receivers.data_file import Effect
+from retl.receivers.settings import Settings
 from retl.what_if import fill_changes, render_what_if, telling_kinds
 
 

@@ -20,7 +20,8 @@ from retl.pipeline import find_changes, open_engine, render
 from retl.planning import shown
 from retl.receivers.checker import ReceiverChecker, is_switched_off
 from retl.receivers.compiled_check import CallKind, Violation
-from retl.receivers.data_file import Effect, Settings, receiver
+from retl.receivers.data_file import Effect, receiver
+from retl.receivers.settings import Settings
 from retl.receivers.translate import Arrival, translate
 from retl.what_if import fill_changes, render_what_if, telling_kinds
 

@@ -5,6 +5,7 @@ owns it.
 """
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import duckdb
 
@@ -13,8 +14,6 @@ from retl.calls import rejection
 from retl.calls.message_id import MessageIdScope
 from retl.calls.parts import Rendering
 from retl.calls.render import render_calls
-from retl.checks.call_check import apply_receivers
-from retl.checks.static_check import receivers_reached
 from retl.damage import storage_error
 from retl.delivery import outbox, rejected
 from retl.delivery.address import is_local
@@ -29,9 +28,16 @@ from retl.engine.local import LocalEngine
 from retl.engine.mapping import SyncMapping, read_mapping, refuse_other_identity
 from retl.errors import ConfigError, DestinationError
 from retl.job import Job
+from retl.lazy import lazy_module
 from retl.run import Run, any_in_full, begin_run, keep_run, keeps_all_runs, open_run
 from retl.state import FirstPass
 from retl.warehouse.watched import WatchedWarehouse
+
+if TYPE_CHECKING:
+    from retl.checks import call_check, static_check
+else:
+    call_check = lazy_module("retl.checks.call_check")
+    static_check = lazy_module("retl.checks.static_check")
 
 
 def run(job: Job, destination: Destination) -> Run:
@@ -202,14 +208,16 @@ def make_calls(job: Job, proposal: Proposal, connections: int, may_wait: bool = 
     """
     db, sync = job.state.db, proposal.changes.sync
     found = proposal.diff
-    lanes = outbox.lane_count(found.added + found.changed + found.removed + found.resent, connections)
-    receivers = receivers_reached(sync, sync.receivers)
+    lanes = outbox.lane_count(_touched(found), connections)
+    is_checked = bool(sync.receivers) and _touched(found) > 0
+    receivers = static_check.receivers_reached(sync, sync.receivers) if is_checked else {}
     is_first = proposal.changes.old_mapping is None
     images = snapshot.ADOPTED if may_wait and is_first and not receivers else None
     unrendered = render(job, proposal, lanes, images)
-    apply_receivers(db, receivers)
+    if receivers:
+        call_check.apply_receivers(db, receivers)
     rejection.collect(db)
-    violations = rejection.count_violations(db)
+    violations = rejection.count_violations(db) if receivers else {}
     tally = rejection.tally(db)
     diff = found.without(tally.by_change, tally.by_reason)
     return Outgoing(diff, violations, tally.undated, lanes, unrendered)
@@ -230,6 +238,11 @@ def render(job: Job, proposal: Proposal, lanes: int = 1, images: str | None = No
         full=job.options.full,
     )
     return render_calls(job.state.db, rendering, silent=not proposal.sends, images=images)
+
+
+def _touched(diff: Diff) -> int:
+    """Rows that may make a call."""
+    return diff.added + diff.changed + diff.removed + diff.resent
 
 
 def remember(job: Job, mapping: SyncMapping, sends: bool, destination: Destination) -> None:

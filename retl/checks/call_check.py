@@ -13,7 +13,7 @@ from retl.calls.template import RANK
 from retl.config.sync import Change
 from retl.receivers.checker import Checker, ReceiverChecker
 from retl.receivers.compiled_check import CallKind, Violation
-from retl.receivers.data_file import Settings
+from retl.receivers.settings import Settings
 
 BATCH_ROWS = 10_000
 """Calls in memory at a time."""

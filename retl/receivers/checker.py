@@ -21,7 +21,8 @@ from retl.receivers.compiled_check import (
     known_events,
     near_name,
 )
-from retl.receivers.data_file import Effect, Receiver, Settings, known_receivers, receiver
+from retl.receivers.data_file import Effect, Receiver, receiver
+from retl.receivers.settings import Settings, known_receivers
 from retl.receivers.translate import MISSING, value_at
 
 

@@ -7,7 +7,8 @@ from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 from retl.nearest import nearest_name
-from retl.receivers.data_file import Check, Effect, Receiver, Settings, known_receivers, places, receiver
+from retl.receivers.data_file import Check, Effect, Receiver, places, receiver
+from retl.receivers.settings import Settings, known_receivers
 
 
 @dataclass(frozen=True)

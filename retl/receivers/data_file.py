@@ -6,8 +6,6 @@ call, `checker` checks calls by the rules, and `retl.checks.static_check` a sync
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
 from importlib import resources
@@ -19,6 +17,7 @@ from ruamel.yaml import YAML
 from retl.errors import ConfigError
 from retl.forms.dotted import path as field_path
 from retl.forms.form import Frozen, nearest, refusal
+from retl.receivers.settings import Settings, known_receivers
 
 
 class Effect(StrEnum):
@@ -224,7 +223,7 @@ class Receiver(Frozen):
         """The receiver's event for a track call of that name; None where there is none."""
         return self.events.get(event) or self.other_events
 
-    def named(self, event: str, settings: "Settings") -> str:
+    def named(self, event: str, settings: Settings) -> str:
         """The name under which an event arrives."""
         if event in self.events or self.other_events is None:
             return self.events[event].becomes if event in self.events else event
@@ -232,38 +231,6 @@ class Receiver(Frozen):
             return "_".join(event.lower().strip().split(" "))
         prefix = self.other_events.prefix
         return prefix.text + event if prefix and settings.flag(prefix.when) else event
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The customer's settings at a receiver, as a sync has them.
-
-    Attributes:
-        rejects: whether calls that break a rule become rejected rows; else they are only counted.
-        ignore: rules that are not looked at.
-        values: by name: true or false, a trait, or traits by key.
-    """
-
-    rejects: bool = False
-    ignore: frozenset[str] = frozenset()
-    values: Mapping[str, bool | str | Mapping[str, str]] = field(default_factory=dict)
-
-    def flag(self, name: str) -> bool:
-        """Whether a setting, or a `setting.key`, is there and on."""
-        setting, _, key = name.partition(".")
-        value = self.values.get(setting)
-        return bool(value.get(key) if key and isinstance(value, Mapping) else value)
-
-    def traits(self, name: str) -> Mapping[str, str]:
-        """The traits of a setting by key; a single trait goes by the setting's own name."""
-        value = self.values.get(name) or {}
-        return {name: value} if isinstance(value, str) else value if isinstance(value, Mapping) else {}
-
-
-def known_receivers() -> list[str]:
-    """The names of all receivers."""
-    files = (file.name for file in resources.files("retl").joinpath("receivers").iterdir())
-    return sorted(file.removesuffix(".yml") for file in files if file.endswith(".yml"))
 
 
 def chosen_receivers(written: str) -> list[str]:

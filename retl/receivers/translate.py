@@ -7,7 +7,8 @@ from typing import Any
 
 import jsonschema_rs
 
-from retl.receivers.data_file import Becomes, FieldSource, Receiver, Settings, Targets, places
+from retl.receivers.data_file import Becomes, FieldSource, Receiver, Targets, places
+from retl.receivers.settings import Settings
 
 MISSING = object()
 """The value at a place that a call does not have."""
