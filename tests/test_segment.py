@@ -17,13 +17,22 @@ import pytest
 import trustme
 from delivery import HURRIED, KEY, NOON, Shop, Table, segment
 from segment.analytics import Client
+from segment.analytics.consumer import BATCH_SIZE_LIMIT
 from urllib3.exceptions import HTTPError
 
 from retl.config.settings import SegmentSettings
 from retl.delivery.batch import Batch
 from retl.delivery.http import MOST_BYTES, Http, never_left
 from retl.delivery.rate_limit import RateLimiter
-from retl.delivery.segment import LONGEST_WAIT, Segment, Source, iso, source_of
+from retl.delivery.segment import (
+    ENVELOPE_BYTES,
+    LONGEST_WAIT,
+    MAX_BATCH_BYTES,
+    Segment,
+    Source,
+    iso,
+    source_of,
+)
 from retl.errors import ConfigError, DestinationError
 from retl.sandbox.failures import Reply
 from retl.sandbox.server import Request, Sandbox
@@ -44,6 +53,11 @@ def sandbox() -> Iterator[Sandbox]:
     """Give a local Segment."""
     with Sandbox() as started:
         yield started
+
+
+def test_batches_are_as_large_as_the_official_clients() -> None:
+    """A batch with its envelope has no more bytes than one of the official client, and no fewer."""
+    assert BATCH_SIZE_LIMIT == MAX_BATCH_BYTES + ENVELOPE_BYTES
 
 
 def batch(*calls: bytes) -> Batch:

@@ -1,6 +1,6 @@
 """Segment's Tracking API: a batch goes out, an answer comes back.
 
-The one module that imports the official client, for its limits and its reading of `Retry-After`; its
+The one module that imports the official client, for its reading of `Retry-After` and its version; its
 queue and its `post` are not used (see the README for the reasons).
 """
 
@@ -12,13 +12,11 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cached_property
 from types import SimpleNamespace, TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 from urllib.parse import quote, urlsplit
 
-from segment.analytics.consumer import BATCH_SIZE_LIMIT
-from segment.analytics.request import parse_retry_after
-from segment.analytics.version import VERSION as CLIENT_VERSION
 from urllib3.exceptions import HTTPError
 
 from retl.config.sync import SegmentSettings
@@ -29,7 +27,15 @@ from retl.delivery.quoted import without_quotes
 from retl.delivery.rate_limit import RateLimiter
 from retl.delivery.response import Response, RetryPolicy, decide
 from retl.errors import DestinationError, SegmentError
+from retl.lazy import lazy_module
 from retl.version import __version__
+
+if TYPE_CHECKING:
+    from segment.analytics import request as client
+    from segment.analytics import version as client_version
+else:  # the client loads half a dozen libraries to send with, which retl does not use
+    client = lazy_module("segment.analytics.request")
+    client_version = lazy_module("segment.analytics.version")
 
 MAX_BATCH_CALLS = 2_500
 """Calls in a batch; beyond it Segment answers 200 and drops them (Segment HTTP API docs, "Errors")."""
@@ -37,8 +43,8 @@ MAX_BATCH_CALLS = 2_500
 ENVELOPE_BYTES = 256
 """Room for `{"batch":[…],"sentAt":…,"writeKey":…}` around the calls."""
 
-MAX_BATCH_BYTES = BATCH_SIZE_LIMIT - ENVELOPE_BYTES
-"""Of the joined calls: the official client stops at 475,000 below Segment's 500 KB."""
+MAX_BATCH_BYTES = 475_000 - ENVELOPE_BYTES
+"""Of the joined calls: the official client stops at its BATCH_SIZE_LIMIT, below Segment's 500 KB."""
 
 ENDPOINTS = {"us": "https://api.segment.io", "eu": "https://events.eu1.segmentapis.com"}
 """Base of the Tracking API by region (Segment docs, "Regional Segment")."""
@@ -117,11 +123,6 @@ class Segment:
         self.retry_policy = retry_policy
         self.connections = connections
         self._http = Http(source.endpoint, connections, source.ssl_cert)
-        self._headers = {
-            "Content-Type": "application/json",
-            "User-Agent": f"retl/{__version__} analytics-python/{CLIENT_VERSION}",
-            "Authorization": f"Basic {base64.b64encode(f'{source.write_key}:'.encode()).decode()}",
-        }
 
     def __enter__(self) -> Self:
         return self
@@ -130,6 +131,14 @@ class Segment:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._http.close()
+
+    @cached_property
+    def _headers(self) -> dict[str, str]:
+        return {
+            "Content-Type": "application/json",
+            "User-Agent": f"retl/{__version__} analytics-python/{client_version.VERSION}",
+            "Authorization": f"Basic {base64.b64encode(f'{self.source.write_key}:'.encode()).decode()}",
+        }
 
     @property
     def id(self) -> str:
@@ -237,7 +246,7 @@ def _retry_after(headers: Mapping[str, str]) -> int | None:
 
     To ask again sooner than the server wants makes no call arrive earlier.
     """
-    seconds: int | None = parse_retry_after(SimpleNamespace(headers=headers))
+    seconds: int | None = client.parse_retry_after(SimpleNamespace(headers=headers))
     asked = headers.get("Retry-After", "").strip()
     return min(int(asked), LONGEST_WAIT) if seconds and asked.isdecimal() else seconds
 
