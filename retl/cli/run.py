@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Group, RenderableType
@@ -23,7 +23,6 @@ from retl.cli.console import (
 )
 from retl.cli.errors import to_report
 from retl.cli.options import AS_JSON, BACKFILL, MEMORY_LIMIT, MOST, STATE_DIR, SYNCS, seconds
-from retl.cli.sandbox import sandbox_report
 from retl.clock import SystemClock
 from retl.config.project import check_names, find_syncs
 from retl.damage import state_exists
@@ -32,12 +31,20 @@ from retl.engine.guard import NAMES as GUARDS
 from retl.engine.mapping import first_pass_sentence
 from retl.errors import GuardError, Interrupted, LockedError
 from retl.job import Job, Options
+from retl.lazy import lazy_module
 from retl.lock import LOCK_TIMEOUT_SECONDS
 from retl.orphans import find_orphans, orphans_sentence, refuse_former_name
 from retl.pipeline import run
 from retl.run import Run, Status, begin_run
-from retl.sandbox.server import Sandbox
 from retl.session import Session, load_session
+
+if TYPE_CHECKING:
+    from retl.cli import sandbox
+    from retl.sandbox import server
+    from retl.sandbox.server import Sandbox
+else:
+    sandbox = lazy_module("retl.cli.sandbox")
+    server = lazy_module("retl.sandbox.server")
 
 
 @dataclass(frozen=True)
@@ -97,7 +104,7 @@ class _Shared:
         folders: of states, in which orphans were looked for.
     """
 
-    sandbox: Sandbox | None
+    sandbox: "Sandbox | None"
     rate_limiters: dict[str, RateLimiter] = field(default_factory=dict)
     paths: dict[str, Path] = field(default_factory=dict)
     folders: set[Path] = field(default_factory=set)
@@ -160,7 +167,7 @@ def run_command(syncs: Sequence[str], **given: Any) -> int:
         click.confirm("--full sends every current row again; go on?", abort=True, err=True)
     printer = Printer(flags.as_json, flags.quiet, flags.rehearsal, flags.state_dir)
     codes: list[int] = []
-    with Sandbox() if flags.rehearsal else nullcontext() as sandbox:
+    with server.Sandbox() if flags.rehearsal else nullcontext() as sandbox:
         shared = _Shared(sandbox)
         for path in find_syncs(syncs, Path.cwd()):
             record = _run_one(path, flags, shared)
@@ -253,7 +260,7 @@ def print_run(printer: Printer, run: Run) -> None:
 def print_sandbox(printer: Printer, summary: dict[str, Any]) -> None:
     """Print the summary of the sandbox after a rehearsal."""
     if not printer.as_json and not printer.quiet:
-        console().print(sandbox_report(summary))
+        console().print(sandbox.sandbox_report(summary))
 
 
 def run_report(run: Run, flags: str = "") -> RenderableType:
