@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import duckdb
 import pytest
+
+from retl.sandbox.server import Sandbox
 
 PROGRAM = """
 import json, sys
@@ -32,7 +35,7 @@ def loaded_by(*arguments: str, cwd: Path | None = None, **env: str) -> set[str]:
 
 
 def heavy(modules: set[str]) -> set[str]:
-    """Those of the modules that take long to load, by the names of their packages."""
+    """Packages that take long to load, or are needed by some commands alone, among those of the modules."""
     return {name.split(".")[0] for name in modules} & {
         "asyncio",
         "dateutil",
@@ -81,3 +84,58 @@ def test_completing_a_command_loads_no_library_but_click(words: str, answer: str
     assert done.stdout.endswith(answer)
     assert set() == heavy(set(done.stderr.split()))
     assert len(done.stderr.split()) < 220
+
+
+NEEDED = {"dotenv", "duckdb", "filelock", "pydantic", "rich", "ruamel"}
+"""Packages that every command loads that reads a sync and its state, and prints."""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """Give a project whose one sync reads a DuckDB file, and sends to the Segment of the environment."""
+    with duckdb.connect(tmp_path / "shop.duckdb") as shop:
+        shop.execute("CREATE TABLE users AS SELECT 'u1' AS user_id, 'a@x.com' AS email")
+    (tmp_path / "syncs").mkdir()
+    (tmp_path / "syncs/users.yml").write_text(
+        """\
+sql: SELECT * FROM users
+primary_key: user_id
+warehouse: duckdb:///shop.duckdb
+segment: {endpoint: "${ENDPOINT:-file:calls.ndjson}", write_key: key}
+identify: {user_id: user_id, traits: {email: email}}
+"""
+    )
+    return tmp_path
+
+
+def test_status_loads_no_warehouse_and_no_destination(project: Path) -> None:
+    """`retl status` loads what reads a sync and its state, and nothing that moves rows or calls."""
+    loaded_by("run", "users", cwd=project)
+
+    found = loaded_by("status", cwd=project)
+
+    assert NEEDED == heavy(found)
+    assert not {"retl.pipeline", "retl.delivery.file", "retl.warehouse.duckdb", "rich.progress"} & found
+    assert len(found) < 520
+
+
+def test_a_run_over_duckdb_loads_no_other_warehouse(project: Path) -> None:
+    """A run over DuckDB without receivers loads Arrow, and neither SQLAlchemy, a parser nor a client."""
+    loaded_by("run", "users", cwd=project)
+
+    found = loaded_by("run", "users", cwd=project)
+
+    assert {*NEEDED, "numpy", "pyarrow"} == heavy(found)
+    assert not {"pyarrow.compute", "retl.receivers.data_file", "retl.sandbox.server", "rich.progress"} & found
+    assert len(found) < 640
+
+
+def test_a_run_with_nothing_to_send_loads_no_client(project: Path) -> None:
+    """Only a run that sends loads Segment's client, and what that brings along."""
+    with Sandbox() as sandbox:
+        sends = loaded_by("run", "users", cwd=project, ENDPOINT=sandbox.url)
+        sends_nothing = loaded_by("run", "users", cwd=project, ENDPOINT=sandbox.url)
+
+    assert {"segment", "requests"} < heavy(sends)
+    assert {"ssl", "urllib3"} == heavy(sends_nothing) - {*NEEDED, "numpy", "pyarrow"}
+    assert len(sends_nothing) < 680

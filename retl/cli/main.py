@@ -44,6 +44,8 @@ def cli(log_format: str) -> None:
 def main() -> None:
     """Run the command line and exit with its code."""
     os.umask(0o077)  # state and plans hold personal data
+    # Pydantic would look through all packages that are installed for one that wants to hear of each model.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     output.set_up()
     signals.listen()
     code = output.close(execute())

@@ -2,12 +2,12 @@
 
 import os
 import re
-import ssl
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dotenv import dotenv_values
 
@@ -17,8 +17,14 @@ from retl.errors import ConfigError
 from retl.forms.form import nearest
 from retl.forms.nodes import LARGEST
 from retl.forms.yaml_file import Document, interpolate, load
+from retl.lazy import lazy_module
 from retl.model import Model, make_model, read_model
 from retl.system import expanded, in_utf8, is_file, is_folder, read_file, system_words
+
+if TYPE_CHECKING:
+    import ssl
+else:
+    ssl = lazy_module("ssl")
 
 _SECRET = (("segment", "write_key"), ("warehouse",))
 """Keys of the files whose variables are filled in when they are needed, so that checking needs no secret."""

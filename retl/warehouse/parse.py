@@ -1,14 +1,20 @@
 """Values that a database writes as text, as Arrow: parsed a column at a time, with all their digits."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import duckdb
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from retl.json_values import SAFE_INTEGER
+from retl.lazy import lazy_module
 from retl.reason import Reason
 from retl.warehouse.base import Parsed
+
+if TYPE_CHECKING:
+    import pyarrow.compute as pc
+else:
+    pc = lazy_module("pyarrow.compute")
 
 _WIDEST = 38
 """Digits of the widest decimal that Arrow's decimal128 and DuckDB have."""
