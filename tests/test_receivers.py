@@ -40,7 +40,8 @@ from retl.checks.static_check import check_file, outlines
 from retl.config.project import find_project, load_sync
 from retl.receivers.checker import ReceiverChecker
 from retl.receivers.compiled_check import MOST_NAMES, CallKind
-from retl.receivers.data_file import Effect, known_receivers, meaning, read_settings, receiver
+from retl.receivers.data_file import Effect, meaning, receiver
+from retl.receivers.settings import known_receivers, known_rules, known_settings, read_settings
 from retl.receivers.translate import translate
 
 FOLDER = Path(__file__).parent / "cases" / "receivers"
@@ -229,6 +230,13 @@ def test_every_conflict_is_decided() -> None:
 
     assert {case["conflict"] for case in decided} == set(CONFLICTS)
     assert [] == [case["name"] for case in decided if not re.search(r"\w+ \w+", case["why"])]
+
+
+@pytest.mark.parametrize("name", known_receivers())
+def test_the_lines_about_settings_say_what_the_whole_file_does(name: str) -> None:
+    """Settings and rules that are read from a part of a data file are those of the whole file."""
+    assert receiver(name).settings == known_settings(name)
+    assert list(receiver(name).rules) == known_rules(name)
 
 
 @pytest.mark.parametrize("name", known_receivers())

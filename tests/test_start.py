@@ -102,6 +102,7 @@ sql: SELECT * FROM users
 primary_key: user_id
 warehouse: duckdb:///shop.duckdb
 segment: {endpoint: "${ENDPOINT:-file:calls.ndjson}", write_key: key}
+receivers: {insider: {language: email}, miso: {}}
 identify: {user_id: user_id, traits: {email: email}}
 """
     )
@@ -120,7 +121,7 @@ def test_status_loads_no_warehouse_and_no_destination(project: Path) -> None:
 
 
 def test_a_run_over_duckdb_loads_no_other_warehouse(project: Path) -> None:
-    """A run over DuckDB without receivers loads Arrow, and neither SQLAlchemy, a parser nor a client."""
+    """A run over DuckDB in which nothing changed loads Arrow, and neither SQLAlchemy, a parser nor checks."""
     loaded_by("run", "users", cwd=project)
 
     found = loaded_by("run", "users", cwd=project)
@@ -136,6 +137,6 @@ def test_a_run_with_nothing_to_send_loads_no_client(project: Path) -> None:
         sends = loaded_by("run", "users", cwd=project, ENDPOINT=sandbox.url)
         sends_nothing = loaded_by("run", "users", cwd=project, ENDPOINT=sandbox.url)
 
-    assert {"segment", "requests"} < heavy(sends)
+    assert {"segment", "requests", "jsonschema_rs"} < heavy(sends)
     assert {"ssl", "urllib3"} == heavy(sends_nothing) - {*NEEDED, "numpy", "pyarrow"}
     assert len(sends_nothing) < 680

@@ -17,8 +17,8 @@ from retl.forms.form import nearest
 from retl.nearest import nearest_name
 from retl.receivers.checker import is_switched_off
 from retl.receivers.compiled_check import CallKind, CompiledCheck, Violation, compiled_checks
-from retl.receivers.data_file import Effect, Receiver, Setting, places, receiver
-from retl.receivers.settings import Settings
+from retl.receivers.data_file import Effect, Receiver, places, receiver
+from retl.receivers.settings import Setting, Settings
 
 Place = tuple[str, ...]
 """The keys that lead to a place in a call."""

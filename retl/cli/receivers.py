@@ -6,8 +6,8 @@ from retl.clock import SystemClock
 from retl.delivery.rejected import REASONS
 from retl.job import Job, Options
 from retl.observer import SilentObserver
-from retl.receivers.data_file import Effect, meaning, read_settings
-from retl.receivers.settings import Settings
+from retl.receivers.data_file import Effect, meaning
+from retl.receivers.settings import Settings, read_settings
 from retl.session import Session
 from retl.state import State
 

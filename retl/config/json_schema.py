@@ -3,8 +3,8 @@
 from typing import Any
 
 from retl.config.sync import KINDS, Audience, Group, Identify, Sync, Track
-from retl.receivers.data_file import Setting, receiver
-from retl.receivers.settings import known_receivers
+from retl.receivers.data_file import receiver
+from retl.receivers.settings import Setting, known_receivers
 
 
 def json_schema() -> dict[str, Any]:

@@ -1,20 +1,14 @@
 """Settings that retl.yml gives defaults for: guards, the Segment source, the warehouse, the time zone."""
 
 import re
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 
 from retl.config.fields import Count, Endpoint, Name, Text, Zone
 from retl.forms.form import Frozen, explain, nearest, refusal
 from retl.forms.yaml_file import Document
-from retl.lazy import lazy_module
-from retl.receivers.settings import Settings, known_receivers
-
-if TYPE_CHECKING:
-    from retl.receivers import data_file
-else:
-    data_file = lazy_module("retl.receivers.data_file")
+from retl.receivers.settings import Settings, known_receivers, read_settings
 
 
 class Limit(Frozen):
@@ -125,7 +119,7 @@ def _receivers(written: object) -> dict[str, Settings]:
     for name in written:
         if name not in known:
             raise refusal(f"there is no receiver `{name}`{nearest(str(name), known)}", str(name))
-    return {name: data_file.read_settings(name, settings) for name, settings in written.items()}
+    return {name: read_settings(name, settings) for name, settings in written.items()}
 
 
 Receivers = Annotated[dict[str, Settings], BeforeValidator(_receivers)]

@@ -8,7 +8,6 @@ call, `checker` checks calls by the rules, and `retl.checks.static_check` a sync
 import re
 from enum import StrEnum
 from functools import cache
-from importlib import resources
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -17,7 +16,7 @@ from ruamel.yaml import YAML
 from retl.errors import ConfigError
 from retl.forms.dotted import path as field_path
 from retl.forms.form import Frozen, nearest, refusal
-from retl.receivers.settings import Settings, known_receivers
+from retl.receivers.settings import Setting, Settings, known_receivers, text_of
 
 
 class Effect(StrEnum):
@@ -130,21 +129,6 @@ class Connection(Frozen):
     errors: dict[str, str] = Field(default={}, description="What its answers mean.")
 
 
-class Setting(Frozen):
-    """A setting that a customer may change at the receiver, and then repeats in the sync."""
-
-    says: str
-    kind: Literal["flag", "trait", "traits"] = Field(
-        default="traits", description="True or false; the name of a trait; or names by key."
-    )
-    keys: dict[str, str] | None = Field(default=None, description="The keys that there are; None: any.")
-    default: dict[str, str] = Field(default={}, description="What counts for keys that are not written.")
-    looks_like: str | None = Field(
-        default=None, description="Pattern of traits that are likely meant for it."
-    )
-    rule: str | None = Field(default=None, description="Rule to name where such a trait is not in it.")
-
-
 class Check(Frozen):
     """A check of one part of a call, and the advice where it fails; `{it}` stands for the name of the place.
 
@@ -250,58 +234,7 @@ def chosen_receivers(written: str) -> list[str]:
 @cache
 def receiver(name: str) -> Receiver:
     """A receiver by its name, which must be one of `known_receivers`."""
-    file = resources.files("retl").joinpath("receivers", f"{name}.yml")
-    return Receiver.model_validate(YAML(typ="safe", pure=True).load(file.read_text(encoding="utf-8")))
-
-
-def read_settings(name: str, written: object) -> Settings:
-    """The settings of a receiver from a sync's file.
-
-    Args:
-        name: the receiver's name.
-        written: the mapping below it: `mode`, `ignore`, and the receiver's own settings.
-
-    Raises:
-        PydanticCustomError: one is unknown, or not of its kind.
-    """
-    if not isinstance(written, dict):
-        raise refusal("must be a mapping of settings; {} takes the defaults", name)
-    about = receiver(name)
-    keys = ["mode", "ignore", *about.settings]
-    for key in written:
-        if key not in keys:
-            raise refusal(f"unknown key `{key}`{nearest(str(key), keys)}", name, str(key))
-    mode, ignore = written.get("mode", "warn"), written.get("ignore", [])
-    if mode not in ("warn", "reject"):
-        raise refusal("must be `warn` or `reject`", name, "mode")
-    if not isinstance(ignore, list) or not all(isinstance(rule, str) for rule in ignore):
-        raise refusal("must be a list of rules", name, "ignore")
-    for rule in ignore:
-        if rule not in about.rules:
-            raise refusal(f"there is no rule `{rule}`{nearest(rule, list(about.rules))}", name, "ignore")
-    values = {
-        key: _read_setting(name, key, setting, written.get(key)) for key, setting in about.settings.items()
-    }
-    return Settings(mode == "reject", frozenset(ignore), values)
-
-
-def _read_setting(name: str, key: str, setting: Setting, written: object) -> Any:
-    if setting.kind == "flag":
-        if not isinstance(written, bool | None):
-            raise refusal("must be true or false", name, key)
-        return bool(written)
-    if setting.kind == "trait":
-        if written is not None and (not isinstance(written, str) or not written):
-            raise refusal("must be the name of a trait", name, key)
-        return written or ""
-    if not isinstance(written, dict | None):
-        raise refusal("must be a mapping of names", name, key)
-    for one, trait in (written or {}).items():
-        if setting.keys is not None and one not in setting.keys:
-            raise refusal(f"unknown key `{one}`{nearest(str(one), list(setting.keys))}", name, key, str(one))
-        if not isinstance(trait, str) or not trait:
-            raise refusal("must be the name of a trait or property", name, key, str(one))
-    return {**setting.default, **(written or {})}
+    return Receiver.model_validate(YAML(typ="safe", pure=True).load(text_of(name)))
 
 
 def meaning(code: str) -> str:
