@@ -14,11 +14,12 @@ from retl.delivery.destination import Limits
 from retl.engine.advice import Advice, advise
 from retl.engine.diff import Diff
 from retl.engine.guard import Guard
+from retl.errors import ConfigError
 from retl.job import Job
 from retl.pipeline import find_changes, make_calls, open_engine, resumed, resumes_full
 
 if TYPE_CHECKING:
-    import pandas  # slow to import, and only notebooks need it
+    import pandas  # an extra: only notebooks need it
 
 
 @dataclass(frozen=True)
@@ -99,8 +100,14 @@ class Plan:
         """One line for each call: change, key, type, event, user_id, timestamp, reason, call.
 
         `timestamp` is UTC; `call` is the JSON text; a call with a `reason` would be rejected.
+
+        Raises:
+            ConfigError: pandas is not installed.
         """
-        frame: pandas.DataFrame = self._table.to_pandas()
+        try:
+            frame: pandas.DataFrame = self._table.to_pandas()
+        except ModuleNotFoundError as error:
+            raise ConfigError("pandas is not installed", hint="pip install pandas") from error
         return frame
 
     def as_json(self) -> dict[str, Any]:

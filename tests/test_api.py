@@ -1,4 +1,6 @@
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,23 @@ def test_a_plan_is_a_dataframe_with_a_line_for_each_call(example: Path) -> None:
     assert {"identify"} == set(frame["type"])
     assert frame["reason"].isna().all()
     assert (5, 1) == (plan.total_calls, plan.requests)
+
+
+def test_a_dataframe_needs_pandas(example: Path) -> None:
+    """Without pandas, which is an extra, `to_pandas()` says what to install; the plan itself is there."""
+    (example / "pandas.py").write_text("raise ModuleNotFoundError('No module named pandas')")
+    program = (
+        "import retl\n"
+        "from retl.errors import ConfigError\n"
+        "plan = retl.plan('syncs/users.yml')\n"
+        "try:\n"
+        "    plan.to_pandas()\n"
+        "except ConfigError as error:\n"
+        "    print(plan.total_calls, error, error.hint)\n"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+
+    assert "5 pandas is not installed pip install pandas\n" == said
 
 
 def test_a_plan_leaves_no_trace(example: Path) -> None:
