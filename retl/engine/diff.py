@@ -16,8 +16,7 @@ from retl import sql
 from retl.engine.canonical import json_text, plain_text, valid_json
 from retl.engine.cast import cast_json, unreadable
 from retl.engine.mapping import Comparison, SyncMapping, nested_columns
-from retl.engine.place import Place
-from retl.engine.stage import Staged
+from retl.engine.place import Place, Staged
 
 SMALL_SNAPSHOT = 100
 """The rows below which a snapshot is too small for percentages to mean much."""

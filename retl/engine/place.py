@@ -117,6 +117,21 @@ FROM ({hashed})"""
         db.execute(f"CREATE OR REPLACE TEMP VIEW stage AS {source}")
 
 
+@dataclass(frozen=True)
+class Staged:
+    """The result of staging.
+
+    Attributes:
+        mapping: with the canonical type of each column, and the columns whose instants name no zone.
+        rows: how many were read.
+        place: the table that took them.
+    """
+
+    mapping: SyncMapping
+    rows: int
+    place: Place
+
+
 _IS_KNOWN = """(
         key IS NOT NULL AND fault IS NULL
         AND (hash(key), hash) IN (SELECT (hash(key), hash) FROM known WHERE hash IS NOT NULL AND NOT stale)

@@ -1,7 +1,7 @@
 """The stage: a model's rows in canonical form, with their keys checked, in the TEMP view `stage`."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
 
 import duckdb
@@ -12,26 +12,11 @@ from retl import sql
 from retl.config.sync import Sync
 from retl.engine.canonical import NOTHING, Canonical, as_json_text, canonical, plain_text
 from retl.engine.mapping import SyncMapping
-from retl.engine.place import SEQ, Place, Table, fits, stored
+from retl.engine.place import SEQ, Place, Staged, Table, fits, stored
 from retl.engine.row_hash import hash_check
 from retl.errors import ModelError
 from retl.reason import Reason
 from retl.warehouse import FAULT
-
-
-@dataclass(frozen=True)
-class Staged:
-    """The result of staging.
-
-    Attributes:
-        mapping: with the canonical type of each column, and the columns whose instants name no zone.
-        rows: how many were read.
-        place: the table that took them.
-    """
-
-    mapping: SyncMapping
-    rows: int
-    place: Place
 
 
 def stage(
