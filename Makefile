@@ -33,7 +33,7 @@ lint: .venv/lint
 	$(BIN)/mypy
 
 bench: .venv/test
-	$(BIN)/python -m bench
+	$(BIN)/python -m bench.stages
 	$(BIN)/python -m bench.receivers
 
 docs: .venv/retl

@@ -12,30 +12,27 @@ import re
 import resource
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from retl import pipeline
-from retl.cli import run as run_command
 from retl.cli.main import main as command_line
-from retl.delivery import outbox
-from retl.engine import diff, local, snapshot
 from retl.engine.mapping import read_mapping
 from retl.session import find_sessions
-from retl.state import State
 
-STEPS: tuple[tuple[Any, str, str, str | None], ...] = (
-    (local, "stage", "read", None),
-    (diff, "diff", "diff", None),
-    (pipeline, "make_calls", "render", None),
-    (outbox, "enqueue", "enqueue", None),
-    (snapshot, "promote", "promote", "commit"),
-    (pipeline, "deliver", "deliver", "the rest"),
-    (outbox, "settle", "settle", "settle"),
-    (outbox, "lanes", "settle", "deliver"),
-    (State, "__exit__", "close", None),
+STEPS: tuple[tuple[str, str, str | None], ...] = (
+    ("retl.cli.run:run", "the rest", "the rest"),
+    ("retl.engine.local:stage", "read", None),
+    ("retl.engine.diff:diff", "diff", None),
+    ("retl.pipeline:make_calls", "render", None),
+    ("retl.delivery.outbox:enqueue", "enqueue", None),
+    ("retl.engine.snapshot:promote", "promote", "commit"),
+    ("retl.pipeline:deliver", "deliver", "the rest"),
+    ("retl.delivery.outbox:settle", "settle", "settle"),
+    ("retl.delivery.outbox:lanes", "settle", "deliver"),
+    ("retl.state:State.__exit__", "close", None),
 )
-"""Whose function, its name, its stage, and the stage after it where that is not the one before."""
+"""A function, its stage, and the stage after it where that is not the one before. A test looks for each."""
 
 STAGES = ("start-up", "read", "diff", "render", "enqueue", "promote", "commit", "deliver", "settle", "close")
 """In the order of a run; what there is besides is the rest."""
@@ -69,10 +66,20 @@ class Stopwatch:
         setattr(owner, name, watched)
 
 
+def find_function(where: str) -> tuple[Any, str]:
+    """The module or class that a function is looked up in when it is called, and its name there."""
+    module, _, path = where.partition(":")
+    owner: Any = import_module(module)
+    *classes, name = path.split(".")
+    for one in classes:
+        owner = getattr(owner, one)
+    return owner, name
+
+
 def retl_run(stopwatch: Stopwatch, sync: str) -> None:
     """Be `retl run SYNC --json`."""
-    for step in ((run_command, "run", "the rest", "the rest"), *STEPS):
-        stopwatch.watch(*step)
+    for where, stage, then in STEPS:
+        stopwatch.watch(*find_function(where), stage, then)
     sys.argv = ["retl", "run", sync, "--json"]
     command_line()
 

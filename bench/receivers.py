@@ -13,8 +13,9 @@ import duckdb
 from rich.console import Console
 from rich.table import Table
 
-from bench.__main__ import LIMIT_SECONDS, bare_environment
+from bench.process import bare_environment
 from bench.shop import make_project
+from bench.stages import LIMIT_SECONDS
 
 ORDERS = """\
 sql: SELECT * FROM orders

@@ -1,49 +1,98 @@
-"""A sink: takes batches, counts them, keeps nothing; prints its port, and ends when its stdin is closed."""
+"""The sink that all runs of the bench send to: a process that counts calls and keeps nothing."""
 
-import asyncio
-import json
-import re
+import hashlib
+import shutil
+import subprocess
 import sys
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
-LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
-counts = {"requests": 0, "calls": 0, "bytes": 0}
+import urllib3
 
+from bench.process import bare_environment
+from bench.venvs import VENVS
 
-class Sink(asyncio.Protocol):
-    """A kept-alive connection: a POST is counted, a GET is told what was."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client is there."""
-        self._transport, self._got, self._body, self._end = transport, bytearray(), 0, 0
-
-    def data_received(self, data: bytes) -> None:
-        """Answer a request once it is whole; the next one comes after the answer."""
-        self._got += data
-        if not self._end and (head := self._got.find(b"\r\n\r\n")) >= 0:
-            length = LENGTH.search(self._got, 0, head)
-            self._body = head + 4
-            self._end = self._body + (int(length[1]) if length else 0)
-        if not self._end or len(self._got) < self._end:
-            return
-        said = b'{"success": true}'
-        if self._got.startswith(b"GET "):
-            said = json.dumps({**counts, "cpu_s": time.process_time()}).encode()
-        else:
-            counts["requests"] += 1
-            counts["calls"] += self._got.count(b'"messageId"', self._body)
-            counts["bytes"] += self._end - self._body
-        self._transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(said), said))
-        self._got, self._end = bytearray(), 0
+SOURCE = Path(__file__).with_name("sink.c")
 
 
-async def serve() -> None:
-    """Listen on a free port of 127.0.0.1 until stdin is closed."""
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(Sink, "127.0.0.1", 0)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await loop.run_in_executor(None, sys.stdin.read)
+@dataclass(frozen=True)
+class Counts:
+    """All that arrived since the counts were zero.
+
+    Attributes:
+        requests: how many POSTs.
+        calls: how often `"messageId"` stood in their bodies.
+        distinct: how many different message ids; None where the sink does not tell them apart.
+        bytes: of all bodies, as they came.
+        cpu_s: CPU seconds of the sink.
+    """
+
+    requests: int
+    calls: int
+    distinct: int | None
+    bytes: int
+    cpu_s: float
 
 
-if __name__ == "__main__":
-    asyncio.run(serve())
+@dataclass(frozen=True)
+class Sink:
+    """A sink that listens.
+
+    Attributes:
+        url: where to post to; any path will do.
+        language: what it is written in.
+    """
+
+    url: str
+    language: str
+
+    def reset(self) -> None:
+        """Put all counts back to zero."""
+        urllib3.request("DELETE", self.url, retries=False)
+
+    def counts(self) -> Counts:
+        """All that arrived since the last reset."""
+        return Counts(**urllib3.request("GET", self.url, retries=False).json())
+
+
+@cache
+def compiled() -> Path | None:
+    """The sink in C, compiled once for each version of its source; None without a compiler or zlib."""
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    program = VENVS / f"bench-sink-{hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:12]}"
+    if not sys.platform.startswith("linux") or (compiler is None and not program.exists()):
+        return None
+    if not program.exists():
+        VENVS.mkdir(exist_ok=True)
+        command = [str(compiler), "-O2", "-o", str(program), str(SOURCE), "-lz"]
+        if subprocess.run(command, capture_output=True, check=False).returncode:
+            return None
+    return program
+
+
+@contextmanager
+def running_sink(latency_ms: int = 0, in_python: bool = False) -> Iterator[Sink]:
+    """A sink in processes of its own.
+
+    Args:
+        latency_ms: how long each answer waits.
+        in_python: take the one in Python even where the one in C can be compiled.
+    """
+    program = None if in_python else compiled()
+    command = [str(program)] if program else [sys.executable, "-m", "bench.sink_server"]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(
+        [*command, str(latency_ms)], env=bare_environment(), stdin=pipe, stdout=pipe, text=True
+    )
+    assert process.stdin
+    assert process.stdout
+    try:
+        url = f"http://127.0.0.1:{int(process.stdout.readline())}"
+        yield Sink(url, "C" if program else "Python")
+    finally:
+        process.stdin.close()
+        process.wait(timeout=30)
+        process.stdout.close()

@@ -1,51 +1,29 @@
-"""`python -m bench` measures `retl run` against a local sink, in a folder that is removed afterwards."""
+"""`python -m bench.stages` shows where the time of `retl run` goes, with users in a DuckDB file."""
 
 import json
 import os
 import platform
-import re
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 import duckdb
-import urllib3
 from rich.console import Console
 from rich.table import Table
 
-from bench.shop import edit_users, make_project
+from bench.process import bare_environment
+from bench.shop import changes, make_project
+from bench.sink import Sink, running_sink
 from retl import __version__
 
 LIMIT_SECONDS = 900
 """No run lives longer."""
-
-
-@contextmanager
-def running_sink() -> Iterator[str]:
-    """The URL of a sink in a process of its own."""
-    command, pipe = [sys.executable, "-m", "bench.sink"], subprocess.PIPE
-    with subprocess.Popen(command, env=bare_environment(), stdin=pipe, stdout=pipe) as sink:
-        assert sink.stdout
-        try:
-            yield f"http://127.0.0.1:{int(sink.stdout.readline())}"
-        finally:
-            sink.kill()
-
-
-def bare_environment() -> dict[str, str]:
-    """The environment less whatever would change a run."""
-    others = re.compile("RETL_|.*_proxy$", re.IGNORECASE)
-    plain = {name: value for name, value in os.environ.items() if not others.match(name)}
-    checkout = str(Path(__file__).resolve().parent.parent)
-    return {**plain, "PYTHONPATH": checkout, "SEGMENT_WRITE_KEY": "bench", "RETL_LOG_LEVEL": "error"}
 
 
 def child(what: str, root: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -64,14 +42,13 @@ def child(what: str, root: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return json.loads(done.stdout), {"wall_s": wall, **report}
 
 
-def measure(name: str, root: Path, sink: str, expected: int) -> dict[str, Any]:
+def measure(name: str, root: Path, sink: Sink, expected: int) -> dict[str, Any]:
     """Measure one run, and see that exactly the expected calls arrived."""
     bare = statistics.median(child("read", root)[1]["stages"]["read"] for _ in range(3))
-    before = urllib3.request("GET", sink).json()
+    sink.reset()
     record, report = child("run", root)
-    after = urllib3.request("GET", sink).json()
-    arrived = {what: after[what] - before[what] for what in after}
-    seen = {**record["calls"], "arrived": arrived["calls"]}
+    arrived = sink.counts()
+    seen = {**record["calls"], "arrived": arrived.calls}
     if {seen["enqueued"], seen["delivered"], seen["arrived"]} != {expected}:
         raise click.ClickException(f"{name}: {expected:,} calls should have arrived, but: {seen}")
     work = report["wall_s"] - report["stages"]["start-up"]
@@ -83,10 +60,10 @@ def measure(name: str, root: Path, sink: str, expected: int) -> dict[str, Any]:
         "bare_reads": work / bare,
         "peak_mb": report["peak_mb"],
         "state_mb": (root / "state" / "users.duckdb").stat().st_size / 1e6,
-        "requests": arrived["requests"],
-        "bytes_per_call": arrived["bytes"] / expected if expected else 0,
+        "requests": arrived.requests,
+        "bytes_per_call": arrived.bytes / expected if expected else 0,
     }
-    besides = {"calls": expected, "bare_read_s": bare, "sink_cpu_s": arrived["cpu_s"]}
+    besides = {"calls": expected, "bare_read_s": bare, "sink_cpu_s": arrived.cpu_s}
     return {"name": name, "figures": figures, "stages": report["stages"], **besides}
 
 
@@ -121,9 +98,10 @@ def main(rows: int, connections: int, keep: bool, as_json: bool) -> None:
     root = Path(tempfile.mkdtemp(prefix="retl-bench-"))
     try:
         with Console(stderr=True).status(f"measuring, in {root}"), running_sink() as sink:
-            make_project(root, rows, sink, connections)
+            shop = make_project(root, rows, sink.url, connections)
             found = [measure("first run", root, sink, rows), measure("no changes", root, sink, 0)]
-            found.append(measure("2 % changes", root, sink, edit_users(root, rows)))
+            shop.show(2)
+            found.append(measure("2 % changes", root, sink, changes(rows)))
     finally:
         if keep:
             click.echo(f"warehouse and state are in {root}", err=True)
