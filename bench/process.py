@@ -53,8 +53,9 @@ def bare_environment() -> dict[str, str]:
     """The environment less whatever would change a run, and with all telemetry off."""
     others = re.compile("RETL_|PYTHON|VIRTUAL_ENV$|.*_proxy$", re.IGNORECASE)
     plain = {name: value for name, value in os.environ.items() if not others.match(name)}
-    silent = {"DO_NOT_TRACK": "1", "RUNTIME__DLTHUB_TELEMETRY": "false", "RETL_LOG_LEVEL": "error"}
-    return {**plain, **silent, "PYTHONPATH": CHECKOUT, "SEGMENT_WRITE_KEY": "bench"}
+    silent = {"DO_NOT_TRACK": "1", "RUNTIME__DLTHUB_TELEMETRY": "false"}
+    quiet = {"RUNTIME__LOG_LEVEL": "ERROR", "RETL_LOG_LEVEL": "error"}
+    return {**plain, **silent, **quiet, "PYTHONPATH": CHECKOUT, "SEGMENT_WRITE_KEY": "bench"}
 
 
 def read(path: str) -> str:

