@@ -4,14 +4,15 @@ BIN := .venv/bin
 # Images of containers often set this, and then each start compiles the tests, and what pytest rewrites, anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-all lint bench docs clean
+.PHONY: help demo test test-all lint bench bench-10m docs clean
 
 help:
 	@echo "make demo      run the example's users sync against a local Segment"
 	@echo "make test      the tests that are quick and need no server"
 	@echo "make test-all  the others: RETL_TEST_MYSQL_URL=mysql://user:password@host/ make test-all"
 	@echo "make lint      style and types"
-	@echo "make bench     how fast, and where the time goes"
+	@echo "make bench     how fast, beside other tools, into docs/benchmarks.md; half an hour"
+	@echo "make bench-10m the same with ten million users"
 	@echo "make docs      write the generated pages of docs/ anew"
 
 # Its state goes to a folder of its own, so that the demo starts from nothing each time.
@@ -33,8 +34,10 @@ lint: .venv/lint
 	$(BIN)/mypy
 
 bench: .venv/test
-	$(BIN)/python -m bench.stages
-	$(BIN)/python -m bench.receivers
+	$(BIN)/python -m bench
+
+bench-10m: .venv/test
+	$(BIN)/python -m bench --rows 10000000
 
 docs: .venv/retl
 	$(BIN)/python docs/make.py
