@@ -29,7 +29,7 @@ def json_object(fields: Mapping[str, str]) -> str:
         for part in outer:
             node = node.setdefault(part, {})
         node[last] = value
-    return f"'{{' || {_members(tree)} || '}}'"
+    return f"concat('{{', {_members(tree)}, '}}')"
 
 
 def json_member(name: str, value: str) -> str:

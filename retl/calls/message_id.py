@@ -68,7 +68,7 @@ def made_message_id(scope: MessageIdScope) -> str:
         An expression over the columns `change`, `counts_as`, `key` (VARCHAR), `hash` and `stamp` (TIMESTAMP).
     """
     hashed = (
-        f"{sql.text(scope.prefix)} || change || ':' || counts_as || ':' || strlen(key) || ':' || key"
-        " || ':' || coalesce(hash::VARCHAR, '') || ':' || coalesce(stamp::VARCHAR, '')"
+        f"concat({sql.text(scope.prefix)}, change, ':', counts_as, ':', strlen(key), ':', key, ':', "
+        "hash, ':', stamp)"
     )
     return f"'retl-' || md5({hashed})"

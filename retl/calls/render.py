@@ -143,8 +143,11 @@ def _finished(rendering: Rendering, parts: str) -> str:
     return f"""\
 SELECT
     *,
-    '{{' || head || ',"messageId":' || to_json(message_id)::VARCHAR
-        || ',"timestamp":"' || strftime(moment, '%Y-%m-%dT%H:%M:%S.%gZ') || '"}}' AS body
+    -- No part is NULL, and a chain of || would copy the text with each.
+    concat(
+        '{{', head, ',"messageId":', to_json(message_id)::VARCHAR,
+        ',"timestamp":"', strftime(moment, '%Y-%m-%dT%H:%M:%S.%gZ'), '"}}'
+    ) AS body
 FROM (
     -- Its moment, and its message id: the row's own, else a hash.
     SELECT
