@@ -27,14 +27,15 @@ CREATE OR REPLACE TEMP TABLE rejected AS
 SELECT key, reason, rows FROM row_fault WHERE key IS NOT NULL
 UNION ALL
 SELECT key, min(reason), 1
-FROM call
-WHERE reason IS NOT NULL AND change <> 'removed' AND rank > 0
+FROM (
+    SELECT key, reason FROM call WHERE reason IS NOT NULL AND change <> 'removed' AND rank > 0
+    UNION ALL
+    -- Calls without a text yet: it is made only of rows that are long.
+    SELECT key, {sql.text(Reason.TOO_LARGE)}
+    FROM call
+    WHERE most_bytes > {MAX_CALL_BYTES} AND bytes > {MAX_CALL_BYTES}
+)
 GROUP BY key
-UNION ALL
--- Calls without a text yet: it is made only of rows that are long.
-SELECT key, {sql.text(Reason.TOO_LARGE)}, 1
-FROM call
-WHERE most_bytes > {MAX_CALL_BYTES} AND reason IS NULL AND bytes > {MAX_CALL_BYTES}
 """
 
 _LEAVES = "reason IS NULL AND (change = 'removed' OR key NOT IN (SELECT key FROM rejected))"
