@@ -1,31 +1,27 @@
-"""The dialect of Postgres; its values as Arrow, the same from either driver, with the digits it wrote.
-
-Numbers, text, truth values and bytes are taken as the driver loads them. All other types are asked
-for as text, which Arrow parses a column at a time: that is exact, and faster than Python objects.
-
-Only types whose text is what anybody would expect are read as text; for others a model has to say what
-they shall be.
-"""
+"""The dialect of Postgres, with either driver; `retl.warehouse.postgres_values` makes Arrow of its values."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
 import sqlalchemy
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from retl.errors import WarehouseError
-from retl.reason import Reason
-from retl.warehouse import parse, untyped
-from retl.warehouse.base import Parsed
 from retl.warehouse.dialect import ColumnType, Dialect, is_model_fault
+from retl.warehouse.postgres_values import (
+    BY_ARRAY_OID,
+    BY_OID,
+    OTHER,
+    TYPES,
+    PostgresType,
+    ValueType,
+    to_arrow,
+)
 from retl.warehouse.query import Grammar
 
 _SESSION = (
@@ -74,63 +70,11 @@ $retl$
 """Plans the text that a setting holds; it is refused where it is not one query."""
 
 
-@dataclass(frozen=True)
-class _Type:
-    oid: int
-    array_oid: int
-    arrow: pa.DataType
-    as_text: bool = True
-
-
-_NUMERIC = 1700
-_TYPES = (
-    _Type(16, 1000, pa.bool_(), as_text=False),
-    _Type(17, 1001, pa.binary(), as_text=False),
-    _Type(20, 1016, pa.int64(), as_text=False),
-    _Type(21, 1005, pa.int16(), as_text=False),
-    _Type(23, 1007, pa.int32(), as_text=False),
-    _Type(25, 1009, pa.string()),
-    _Type(114, 199, pa.json_()),
-    _Type(700, 1021, pa.float32(), as_text=False),
-    _Type(701, 1022, pa.float64(), as_text=False),
-    _Type(1042, 1014, pa.string()),
-    _Type(1043, 1015, pa.string()),
-    _Type(1082, 1182, pa.date32()),
-    _Type(1114, 1115, pa.timestamp("us")),
-    _Type(1184, 1185, pa.timestamp("us", "UTC")),
-    _Type(_NUMERIC, 1231, pa.decimal128(38, 0)),
-    _Type(2950, 2951, pa.string()),
-    _Type(3802, 3807, pa.json_()),
-)
-_BY_OID = {type_.oid: type_ for type_ in _TYPES}
-_BY_ARRAY_OID = {type_.array_oid: type_ for type_ in _TYPES}
-_OTHER = _Type(0, 0, pa.string())
-"""Any type that is taken for its text."""
-
 _TEXT_CATEGORIES = frozenset("SENDTVIX")
 """Strings, enums, numbers as money, dates and times, intervals, bits, networks, and the type `unknown`."""
 
 _TEXT_OIDS = {18, 142, 774, 829, 3220}
 """Of other categories: "char", xml, macaddr8, macaddr, pg_lsn."""
-
-
-@dataclass(frozen=True)
-class PostgresType:
-    """Postgres' description of a type.
-
-    Attributes:
-        oid: its number.
-        name: as SQL writes it.
-        is_array: whether its values are arrays.
-        is_row: whether they are rows.
-        type: how a value, or an array's element, is read; None where it has no clear spelling.
-    """
-
-    oid: int
-    name: str
-    is_array: bool
-    is_row: bool
-    type: _Type | None
 
 
 _KINDS = """
@@ -151,20 +95,20 @@ def kinds(connection: Connection, oids: Iterable[int]) -> Mapping[int, PostgresT
     found = {}
     for oid, name, category, form, *element in connection.exec_driver_sql(_KINDS.format(oids=listed)):
         type_ = _how_to_read(*element) if category == "A" else _how_to_read(oid, category, form)
-        if category == "A" and int(oid) not in _BY_ARRAY_OID and type_ and not type_.as_text:
+        if category == "A" and int(oid) not in BY_ARRAY_OID and type_ and not type_.as_text:
             type_ = None  # an array of a domain over a type that only the driver can read
         is_row = form == "c" or name == "record"
         found[int(oid)] = PostgresType(int(oid), name, category == "A", is_row, type_)
     return found
 
 
-def _how_to_read(oid: str | None, category: str | None, form: str | None) -> _Type | None:
+def _how_to_read(oid: str | None, category: str | None, form: str | None) -> ValueType | None:
     if oid is None or category is None:
         return None
-    if int(oid) in _BY_OID:
-        return _BY_OID[int(oid)]
+    if int(oid) in BY_OID:
+        return BY_OID[int(oid)]
     is_text = int(oid) in _TEXT_OIDS or (form in ("b", "e") and category in _TEXT_CATEGORIES)
-    return _OTHER if is_text else None
+    return OTHER if is_text else None
 
 
 def _types(connection: Connection, cursor: Any) -> list[ColumnType]:
@@ -245,139 +189,24 @@ def _psycopg3_loads_text(connection: Any) -> None:
     from psycopg.types.string import TextLoader  # only one of the two drivers need be installed
 
     for info in connection.adapters.types:
-        if info.oid not in _BY_OID or _BY_OID[info.oid].as_text:
+        if info.oid not in BY_OID or BY_OID[info.oid].as_text:
             connection.adapters.register_loader(info.oid, TextLoader)
-        if info.array_oid and info.array_oid not in _BY_ARRAY_OID:
+        if info.array_oid and info.array_oid not in BY_ARRAY_OID:
             connection.adapters.register_loader(info.array_oid, TextLoader)
 
 
 def _psycopg2_loads_text(connection: Any) -> None:
     from psycopg2 import extensions  # only one of the two drivers need be installed
 
-    own = {oid for type_ in _TYPES if not type_.as_text for oid in (type_.oid, type_.array_oid)}
-    texts = {*extensions.string_types, *_BY_OID} - own
+    own = {oid for type_ in TYPES if not type_.as_text for oid in (type_.oid, type_.array_oid)}
+    texts = {*extensions.string_types, *BY_OID} - own
     extensions.register_type(extensions.new_type(tuple(texts), "TEXT", extensions.UNICODE), connection)
-    for type_ in _TYPES:
+    for type_ in TYPES:
         if type_.as_text:
             text = extensions.new_type((type_.oid,), "TEXT", extensions.UNICODE)
             extensions.register_type(
                 extensions.new_array_type((type_.array_oid,), "TEXTARRAY", text), connection
             )
-
-
-def to_arrow(values: Sequence[Any], kind: PostgresType, precision: int | None, scale: int | None) -> Parsed:
-    """A column's values in the Arrow type that goes with its Postgres type.
-
-    Args:
-        values: as loaded by a connection that `load_as_text` has seen.
-        kind: the type, which has a spelling.
-        precision: of a numeric column that has one.
-        scale: likewise.
-    """
-    assert kind.type is not None
-    if not kind.is_array:
-        return _parsed(pa.array(values, _loaded(kind.type)), kind.type, precision, scale)
-    if kind.oid not in _BY_ARRAY_OID:
-        values = [None if value is None else _items(value) for value in values]
-    depths = {_dimensions(value) for value in values if value}
-    if len(depths) > 1:
-        return _json_lists(values, kind.type)
-    shape = _loaded(kind.type)
-    for _ in range(max(depths, default=1)):
-        shape = pa.list_(shape)
-    return _lists(pa.array(values, shape), kind.type)
-
-
-def _dimensions(value: Any) -> int:
-    return 1 + _dimensions(value[0]) if isinstance(value, list) else 0
-
-
-def _loaded(type_: _Type) -> pa.DataType:
-    return pa.string() if type_.as_text else type_.arrow
-
-
-def _lists(lists: pa.Array, type_: _Type) -> Parsed:
-    is_nested = pa.types.is_list(lists.type.value_type)
-    items, reasons = _lists(lists.values, type_) if is_nested else _parsed(lists.values, type_, None, None)
-    array = pa.ListArray.from_arrays(lists.offsets, items, mask=lists.is_null())
-    if reasons is not None:
-        rows = pc.list_parent_indices(lists).filter(reasons.is_valid())
-        reasons = _at_rows(len(lists), set(rows.to_pylist()))
-    return array, reasons
-
-
-def _json_lists(values: Sequence[Any], type_: _Type) -> Parsed:
-    """Arrays of several dimensions among those of fewer, for which Arrow has no type, as JSON."""
-    found = [(row, leaf) for row, value in enumerate(values) if value is not None for leaf in _leaves(value)]
-    items, reasons = _parsed(pa.array([leaf for _, leaf in found], _loaded(type_)), type_, None, None)
-    if pa.types.is_float32(items.type):
-        items = items.cast(pa.string()).cast(pa.float64())  # 0.1 is 0.1, not the double next to it
-    spelled = items if items.type == pa.json_() else untyped.as_json(items.to_pylist())[0]
-    leaves = iter(spelled.storage.to_pylist())
-    array = parse.as_json(
-        pa.array([None if value is None else _json_list(value, leaves) for value in values], pa.string())
-    )
-    if reasons is not None:
-        bad = zip(found, reasons.is_valid().to_pylist(), strict=True)
-        reasons = _at_rows(len(values), {row for (row, _), is_bad in bad if is_bad})
-    return array, reasons
-
-
-def _leaves(value: Any) -> Iterator[Any]:
-    for item in value:
-        if isinstance(item, list):
-            yield from _leaves(item)
-        else:
-            yield item
-
-
-def _json_list(value: Sequence[Any], leaves: Iterator[str | None]) -> str:
-    items = (_json_list(item, leaves) if isinstance(item, list) else next(leaves) or "null" for item in value)
-    return f"[{','.join(items)}]"
-
-
-def _at_rows(count: int, rows: set[int]) -> pa.Array:
-    return pa.array(
-        [Reason.BAD_TIMESTAMP.value if row in rows else None for row in range(count)], pa.string()
-    )
-
-
-_ITEM = re.compile(r'"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<brace>[{}])|(?P<plain>[^{},"]+)', re.DOTALL)
-
-
-def _items(text: str) -> list[Any]:
-    """The elements of an array that Postgres wrote as text, each a text or None."""
-    if "{" not in text:  # int2vector and oidvector: `1 2`
-        return list(text.split())
-    open_lists: list[list[Any]] = [[]]
-    # The text before the first brace says only at which number the elements begin.
-    for item in _ITEM.finditer(text, text.index("{")):
-        if item["quoted"] is not None:
-            open_lists[-1].append(re.sub(r"\\(.)", r"\1", item["quoted"], flags=re.DOTALL))
-        elif item["plain"] is not None:
-            open_lists[-1].append(None if item["plain"] == "NULL" else item["plain"])
-        elif item["brace"] == "{":
-            open_lists.append([])
-        else:
-            done = open_lists.pop()
-            open_lists[-1].append(done)
-    whole: list[Any] = open_lists[0][0]
-    return whole
-
-
-def _parsed(loaded: pa.Array, type_: _Type, precision: int | None, scale: int | None) -> Parsed:
-    if not type_.as_text or type_.arrow == pa.string():
-        return loaded, None
-    if type_.arrow == pa.json_():
-        return parse.as_json(loaded), None
-    if type_.oid == _NUMERIC:
-        # Neither decimals nor JSON have these.
-        return parse.decimals(_without(loaded, "NaN", "Infinity", "-Infinity"), precision, scale), None
-    return parse.instants(_without(loaded, "infinity", "-infinity"), type_.arrow)
-
-
-def _without(values: pa.Array, *words: str) -> pa.Array:
-    return pc.if_else(pc.is_in(values, pa.array(words)), None, values)
 
 
 def _state(error: DBAPIError) -> str | None:
