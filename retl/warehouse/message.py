@@ -3,7 +3,12 @@
 import logging
 import re
 
+from sqlalchemy.engine import URL
+
+from retl.address import shown
+from retl.errors import ModelError, WarehouseError
 from retl.model import Model
+from retl.warehouse.base import at_line
 
 _LOG = logging.getLogger("retl.warehouse")
 
@@ -20,6 +25,25 @@ _ABOUT_SQL = re.compile(
 
 WHOLE_MESSAGE = "RETL_LOG_LEVEL=debug logs the database's whole message, with the values that it quotes."
 """The hint where something was left out."""
+
+
+def model_error(model: Model, said: str, line: int | None) -> ModelError:
+    """The error for a model whose SQL is to blame for what a database said about a line of it, if of one."""
+    said = without_values(said, model)
+    return ModelError(
+        f"model {model.name}: {said}",
+        where=at_line(model, line),
+        hint=WHOLE_MESSAGE if "…" in said else None,
+    )
+
+
+def read_error(model: Model, said: str, url: URL) -> WarehouseError:
+    """The error for a read that broke off, whatever the model's SQL is, with what was said about it."""
+    address = f"{url.host} {url.database} {url.username}"
+    said = without_values(said, model, address, numbers=False)
+    return WarehouseError(
+        f"model {model.name}: {said}", where=shown(url), hint="Nothing was changed; run it again."
+    )
 
 
 def without_values(message: str, model: Model, known: str = "", *, numbers: bool = True) -> str:

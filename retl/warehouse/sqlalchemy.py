@@ -18,7 +18,6 @@ from retl.warehouse.base import (
     BATCH_ROWS,
     Column,
     Warehouse,
-    at_line,
     batch_of,
     distinct,
     line_in,
@@ -30,7 +29,7 @@ from retl.warehouse.base import (
 )
 from retl.warehouse.dialect import ColumnType, Dialect, Reader, as_subquery
 from retl.warehouse.dialects import KNOWN, PACKAGES
-from retl.warehouse.message import WHOLE_MESSAGE, without_values
+from retl.warehouse.message import model_error, read_error
 from retl.warehouse.query import one_query
 
 
@@ -71,14 +70,23 @@ class SQLAlchemyWarehouse(Warehouse):
 
     def columns(self, model: Model) -> tuple[Column, ...]:
         """The columns of the model's result; see `Warehouse.columns`."""
+        return tuple(Column(name, type_.name) for name, type_ in self.described(model))
+
+    def described(self, model: Model) -> tuple[tuple[str, ColumnType], ...]:
+        """The columns of the model's result, each by its name and with how it is read.
+
+        Raises:
+            ModelError, WarehouseError: as `columns`.
+        """
         sql = one_query(model, self._dialect.grammar)
         if self._dialect.describes_by_subquery:
             sql = f"SELECT * FROM {as_subquery(sql)} LIMIT 0"
         with self._connected(model) as connection, self._executed(connection, sql, 1) as result:
             description = _description(model, result)
             types = self._dialect.types(connection, result.cursor)
-        distinct(model, [column[0] for column in description])
-        return tuple(Column(column[0], type_.name) for column, type_ in zip(description, types, strict=True))
+        names = [column[0] for column in description]
+        distinct(model, names)
+        return tuple(zip(names, types, strict=True))
 
     def read(
         self, model: Model, columns: Collection[str] | None = None, batch_rows: int = BATCH_ROWS
@@ -219,17 +227,8 @@ class SQLAlchemyWarehouse(Warehouse):
             and not error.connection_invalidated
             and self._dialect.is_model_fault(error)
         ):
-            said = without_values(sentence_in(message), model)
-            return ModelError(
-                f"model {model.name}: {said}",
-                where=at_line(model, line_in(message)),
-                hint=WHOLE_MESSAGE if "…" in said else None,
-            )
-        address = f"{self._url.host} {self._url.database} {self._url.username}"
-        said = without_values(sentence_in(message), model, address, numbers=False)
-        return WarehouseError(
-            f"model {model.name}: {said}", where=shown(self._url), hint="Nothing was changed; run it again."
-        )
+            return model_error(model, sentence_in(message), line_in(message))
+        return read_error(model, sentence_in(message), self._url)
 
     def _message(self, error: Exception) -> str:
         message = self._dialect.message(error) if isinstance(error, DBAPIError) else str(error)
