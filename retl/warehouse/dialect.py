@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import sqlalchemy
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError
@@ -32,6 +33,21 @@ Reader = Callable[[Sequence[Any]], Parsed]
 
 
 @dataclass(frozen=True)
+class Columnar:
+    """How a driver that hands over columns is asked for one, with the same values as a `Reader` makes.
+
+    Attributes:
+        sql: the SQL to select, of the column's quoted name.
+        arrow: the type in which the driver hands it over.
+        parsed: makes the column of what is handed over.
+    """
+
+    sql: Callable[[str], str]
+    arrow: pa.DataType
+    parsed: Callable[[pa.Array], Parsed]
+
+
+@dataclass(frozen=True)
 class ColumnType:
     """The type of a column of a result.
 
@@ -39,11 +55,13 @@ class ColumnType:
         name: the database's name for it; empty where the database gives a column no type.
         reader: how its values become Arrow; None where the type has no clear spelling.
         cast: SQL that turns such a column into one that has; empty where there is a reader.
+        columnar: how it is read through a driver that hands over columns; None where there is none.
     """
 
     name: str
     reader: Reader | None
     cast: str = ""
+    columnar: Columnar | None = None
 
 
 def engine_of_url(url: URL, _root: Path) -> Engine:

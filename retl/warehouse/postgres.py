@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 
 from retl.errors import WarehouseError
 from retl.warehouse.dialect import ColumnType, Dialect, is_model_fault
+from retl.warehouse.postgres_columns import in_columns
 from retl.warehouse.postgres_values import (
     BY_ARRAY_OID,
     BY_OID,
@@ -24,17 +25,22 @@ from retl.warehouse.postgres_values import (
 )
 from retl.warehouse.query import Grammar
 
-_SESSION = (
-    "SET TimeZone = 'UTC'",
-    "SET DateStyle = 'ISO'",
-    "SET IntervalStyle = 'iso_8601'",
-    "SET extra_float_digits = 1",
+SETTINGS = {
+    "TimeZone": "UTC",
+    "DateStyle": "ISO",
+    "IntervalStyle": "iso_8601",
+    "extra_float_digits": "1",
+    "bytea_output": "hex",
     # The whole result is read, so the plan that is fastest to the last row is wanted, not to the first.
-    "SET cursor_tuple_fraction = 1",
-)
+    "cursor_tuple_fraction": "1",
+}
+"""The server's settings under which it writes values as `retl.warehouse.postgres_values` reads them."""
 
 _READ_ONLY = "25006"
 """The SQLSTATE of a write in a read-only transaction."""
+
+_MODELS = ("0A", "10", "20", "21", "22", "23", "26", "34", "3D", "3F", "42", "44", "P")
+"""The beginnings of SQLSTATEs for which a statement is to blame, or its data."""
 
 _RAISED = "P0001"
 """The SQLSTATE of a RAISE in a function."""
@@ -79,7 +85,8 @@ _TEXT_OIDS = {18, 142, 774, 829, 3220}
 
 _KINDS = """
 SELECT t.oid::text, format_type(t.oid, NULL), t.typcategory::text, t.typtype::text, b.oid::text,
-    b.typcategory::text, b.typtype::text
+    b.typcategory::text, b.typtype::text,
+    EXISTS (SELECT FROM pg_cast WHERE castsource = t.oid AND casttarget = 'text'::regtype)
 FROM pg_type AS t
 LEFT JOIN pg_type AS e ON t.typcategory = 'A' AND e.oid = t.typelem
 LEFT JOIN pg_type AS b ON b.oid = CASE WHEN e.typtype = 'd' THEN e.typbasetype ELSE e.oid END
@@ -93,12 +100,14 @@ def kinds(connection: Connection, oids: Iterable[int]) -> Mapping[int, PostgresT
     if not listed:
         return {}
     found = {}
-    for oid, name, category, form, *element in connection.exec_driver_sql(_KINDS.format(oids=listed)):
+    for oid, name, category, form, *element, own_cast in connection.exec_driver_sql(
+        _KINDS.format(oids=listed)
+    ):
         type_ = _how_to_read(*element) if category == "A" else _how_to_read(oid, category, form)
         if category == "A" and int(oid) not in BY_ARRAY_OID and type_ and not type_.as_text:
             type_ = None  # an array of a domain over a type that only the driver can read
         is_row = form == "c" or name == "record"
-        found[int(oid)] = PostgresType(int(oid), name, category == "A", is_row, type_)
+        found[int(oid)] = PostgresType(int(oid), name, category == "A", is_row, type_, own_cast)
     return found
 
 
@@ -121,7 +130,12 @@ def _type_of(column: Sequence[Any], kind: PostgresType) -> ColumnType:
     """The type of a column that the driver describes so."""
     if kind.type is None:
         return ColumnType(kind.name, None, _cast(column[0], kind))
-    return ColumnType(kind.name, partial(to_arrow, kind=kind, precision=column[4], scale=column[5]))
+    precision, scale = column[4], column[5]
+    return ColumnType(
+        kind.name,
+        partial(to_arrow, kind=kind, precision=precision, scale=scale),
+        columnar=in_columns(kind, precision, scale),
+    )
 
 
 def _cast(column: str, kind: PostgresType) -> str:
@@ -133,7 +147,7 @@ def _cast(column: str, kind: PostgresType) -> str:
     return f"{column}::text"
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
     """A column's name in SQL."""
     return '"' + name.replace('"', '""') + '"'
 
@@ -142,10 +156,12 @@ def _engine(url: URL, _root: Path) -> Engine:
     """An engine with the driver that is installed, whichever the URL names."""
     driver = "psycopg" if find_spec("psycopg") else "psycopg2"
     url = url.set(drivername=f"postgresql+{driver}")
-    # A database with the encoding SQL_ASCII would have the driver take ASCII.
-    return sqlalchemy.create_engine(
-        url.update_query_dict({"client_encoding": "utf8"}), use_native_hstore=False
-    )
+    settings = {
+        "fallback_application_name": "retl",
+        **url.query,
+        "client_encoding": "utf8",  # or the driver would take ASCII of a database with the encoding SQL_ASCII
+    }
+    return sqlalchemy.create_engine(url.set(query=settings), use_native_hstore=False)
 
 
 def _prepare(connection: Any) -> None:
@@ -162,11 +178,20 @@ def _begin(connection: Connection, sql: str) -> None:
 
     `default_transaction_read_only` is left alone: behind a pooler it would be set for other clients too.
     """
-    if connection.exec_driver_sql("SHOW transaction_read_only").scalar() != "on":
-        raise WarehouseError("the server does not keep the transaction read-only; nothing was read")
+    refuse_writable(connection.exec_driver_sql("SHOW transaction_read_only").scalar())
     if connection.dialect.driver == "psycopg2":
         connection.exec_driver_sql("SELECT set_config('retl.model', %s, true)", (sql,))
         connection.exec_driver_sql(_OPENED)
+
+
+def refuse_writable(read_only: str | None) -> None:
+    """Refuse a transaction for which the server does not say `on` where it is asked `transaction_read_only`.
+
+    Raises:
+        WarehouseError: it would let a model write.
+    """
+    if read_only != "on":
+        raise WarehouseError("the server does not keep the transaction read-only; nothing was read")
 
 
 def _cancel(_engine: Engine, connection: Any) -> None:
@@ -219,22 +244,29 @@ def _is_model_fault(error: DBAPIError) -> bool:
 
 
 def _message(error: DBAPIError) -> str:
+    return words(_state(error), str(error.orig))
+
+
+def is_models(state: str | None) -> bool:
+    """Whether the model's SQL is to blame for an error of that SQLSTATE; as psycopg's classes have it."""
+    return state is not None and (state == _READ_ONLY or state.startswith(_MODELS))
+
+
+def words(state: str | None, message: str) -> str:
     """The server's words, unless a function chose them: they may hold anything of a row."""
-    if _state(error) == _RAISED:
-        return "a function raised an exception (P0001)"
-    return str(error.orig)
+    return "a function raised an exception (P0001)" if state == _RAISED else message
 
 
 DIALECT = Dialect(
     engine=_engine,
     packages={"psycopg2": "psycopg2-binary"},
-    session=_SESSION,
+    session=tuple(f"SET {name} = '{value}'" for name, value in SETTINGS.items()),
     prepare=_prepare,
     read_options={"postgresql_readonly": True},
     grammar=Grammar("postgres", writing_functions=_WRITING_FUNCTIONS),
     begin=_begin,
     cancel=_cancel,
-    quoted=_quoted,
+    quoted=quoted,
     types=_types,
     is_model_fault=_is_model_fault,
     message=_message,

@@ -73,6 +73,7 @@ class PostgresType:
         is_array: whether its values are arrays.
         is_row: whether they are rows.
         type: how a value, or an array's element, is read; None where it has no clear spelling.
+        has_own_cast: whether its cast to text may be another than what Postgres writes for it.
     """
 
     oid: int
@@ -80,6 +81,7 @@ class PostgresType:
     is_array: bool
     is_row: bool
     type: ValueType | None
+    has_own_cast: bool = False
 
 
 def to_arrow(values: Sequence[Any], kind: PostgresType, precision: int | None, scale: int | None) -> Parsed:
@@ -93,9 +95,9 @@ def to_arrow(values: Sequence[Any], kind: PostgresType, precision: int | None, s
     """
     assert kind.type is not None
     if not kind.is_array:
-        return _parsed(pa.array(values, _loaded(kind.type)), kind.type, precision, scale)
+        return parsed(pa.array(values, _loaded(kind.type)), kind.type, precision, scale)
     if kind.oid not in BY_ARRAY_OID:
-        values = [None if value is None else _items(value) for value in values]
+        values = [None if value is None else items(value) for value in values]
     depths = {_dimensions(value) for value in values if value}
     if len(depths) > 1:
         return _json_lists(values, kind.type)
@@ -115,7 +117,7 @@ def _loaded(type_: ValueType) -> pa.DataType:
 
 def _lists(lists: pa.Array, type_: ValueType) -> Parsed:
     is_nested = pa.types.is_list(lists.type.value_type)
-    items, reasons = _lists(lists.values, type_) if is_nested else _parsed(lists.values, type_, None, None)
+    items, reasons = _lists(lists.values, type_) if is_nested else parsed(lists.values, type_, None, None)
     array = pa.ListArray.from_arrays(lists.offsets, items, mask=lists.is_null())
     if reasons is not None:
         rows = pc.list_parent_indices(lists).filter(reasons.is_valid())
@@ -126,7 +128,7 @@ def _lists(lists: pa.Array, type_: ValueType) -> Parsed:
 def _json_lists(values: Sequence[Any], type_: ValueType) -> Parsed:
     """Arrays of several dimensions among those of fewer, for which Arrow has no type, as JSON."""
     found = [(row, leaf) for row, value in enumerate(values) if value is not None for leaf in _leaves(value)]
-    items, reasons = _parsed(pa.array([leaf for _, leaf in found], _loaded(type_)), type_, None, None)
+    items, reasons = parsed(pa.array([leaf for _, leaf in found], _loaded(type_)), type_, None, None)
     if pa.types.is_float32(items.type):
         items = items.cast(pa.string()).cast(pa.float64())  # 0.1 is 0.1, not the double next to it
     spelled = items if items.type == pa.json_() else untyped.as_json(items.to_pylist())[0]
@@ -162,7 +164,7 @@ def _at_rows(count: int, rows: set[int]) -> pa.Array:
 _ITEM = re.compile(r'"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<brace>[{}])|(?P<plain>[^{},"]+)', re.DOTALL)
 
 
-def _items(text: str) -> list[Any]:
+def items(text: str) -> list[Any]:
     """The elements of an array that Postgres wrote as text, each a text or None."""
     if "{" not in text:  # int2vector and oidvector: `1 2`
         return list(text.split())
@@ -182,7 +184,15 @@ def _items(text: str) -> list[Any]:
     return whole
 
 
-def _parsed(loaded: pa.Array, type_: ValueType, precision: int | None, scale: int | None) -> Parsed:
+def parsed(loaded: pa.Array, type_: ValueType, precision: int | None, scale: int | None) -> Parsed:
+    """Values, or elements of arrays, in the Arrow type that goes with their Postgres type.
+
+    Args:
+        loaded: as Arrow takes them from the driver.
+        type_: their type.
+        precision: of a numeric column that has one.
+        scale: likewise.
+    """
     if not type_.as_text or type_.arrow == pa.string():
         return loaded, None
     if type_.arrow == pa.json_():
