@@ -67,8 +67,8 @@ STORIES = [
 
 MISNOMERS = {"utils", "util", "core", "helpers", "helper", "manager", "common", "misc", "base_utils"}
 
-MAY_IMPORT_INSIDE = {"warehouse.postgres", "warehouse.query"}
-"""Drivers of which only one need be installed, and a parser that is slow to load and not always used."""
+MAY_IMPORT_INSIDE = {"warehouse", "warehouse.postgres", "warehouse.query"}
+"""Drivers that need not be installed, and a parser that is slow to load and not always used."""
 
 
 def name_of(path: Path) -> str:

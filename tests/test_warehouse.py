@@ -1,7 +1,8 @@
 """What every warehouse reader promises, on a database of each kind.
 
-A test that takes `shop` runs on a DuckDB file, a SQLite file, a real Postgres, a real MySQL, and a database
-of which retl knows nothing. These tests are the contract that a new dialect must keep.
+A test that takes `shop` runs on a DuckDB file, a SQLite file, a real Postgres in each way of reading it, a
+real MySQL, and a database of which retl knows nothing. These tests are the contract that a new dialect must
+keep.
 """
 
 import json
@@ -26,10 +27,12 @@ from hypothesis import strategies as st
 from sqlalchemy.dialects import registry
 from warehouses import (
     KINDS,
+    READERS,
     faults,
     model,
     mysql_database,
     only_batch,
+    read_through,
     rows,
     spelled,
     texts_seen_by_duckdb,
@@ -73,10 +76,12 @@ class Shop:
     url: str
     root: Path
     file: Path | None
+    reader: str = "adbc"
 
     def open(self) -> Warehouse:
         """Connect to it."""
-        return open_warehouse(self.url, self.root)
+        with read_through(self.reader):
+            return open_warehouse(self.url, self.root)
 
 
 @contextmanager
@@ -97,7 +102,9 @@ def unknown_database(postgres_url: str) -> Iterator[str]:
 
 @pytest.fixture(
     scope="session",
-    params=[pytest.param(kind, marks=pytest.mark.mysql if kind == "mysql" else ()) for kind in KINDS],
+    params=[
+        pytest.param(kind, marks=pytest.mark.mysql if kind == "mysql" else ()) for kind in (*KINDS, "psycopg")
+    ],
 )
 def shop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     """Each kind of database, with the same users in it."""
@@ -125,9 +132,24 @@ def shop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     else:
         url = request.getfixturevalue("postgres_url")
         with psycopg.connect(url) as connection:
-            for statement in (CREATE, INSERT, POSTGRES_OWN):
+            for statement in (
+                "DROP TABLE IF EXISTS users; DROP TYPE IF EXISTS letter",
+                CREATE,
+                INSERT,
+                POSTGRES_OWN,
+            ):
                 connection.execute(statement)
-        yield Shop("postgres", url, root, None)
+        yield Shop("postgres", url, root, None, "psycopg" if request.param == "psycopg" else "adbc")
+
+
+@pytest.fixture(params=READERS)
+def each_reader(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Postgres read in each way, one after the other."""
+    with read_through(request.param):
+        yield
+
+
+in_each_way = pytest.mark.usefixtures("each_reader")
 
 
 def refusal(shop: Shop, sql: str, first_line: int = 1, columns: Any = None) -> ModelError:
@@ -301,6 +323,7 @@ def test_error_while_reading() -> None:
     assert "model users: Conversion Error: Could not convert string 'x' to INT32" == error.value.message
 
 
+@in_each_way
 def test_error_while_reading_postgres(postgres_url: str) -> None:
     """A division by zero in the midst of the rows is the model's fault."""
     with open_warehouse(postgres_url, Path()) as warehouse:
@@ -311,7 +334,7 @@ def test_error_while_reading_postgres(postgres_url: str) -> None:
 
 
 @pytest.mark.rule("W9")
-@pytest.mark.parametrize("shop", ["duckdb", "postgres", "other"], indirect=True)
+@pytest.mark.parametrize("shop", ["duckdb", "postgres", "psycopg", "other"], indirect=True)
 @pytest.mark.parametrize("columns", [None, ["n"]])
 def test_value_that_a_message_quotes(shop: Shop, columns: Any, caplog: pytest.LogCaptureFixture) -> None:
     """A value of a row is not in an error's message; the log has it at the level debug."""
@@ -378,12 +401,13 @@ def test_values_in_messages(message: str, expected: str | None) -> None:
     assert (expected or message) == without_values(message, model("SELECT email FROM users LIMIT 5"))
 
 
+@in_each_way
 @pytest.mark.rule("W9")
 def test_words_that_a_function_chose(postgres_url: str) -> None:
     """The message of an exception that a function raised may hold anything, and is left out."""
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         connection.execute(
-            "CREATE FUNCTION complain() RETURNS int LANGUAGE plpgsql AS"
+            "CREATE OR REPLACE FUNCTION complain() RETURNS int LANGUAGE plpgsql AS"
             " $$ BEGIN RAISE EXCEPTION 'no such person: Jane'; END $$"
         )
     with open_warehouse(postgres_url, Path()) as warehouse, pytest.raises(ModelError, match="P0001") as error:
@@ -442,12 +466,13 @@ def test_duckdb_file_that_the_url_would_write_to(setting: str, shop: Shop) -> No
         assert (3,) == other.execute("SELECT count(*) FROM users").fetchone()
 
 
+@in_each_way
 @pytest.mark.rule("W1")
 def test_function_that_writes(postgres_url: str) -> None:
     """A SELECT of a function that writes is refused, by its name or by the database itself."""
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         connection.execute(
-            "CREATE FUNCTION remember() RETURNS int LANGUAGE sql AS 'SELECT lo_create(0)::int'"
+            "CREATE OR REPLACE FUNCTION remember() RETURNS int LANGUAGE sql AS 'SELECT lo_create(0)::int'"
         )
     with open_warehouse(postgres_url, Path()) as warehouse:
         with pytest.raises(ModelError, match="read-only"):
@@ -490,6 +515,7 @@ def test_sql_is_taken_literally(shop: Shop) -> None:
         assert [{"a": "100%", "b": "x:y :z %s %(s)s", "c": "?;--", "d": 3}] == rows(warehouse, sql)
 
 
+@in_each_way
 def test_cast_by_colons(postgres_url: str) -> None:
     """Postgres' own `::` casts, quoted strings with backslashes and dollar quotes work."""
     sql = r"SELECT '7'::int AS a, E'it\'s; %' AS b, $x$ ; ' $x$ AS c"
@@ -593,6 +619,7 @@ def test_driver_that_quotes_the_password() -> None:
     assert "hush" not in error.value.message
 
 
+@in_each_way
 def test_wrong_user(postgres_url: str) -> None:
     """A user whom the server does not know is an error on opening, which does not show the user."""
     with pytest.raises(WarehouseError, match=r'role "\*\*\*" does not exist'):
@@ -609,6 +636,7 @@ def test_a_url_that_is_not_of_its_kind(url: str) -> None:
     assert "Hunter7" not in f"{error.value} {error.value.hint}"
 
 
+@in_each_way
 def test_vectors_of_the_catalogue(postgres_url: str) -> None:
     """Postgres writes an oidvector without braces; its numbers arrive like those of an array."""
     sql = "SELECT '23 25'::oidvector AS some, ''::oidvector AS none"
@@ -618,6 +646,7 @@ def test_vectors_of_the_catalogue(postgres_url: str) -> None:
     assert [2, 0] == [len(row["some"]), len(row["none"])]
 
 
+@in_each_way
 @pytest.mark.rule("G8")
 def test_read_that_breaks_off(postgres_url: str) -> None:
     """A connection lost in the midst of the rows is an error, never an end."""
@@ -657,6 +686,7 @@ def test_url_that_leads_nowhere(url: str, hint: str) -> None:
     assert "hush" not in f"{error.value} {error.value.hint} {error.value.__cause__}"
 
 
+@in_each_way
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql+psycopg2", "postgresql+asyncpg"])
 def test_any_driver_suffix(scheme: str, postgres_url: str) -> None:
     """However the URL spells Postgres, the driver that is installed is taken."""
@@ -727,21 +757,55 @@ POSTGRES_TYPES = [
     ("'[2:3]={a,b}'::mood_less[]", "VARCHAR[]", "[a, b]"),
     ("ARRAY[[1, 2], [3, 4]]", "INTEGER[][]", "[[1, 2], [3, 4]]"),
     ("ARRAY[ARRAY['a'], ARRAY['b']]::address[]", "VARCHAR[][]", "[[a], [b]]"),
+    ("'NaN'::float4", "FLOAT", "nan"),
+    ("'-Infinity'::float8", "DOUBLE", "-inf"),
+    ("0.00000000000000000001", "DECIMAL(38,20)", "0.00000000000000000001"),
+    ("'-0.50'::numeric(12,2)", "DECIMAL(12,2)", "-0.50"),
+    ("'0001-01-01'::date", "DATE", "0001-01-01"),
+    ("'9999-12-31 23:59:59.999999'::timestamp", "TIMESTAMP", "9999-12-31 23:59:59.999999"),
+    ("'infinity'::timestamptz", "TIMESTAMP WITH TIME ZONE", None),
+    (
+        "'1969-12-31 23:59:59.999999+00'::timestamptz",
+        "TIMESTAMP WITH TIME ZONE",
+        "1969-12-31 23:59:59.999999+00",
+    ),
+    ("'10.0.0.1/32'::inet", "VARCHAR", "10.0.0.1"),
+    ("NULL::inet", "VARCHAR", None),
+    ("'10.0.0.0/8'::cidr", "VARCHAR", "10.0.0.0/8"),
+    ("4000000000::oid", "VARCHAR", "4000000000"),
+    ("B'101'::varbit", "VARCHAR", "101"),
+    ("'-12:30:00.5'::interval", "VARCHAR", "PT-12H-30M-0.5S"),
+    ("NULL::mood", "VARCHAR", None),
+    ("ARRAY[true, NULL, false]", "BOOLEAN[]", "[true, NULL, false]"),
+    ("ARRAY['-Infinity', 1.5]::float8[]", "DOUBLE[]", "[-inf, 1.5]"),
+    ("ARRAY['\\x00ff', '']::bytea[]", "BLOB[]", "['\\\\x00\\\\xFF', '']"),
+    (
+        "ARRAY['5b1d2b3c-0000-4000-8000-000000000001']::uuid[]",
+        "VARCHAR[]",
+        "[5b1d2b3c-0000-4000-8000-000000000001]",
+    ),
+    ("ARRAY['10.0.0.1']::inet[]", "VARCHAR[]", "[10.0.0.1]"),
+    (
+        "ARRAY['2024-02-29 01:02:03+02', '-infinity']::timestamptz[]",
+        "TIMESTAMP WITH TIME ZONE[]",
+        "['2024-02-28 23:02:03+00', NULL]",
+    ),
     ("NULL", "VARCHAR", None),
     ("NULL::jsonb", "JSON", None),
     ("NULL::int[]", "INTEGER[]", None),
 ]
 
 
-@pytest.fixture(scope="session")
-def typed_batch(postgres_url: str) -> pa.RecordBatch:
+@pytest.fixture(scope="session", params=READERS)
+def typed_batch(request: pytest.FixtureRequest, postgres_url: str) -> pa.RecordBatch:
     """One row with a value of each type."""
     with psycopg.connect(postgres_url) as connection:
+        connection.execute("DROP TYPE IF EXISTS mood; DROP DOMAIN IF EXISTS digit, address, mood_less")
         connection.execute("CREATE TYPE mood AS ENUM ('happy', 'sad')")
         connection.execute("CREATE DOMAIN digit AS integer; CREATE DOMAIN address AS text")
         connection.execute("CREATE DOMAIN mood_less AS varchar(9)")
     values = ", ".join(f"{value} AS c{i}" for i, (value, _, _) in enumerate(POSTGRES_TYPES))
-    with open_warehouse(postgres_url, Path()) as warehouse:
+    with read_through(request.param), open_warehouse(postgres_url, Path()) as warehouse:
         (batch,) = warehouse.read(model(f"SELECT {values}"))
     return batch
 
@@ -756,6 +820,25 @@ def test_postgres_types(i: int, typed_batch: pa.RecordBatch) -> None:
     assert [[text]] == list(texts_seen_by_duckdb(column).values())
 
 
+@pytest.mark.rule("W5")
+def test_each_way_of_reading_postgres_gives_the_same(postgres_with_types: str) -> None:
+    """Types and values are equal in each way, also where the first rows hold nothing but NULL."""
+    values = [value for value, _, _ in POSTGRES_TYPES if not re.search("mood|digit|address", value)]
+    nothing = ", ".join(f"NULL AS c{i}" for i in range(len(values)))
+    listed = ", ".join(f"({value}) AS c{i}" for i, value in enumerate(values))
+    sql = f"SELECT * FROM ((SELECT {nothing}) UNION ALL (SELECT {listed})) AS two"
+    found = []
+    for reader in READERS:
+        with read_through(reader), open_warehouse(postgres_with_types, Path()) as warehouse:
+            found.append(only_batch(warehouse, sql))
+
+    by_columns, by_rows = found
+    assert by_rows.schema == by_columns.schema
+    assert spelled(by_rows) == spelled(by_columns)
+    assert texts_seen_by_duckdb(by_rows) == texts_seen_by_duckdb(by_columns)
+
+
+@in_each_way
 def test_postgres_arrays_of_several_dimensions(postgres_url: str) -> None:
     """Inside arrays of arrays values are spelled as anywhere, also where other rows have fewer dimensions."""
     values = {
@@ -807,6 +890,7 @@ def postgres_with_types(postgres_url: str) -> str:
     return postgres_url
 
 
+@in_each_way
 @pytest.mark.parametrize(("value", "kind", "cast"), NO_SPELLING)
 def test_postgres_type_without_a_spelling(value: str, kind: str, cast: str, postgres_with_types: str) -> None:
     """A type whose text nobody would expect is refused with the way to cast it, where it is wanted."""
@@ -822,6 +906,7 @@ def test_postgres_type_without_a_spelling(value: str, kind: str, cast: str, post
     assert cast in (error.value.hint or "")
 
 
+@in_each_way
 @pytest.mark.parametrize(
     ("value", "kind"),
     [
@@ -850,6 +935,7 @@ def test_postgres_instants_far_off(value: str, kind: str, postgres_url: str) -> 
     assert ["i"] == unwanted.schema.names
 
 
+@in_each_way
 def test_arrays_of_mixed_dimensions_with_a_fault(postgres_url: str) -> None:
     """A date far off rejects its own row in a column of arrays of one and of two dimensions."""
     sql = "SELECT '{2024-02-29}'::date[] AS v UNION ALL SELECT '{{2024-02-29},{10000-01-01}}'"
@@ -860,9 +946,11 @@ def test_arrays_of_mixed_dimensions_with_a_fault(postgres_url: str) -> None:
     assert ['["2024-02-29"]', '[["2024-02-29"],[null]]'] == batch["v"].to_pylist()
 
 
+@in_each_way
 def test_postgres_that_takes_any_bytes_for_text(postgres_url: str) -> None:
     """A database without an encoding is read as UTF-8; Postgres itself refuses to send text that is none."""
     with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute("DROP DATABASE IF EXISTS bytes WITH (FORCE)")
         connection.execute("CREATE DATABASE bytes ENCODING 'SQL_ASCII' TEMPLATE template0 LC_CTYPE 'C'")
     with open_warehouse(postgres_url.replace("/postgres?", "/bytes?"), Path()) as warehouse:
         assert [{"a": "é", "b": ["😀"]}] == rows(warehouse, "SELECT 'é' AS a, ARRAY['😀'] AS b")
@@ -870,6 +958,7 @@ def test_postgres_that_takes_any_bytes_for_text(postgres_url: str) -> None:
             rows(warehouse, r"SELECT E'\xff' AS a")
 
 
+@in_each_way
 def test_postgres_schema_is_fixed(postgres_url: str) -> None:
     """Batches that hold nothing but NULL have the types of the others."""
     sql = """
@@ -884,6 +973,7 @@ def test_postgres_schema_is_fixed(postgres_url: str) -> None:
     assert first.schema == second.schema
 
 
+@in_each_way
 def test_nulls_among_lists(postgres_url: str) -> None:
     """NULL, empty and filled arrays stay apart."""
     sql = """

@@ -1,6 +1,7 @@
 """What the tests of warehouses share: models, what DuckDB makes of batches, a database of MySQL's."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,9 +25,21 @@ MYSQL_URL = os.environ.get("RETL_TEST_MYSQL_URL")
 KINDS = ("duckdb", "sqlite", "postgres", "mysql", "other")
 """The kinds of databases that tests read from, each by a name that its URL begins with."""
 
+READERS = ("adbc", "psycopg")
+"""The ways in which Postgres is read: through ADBC, and by rows where ADBC is not installed."""
+
 UNTESTED = "MySQL is NOT tested: set RETL_TEST_MYSQL_URL"
 
 needs_mysql = pytest.mark.skipif(not MYSQL_URL, reason=UNTESTED)
+
+
+@contextmanager
+def read_through(reader: str) -> Iterator[None]:
+    """Have Postgres read through ADBC, or by rows as where ADBC is not installed, if opened in here."""
+    with pytest.MonkeyPatch.context() as patch:
+        if reader != "adbc":
+            patch.setitem(sys.modules, "adbc_driver_postgresql", None)
+        yield
 
 
 @contextmanager

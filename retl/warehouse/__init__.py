@@ -1,5 +1,6 @@
 """The databases that models are read from."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,11 +13,12 @@ from retl.warehouse.base import BATCH_ROWS, FAULT, Column, Warehouse
 if TYPE_CHECKING:
     from sqlalchemy import engine
 
-    from retl.warehouse import dialects, duckdb, sqlalchemy
+    from retl.warehouse import dialects, duckdb, postgres_adbc, sqlalchemy
 else:
     engine = lazy_module("sqlalchemy.engine")
     dialects = lazy_module("retl.warehouse.dialects")
     duckdb = lazy_module("retl.warehouse.duckdb")
+    postgres_adbc = lazy_module("retl.warehouse.postgres_adbc")
     sqlalchemy = lazy_module("retl.warehouse.sqlalchemy")
 
 __all__ = ["BATCH_ROWS", "FAULT", "Column", "Warehouse", "open_warehouse"]
@@ -45,4 +47,7 @@ def open_warehouse(url: str, root: Path, room: Room | None = None) -> Warehouse:
     if address.backend == "duckdb":
         return duckdb.DuckDBWarehouse(address, root, room)
     parsed = engine.make_url(url)
-    return sqlalchemy.SQLAlchemyWarehouse(parsed, root, dialects.dialect_of(parsed))
+    dialect = dialects.dialect_of(parsed)
+    if dialect is dialects.DIALECTS["postgresql"] and find_spec("adbc_driver_postgresql"):
+        return postgres_adbc.PostgresWarehouse(parsed, root)
+    return sqlalchemy.SQLAlchemyWarehouse(parsed, root, dialect)

@@ -1,0 +1,91 @@
+"""Databases read through an ADBC driver, which hands over Arrow batches and makes no object of a row.
+
+The drivers' own modules for Python's database API would load pandas and more, where those are installed. The
+classes beneath do not.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from threading import Lock
+from typing import Any
+
+import pyarrow as pa
+from adbc_driver_manager import AdbcConnection, AdbcStatement, Error
+from adbc_driver_manager._reader import AdbcRecordBatchReader
+
+
+class ColumnConnection:
+    """A connection that answers a query with Arrow batches.
+
+    Use it in one thread, except for `cancel`. Each method raises the driver's `Error`.
+    """
+
+    def __init__(self, database: Callable[[], Any]) -> None:
+        """Connect.
+
+        Args:
+            database: makes the driver's handle of the database.
+        """
+        self._closing = Lock()
+        self._is_closed = False
+        self._database = database()
+        try:
+            self._connection = AdbcConnection(self._database)
+        except Error:
+            self._database.close()
+            raise
+
+    def execute(self, sql: str) -> None:
+        """Execute a statement that gives no rows."""
+        with AdbcStatement(self._connection) as statement:
+            statement.set_sql_query(sql)
+            statement.execute_update()
+
+    def batches(self, sql: str, options: Mapping[str, str] | None = None) -> Iterator[pa.RecordBatch]:
+        """The rows of a query; a result without rows is one batch without rows.
+
+        Args:
+            sql: the query.
+            options: the driver's own, of a statement.
+        """
+        with AdbcStatement(self._connection) as statement:
+            statement.set_options(**(options or {}))
+            statement.set_sql_query(sql)
+            handle, _ = statement.execute_query()
+            reader = AdbcRecordBatchReader._import_from_c(handle.address)
+            is_whole = False
+            try:
+                empty = True
+                for batch in reader:
+                    empty = False
+                    yield batch
+                if empty:
+                    yield without_rows(reader.schema)
+                is_whole = True
+            finally:
+                if not is_whole:
+                    self.cancel()  # the rest of the result may be endless
+                reader.close()
+
+    def cancel(self) -> None:
+        """Have the database stop what it executes, from any thread."""
+        with self._closing:
+            if not self._is_closed:
+                self._connection.cancel()
+
+    def close(self) -> None:
+        """Let go of the database."""
+        with self._closing:
+            self._is_closed = True
+            self._connection.close()
+            self._database.close()
+
+
+def without_rows(schema: pa.Schema) -> pa.RecordBatch:
+    """A batch of that schema without rows."""
+    return pa.RecordBatch.from_arrays([pa.nulls(0, field.type) for field in schema], schema=schema)
+
+
+def pieces(batch: pa.RecordBatch, rows: int) -> Iterator[pa.RecordBatch]:
+    """The batch in pieces of at most so many rows, without a copy; at least one."""
+    for start in range(0, max(batch.num_rows, 1), rows):
+        yield batch.slice(start, rows)

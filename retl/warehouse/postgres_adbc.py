@@ -1,0 +1,194 @@
+"""Postgres read through ADBC, and by rows where ADBC cannot.
+
+A model is described as it is for a read by rows, through SQLAlchemy: so the server's parser has seen it, and
+the types of its columns say how each is asked for. Then one SELECT from the model is copied in binary form,
+in a transaction of its own on a connection of its own.
+
+It is read by rows where no column is wanted, or where the server does not do what ADBC needs: a connection
+through ADBC's own libpq, or COPY in binary form, as databases lack that only speak Postgres' protocol.
+"""
+
+import logging
+import re
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+
+import adbc_driver_postgresql
+import pyarrow as pa
+from adbc_driver_manager import Error
+from sqlalchemy.engine import URL
+
+from retl.address import without_secrets
+from retl.errors import ModelError, WarehouseError
+from retl.model import Model
+from retl.warehouse.adbc import ColumnConnection, pieces
+from retl.warehouse.base import (
+    BATCH_ROWS,
+    Column,
+    Warehouse,
+    batch_of,
+    line_in,
+    unspelled,
+    wanted,
+)
+from retl.warehouse.dialect import Columnar, ColumnType, as_subquery
+from retl.warehouse.message import model_error, read_error
+from retl.warehouse.postgres import DIALECT, SETTINGS, is_models, quoted, refuse_writable, words
+from retl.warehouse.query import one_query
+from retl.warehouse.sqlalchemy import SQLAlchemyWarehouse
+
+_LOG = logging.getLogger("retl.warehouse")
+
+_BEGIN = (
+    "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+    # Of the transaction, not of the session: behind a pooler that would be other clients' too.
+    *(f"SET LOCAL {name} = '{value}'" for name, value in SETTINGS.items()),
+)
+
+_IS_READ_ONLY = "SELECT current_setting('transaction_read_only')"
+
+_BATCH_BYTES = "adbc.postgresql.batch_size_hint_bytes"
+
+_ROW_BYTES = 100
+"""The width of a row by which a batch's rows are counted in bytes, the only limit that the driver takes."""
+
+_UNABLE = {"0A000", "42601"}
+"""SQLSTATEs of a server without such a COPY: not supported, bad syntax. The model itself was described."""
+
+_PSYCOPGS_OWN = {"autocommit", "prepare_threshold", "row_factory", "cursor_factory", "context"}
+"""Settings of a URL that are psycopg's, not libpq's."""
+
+
+class _UnableError(Exception):
+    """The server cannot be read through ADBC; nothing was read."""
+
+
+class PostgresWarehouse(Warehouse):
+    """A Postgres, read by columns."""
+
+    def __init__(self, url: URL, root: Path) -> None:
+        """Connect.
+
+        Args:
+            url: where the database is.
+            root: the project folder.
+
+        Raises:
+            ConfigError, WarehouseError: as of `SQLAlchemyWarehouse`.
+        """
+        self._url = url
+        self._by_rows = SQLAlchemyWarehouse(url, root, DIALECT)
+        self._address = _conninfo(url, root)
+        self._running: set[ColumnConnection] = set()
+
+    def columns(self, model: Model) -> tuple[Column, ...]:
+        """The columns of the model's result; see `Warehouse.columns`."""
+        return self._by_rows.columns(model)
+
+    def read(
+        self, model: Model, columns: Collection[str] | None = None, batch_rows: int = BATCH_ROWS
+    ) -> Iterator[pa.RecordBatch]:
+        """The model's rows; see `Warehouse.read`."""
+        types = dict(self._by_rows.described(model))
+        names = wanted(model, list(types), columns)
+        asked = {name: _columnar(model, name, types[name]) for name in names}
+        try:
+            if not names:
+                raise _UnableError("no column is wanted")
+            yield from self._by_columns(model, asked, batch_rows)
+        except _UnableError as reason:
+            _LOG.debug("model %s is read by rows: %s", model.name, reason)
+            yield from self._by_rows.read(model, columns, batch_rows)
+
+    def cancel(self) -> None:
+        """Stop what is being read; see `Warehouse.cancel`."""
+        self._by_rows.cancel()
+        for connection in list(self._running):
+            connection.cancel()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._by_rows.close()
+
+    def _by_columns(
+        self, model: Model, asked: Mapping[str, Columnar], batch_rows: int
+    ) -> Iterator[pa.RecordBatch]:
+        """The wanted columns, in batches.
+
+        Raises:
+            _UnableError: they cannot be read so, and nothing was.
+        """
+        try:
+            connection = ColumnConnection(lambda: adbc_driver_postgresql.connect(self._address))
+        except Error as error:
+            raise _UnableError(without_secrets(str(error), self._url)) from None
+        self._running.add(connection)
+        is_under_way = False
+        try:
+            for batch in _executed(connection, model, asked, batch_rows):
+                is_under_way = True
+                yield batch
+        except Error as error:
+            if error.sqlstate in _UNABLE and not is_under_way:
+                raise _UnableError(error.sqlstate) from None
+            # The cause may quote the rows.
+            raise self._translated(model, error) from None
+        finally:
+            self._running.discard(connection)
+            connection.close()
+
+    def _translated(self, model: Model, error: Error) -> ModelError | WarehouseError:
+        said = without_secrets(words(error.sqlstate, _sentence(error)), self._url)
+        if is_models(error.sqlstate):
+            return model_error(model, said, line_in(str(error)))
+        return read_error(model, said, self._url)
+
+
+def _conninfo(url: URL, root: Path) -> str:
+    """The settings with which SQLAlchemy's driver connects, as libpq takes them in one text."""
+    engine = DIALECT.engine(url, root)
+    _, settings = engine.dialect.create_connect_args(engine.url)
+    spelled = {name: re.sub(r"(['\\])", r"\\\1", str(value)) for name, value in settings.items()}
+    return " ".join(f"{name}='{value}'" for name, value in spelled.items() if name not in _PSYCOPGS_OWN)
+
+
+def _columnar(model: Model, name: str, type_: ColumnType) -> Columnar:
+    """How a column is asked for.
+
+    Raises:
+        ModelError: its type has no clear spelling.
+    """
+    if type_.columnar is None:
+        raise unspelled(model, name, type_.name, type_.cast)
+    return type_.columnar
+
+
+def _executed(
+    connection: ColumnConnection, model: Model, asked: Mapping[str, Columnar], batch_rows: int
+) -> Iterator[pa.RecordBatch]:
+    """The wanted columns of a model, in one transaction."""
+    for statement in _BEGIN:
+        connection.execute(statement)
+    (answer,) = connection.batches(_IS_READ_ONLY)
+    refuse_writable(answer[0][0].as_py())
+    listed = ", ".join(f"{column.sql(quoted(name))} AS {quoted(name)}" for name, column in asked.items())
+    sql = f"SELECT {listed} FROM {as_subquery(one_query(model, DIALECT.grammar))}"
+    types = [column.arrow for column in asked.values()]
+    for batch in connection.batches(sql, {_BATCH_BYTES: str(batch_rows * _ROW_BYTES)}):
+        if batch.schema.types != types:
+            raise WarehouseError(
+                f"model {model.name}: its columns changed their types while it was read",
+                where=model.where,
+                hint="Nothing was changed; run it again.",
+            )
+        for piece in pieces(batch, batch_rows):
+            columns = zip(asked.values(), piece.columns, strict=True)
+            yield batch_of(list(asked), [column.parsed(values) for column, values in columns])
+
+
+def _sentence(error: Error) -> str:
+    """The server's sentence about an error, or the driver's own."""
+    for key, value in error.details:
+        if key in ("PG_DIAG_MESSAGE_PRIMARY", b"PG_DIAG_MESSAGE_PRIMARY"):
+            return value.decode(errors="replace")
+    return re.sub(r"^[A-Z_]+: (\[libpq\] )?", "", str(error)).strip()
