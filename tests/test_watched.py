@@ -24,6 +24,7 @@ from retl.warehouse.watched import THREAD, WatchedWarehouse
 SLOW = {
     "duckdb": "SELECT count(*) AS n FROM range(1000000) a, range(1000000) b WHERE a.range * b.range = -1",
     "sqlite": "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) AS n FROM n",
+    "adbc": "SELECT pg_sleep(600)::text AS n",
     "psycopg": "SELECT pg_sleep(600)::text AS n",
     "psycopg2": "SELECT pg_sleep(600)::text AS n",
     "mysql": "SELECT SLEEP(600) AS n",
@@ -40,11 +41,18 @@ class HastyClock(StillClock):
         return super().monotonic()
 
 
+HIDDEN = {
+    "psycopg": ["adbc_driver_postgresql"],
+    "psycopg2": ["adbc_driver_postgresql", "psycopg"],
+}
+"""The modules that are not installed where Postgres is read through a driver; ADBC is taken first."""
+
+
 def url_of(request: pytest.FixtureRequest, kind: str, folder: Path) -> str:
-    """The URL of a database of that kind; psycopg2 is taken as if it were the only driver of Postgres."""
-    if kind == "psycopg2":
-        request.getfixturevalue("monkeypatch").setitem(sys.modules, "psycopg", None)
-    if kind.startswith("psycopg"):
+    """The URL of a database of that kind; a driver of Postgres is taken as if there were no better one."""
+    for name in HIDDEN.get(kind, []):
+        request.getfixturevalue("monkeypatch").setitem(sys.modules, name, None)
+    if kind in ("adbc", *HIDDEN):
         url: str = request.getfixturevalue("postgres_url")
         return url
     sqlite3.connect(folder / "a.db").execute("CREATE TABLE a (i)").connection.close()
@@ -133,6 +141,7 @@ def test_a_server_that_never_answers(
 @pytest.mark.parametrize(
     ("driver", "number", "code"),
     [
+        ("adbc", signal.SIGINT, 130),
         ("psycopg", signal.SIGINT, 130),
         pytest.param("psycopg2", signal.SIGTERM, 143, marks=pytest.mark.slow),
     ],
@@ -177,9 +186,9 @@ def test_a_signal_ends_a_read_that_cannot_be_cancelled(project: Path) -> None:
 
 
 def start(project: Path, driver: str, url: str) -> "subprocess.Popen[str]":
-    """A run in a process of its own, with only that driver of Postgres."""
-    hide = "import sys; sys.modules['psycopg'] = None; " if driver == "psycopg2" else ""
-    program = f"{hide}from retl.cli.main import main; main()"
+    """A run in a process of its own, which reads Postgres through that driver."""
+    hide = "".join(f"sys.modules['{name}'] = None; " for name in HIDDEN.get(driver, []))
+    program = f"import sys; {hide}from retl.cli.main import main; main()"
     return subprocess.Popen(
         [sys.executable, "-c", program, "run", "users", "--sandbox", "--json"],
         cwd=project,
