@@ -10,16 +10,19 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
+import pyarrow as pa
 import pytest
 from harness import Retl, StillClock, runner
 from warehouses import model, mysql_database, rows
 
-from retl.errors import DeadlineError
+from retl.errors import DeadlineError, WarehouseError
+from retl.model import Model
 from retl.observer import SilentObserver
 from retl.warehouse import Warehouse, open_warehouse
-from retl.warehouse.watched import THREAD, WatchedWarehouse
+from retl.warehouse.watched import AHEAD_BATCHES, THREAD, WatchedWarehouse
 
 SLOW = {
     "duckdb": "SELECT count(*) AS n FROM range(1000000) a, range(1000000) b WHERE a.range * b.range = -1",
@@ -105,6 +108,47 @@ def test_a_read_that_is_left(tmp_path: Path) -> None:
         assert 2048 == next(reading).num_rows
         reading.close()  # type: ignore[attr-defined]
         assert [{"one": 1}] == rows(warehouse, "SELECT 1 AS one")
+
+
+class CountedWarehouse(Warehouse):
+    """A warehouse of five batches of one row, which breaks off where it shall; it counts what was read."""
+
+    def __init__(self, breaks_at: int | None = None) -> None:
+        self.breaks_at = breaks_at
+        self.read_so_far = 0
+        self.has_read_ahead = threading.Event()
+
+    def read(self, model: Model, columns: Any = None, batch_rows: int = 1) -> Iterator[pa.RecordBatch]:
+        """The batches, each with its number."""
+        for number in range(5):
+            if number == self.breaks_at:
+                raise WarehouseError("broke off")
+            self.read_so_far += 1
+            if self.read_so_far == 1 + AHEAD_BATCHES:
+                self.has_read_ahead.set()
+            yield pa.record_batch({"n": [number]})
+
+
+def test_batches_are_read_ahead() -> None:
+    """While a batch is worked on the next ones are read, and no more than are allowed."""
+    warehouse = CountedWarehouse()
+    watched = WatchedWarehouse(warehouse, SilentObserver(), StillClock(), deadline=3)
+    reading = watched.read(model("SELECT n"))
+    next(reading)
+    assert warehouse.has_read_ahead.wait(timeout=60)
+    reading.close()  # type: ignore[attr-defined]
+
+    assert 1 + AHEAD_BATCHES == warehouse.read_so_far
+
+
+def test_a_read_ahead_that_breaks_off() -> None:
+    """What was read before an error is handed over before the error is."""
+    watched = WatchedWarehouse(CountedWarehouse(breaks_at=3), SilentObserver(), StillClock(), deadline=3)
+    reading = watched.read(model("SELECT n"))
+
+    assert [0, 1, 2] == [next(reading)["n"][0].as_py() for _ in range(3)]
+    with pytest.raises(WarehouseError, match="broke off"):
+        next(reading)
 
 
 @pytest.fixture

@@ -1,10 +1,12 @@
 """A warehouse whose reading is observed, and ends with the run's deadline or with a signal.
 
 A driver may wait for a server, or for itself, and miss both. So the warehouse is read in a thread
-of its own, a batch at a time, while whoever wants the batch looks at the clock.
+of its own, while whoever wants a batch looks at the clock. The thread reads a few batches ahead, so that
+reading and what is done with the rows go on side by side.
 """
 
 import os
+from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, wait
 from contextlib import suppress
@@ -29,6 +31,12 @@ THREAD = "read of a warehouse"
 
 LOOK_SECONDS = 0.1
 """The time between two looks at the clock while a batch is awaited."""
+
+AHEAD_BATCHES = 3
+"""The batches that are read, or being read, while another one is worked on; no more are in memory."""
+
+YIELD_SECONDS = 0.05
+"""The time that a read has to come to the end of a batch before it counts as given up."""
 
 GRACE_SECONDS = 2.0
 """The time that a warehouse has to end a read that is given up; then its thread is left to itself."""
@@ -76,10 +84,14 @@ class WatchedWarehouse(Warehouse):
         """
         thread = _ReadingThread()
         reading = self._warehouse.read(model, columns, batch_rows)
+        one_more = partial(thread.start, partial(next, reading, None))
+        ahead = deque(one_more() for _ in range(AHEAD_BATCHES))
         try:
-            while (batch := self._awaited(thread.start(partial(next, reading, None)))) is not None:
+            while (batch := self._awaited(ahead.popleft())) is not None:
+                ahead.append(one_more())
                 self._observer.rows_read(batch.num_rows)
                 yield batch
+                del batch  # or it would be kept until the next one is there
         finally:
             self._end(thread, getattr(reading, "close", lambda: None))
 
@@ -104,7 +116,7 @@ class WatchedWarehouse(Warehouse):
 
     def _end(self, thread: "_ReadingThread", close: Callable[[], None]) -> None:
         """End a thread, and have the warehouse stop where it is still at work."""
-        is_given_up = thread.is_busy
+        is_given_up = thread.drop()
         closed = thread.start(close)
         thread.end()
         if is_given_up:
@@ -131,21 +143,25 @@ class _ReadingThread:
 
     def __init__(self) -> None:
         self.folder = Path.cwd()
-        self._last: Future[Any] | None = None
+        self._unfinished: list[Future[Any]] = []
         self._work: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
         Thread(target=self._run, name=THREAD, daemon=True).start()
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether the last piece of work is not done."""
-        return self._last is not None and not self._last.done()
 
     def start(self, work: Callable[[], T]) -> "Future[T]":
         """Have it do some work after all other."""
         future: Future[T] = Future()
-        self._last = future
+        self._unfinished = [one for one in self._unfinished if not one.done()] + [future]
         self._work.put((future, work))
         return future
+
+    def drop(self) -> bool:
+        """Have it leave undone what it has not begun.
+
+        Returns:
+            Whether it is at some work all the same, and not about to end it.
+        """
+        begun = [future for future in self._unfinished if not future.cancel()]
+        return bool(wait(begun, YIELD_SECONDS).not_done)
 
     def end(self) -> None:
         """Have it end after all work."""
@@ -154,6 +170,8 @@ class _ReadingThread:
     def _run(self) -> None:
         while (task := self._work.get()) is not None:
             future, work = task
+            if not future.set_running_or_notify_cancel():
+                continue
             try:
                 future.set_result(work())
             except BaseException as error:
