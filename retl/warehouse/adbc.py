@@ -4,13 +4,15 @@ The drivers' own modules for Python's database API would load pandas and more, w
 classes beneath do not.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from threading import Lock
 from typing import Any
 
 import pyarrow as pa
 from adbc_driver_manager import AdbcConnection, AdbcStatement, Error
 from adbc_driver_manager._reader import AdbcRecordBatchReader
+
+from retl.warehouse.base import Parsed, batch_of
 
 
 class ColumnConnection:
@@ -85,7 +87,16 @@ def without_rows(schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([pa.nulls(0, field.type) for field in schema], schema=schema)
 
 
-def pieces(batch: pa.RecordBatch, rows: int) -> Iterator[pa.RecordBatch]:
-    """The batch in pieces of at most so many rows, without a copy; at least one."""
-    for start in range(0, max(batch.num_rows, 1), rows):
-        yield batch.slice(start, rows)
+def pieces(names: Sequence[str], columns: Sequence[Parsed], rows: int) -> Iterator[pa.RecordBatch]:
+    """The batch of these columns in pieces of at most so many rows, without a copy; at least one."""
+    length = len(columns[0][0])
+    for start in range(0, max(length, 1), rows):
+        yield batch_of(
+            names, [(values.slice(start, rows), _slice(reasons, start, rows)) for values, reasons in columns]
+        )
+
+
+def _slice(reasons: pa.Array | None, start: int, rows: int) -> pa.Array | None:
+    if reasons is None or (part := reasons.slice(start, rows)).null_count == len(part):
+        return None
+    return part

@@ -37,14 +37,14 @@ class Columnar:
     """How a driver that hands over columns is asked for one, with the same values as a `Reader` makes.
 
     Attributes:
-        sql: the SQL to select, of the column's quoted name.
-        arrow: the type in which the driver hands it over.
+        sql: the SQL of what is selected for it, given the column's quoted name.
+        arrow: the types in which the driver hands that over.
         parsed: makes the column of what is handed over.
     """
 
-    sql: Callable[[str], str]
-    arrow: pa.DataType
-    parsed: Callable[[pa.Array], Parsed]
+    sql: Callable[[str], Sequence[str]]
+    arrow: Sequence[pa.DataType]
+    parsed: Callable[..., Parsed]
 
 
 @dataclass(frozen=True)

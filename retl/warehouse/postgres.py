@@ -86,7 +86,7 @@ _TEXT_OIDS = {18, 142, 774, 829, 3220}
 _KINDS = """
 SELECT t.oid::text, format_type(t.oid, NULL), t.typcategory::text, t.typtype::text, b.oid::text,
     b.typcategory::text, b.typtype::text,
-    EXISTS (SELECT FROM pg_cast WHERE castsource = t.oid AND casttarget = 'text'::regtype)
+    EXISTS (SELECT FROM pg_cast WHERE castsource IN (t.oid, b.oid) AND casttarget = 'text'::regtype)
 FROM pg_type AS t
 LEFT JOIN pg_type AS e ON t.typcategory = 'A' AND e.oid = t.typelem
 LEFT JOIN pg_type AS b ON b.oid = CASE WHEN e.typtype = 'd' THEN e.typbasetype ELSE e.oid END

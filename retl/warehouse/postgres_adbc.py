@@ -11,6 +11,7 @@ through ADBC's own libpq, or COPY in binary form, as databases lack that only sp
 import logging
 import re
 from collections.abc import Collection, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 
 import adbc_driver_postgresql
@@ -26,7 +27,6 @@ from retl.warehouse.base import (
     BATCH_ROWS,
     Column,
     Warehouse,
-    batch_of,
     line_in,
     unspelled,
     wanted,
@@ -171,9 +171,10 @@ def _executed(
         connection.execute(statement)
     (answer,) = connection.batches(_IS_READ_ONLY)
     refuse_writable(answer[0][0].as_py())
-    listed = ", ".join(f"{column.sql(quoted(name))} AS {quoted(name)}" for name, column in asked.items())
+    sources = [source for name, column in asked.items() for source in column.sql(quoted(name))]
+    listed = ", ".join(f"{source} AS c{number}" for number, source in enumerate(sources))
     sql = f"SELECT {listed} FROM {as_subquery(one_query(model, DIALECT.grammar))}"
-    types = [column.arrow for column in asked.values()]
+    types = [type_ for column in asked.values() for type_ in column.arrow]
     for batch in connection.batches(sql, {_BATCH_BYTES: str(batch_rows * _ROW_BYTES)}):
         if batch.schema.types != types:
             raise WarehouseError(
@@ -181,9 +182,9 @@ def _executed(
                 where=model.where,
                 hint="Nothing was changed; run it again.",
             )
-        for piece in pieces(batch, batch_rows):
-            columns = zip(asked.values(), piece.columns, strict=True)
-            yield batch_of(list(asked), [column.parsed(values) for column, values in columns])
+        handed = iter(batch.columns)
+        columns = [column.parsed(*islice(handed, len(column.arrow))) for column in asked.values()]
+        yield from pieces(list(asked), columns, batch_rows)
 
 
 def _sentence(error: Error) -> str:

@@ -88,36 +88,37 @@ def to_arrow(values: Sequence[Any], kind: PostgresType, precision: int | None, s
     """A column's values in the Arrow type that goes with its Postgres type.
 
     Args:
-        values: as loaded by a connection that `load_as_text` has seen.
+        values: as loaded by a connection that `load_as_text` has seen, an array as its elements or its text.
         kind: the type, which has a spelling.
         precision: of a numeric column that has one.
         scale: likewise.
     """
     assert kind.type is not None
     if not kind.is_array:
-        return parsed(pa.array(values, _loaded(kind.type)), kind.type, precision, scale)
-    if kind.oid not in BY_ARRAY_OID:
-        values = [None if value is None else items(value) for value in values]
+        return parsed(pa.array(values, loaded_type(kind.type)), kind.type, precision, scale)
+    values = [items(value) if isinstance(value, str) else value for value in values]
     depths = {_dimensions(value) for value in values if value}
     if len(depths) > 1:
         return _json_lists(values, kind.type)
-    shape = _loaded(kind.type)
+    shape = loaded_type(kind.type)
     for _ in range(max(depths, default=1)):
         shape = pa.list_(shape)
-    return _lists(pa.array(values, shape), kind.type)
+    return of_lists(pa.array(values, shape), kind.type)
 
 
 def _dimensions(value: Any) -> int:
     return 1 + _dimensions(value[0]) if isinstance(value, list) else 0
 
 
-def _loaded(type_: ValueType) -> pa.DataType:
+def loaded_type(type_: ValueType) -> pa.DataType:
+    """The type of values, or of elements, as they are loaded."""
     return pa.string() if type_.as_text else type_.arrow
 
 
-def _lists(lists: pa.Array, type_: ValueType) -> Parsed:
+def of_lists(lists: pa.Array, type_: ValueType) -> Parsed:
+    """Arrays whose elements are as they were loaded, in the Arrow type that goes with their type."""
     is_nested = pa.types.is_list(lists.type.value_type)
-    items, reasons = _lists(lists.values, type_) if is_nested else parsed(lists.values, type_, None, None)
+    items, reasons = of_lists(lists.values, type_) if is_nested else parsed(lists.values, type_, None, None)
     array = pa.ListArray.from_arrays(lists.offsets, items, mask=lists.is_null())
     if reasons is not None:
         rows = pc.list_parent_indices(lists).filter(reasons.is_valid())
@@ -128,7 +129,7 @@ def _lists(lists: pa.Array, type_: ValueType) -> Parsed:
 def _json_lists(values: Sequence[Any], type_: ValueType) -> Parsed:
     """Arrays of several dimensions among those of fewer, for which Arrow has no type, as JSON."""
     found = [(row, leaf) for row, value in enumerate(values) if value is not None for leaf in _leaves(value)]
-    items, reasons = parsed(pa.array([leaf for _, leaf in found], _loaded(type_)), type_, None, None)
+    items, reasons = parsed(pa.array([leaf for _, leaf in found], loaded_type(type_)), type_, None, None)
     if pa.types.is_float32(items.type):
         items = items.cast(pa.string()).cast(pa.float64())  # 0.1 is 0.1, not the double next to it
     spelled = items if items.type == pa.json_() else untyped.as_json(items.to_pylist())[0]
