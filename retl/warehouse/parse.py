@@ -64,19 +64,27 @@ def without_trailing_zeros(texts: pa.Array) -> pa.Array:
     return pc.replace_substring_regex(texts, r"(\.\d*[1-9])0+$|\.0+$", r"\1")
 
 
-def decimals(texts: pa.Array, precision: int | None, scale: int | None) -> pa.Array:
+def decimals(
+    texts: pa.Array, precision: int | None, scale: int | None, no_numbers: Sequence[str] = ()
+) -> pa.Array:
     """Decimals of the column's own scale; without one, of the batch's; what is too wide, as JSON.
 
     Args:
         texts: plain digits, with a sign and a point or without.
         precision: how many digits they have at most, where that is known.
         scale: how many of them behind the point.
+        no_numbers: words that may stand among them, and become NULL.
     """
     if precision is not None and scale is not None:
         # Postgres has scales below 0 and above the precision, Arrow and DuckDB have neither.
         width = precision - scale if scale < 0 else max(precision, scale)
         if width <= _WIDEST:
-            return texts.cast(pa.decimal128(width, max(scale, 0)))
+            kind = pa.decimal128(width, max(scale, 0))
+            try:  # to compare with a word would load pandas, as all that makes Arrow of Python's objects does
+                return texts.cast(kind)
+            except pa.ArrowInvalid:
+                return _without(texts, no_numbers).cast(kind)
+    texts = _without(texts, no_numbers)
     digits = pc.utf8_ltrim(texts, "-")
     length, point = pc.binary_length(digits), pc.find_substring(digits, ".")
     whole = pc.max(pc.if_else(pc.less(point, 0), length, point)).as_py() or 0
@@ -85,6 +93,10 @@ def decimals(texts: pa.Array, precision: int | None, scale: int | None) -> pa.Ar
     if whole + behind <= _WIDEST:
         return texts.cast(pa.decimal128(_WIDEST, behind))
     return as_json(_json_numbers(texts))
+
+
+def _without(texts: pa.Array, words: Sequence[str]) -> pa.Array:
+    return pc.if_else(pc.is_in(texts, pa.array(words, pa.string())), None, texts) if words else texts
 
 
 def _json_numbers(texts: pa.Array) -> pa.Array:
@@ -99,8 +111,15 @@ def _json_numbers(texts: pa.Array) -> pa.Array:
     return pc.if_else(is_text, pc.binary_join_element_wise('"', bare, '"', ""), bare)
 
 
-def instants(texts: pa.Array, kind: pa.DataType) -> Parsed:
-    """Dates, or timestamps in UTC, written as ISO 8601; with a zone's `+00` or without."""
+def instants(texts: pa.Array, kind: pa.DataType, no_instants: Sequence[str] = ()) -> Parsed:
+    """Dates, or timestamps in UTC, written as ISO 8601; with a zone's `+00` or without.
+
+    Args:
+        texts: as they were written.
+        kind: what they become.
+        no_instants: words that may stand among them, and become NULL.
+    """
+    texts = _without(texts, no_instants)
     try:
         return within_years(texts.cast(kind))
     except pa.ArrowInvalid:
@@ -122,8 +141,13 @@ def _instants_one_by_one(texts: pa.Array, kind: pa.DataType) -> Parsed:
     return array, _reasons(pc.and_(texts.is_valid(), array.is_null()), Reason.BAD_TIMESTAMP)
 
 
-def within_years(array: pa.Array) -> Parsed:
-    """Dates and timestamps without those outside the years 1 to 9999; DuckDB's infinities stay."""
+def within_years(array: pa.Array, infinite: Sequence[int] = ()) -> Parsed:
+    """Dates and timestamps without those outside the years 1 to 9999; DuckDB's infinities stay.
+
+    Args:
+        array: as Arrow counts them from 1970.
+        infinite: counts that stand for infinities of another database's; they become NULL.
+    """
     if pa.types.is_date32(array.type):
         counted, per_day = array.view(pa.int32()), 1
     else:
@@ -135,6 +159,10 @@ def within_years(array: pa.Array) -> Parsed:
     ends = pc.min_max(counted).as_py()
     if ends["min"] is None or (first <= ends["min"] and ends["max"] <= last):
         return array, None
+    if infinite:
+        is_none = pc.is_in(counted, pa.array(infinite, counted.type))
+        array = pc.if_else(is_none, pa.scalar(None, array.type), array)
+        counted = pc.if_else(is_none, pa.scalar(None, counted.type), counted)
     is_infinite = pc.is_in(counted, pa.array([limit, -limit], counted.type))
     is_bad = pc.and_(
         pc.or_(pc.less(counted, first), pc.greater(counted, last)), pc.invert(is_infinite)

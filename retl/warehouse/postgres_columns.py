@@ -16,7 +16,6 @@ from functools import partial
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from retl.warehouse import parse
 from retl.warehouse.base import Parsed
@@ -118,11 +117,7 @@ def _sound(values: pa.Array) -> Parsed:
 
 def _instants(values: pa.Array) -> Parsed:
     """Dates and timestamps without infinities, and without those that have no clear spelling."""
-    counted = values.view(pa.int32() if pa.types.is_date32(values.type) else pa.int64())
-    is_infinite = pc.is_in(counted, pa.array(_INFINITE[counted.type.bit_width], counted.type))
-    if pc.any(is_infinite).as_py():
-        values = pc.if_else(is_infinite, pa.scalar(None, values.type), values)
-    return parse.within_years(values)
+    return parse.within_years(values, _INFINITE[values.type.bit_width])
 
 
 def _arrays(lists: pa.Array | None, texts: pa.Array, kind: PostgresType) -> Parsed:

@@ -200,9 +200,5 @@ def parsed(loaded: pa.Array, type_: ValueType, precision: int | None, scale: int
         return parse.as_json(loaded), None
     if type_.oid == NUMERIC:
         # Neither decimals nor JSON have these.
-        return parse.decimals(_without(loaded, "NaN", "Infinity", "-Infinity"), precision, scale), None
-    return parse.instants(_without(loaded, "infinity", "-infinity"), type_.arrow)
-
-
-def _without(values: pa.Array, *words: str) -> pa.Array:
-    return pc.if_else(pc.is_in(values, pa.array(words)), None, values)
+        return parse.decimals(loaded, precision, scale, ("NaN", "Infinity", "-Infinity")), None
+    return parse.instants(loaded, type_.arrow, ("infinity", "-infinity"))
