@@ -4,8 +4,9 @@ A model is described as it is for a read by rows, through SQLAlchemy: so the ser
 the types of its columns say how each is asked for. Then one SELECT from the model is copied in binary form,
 in a transaction of its own on a connection of its own.
 
-It is read by rows where no column is wanted, or where the server does not do what ADBC needs: a connection
-through ADBC's own libpq, or COPY in binary form, as databases lack that only speak Postgres' protocol.
+It is read by rows where no column is wanted, where the server does not do what ADBC needs (a second
+connection, or COPY in binary form, which databases lack that only speak Postgres' protocol), and where another
+version of the driver hands over other types.
 """
 
 import logging
@@ -176,12 +177,8 @@ def _executed(
     sql = f"SELECT {listed} FROM {as_subquery(one_query(model, DIALECT.grammar))}"
     types = [type_ for column in asked.values() for type_ in column.arrow]
     for batch in connection.batches(sql, {_BATCH_BYTES: str(batch_rows * _ROW_BYTES)}):
-        if batch.schema.types != types:
-            raise WarehouseError(
-                f"model {model.name}: its columns changed their types while it was read",
-                where=model.where,
-                hint="Nothing was changed; run it again.",
-            )
+        if batch.schema.types != types:  # before the first batch is handed over, or never
+            raise _UnableError("the driver hands over other types, or the model's columns have changed")
         handed = iter(batch.columns)
         columns = [column.parsed(*islice(handed, len(column.arrow))) for column in asked.values()]
         yield from pieces(list(asked), columns, batch_rows)
