@@ -67,7 +67,10 @@ STORIES = [
 
 MISNOMERS = {"utils", "util", "core", "helpers", "helper", "manager", "common", "misc", "base_utils"}
 
-MAY_IMPORT_INSIDE = {"warehouse", "warehouse.postgres", "warehouse.query"}
+MAY_IMPORT_INSIDE = {
+    "warehouse",
+    *(f"warehouse.{one}" for one in ("bigquery", "postgres", "query", "snowflake")),
+}
 """Drivers that need not be installed, and a parser that is slow to load and not always used."""
 
 

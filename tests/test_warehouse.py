@@ -669,7 +669,7 @@ def test_read_that_breaks_off(postgres_url: str) -> None:
 @pytest.mark.parametrize(
     ("url", "hint"),
     [
-        ("snowflake://u:hush@account/db", "pip install snowflake-sqlalchemy"),
+        ("snowflake://u:hush@account/db", "pip install adbc-driver-snowflake"),
         ("nonsense://u:hush@host/db", "install the SQLAlchemy dialect"),
         ("postgress://u:hush@host/db", "did you mean `postgresql`?"),
         ("oracle+oracledb://u:hush@host/db", "pip install oracledb"),

@@ -13,12 +13,15 @@ from retl.warehouse.base import BATCH_ROWS, FAULT, Column, Warehouse
 if TYPE_CHECKING:
     from sqlalchemy import engine
 
-    from retl.warehouse import dialects, duckdb, postgres_adbc, sqlalchemy
+    from retl.warehouse import bigquery, dialects, duckdb, hosted, postgres_adbc, snowflake, sqlalchemy
 else:
     engine = lazy_module("sqlalchemy.engine")
     dialects = lazy_module("retl.warehouse.dialects")
     duckdb = lazy_module("retl.warehouse.duckdb")
     postgres_adbc = lazy_module("retl.warehouse.postgres_adbc")
+    hosted = lazy_module("retl.warehouse.hosted")
+    snowflake = lazy_module("retl.warehouse.snowflake")
+    bigquery = lazy_module("retl.warehouse.bigquery")
     sqlalchemy = lazy_module("retl.warehouse.sqlalchemy")
 
 __all__ = ["BATCH_ROWS", "FAULT", "Column", "Warehouse", "open_warehouse"]
@@ -50,4 +53,8 @@ def open_warehouse(url: str, root: Path, room: Room | None = None) -> Warehouse:
     dialect = dialects.dialect_of(parsed)
     if dialect is dialects.DIALECTS["postgresql"] and find_spec("adbc_driver_postgresql"):
         return postgres_adbc.PostgresWarehouse(parsed, root)
+    if address.backend == "snowflake" and find_spec("adbc_driver_snowflake"):
+        return hosted.HostedWarehouse(parsed, snowflake.SERVICE)
+    if address.backend == "bigquery" and find_spec("adbc_driver_bigquery"):
+        return hosted.HostedWarehouse(parsed, bigquery.SERVICE)
     return sqlalchemy.SQLAlchemyWarehouse(parsed, root, dialect)

@@ -38,15 +38,15 @@ _PARSERS = {
 """sqlglot's names for databases of the default dialect, by a URL's name for them."""
 
 PACKAGES = {
-    "bigquery": "sqlalchemy-bigquery",
+    "bigquery": "adbc-driver-bigquery",
     "clickhouse": "clickhouse-sqlalchemy",
     "databricks": "databricks-sqlalchemy",
     "redshift": "sqlalchemy-redshift",
-    "snowflake": "snowflake-sqlalchemy",
+    "snowflake": "adbc-driver-snowflake",
     "trino": "trino[sqlalchemy]",
     **{module: package for one in DIALECTS.values() for module, package in one.packages.items()},
 }
-"""The package to install for a driver or a dialect of SQLAlchemy's, where its name differs."""
+"""The package to install for a driver or a kind of database, where its name differs."""
 
 KNOWN = ["duckdb", *DIALECTS, "mssql", "oracle", *PACKAGES]
 """Names that are suggested to whoever misspells one."""

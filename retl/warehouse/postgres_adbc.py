@@ -5,8 +5,8 @@ the types of its columns say how each is asked for. Then one SELECT from the mod
 in a transaction of its own on a connection of its own.
 
 It is read by rows where no column is wanted, where the server does not do what ADBC needs (a second
-connection, or COPY in binary form, which databases lack that only speak Postgres' protocol), and where another
-version of the driver hands over other types.
+connection, or COPY in binary form, which databases lack that only speak Postgres' protocol), and where
+another version of the driver hands over other types.
 """
 
 import logging

@@ -1,0 +1,201 @@
+"""Databases that are hosted services, read through their ADBC drivers.
+
+What is handed over is passed on where DuckDB takes it for what it is, and otherwise made such. A `Service` is
+all that is particular to one of them.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from adbc_driver_manager import (
+    AdbcStatusCode,
+    DataError,
+    Error,
+    IntegrityError,
+    NotSupportedError,
+    ProgrammingError,
+)
+from sqlalchemy.engine import URL
+
+from retl.address import shown, without_secrets
+from retl.errors import ConfigError, ModelError, WarehouseError
+from retl.model import Model
+from retl.warehouse import parse
+from retl.warehouse.adbc import ColumnConnection, pieces
+from retl.warehouse.base import (
+    BATCH_ROWS,
+    Column,
+    Parsed,
+    Warehouse,
+    distinct,
+    line_in,
+    sentence_in,
+    unspelled,
+    wanted,
+)
+from retl.warehouse.dialect import as_subquery
+from retl.warehouse.message import model_error, read_error
+from retl.warehouse.query import Grammar, one_query
+
+
+@dataclass(frozen=True)
+class Service:
+    """Everything in which a hosted service differs from others.
+
+    Attributes:
+        options: the driver's options for a URL; raises a ConfigError for a setting that it does not know.
+        connect: makes the driver's handle of the database from its options.
+        quoted: a column's name in SQL.
+        grammar: how it reads SQL.
+        type_name: the service's name for a column's type, as the driver notes it; empty where it does not.
+        json_types: those of these names whose values are JSON, written as text.
+    """
+
+    options: Callable[[URL], Mapping[str, str]]
+    connect: Callable[[Mapping[str, str]], Any]
+    quoted: Callable[[str], str]
+    grammar: Grammar
+    type_name: Callable[[pa.Field], str]
+    json_types: frozenset[str]
+
+
+class HostedWarehouse(Warehouse):
+    """A hosted service, read by columns; what keeps a model from writing there are the role's grants."""
+
+    def __init__(self, url: URL, service: Service) -> None:
+        """Connect.
+
+        Args:
+            url: where the database is.
+            service: of which kind.
+
+        Raises:
+            ConfigError: the URL has a setting that is not known, or that the driver refuses.
+            WarehouseError: the service cannot be reached.
+        """
+        self._url = url
+        self._service = service
+        self._options = service.options(url)
+        self._running: set[ColumnConnection] = set()
+        self._ready: list[ColumnConnection] = [self._opened()]
+
+    def columns(self, model: Model) -> tuple[Column, ...]:
+        """The columns of the model's result; see `Warehouse.columns`."""
+        return tuple(Column(field.name, self._type_name(field)) for field in self._schema(model))
+
+    def read(
+        self, model: Model, columns: Collection[str] | None = None, batch_rows: int = BATCH_ROWS
+    ) -> Iterator[pa.RecordBatch]:
+        """The model's rows; see `Warehouse.read`."""
+        names = wanted(model, self._schema(model).names, columns)
+        listed = ", ".join(map(self._service.quoted, names)) or "NULL"
+        sql = f"SELECT {listed} FROM {as_subquery(one_query(model, self._service.grammar))}"
+        with self._connected(model) as connection:
+            for batch in connection.batches(sql):
+                arrived = zip(names, batch.schema, batch.columns, strict=True)
+                yield from pieces(
+                    names, [self._arrived(model, name, *column) for name, *column in arrived], batch_rows
+                )
+
+    def cancel(self) -> None:
+        """Stop what is being read; see `Warehouse.cancel`."""
+        for connection in list(self._running):
+            connection.cancel()
+
+    def close(self) -> None:
+        """Close the connections."""
+        while self._ready:
+            self._ready.pop().close()
+
+    def _schema(self, model: Model) -> pa.Schema:
+        sql = f"SELECT * FROM {as_subquery(one_query(model, self._service.grammar))} LIMIT 0"
+        with self._connected(model) as connection:
+            schema = next(connection.batches(sql)).schema
+        distinct(model, schema.names)
+        return schema
+
+    def _arrived(self, model: Model, name: str, field: pa.Field, values: pa.Array) -> Parsed:
+        if self._service.type_name(field) in self._service.json_types:
+            return parse.as_json(values.cast(pa.string())), None
+        if _has_no_spelling(field.type):
+            raise unspelled(model, name, self._type_name(field), f"CAST({name} AS …)")
+        return passed_on(values)
+
+    def _type_name(self, field: pa.Field) -> str:
+        return self._service.type_name(field) or str(field.type)
+
+    @contextmanager
+    def _connected(self, model: Model) -> Iterator[ColumnConnection]:
+        """A connection; what goes wrong while it is used is an error of the model or the warehouse."""
+        connection = self._ready.pop() if self._ready else self._opened()
+        self._running.add(connection)
+        is_whole = False
+        try:
+            yield connection
+            is_whole = True
+        except Error as error:
+            # The cause may quote the rows, or the URL, password and all.
+            raise self._translated(model, error) from None
+        finally:
+            self._running.discard(connection)
+            if is_whole:
+                self._ready.append(connection)
+            else:
+                connection.close()
+
+    def _opened(self) -> ColumnConnection:
+        try:
+            return ColumnConnection(lambda: self._service.connect(self._options))
+        except Error as error:
+            said = without_secrets(str(error), self._url)
+            if error.status_code in (AdbcStatusCode.INVALID_ARGUMENT, AdbcStatusCode.NOT_IMPLEMENTED):
+                raise ConfigError(
+                    f"the warehouse's URL cannot be used: {said}", where=shown(self._url)
+                ) from None
+            raise WarehouseError(
+                f"the warehouse cannot be reached: {said}",
+                where=shown(self._url),
+                hint="Check that this machine may reach it, and the URL's user and password.",
+            ) from None
+
+    def _translated(self, model: Model, error: Error) -> ModelError | WarehouseError:
+        said = without_secrets(sentence_in(str(error)), self._url)
+        if is_models(error):
+            return model_error(model, said, line_in(str(error)))
+        return read_error(model, said, self._url)
+
+
+def is_models(error: Error) -> bool:
+    """Whether the model's SQL is to blame for an error, by its class, as Python's database API has them."""
+    refused = (AdbcStatusCode.UNAUTHENTICATED, AdbcStatusCode.UNAUTHORIZED)
+    kinds = (ProgrammingError, DataError, NotSupportedError, IntegrityError)
+    return isinstance(error, kinds) and error.status_code not in refused
+
+
+def passed_on(values: pa.Array) -> Parsed:
+    """A column as retl reads it: decimals with all digits, instants in UTC with microseconds."""
+    kind = values.type
+    if pa.types.is_decimal256(kind):
+        texts = [None if value is None else f"{value:f}" for value in values.to_pylist()]
+        return parse.decimals(parse.without_trailing_zeros(pa.array(texts, pa.string())), None, None), None
+    if pa.types.is_timestamp(kind):
+        if kind.unit == "ns":
+            values = pc.floor_temporal(values, unit="microsecond")
+        return parse.within_years(values.cast(pa.timestamp("us", "UTC" if kind.tz else None)))
+    if pa.types.is_date(kind):
+        return parse.within_years(values.cast(pa.date32()))
+    if pa.types.is_time(kind):
+        return values.cast(pa.time64("us"), safe=False), None
+    return values, None
+
+
+def _has_no_spelling(kind: pa.DataType) -> bool:
+    """Whether values of a nested type hold what `passed_on` changes only where it is not nested."""
+    if not pa.types.is_nested(kind):
+        return False
+    inner = [kind.field(index).type for index in range(kind.num_fields)]
+    return any(pa.types.is_decimal256(one) or _has_no_spelling(one) for one in inner)
