@@ -4,15 +4,19 @@ The drivers' own modules for Python's database API would load pandas and more, w
 classes beneath do not.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from threading import Lock
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
-from adbc_driver_manager import AdbcConnection, AdbcStatement, Error
+from adbc_driver_manager import AdbcConnection, AdbcStatement, Error, NotSupportedError
 from adbc_driver_manager._reader import AdbcRecordBatchReader
 
 from retl.warehouse.base import Parsed, batch_of
+
+Batches: TypeAlias = Generator[pa.RecordBatch, None, None]
+"""Batches that are closed, not only left."""
 
 
 class ColumnConnection:
@@ -29,6 +33,7 @@ class ColumnConnection:
         """
         self._closing = Lock()
         self._is_closed = False
+        self._statement: AdbcStatement | None = None
         self._database = database()
         try:
             self._connection = AdbcConnection(self._database)
@@ -42,8 +47,10 @@ class ColumnConnection:
             statement.set_sql_query(sql)
             statement.execute_update()
 
-    def batches(self, sql: str, options: Mapping[str, str] | None = None) -> Iterator[pa.RecordBatch]:
+    def batches(self, sql: str, options: Mapping[str, str] | None = None) -> Batches:
         """The rows of a query; a result without rows is one batch without rows.
+
+        Close it where it is left in its midst, before the connection.
 
         Args:
             sql: the query.
@@ -52,27 +59,22 @@ class ColumnConnection:
         with AdbcStatement(self._connection) as statement:
             statement.set_options(**(options or {}))
             statement.set_sql_query(sql)
-            handle, _ = statement.execute_query()
-            reader = AdbcRecordBatchReader._import_from_c(handle.address)
-            is_whole = False
+            self._note(statement)
             try:
-                empty = True
-                for batch in reader:
-                    empty = False
-                    yield batch
-                if empty:
-                    yield without_rows(reader.schema)
-                is_whole = True
+                yield from self._executed(statement)
             finally:
-                if not is_whole:
-                    self.cancel()  # the rest of the result may be endless
-                reader.close()
+                self._note(None)
 
     def cancel(self) -> None:
         """Have the database stop what it executes, from any thread."""
         with self._closing:
-            if not self._is_closed:
+            if self._is_closed:
+                return
+            try:
                 self._connection.cancel()
+            except NotSupportedError:
+                if self._statement is not None:
+                    self._statement.cancel()
 
     def close(self) -> None:
         """Let go of the database."""
@@ -80,6 +82,26 @@ class ColumnConnection:
             self._is_closed = True
             self._connection.close()
             self._database.close()
+
+    def _executed(self, statement: AdbcStatement) -> Batches:
+        handle, _ = statement.execute_query()
+        with closing(AdbcRecordBatchReader._import_from_c(handle.address)) as reader:
+            empty = True
+            try:
+                for batch in reader:
+                    empty = False
+                    yield batch
+                if empty:
+                    yield without_rows(reader.schema)
+            except GeneratorExit:
+                with suppress(Error):
+                    self.cancel()  # the rest of the result may be endless
+                raise
+
+    def _note(self, statement: AdbcStatement | None) -> None:
+        """Note what is executed, so that it can be cancelled; nothing, before it is closed."""
+        with self._closing:
+            self._statement = statement
 
 
 def without_rows(schema: pa.Schema) -> pa.RecordBatch:

@@ -5,7 +5,7 @@ all that is particular to one of them.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,8 +94,8 @@ class HostedWarehouse(Warehouse):
         names = wanted(model, self._schema(model).names, columns)
         listed = ", ".join(map(self._service.quoted, names)) or "NULL"
         sql = f"SELECT {listed} FROM {as_subquery(one_query(model, self._service.grammar))}"
-        with self._connected(model) as connection:
-            for batch in connection.batches(sql):
+        with self._connected(model) as connection, closing(connection.batches(sql)) as batches:
+            for batch in batches:
                 arrived = zip(names, batch.schema, batch.columns, strict=True)
                 yield from pieces(
                     names, [self._arrived(model, name, *column) for name, *column in arrived], batch_rows
@@ -114,9 +114,9 @@ class HostedWarehouse(Warehouse):
     def _schema(self, model: Model) -> pa.Schema:
         sql = f"SELECT * FROM {as_subquery(one_query(model, self._service.grammar))} LIMIT 0"
         with self._connected(model) as connection:
-            schema = next(connection.batches(sql)).schema
-        distinct(model, schema.names)
-        return schema
+            first, *_ = connection.batches(sql)
+        distinct(model, first.schema.names)
+        return first.schema
 
     def _arrived(self, model: Model, name: str, field: pa.Field, values: pa.Array) -> Parsed:
         if self._service.type_name(field) in self._service.json_types:

@@ -12,6 +12,7 @@ another version of the driver hands over other types.
 import logging
 import re
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from sqlalchemy.engine import URL
 from retl.address import without_secrets
 from retl.errors import ModelError, WarehouseError
 from retl.model import Model
-from retl.warehouse.adbc import ColumnConnection, pieces
+from retl.warehouse.adbc import Batches, ColumnConnection, pieces
 from retl.warehouse.base import (
     BATCH_ROWS,
     Column,
@@ -98,7 +99,7 @@ class PostgresWarehouse(Warehouse):
                 raise _UnableError("no column is wanted")
             yield from self._by_columns(model, asked, batch_rows)
         except _UnableError as reason:
-            _LOG.debug("model %s is read by rows: %s", model.name, reason)
+            _LOG.info("model %s is read by rows: %s", model.name, reason)
             yield from self._by_rows.read(model, columns, batch_rows)
 
     def cancel(self) -> None:
@@ -126,9 +127,10 @@ class PostgresWarehouse(Warehouse):
         self._running.add(connection)
         is_under_way = False
         try:
-            for batch in _executed(connection, model, asked, batch_rows):
-                is_under_way = True
-                yield batch
+            with closing(_executed(connection, model, asked, batch_rows)) as batches:
+                for batch in batches:
+                    is_under_way = True
+                    yield batch
         except Error as error:
             if error.sqlstate in _UNABLE and not is_under_way:
                 raise _UnableError(error.sqlstate) from None
@@ -166,7 +168,7 @@ def _columnar(model: Model, name: str, type_: ColumnType) -> Columnar:
 
 def _executed(
     connection: ColumnConnection, model: Model, asked: Mapping[str, Columnar], batch_rows: int
-) -> Iterator[pa.RecordBatch]:
+) -> Batches:
     """The wanted columns of a model, in one transaction."""
     for statement in _BEGIN:
         connection.execute(statement)
@@ -176,12 +178,14 @@ def _executed(
     listed = ", ".join(f"{source} AS c{number}" for number, source in enumerate(sources))
     sql = f"SELECT {listed} FROM {as_subquery(one_query(model, DIALECT.grammar))}"
     types = [type_ for column in asked.values() for type_ in column.arrow]
-    for batch in connection.batches(sql, {_BATCH_BYTES: str(batch_rows * _ROW_BYTES)}):
-        if batch.schema.types != types:  # before the first batch is handed over, or never
-            raise _UnableError("the driver hands over other types, or the model's columns have changed")
-        handed = iter(batch.columns)
-        columns = [column.parsed(*islice(handed, len(column.arrow))) for column in asked.values()]
-        yield from pieces(list(asked), columns, batch_rows)
+    options = {_BATCH_BYTES: str(batch_rows * _ROW_BYTES)}
+    with closing(connection.batches(sql, options)) as batches:
+        for batch in batches:
+            if batch.schema.types != types:  # before the first batch is handed over, or never
+                raise _UnableError("the driver hands over other types, or the model's columns have changed")
+            handed = iter(batch.columns)
+            columns = [column.parsed(*islice(handed, len(column.arrow))) for column in asked.values()]
+            yield from pieces(list(asked), columns, batch_rows)
 
 
 def _sentence(error: Error) -> str:
