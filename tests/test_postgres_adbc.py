@@ -8,7 +8,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from sqlalchemy.engine import make_url
-from warehouses import READERS, only_batch, read_through, rows
+from warehouses import READERS, model, only_batch, read_through, rows
 
 from retl.errors import ModelError
 from retl.warehouse import Warehouse, open_warehouse
@@ -24,9 +24,10 @@ def warehouse(postgres_url: str) -> Iterator[Warehouse]:
 
 
 def way_of_reading(warehouse: Warehouse) -> str:
-    """How the warehouse is read now, by what its server executes: a COPY, or a cursor's rows."""
+    """How the warehouse is read now, by what its server executes."""
     (row,) = rows(warehouse, "SELECT query AS q FROM pg_stat_activity WHERE pid = pg_backend_pid()")
-    return "columns" if row["q"].startswith("COPY (") else "rows"
+    ways = {"COPY (": "columns", "FETCH FORWARD 32768 FROM model": "columns, batch by batch"}
+    return next((way for start, way in ways.items() if row["q"].startswith(start)), "rows")
 
 
 def test_is_read_by_columns(warehouse: Warehouse) -> None:
@@ -86,6 +87,31 @@ def test_role_that_may_connect_once(postgres_url: str) -> None:
     url = make_url(postgres_url).set(username="single").render_as_string(hide_password=False)
     with open_warehouse(url, Path()) as warehouse:
         assert "rows" == way_of_reading(warehouse)
+
+
+TIMED = "-c statement_timeout=600000"
+
+
+def test_time_of_a_statement(postgres_url: str) -> None:
+    """Where the server limits a statement's time, each batch has its own, and the rows are the same."""
+    url = make_url(postgres_url).update_query_dict({"options": TIMED}).render_as_string(hide_password=False)
+    numbers = model("SELECT i, 'x' AS x, 1.50::numeric(4,2) AS n FROM generate_series(1, 8) AS i ORDER BY i")
+    found = []
+    for address in (url, postgres_url):
+        with open_warehouse(address, Path()) as warehouse:
+            found.append([batch for size in (3, 4, 9) for batch in warehouse.read(numbers, batch_rows=size)])
+            empty = only_batch(warehouse, "SELECT 1 AS i WHERE false")
+            assert (0, ["i"]) == (empty.num_rows, empty.schema.names)
+    with open_warehouse(url, Path()) as warehouse:
+        assert "columns, batch by batch" == way_of_reading(warehouse)
+        reading = warehouse.read(model("SELECT i FROM generate_series(1, 100000) AS i"), batch_rows=10)
+        next(reading)
+        reading.close()  # type: ignore[attr-defined]
+        with pytest.raises(ModelError, match="division by zero"):
+            rows(warehouse, "SELECT 1 / (3 - i) AS n FROM generate_series(1, 5) AS i")
+
+    assert [3, 3, 2, 4, 4, 8] == [batch.num_rows for batch in found[0]]
+    assert found[0] == found[1]
 
 
 def test_no_column_is_wanted(warehouse: Warehouse) -> None:

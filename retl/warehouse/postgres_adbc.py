@@ -2,7 +2,8 @@
 
 A model is described as it is for a read by rows, through SQLAlchemy: so the server's parser has seen it, and
 the types of its columns say how each is asked for. Then one SELECT from the model is copied in binary form,
-in a transaction of its own on a connection of its own.
+in a transaction of its own on a connection of its own. Where the server limits the time of a statement, a
+cursor is read instead.
 
 It is read by rows where no column is wanted, where the server does not do what ADBC needs (a second
 connection, or COPY in binary form, which databases lack that only speak Postgres' protocol), and where
@@ -47,9 +48,13 @@ _BEGIN = (
     *(f"SET LOCAL {name} = '{value}'" for name, value in SETTINGS.items()),
 )
 
-_IS_READ_ONLY = "SELECT current_setting('transaction_read_only')"
+_ASKED = """
+SELECT current_setting('transaction_read_only'), current_setting('statement_timeout')
+"""
 
 _BATCH_BYTES = "adbc.postgresql.batch_size_hint_bytes"
+
+_USE_COPY = "adbc.postgresql.use_copy"
 
 _ROW_BYTES = 100
 """The width of a row by which a batch's rows are counted in bytes, the only limit that the driver takes."""
@@ -172,20 +177,42 @@ def _executed(
     """The wanted columns of a model, in one transaction."""
     for statement in _BEGIN:
         connection.execute(statement)
-    (answer,) = connection.batches(_IS_READ_ONLY)
-    refuse_writable(answer[0][0].as_py())
+    (answer,) = connection.batches(_ASKED)
+    is_read_only, timeout = (column[0].as_py() for column in answer)
+    refuse_writable(is_read_only)
     sources = [source for name, column in asked.items() for source in column.sql(quoted(name))]
     listed = ", ".join(f"{source} AS c{number}" for number, source in enumerate(sources))
     sql = f"SELECT {listed} FROM {as_subquery(one_query(model, DIALECT.grammar))}"
     types = [type_ for column in asked.values() for type_ in column.arrow]
-    options = {_BATCH_BYTES: str(batch_rows * _ROW_BYTES)}
-    with closing(connection.batches(sql, options)) as batches:
+    # A timeout is one of a statement: a COPY is one for all rows, as long as their reader takes.
+    way = _copied if timeout == "0" else _fetched
+    with closing(way(connection, sql, batch_rows)) as batches:
         for batch in batches:
             if batch.schema.types != types:  # before the first batch is handed over, or never
                 raise _UnableError("the driver hands over other types, or the model's columns have changed")
             handed = iter(batch.columns)
             columns = [column.parsed(*islice(handed, len(column.arrow))) for column in asked.values()]
             yield from pieces(list(asked), columns, batch_rows)
+
+
+def _copied(connection: ColumnConnection, sql: str, batch_rows: int) -> Batches:
+    """The rows of a query by one COPY, in batches that are limited by their bytes."""
+    return connection.batches(sql, {_BATCH_BYTES: str(batch_rows * _ROW_BYTES)})
+
+
+def _fetched(connection: ColumnConnection, sql: str, batch_rows: int) -> Batches:
+    """The rows of a query from a cursor, by a statement for each batch."""
+    connection.execute(f"DECLARE model NO SCROLL CURSOR FOR {sql}")
+    fetch, is_first = f"FETCH FORWARD {batch_rows} FROM model", True
+    while True:
+        rows = 0
+        with closing(connection.batches(fetch, {_USE_COPY: "false"})) as batches:
+            for batch in batches:
+                if batch.num_rows or is_first:
+                    yield batch
+                rows, is_first = rows + batch.num_rows, False
+        if rows < batch_rows:
+            return
 
 
 def _sentence(error: Error) -> str:
