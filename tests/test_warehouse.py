@@ -637,6 +637,15 @@ def test_a_url_that_is_not_of_its_kind(url: str) -> None:
 
 
 @in_each_way
+def test_columns_without_a_run(postgres_url: str) -> None:
+    """Postgres tells the columns of a model without running it, which may take long until the first row."""
+    with open_warehouse(postgres_url, Path()) as warehouse:
+        (column,) = warehouse.columns(model("SELECT pg_sleep(600)::text AS n"))
+
+    assert "n" == column.name
+
+
+@in_each_way
 def test_vectors_of_the_catalogue(postgres_url: str) -> None:
     """Postgres writes an oidvector without braces; its numbers arrive like those of an array."""
     sql = "SELECT '23 25'::oidvector AS some, ''::oidvector AS none"

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 import sqlalchemy
-from sqlalchemy.engine import URL, Connection, Engine
+from sqlalchemy.engine import URL, Connection, CursorResult, Engine
 from sqlalchemy.exc import DBAPIError
 
 from retl.warehouse.base import Parsed
@@ -126,6 +126,8 @@ class Dialect:
             a subquery; where it is None, the whole model is read and the wanted columns are kept.
         describes_by_subquery: whether a model's columns are asked for by a SELECT of no rows from the model
             as a subquery, because the database would otherwise run the whole model. Every read asks first.
+        describe: have the database describe a model without running it, given its SQL; the result has no
+            rows. None where a model is executed for that, of which no row is asked for.
         types: the types of a result's columns, given the connection and the driver's cursor of the result.
         cancel: stop what a connection of the driver's executes, from another thread.
         leave_unread: have the driver's cursor not read the rest of a result, which may be endless, when the
@@ -145,6 +147,7 @@ class Dialect:
     begin: Callable[[Connection, str], None] = _ask_nothing
     quoted: Callable[[str], str] | None = None
     describes_by_subquery: bool = False
+    describe: Callable[[Connection, str], CursorResult[Any]] | None = None
     types: Callable[[Connection, Any], Sequence[ColumnType]] = _types_of_values
     cancel: Callable[[Engine, Any], None] = _cancel
     leave_unread: Callable[[Any], bool] = _leave_to_driver

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy.engine import URL, Connection, Engine
+from sqlalchemy.engine import URL, Connection, CursorResult, Engine
 from sqlalchemy.exc import DBAPIError
 
 from retl.errors import WarehouseError
@@ -180,8 +180,25 @@ def _begin(connection: Connection, sql: str) -> None:
     """
     refuse_writable(connection.exec_driver_sql("SHOW transaction_read_only").scalar())
     if connection.dialect.driver == "psycopg2":
-        connection.exec_driver_sql("SELECT set_config('retl.model', %s, true)", (sql,))
-        connection.exec_driver_sql(_OPENED)
+        _have_planned(connection, sql)
+
+
+def _have_planned(connection: Connection, sql: str) -> None:
+    """Have the server see that a text is one query, by giving it as a value."""
+    connection.exec_driver_sql("SELECT set_config('retl.model', %s, true)", (sql,))
+    connection.exec_driver_sql(_OPENED)
+
+
+def _describe(connection: Connection, sql: str) -> CursorResult[Any]:
+    """The result of a cursor of which no row is fetched.
+
+    SQLAlchemy's own would fetch one, for which a model may run as long as for all of them.
+    """
+    refuse_writable(connection.exec_driver_sql("SHOW transaction_read_only").scalar())
+    _have_planned(connection, sql)
+    declared = f"DECLARE retl_model NO SCROLL CURSOR FOR {sql}"
+    connection.exec_driver_sql(declared, execution_options={"no_parameters": True})
+    return connection.exec_driver_sql("FETCH 0 FROM retl_model")
 
 
 def refuse_writable(read_only: str | None) -> None:
@@ -265,6 +282,7 @@ DIALECT = Dialect(
     read_options={"postgresql_readonly": True},
     grammar=Grammar("postgres", writing_functions=_WRITING_FUNCTIONS),
     begin=_begin,
+    describe=_describe,
     cancel=_cancel,
     quoted=quoted,
     types=_types,

@@ -81,7 +81,7 @@ class SQLAlchemyWarehouse(Warehouse):
         sql = one_query(model, self._dialect.grammar)
         if self._dialect.describes_by_subquery:
             sql = f"SELECT * FROM {as_subquery(sql)} LIMIT 0"
-        with self._connected(model) as connection, self._executed(connection, sql, 1) as result:
+        with self._connected(model) as connection, self._asked(connection, sql) as result:
             description = _description(model, result)
             types = self._dialect.types(connection, result.cursor)
         names = [column[0] for column in description]
@@ -134,6 +134,17 @@ class SQLAlchemyWarehouse(Warehouse):
         except (SQLAlchemyError, OSError) as error:
             # The cause may quote the rows, or the URL, password and all.
             raise self._translated(model, error) from None
+
+    @contextmanager
+    def _asked(self, connection: Connection, sql: str) -> Iterator[CursorResult[Any]]:
+        """The result of a statement that is executed for its columns."""
+        if self._dialect.describe is None:
+            with self._executed(connection, sql, 1) as result:
+                yield result
+        else:
+            connection.execution_options(**self._dialect.read_options)
+            with self._cancellable(connection):
+                yield self._dialect.describe(connection, sql)
 
     @contextmanager
     def _executed(self, connection: Connection, sql: str, batch_rows: int) -> Iterator[CursorResult[Any]]:
