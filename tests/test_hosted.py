@@ -66,6 +66,11 @@ def test_a_hosted_model_without_rows(hosted: HostedWarehouse) -> None:
     assert (0, ["email"]) == (batch.num_rows, batch.schema.names)
 
 
+def test_a_hosted_model_of_which_nothing_is_wanted(hosted: HostedWarehouse) -> None:
+    """Where no column is wanted there is one batch, as of other warehouses."""
+    assert 0 == only_batch(hosted, "SELECT email FROM hosted", []).num_columns
+
+
 def test_a_hosted_read_that_is_left(hosted: HostedWarehouse) -> None:
     """A read that is left in its midst ends, and the service can be read again."""
     reading = hosted.read(model("SELECT i FROM generate_series(1, 10000000) AS i"), batch_rows=10)

@@ -92,7 +92,10 @@ class HostedWarehouse(Warehouse):
     ) -> Iterator[pa.RecordBatch]:
         """The model's rows; see `Warehouse.read`."""
         names = wanted(model, self._schema(model).names, columns)
-        listed = ", ".join(map(self._service.quoted, names)) or "NULL"
+        if not names:
+            yield pa.RecordBatch.from_arrays([], [])
+            return
+        listed = ", ".join(map(self._service.quoted, names))
         sql = f"SELECT {listed} FROM {as_subquery(one_query(model, self._service.grammar))}"
         with self._connected(model) as connection, closing(connection.batches(sql)) as batches:
             for batch in batches:
