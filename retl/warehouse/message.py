@@ -2,13 +2,15 @@
 
 import logging
 import re
-
-from sqlalchemy.engine import URL
+from typing import TYPE_CHECKING
 
 from retl.address import shown
 from retl.errors import ModelError, WarehouseError
 from retl.model import Model
 from retl.warehouse.base import at_line
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
 
 _LOG = logging.getLogger("retl.warehouse")
 
@@ -37,7 +39,7 @@ def model_error(model: Model, said: str, line: int | None) -> ModelError:
     )
 
 
-def read_error(model: Model, said: str, url: URL) -> WarehouseError:
+def read_error(model: Model, said: str, url: "URL") -> WarehouseError:
     """The error for a read that broke off, whatever the model's SQL is, with what was said about it."""
     address = f"{url.host} {url.database} {url.username}"
     said = without_values(said, model, address, numbers=False)
