@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 
 from retl.clock import Clock, SystemClock
@@ -153,6 +154,26 @@ def waiting(state: State) -> list[int]:
 def rows(state: State, query: str) -> list[tuple[Any, ...]]:
     """What a query of the state finds."""
     return state.db.execute(query).fetchall()
+
+
+class Counted:
+    """A state's connection that notes each statement, on all its cursors together."""
+
+    def __init__(self, db: duckdb.DuckDBPyConnection, statements: list[str]) -> None:
+        self._db = db
+        self._statements = statements
+
+    def execute(self, query: str, parameters: object = None) -> duckdb.DuckDBPyConnection:
+        """Note and execute."""
+        self._statements.append(query)
+        return self._db.execute(query, parameters)
+
+    def cursor(self) -> "Counted":
+        """A further connection that notes, too."""
+        return Counted(self._db.cursor(), self._statements)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._db, name)
 
 
 class Table:

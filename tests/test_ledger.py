@@ -2,7 +2,7 @@ from collections.abc import Iterator
 
 import duckdb
 import pytest
-from delivery import FakeClock, fill, memory_state, rows, segment, send
+from delivery import Counted, FakeClock, fill, memory_state, rows, segment, send
 
 from retl.delivery import outbox, receipts
 from retl.delivery.batch import Batch
@@ -125,24 +125,6 @@ def test_nothing_stays_unwritten_for_long(state: State) -> None:
     assert ledger.is_old()
 
 
-class _Counted:
-    """A connection that counts the transactions of a round, on all its cursors together."""
-
-    def __init__(self, db: duckdb.DuckDBPyConnection, statements: list[str]) -> None:
-        self.db = db
-        self.statements = statements
-
-    def execute(self, query: str, parameters: object = None) -> duckdb.DuckDBPyConnection:
-        self.statements.append(query)
-        return self.db.execute(query, parameters)
-
-    def cursor(self) -> "_Counted":
-        return _Counted(self.db.cursor(), self.statements)
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self.db, name)
-
-
 @pytest.mark.parametrize(("rate", "per_batch"), [(0, 0), (10, 2)])
 def test_commits_are_few_beside_batches(rate: int, per_batch: int) -> None:
     """Without a rate there is one for each page; at a rate, where there is time, two for each batch."""
@@ -150,7 +132,7 @@ def test_commits_are_few_beside_batches(rate: int, per_batch: int) -> None:
     clock = FakeClock()
     with memory_state() as state, Sandbox(now=clock.now) as sandbox:
         fill(state, 300, pad=30_000)
-        counted = State(_Counted(state.db, statements), None)  # type: ignore[arg-type]
+        counted = State(Counted(state.db, statements), None)  # type: ignore[arg-type]
         pages = len(list(outbox.pages(state.db, 0)))
         with segment(sandbox.url, clock, rate=rate) as to:
             delivery = send(counted, to, clock)

@@ -1,7 +1,15 @@
 """The memory that DuckDB may take."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
+from bench.process import bare_environment
+from bench.shop import make_project
+from bench.sink import running_sink
 from retl.errors import ConfigError
 from retl.memory import LEAST, MOST, available, memory_limit
 from retl.state import new_state
@@ -42,3 +50,21 @@ def test_the_state_is_held_to_its_part() -> None:
     with new_state("users", memory=100_000_000) as state:
         found = state.db.execute("SELECT current_setting('memory_limit')").fetchall()
     assert [("95.3 MiB",)] == found
+
+
+@pytest.mark.slow
+def test_a_backfill_of_two_million_rows_fits_into_little_memory(tmp_path: Path) -> None:
+    """With a limit of 512 MB a run that sends 2,000,000 rows never holds more than 750 MB in all."""
+    report = tmp_path / "report.json"
+    with running_sink(in_python=True) as sink:
+        make_project(tmp_path, 2_000_000, sink.url, connections=16)
+        done = subprocess.run(
+            [sys.executable, "-m", "bench.child", "run", str(report), "0", "syncs/users.yml"],
+            cwd=tmp_path,
+            env={**bare_environment(), "RETL_MEMORY_LIMIT": "512MB"},
+            stdout=subprocess.PIPE,
+            timeout=300,
+        )
+        arrived = sink.counts().calls
+    assert (0, 2_000_000) == (done.returncode, arrived), done.stdout
+    assert 100 < json.loads(report.read_text())["peak_mb"] < 750

@@ -71,6 +71,7 @@ def _work_off(round_: Round, workers: list[Worker]) -> None:
     """Let workers work, each in a thread of its own, until all are done, or time or a signal ends it."""
     clock, terms = round_.clock, round_.terms
     try:
+        round_.workers = len(workers)
         round_.idle.extend(worker.start for worker in workers[WORKERS_AT_FIRST:])
         for worker in workers[:WORKERS_AT_FIRST]:
             worker.start()

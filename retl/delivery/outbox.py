@@ -6,7 +6,7 @@ of the snapshot with the statement that makes its text (`retl.delivery.unrendere
 need not know which.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -354,11 +354,20 @@ def run_ids(db: duckdb.DuckDBPyConnection) -> list[str]:
     return sorted(later.union(run_id for (run_id,) in found))
 
 
-def pages(db: duckdb.DuckDBPyConnection, lane: int) -> Iterator[Batch]:
-    """All calls of a lane in order, a few megabytes at a time, each page as one large batch."""
+def pages(
+    db: duckdb.DuckDBPyConnection, lane: int, page_bytes: Callable[[], int] = lambda: PAGE_BYTES
+) -> Iterator[Batch]:
+    """All calls of a lane in order, a page at a time, each as one large batch.
+
+    Args:
+        db: the state's connection, or a cursor of it.
+        lane: the lane.
+        page_bytes: the size of the next page, about; asked for calls whose text is made. Texts come in pages
+            of `PAGE_BYTES`.
+    """
     for one in unrendered.lanes(db):
         if one.lane == lane:
-            yield from one.pages(db, _delivered(db, lane), _ahead(db))
+            yield from one.pages(db, _delivered(db, lane), _ahead(db), page_bytes)
     for first, last in db.execute(_PAGES, [lane, lane]).fetchall():
         yield joined(lane, db.sql(_PAGE.format(lane=lane, first=first, last=last)).to_arrow_table())
 

@@ -18,6 +18,12 @@ from retl.delivery.ledger import Ledger
 from retl.errors import DeadlineError, RetlError
 from retl.observer import Observer
 
+PAGES_BYTES = 32_000_000
+"""The size of the pages of calls that all workers hold together."""
+
+MOST_PAGE_BYTES = 8_000_000
+"""The size of the page that one of them holds, at most."""
+
 GRACE_SECONDS = 5.0
 """How long a delivery waits for the answers of batches in flight, after a signal or at its deadline."""
 
@@ -95,6 +101,7 @@ class Round:
         lanes: still to be taken up.
         left: how many calls may still leave; None is all.
         ledger: the marks and receipts.
+        workers: how many there are.
         idle: starts each a worker that may not be needed.
         stop: set when no further batch may go out.
         closed: whether the outbox is no longer to be touched.
@@ -112,6 +119,7 @@ class Round:
     lanes: deque[outbox.Lane]
     left: int | None
     ledger: Ledger
+    workers: int = 1
     idle: deque[Callable[[], None]] = field(default_factory=deque)
     stop: threading.Event = field(default_factory=threading.Event)
     closed: bool = False
@@ -135,6 +143,11 @@ class Round:
             if self.closed:
                 raise Closed
             yield self.tally
+
+    @property
+    def page_bytes(self) -> int:
+        """The size of a page of calls: few workers hold large ones, which cost less to read."""
+        return min(MOST_PAGE_BYTES, PAGES_BYTES // (self.workers - len(self.idle)))
 
     def take_lane(self) -> outbox.Lane | None:
         """The next lane; None where there is none, or the round is over."""

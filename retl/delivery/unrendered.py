@@ -5,7 +5,7 @@ the calls at these places (`seq`, `key`, `change`, `message_id`, `user_id`, `bod
 have to stay as they are until the calls have left; before they are touched, the text of all calls is made.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import duckdb
@@ -44,8 +44,17 @@ class UnrenderedLane:
         assert row is not None
         return int(row[0])
 
-    def pages(self, db: duckdb.DuckDBPyConnection, behind: int, ahead: Sequence[int]) -> Iterator[Batch]:
-        """Its calls in order, each page as one large batch of about `PAGE_BYTES`."""
+    def pages(
+        self,
+        db: duckdb.DuckDBPyConnection,
+        behind: int,
+        ahead: Sequence[int],
+        page_bytes: Callable[[], int],
+    ) -> Iterator[Batch]:
+        """Its calls in order, each page as one large batch of about so many bytes.
+
+        A larger page costs memory, a smaller one looks through the same rows more often.
+        """
         seq, places = max(self.first_seq, behind + 1), FIRST_PAGE
         while seq <= self.last_seq:
             until = min(seq + places - 1, self.last_seq)
@@ -55,12 +64,9 @@ class UnrenderedLane:
             if len(calls):
                 page = joined(self.lane, calls)
                 yield page
-                places = max(1, min(8 * places, places * PAGE_BYTES // len(page.text)))
+                places = max(1, min(8 * places, places * page_bytes() // len(page.text)))
             seq = until + 1
 
-
-PAGE_BYTES = 8_000_000
-"""The size of a page; a larger one costs memory, a smaller one looks through the same rows more often."""
 
 FIRST_PAGE = 1_000
 """Calls in the first page of a lane; the next ones are as large as its bytes suggest."""

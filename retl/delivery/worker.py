@@ -91,7 +91,7 @@ class Worker:
 
     def _batches(self, lane: outbox.Lane) -> Iterator[Batch]:
         limits = self.round.destination.limits
-        for read in outbox.pages(self.db, lane.number):
+        for read in outbox.pages(self.db, lane.number, lambda: self.round.page_bytes):
             page = self.others.without_done(read)
             if page is None:
                 continue
