@@ -283,7 +283,7 @@ def _attach(path: Path, memory: int | None) -> duckdb.DuckDBPyConnection:
 def _set_up(db: duckdb.DuckDBPyConnection, memory: int | None) -> None:
     if memory is not None:
         db.execute("SET memory_limit = ?", [f"{memory}B"])
-    db.execute("SET TimeZone = 'UTC'")
+    db.execute("SET GLOBAL TimeZone = 'UTC'")  # for cursors too, in which calls are rendered
     db.execute("SET enable_progress_bar = false")  # it would go to stdout, in the midst of our own
 
 

@@ -30,6 +30,16 @@ from retl.state import (
     transaction,
 )
 
+SETUP = """\
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from retl.lock import hold
+from retl.state import open_state
+path = Path(sys.argv[1])
+"""
+"""The first lines of a process of its own."""
+
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
@@ -40,10 +50,8 @@ def path(tmp_path: Path) -> Path:
 @contextmanager
 def another_process(code: str, path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Another process that has run the code, prints a line, and stays until it is killed."""
-    setup = "import sys\nfrom datetime import UTC, datetime\nfrom pathlib import Path\n"
-    setup += "from retl.lock import hold\nfrom retl.state import open_state\npath = Path(sys.argv[1])\n"
     process = subprocess.Popen(
-        [sys.executable, "-c", f"{setup}{code}\nprint('ready', flush=True)\nsys.stdin.read()", str(path)],
+        [sys.executable, "-c", f"{SETUP}{code}\nprint('ready', flush=True)\nsys.stdin.read()", str(path)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
@@ -64,6 +72,19 @@ def test_duckdb_draws_no_progress_bar(path: Path, is_file: bool) -> None:
     """However long a query takes, DuckDB's progress bar does not get into what a command prints."""
     with open_state(path, "users") if is_file else new_state("users") as state:
         assert (False,) == state.db.execute("SELECT current_setting('enable_progress_bar')").fetchone()
+
+
+def test_no_connection_depends_on_the_zone_of_the_machine(path: Path) -> None:
+    """Further connections, with which calls are rendered as they leave, are in UTC as the first one is."""
+    code = "db = open_state(path, 'users').db\n"
+    code += """print(db.cursor().execute("SELECT current_setting('TimeZone')").fetchone())"""
+    ran = subprocess.run(
+        [sys.executable, "-c", f"{SETUP}{code}", str(path)],
+        env={**os.environ, "TZ": "America/New_York"},
+        capture_output=True,
+        check=True,
+    )
+    assert b"('UTC',)\n" == ran.stdout
 
 
 def test_a_new_file_knows_its_sync_and_has_an_id_of_its_own(tmp_path: Path) -> None:
