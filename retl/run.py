@@ -205,7 +205,7 @@ def complete_records(db: duckdb.DuckDBPyConnection) -> None:
     cut_off = db.execute(
         """
         SELECT run_id, record FROM state.run
-        WHERE record ->> '$.exit_code' IS NULL AND record ->> '$.completed' IS NULL
+        WHERE (record ->> '$.exit_code') IS NULL AND (record ->> '$.completed') IS NULL
         """
     )
     for run_id, record in cut_off.fetchall():

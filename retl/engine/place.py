@@ -87,7 +87,7 @@ class Table:
 INSERT INTO arrived
 SELECT
     hash(key), hash,
-    CASE WHEN NOT {is_known} THEN [struct_pack(key := key, row := row, fault := fault)] END
+    CASE WHEN NOT {is_known} THEN [struct_pack("key" := key, "row" := row, "fault" := fault)] END
 FROM ({hashed})"""
 
     def widened(self, db: duckdb.DuckDBPyConnection, types: Mapping[str, str]) -> "Table":
@@ -103,7 +103,7 @@ FROM ({hashed})"""
         )
         filled = f"SELECT * REPLACE (struct_pack({members}) AS row) FROM {self.place}"
         if self.leaves_out_known:
-            image = f"key := image[1].key, row := struct_pack({members}), fault := image[1].fault"
+            image = f'"key" := image[1].key, "row" := struct_pack({members}), "fault" := image[1].fault'
             image = f"CASE WHEN image IS NOT NULL THEN [struct_pack({image})] END"
             filled = f"SELECT * REPLACE ({image} AS image) FROM arrived"
         hashed = f"CASE WHEN {row} IS NULL THEN hash ELSE {row_hash(self.mapping, row)} END"

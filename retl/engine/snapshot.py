@@ -120,8 +120,8 @@ def adopt_arriving(db: duckdb.DuckDBPyConnection, mapping: SyncMapping) -> None:
 
     Rows in `rejected` are left out, and those without a key.
     """
-    db.execute(_LEAVE_OUT)
     db.execute(_ADOPT)
+    db.execute(_LEAVE_OUT)  # last, as DuckDB 1.4 alters no table whose rows the transaction deleted
     kept = ", ".join(_kept(column, mapping, None) for column in mapping.columns)
     db.execute(_rebuild_replaced(kept, "old.stale", "row"))
 
@@ -129,14 +129,14 @@ def adopt_arriving(db: duckdb.DuckDBPyConnection, mapping: SyncMapping) -> None:
 ADOPTED = "SELECT 'added' AS change, key, row AS after, hash, seq FROM state.snapshot WHERE seq IS NOT NULL"
 """The changes of a first pass, with their places, in the snapshot that `adopt_arriving` makes; a SELECT."""
 
-_LEAVE_OUT = """
-DELETE FROM state.arriving WHERE key IS NULL OR key IN (SELECT key FROM rejected)
-"""
-
 _ADOPT = """
 ALTER TABLE state.arriving DROP COLUMN fault;
 DROP TABLE state.snapshot;
 ALTER TABLE state.arriving RENAME TO snapshot
+"""
+
+_LEAVE_OUT = """
+DELETE FROM state.snapshot WHERE key IS NULL OR key IN (SELECT key FROM rejected)
 """
 
 
