@@ -23,7 +23,7 @@ CREATE TABLE state.snapshot (
     row   STRUCT("retl.empty" BOOLEAN),
     stale BOOLEAN NOT NULL,              -- kept back while the mapping was edited: a change, whatever it holds
     hash  UBIGINT,                       -- of what is compared; NULL where it is not known
-    seq   BIGINT                         -- place in the outbox of its call, if that is in `unrendered`
+    seq   BIGINT                         -- of a first pass: place in the outbox at which its call is, or was, unrendered
 );
 
 -- Rows as they were before the changes whose calls may still wait in the outbox. The type of "row" is the

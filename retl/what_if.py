@@ -31,7 +31,7 @@ def fill_changes(
     A changed row has all its values from before, but for its message id.
 
     Args:
-        job: with the table `stage` filled.
+        job: with the view `stage` made.
         changes: the sync and its mapping, as the rows were read.
         kind: added, changed or removed.
         wanted: SQL condition on `key` and `row`.
@@ -78,7 +78,7 @@ WHERE key IS NOT NULL AND key NOT IN (SELECT key FROM row_fault WHERE key IS NOT
 
 
 def render_what_if(job: Job, changes: Changes) -> int:
-    """Turn the changes into the table `call`; returns the number of calls."""
+    """Turn the changes into the view `call`; returns the number of calls."""
     rendering = Rendering(
         sync=changes.sync,
         mapping=changes.mapping,

@@ -44,7 +44,7 @@ BLOCKED_IDS = ("0", "-1", "null", "undefined", "anonymous", "nan", "00000000-000
 
 @dataclass(frozen=True)
 class Rendering:
-    """The values that the SQL of calls depends on, besides the table of changes.
+    """The values that the SQL of calls depends on, besides the changes.
 
     Attributes:
         sync: the sync.
@@ -95,7 +95,7 @@ def select_parts(rendering: Rendering, template: Template, source: str = "change
     Args:
         rendering: all that the calls depend on.
         template: the kind of change, and its call.
-        source: the table of changes.
+        source: the changes: the view `change`, or a SELECT of columns as it has.
         more: further columns of it to pass on, each after a comma.
 
     Returns:

@@ -1,11 +1,11 @@
 """Calls: a change and a sync's mapping become a finished Segment call, in SQL.
 
 A sync has a few **templates**, each answering one kind of change with one call. All of them compile to
-one statement over the table `change`; it yields, for each call, its JSON text, its message id, its place in
-the order, and the reason if Segment would refuse or silently drop it.
+one statement over the view `change`; it yields, for each call, its JSON text, its message id, the moment by
+which it is ordered, and the reason if Segment would refuse or silently drop it.
 
-A template becomes one SELECT (`select_parts`), the SELECTs become one UNION ALL, and three stages over it are
-the same for all calls (`_insert_calls`).
+A template becomes one SELECT (`select_parts`), the SELECTs become one UNION ALL, and what is selected of it
+is the same for all calls (`_finished`, `_select_calls`).
 """
 
 from collections.abc import Sequence

@@ -9,7 +9,7 @@ from retl.forms.dotted import literal_name
 
 
 class Image(StrEnum):
-    """One of the two versions of a row that a change is about, by the column of the table `change`."""
+    """One of the two versions of a row that a change is about, by the column of the view `change`."""
 
     BEFORE = "before"  # as it was when it was last turned into calls; NULL for an added row
     AFTER = "after"  # as the model has it now; NULL for a removed row

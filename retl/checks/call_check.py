@@ -1,4 +1,4 @@
-"""Checking the calls in the table `call`; the one place where retl looks at calls one by one."""
+"""Checking the calls in the view `call`; the one place where retl looks at calls one by one."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -34,7 +34,7 @@ from retl.model import Model
 
 @dataclass(frozen=True)
 class Changes:
-    """The changes of a model's rows since the snapshot; the rows themselves are in the table `change`.
+    """The changes of a model's rows since the snapshot; the rows themselves are in the view `change`.
 
     Attributes:
         sync: the sync, in which `all` is replaced by the model's columns.

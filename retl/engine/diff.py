@@ -248,7 +248,7 @@ def _ignore_json_spelling(
 
 
 def _texts(one: Comparison, new: SyncMapping, old: SyncMapping) -> tuple[str, str]:
-    """The JSON texts of one thing before and after, in the table `change`."""
+    """The JSON texts of one thing before and after, in the view `change`."""
     assert one.before is not None
     before = _spelled(one, old.types[one.before], f"before[{sql.text(one.before)}]")
     return before, _spelled(one, new.types[one.after], f"after[{sql.text(one.after)}]")
