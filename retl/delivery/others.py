@@ -1,12 +1,16 @@
 """Others: calls of a lane that may go out before their turn, each the first one of its user that waits."""
 
 import duckdb
+import numpy as np
 
 from retl.delivery import outbox
 from retl.delivery.batch import Batch
 
 LOOKED_UP = 200
 """Calls that are looked up at a time."""
+
+LOOKED_AT = 100_000
+"""Calls of a lane among which others are looked for; bounds the time and the memory that this takes."""
 
 
 class Others:
@@ -27,7 +31,7 @@ class Others:
     def behind(self, batch: Batch) -> Batch | None:
         """The next one behind a batch; None where there is none that was not given before."""
         if not self._found:
-            self._found = outbox.first_of_others(self._db, self._lane, batch.last_seq, LOOKED_UP)
+            self._found = _first_of_others(self._db, self._lane, batch.last_seq)
         while self._found:
             other = self._found.pop()
             if other.first_seq > batch.last_seq:
@@ -43,3 +47,33 @@ class Others:
         if not self.unsure:
             return 0
         return sum(place > seq for place in self.unsure.intersection(batch.seqs.tolist()))
+
+
+def _first_of_others(db: duckdb.DuckDBPyConnection, lane: int, seq: int) -> list[Batch]:
+    """Calls behind a place in a lane that may go out before it, each as a batch.
+
+    Last the newest run's, as an older one's were tried before.
+    """
+    query = _FIRST_OF_OTHERS.format(waiting=outbox.waiting(db))
+    values = {"lane": lane, "seq": seq, "most": LOOKED_UP, "looked_at": LOOKED_AT}
+    return [_alone(*call) for call in reversed(db.execute(query, values).fetchall())]
+
+
+_FIRST_OF_OTHERS = """
+WITH waiting AS (
+    SELECT lane, seq, run_id, user_id, body FROM ({waiting}) WHERE lane = $lane AND seq <= $seq + $looked_at
+),
+first_of_user AS (
+    SELECT min(seq) AS seq FROM waiting GROUP BY user_id
+)
+SELECT lane, seq, body
+FROM waiting JOIN first_of_user USING (seq)
+WHERE seq > $seq
+ORDER BY run_id DESC, hash(seq)
+LIMIT $most
+"""
+
+
+def _alone(lane: int, seq: int, body: str) -> Batch:
+    text = body.encode()
+    return Batch(lane, np.array([seq]), np.array([len(text)]), memoryview(text))

@@ -8,7 +8,6 @@ need not know which.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import duckdb
 
@@ -16,12 +15,6 @@ from retl import sql
 from retl.delivery import receipts, unrendered
 from retl.delivery.batch import Batch, joined
 from retl.delivery.unrendered import UnrenderedLane
-from retl.lazy import lazy_module
-
-if TYPE_CHECKING:
-    import numpy as np
-else:
-    np = lazy_module("numpy")
 
 PAGE_BYTES = 4_000_000
 """How much of a lane is read from the outbox at a time, and one call more."""
@@ -67,7 +60,7 @@ def lane_count(calls: int, connections: int) -> int:
     return max(1, min(connections, calls // CALLS_WORTH_A_LANE))
 
 
-def render_waiting(db: duckdb.DuckDBPyConnection) -> None:
+def renderwaiting(db: duckdb.DuckDBPyConnection) -> None:
     """Make the text of all calls that wait, since the rows that it is made of may change.
 
     To be run in a transaction, before the snapshot is touched.
@@ -154,7 +147,7 @@ def _ahead(db: duckdb.DuckDBPyConnection) -> list[int]:
     return [seq for (seq,) in db.execute("SELECT seq FROM state.outbox WHERE lane = ?", [AHEAD]).fetchall()]
 
 
-def _waiting(db: duckdb.DuckDBPyConnection) -> str:
+def waiting(db: duckdb.DuckDBPyConnection) -> str:
     """The SELECT of the calls that wait: seq, lane, run_id, key, change, message_id, user_id and body."""
     parts = [_TEXTS]
     for one in unrendered.lanes(db):
@@ -174,7 +167,7 @@ WHERE seq > coalesce(delivered, 0)
 
 def enqueue_again(db: duckdb.DuckDBPyConnection) -> None:
     """Put the calls of the TEMP table `again` behind those that wait; to be run in a transaction."""
-    render_waiting(db)
+    renderwaiting(db)
     if not is_empty(db):
         join_lanes(db)
     else:
@@ -190,10 +183,10 @@ def enqueue_again(db: duckdb.DuckDBPyConnection) -> None:
     )
 
 
-def list_waiting(db: duckdb.DuckDBPyConnection) -> None:
+def listwaiting(db: duckdb.DuckDBPyConnection) -> None:
     """Make the TEMP table `dropped` (seq, run_id, key, change) of all calls that wait; after `settle`."""
     db.execute(
-        f"CREATE OR REPLACE TEMP TABLE dropped AS SELECT seq, run_id, key, change FROM ({_waiting(db)})"
+        f"CREATE OR REPLACE TEMP TABLE dropped AS SELECT seq, run_id, key, change FROM ({waiting(db)})"
     )
 
 
@@ -427,40 +420,6 @@ def note_delivered_ahead(db: duckdb.DuckDBPyConnection, batch: Batch) -> None:
 
 AHEAD = -1
 """The lane of calls that were delivered before their turn; all of it is delivered."""
-
-
-LOOKED_AT = 100_000
-"""Calls of a lane among which others are looked for; bounds the time and the memory that this takes."""
-
-
-def first_of_others(db: duckdb.DuckDBPyConnection, lane: int, seq: int, most: int) -> list[Batch]:
-    """Calls behind a place in a lane that may go out before it: each is the first one of its user that waits.
-
-    At most so many, each as a batch; last the newest run's, as an older one's were tried before.
-    """
-    query = _FIRST_OF_OTHERS.format(waiting=_waiting(db))
-    found = db.execute(query, {"lane": lane, "seq": seq, "most": most, "looked_at": LOOKED_AT})
-    return [_alone(*call) for call in reversed(found.fetchall())]
-
-
-_FIRST_OF_OTHERS = """
-WITH waiting AS (
-    SELECT lane, seq, run_id, user_id, body FROM ({waiting}) WHERE lane = $lane AND seq <= $seq + $looked_at
-),
-first_of_user AS (
-    SELECT min(seq) AS seq FROM waiting GROUP BY user_id
-)
-SELECT lane, seq, body
-FROM waiting JOIN first_of_user USING (seq)
-WHERE seq > $seq
-ORDER BY run_id DESC, hash(seq)
-LIMIT $most
-"""
-
-
-def _alone(lane: int, seq: int, body: str) -> Batch:
-    text = body.encode()
-    return Batch(lane, np.array([seq]), np.array([len(text)]), memoryview(text))
 
 
 @dataclass(frozen=True)
