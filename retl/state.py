@@ -31,7 +31,7 @@ OWNERS = {
     "replaced": "retl.engine.snapshot",
     "outbox": "retl.delivery.outbox",
     "unrendered": "retl.delivery.unrendered",
-    "mark": "retl.delivery.outbox",
+    "mark": "retl.delivery.marks",
     "receipt": "retl.delivery.receipts",
     "rejected_row": "retl.delivery.rejected",
     "rejected_call": "retl.delivery.rejected",

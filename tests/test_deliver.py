@@ -12,7 +12,7 @@ import duckdb
 import pytest
 from delivery import NOON, FakeClock, fill, memory_state, numbers, rows, segment, send, waiting
 
-from retl.delivery import outbox
+from retl.delivery import marks, outbox
 from retl.delivery.deliver import WORKERS_AT_FIRST
 from retl.delivery.response import RetryPolicy
 from retl.delivery.worker import MOST_REFUSED
@@ -546,7 +546,7 @@ def test_pending_is_right_before_delivered_calls_are_taken_out(state: State) -> 
     fill(state, 30, users=3, lanes=3)
     outbox.start_marks(state.db)
     (first, *_) = outbox.pages(state.db, 1)
-    outbox.note_marks(state.db, [outbox.Mark(1, 16, first.part(0, 4).last_seq)])
+    marks.note(state.db, [marks.Mark(1, 16, first.part(0, 4).last_seq)])
     assert 26 == outbox.pending(state.db)
     outbox.settle(state.db)
     outbox.start_marks(state.db)

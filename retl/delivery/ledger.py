@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 import duckdb
 
 from retl.clock import Clock
-from retl.delivery import outbox, receipts
+from retl.delivery import marks, outbox, receipts
 from retl.delivery.batch import Batch
-from retl.delivery.outbox import Mark
+from retl.delivery.marks import Mark
 from retl.delivery.receipts import Receipt, Sent
 from retl.state import transaction
 
@@ -130,17 +130,17 @@ class Ledger:
         for lane, progress in self._progress.items():
             if progress.reach and progress.leaving:
                 self._progress[lane] = progress.stretched(progress.leaving)
-        marks = self._unwritten_marks()
+        unwritten = self._unwritten_marks()
         with transaction(db):
-            if marks:
-                outbox.note_marks(db, marks)
+            if unwritten:
+                marks.note(db, unwritten)
             if self._receipts:
                 receipts.keep(db, self._receipts)
             yield
-        self._written.update({mark.lane: mark for mark in marks})
+        self._written.update({mark.lane: mark for mark in unwritten})
         self._receipts.clear()
         self._written_at = self._clock.monotonic()
 
     def _unwritten_marks(self) -> list[Mark]:
-        marks = [progress.mark(lane) for lane, progress in self._progress.items()]
-        return [mark for mark in marks if mark != self._written[mark.lane]]
+        now = [progress.mark(lane) for lane, progress in self._progress.items()]
+        return [mark for mark in now if mark != self._written[mark.lane]]

@@ -1,9 +1,9 @@
 """The outbox: calls that Segment has not accepted yet, durable and in order.
 
 A call enters it in the transaction that moves the snapshot, and is from then on only read. How far each
-lane got is noted as a mark; `settle` takes out what lies below it. A call waits as finished text, or as a row
-of the snapshot with the statement that makes its text (`retl.delivery.unrendered`); whoever reads the outbox
-need not know which.
+lane got is noted as a mark (`retl.delivery.marks`); `settle` takes out what lies below it. A call waits as
+finished text, or as a row of the snapshot with the statement that makes its text
+(`retl.delivery.unrendered`); whoever reads the outbox need not know which.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import duckdb
 
 from retl import sql
-from retl.delivery import receipts, unrendered
+from retl.delivery import marks, receipts, unrendered
 from retl.delivery.batch import Batch, joined
+from retl.delivery.marks import AHEAD
 from retl.delivery.unrendered import UnrenderedLane
 
 PAGE_BYTES = 4_000_000
@@ -40,43 +41,19 @@ class Lane:
     last: int
 
 
-@dataclass(frozen=True)
-class Mark:
-    """How far a lane has got.
-
-    Attributes:
-        lane: the lane.
-        attempted: the place up to which calls may have gone out without a known answer.
-        delivered: the place up to which calls were accepted.
-    """
-
-    lane: int
-    attempted: int
-    delivered: int
-
-
 def lane_count(calls: int, connections: int) -> int:
     """Over how many lanes to spread so many calls: few calls make few, and so full, batches."""
     return max(1, min(connections, calls // CALLS_WORTH_A_LANE))
 
 
-def renderwaiting(db: duckdb.DuckDBPyConnection) -> None:
+def render_waiting(db: duckdb.DuckDBPyConnection) -> None:
     """Make the text of all calls that wait, since the rows that it is made of may change.
 
     To be run in a transaction, before the snapshot is touched.
     """
     later = unrendered.lanes(db)
     for one in later:
-        db.execute(
-            f"""
-            INSERT INTO state.outbox BY NAME
-            SELECT
-                seq, ?::INTEGER AS lane, ?::VARCHAR AS run_id, key, change, message_id, body,
-                strlen(body) AS bytes
-            FROM ({_select(db, one)})
-            """,
-            [one.lane, one.run_id],
-        )
+        db.execute(_INSERT.format(calls=_unrendered(db, one)))
     if later:
         unrendered.forget(db, [one.lane for one in later])
         settle(db)
@@ -98,7 +75,7 @@ def enqueue(db: duckdb.DuckDBPyConnection, run_id: str, lanes: int = 1, statemen
     is_first = is_empty(db)
     if is_first:
         # Places start anew, and no mark may be left to take a new call for a delivered one.
-        db.execute("DELETE FROM state.mark")
+        marks.forget(db)
     else:
         join_lanes(db)
     if statement is None:
@@ -106,40 +83,46 @@ def enqueue(db: duckdb.DuckDBPyConnection, run_id: str, lanes: int = 1, statemen
     elif is_first:
         return unrendered.enter(db, run_id, statement, lanes)
     else:
-        row = db.execute(_APPEND.format(statement=statement), {"run_id": run_id}).fetchone()
+        row = db.execute(_APPEND.format(calls=statement), {"run_id": run_id}).fetchone()
     assert row is not None
     return int(row[0])
 
 
-_ENQUEUE = """
+_LAST = "(SELECT coalesce(max(seq), 0) FROM state.outbox)"
+
+_INSERT = """
+INSERT INTO state.outbox BY NAME
+SELECT seq, lane, run_id, key, change, message_id, body, strlen(body) AS bytes
+FROM ({calls})
+"""
+
+_ENQUEUE = f"""
 INSERT INTO state.outbox
 SELECT
-    (SELECT coalesce(max(seq), 0) FROM state.outbox)
-        + row_number() OVER (ORDER BY lane, place, rank, key) AS seq,
+    {_LAST} + row_number() OVER (ORDER BY lane, place, rank, key) AS seq,
     CASE WHEN $is_first THEN lane ELSE 0 END AS lane, $run_id AS run_id, key, change, message_id, body, bytes
 FROM leaving
 ORDER BY seq
 """
 
-
-_APPEND = """
-INSERT INTO state.outbox BY NAME
-SELECT
-    (SELECT max(seq) FROM state.outbox) + row_number() OVER (ORDER BY seq) AS seq,
-    0 AS lane, $run_id AS run_id, key, change, message_id, body, strlen(body) AS bytes
-FROM ({statement})
-"""
+_APPEND = _INSERT.format(
+    calls=f"""
+    SELECT * REPLACE ({_LAST} + row_number() OVER (ORDER BY seq) AS seq), 0 AS lane, $run_id AS run_id
+    FROM ({{calls}})
+    """
+)
 
 
-def _select(db: duckdb.DuckDBPyConnection, one: UnrenderedLane) -> str:
-    """The SELECT of the calls of a lane that wait without a text."""
-    return one.select(_delivered(db, one.lane), _ahead(db))
+def _unrendered(db: duckdb.DuckDBPyConnection, one: UnrenderedLane) -> str:
+    """The SELECT of the calls of a lane that wait without a text, with the columns of `waiting`."""
+    calls = one.select(marks.delivered(db, one.lane), _ahead(db))
+    lane = f"{one.lane} AS lane, {sql.text(one.run_id)} AS run_id"
+    return f"SELECT seq, {lane}, key, change, message_id, user_id, body FROM ({calls})"
 
 
-def _delivered(db: duckdb.DuckDBPyConnection, lane: int) -> int:
-    """The place up to which a lane was delivered; 0 without a mark."""
-    row = db.execute("SELECT delivered FROM state.mark WHERE lane = ?", [lane]).fetchone()
-    return int(row[0]) if row else 0
+def _count_unrendered(db: duckdb.DuckDBPyConnection, one: UnrenderedLane) -> int:
+    """How many calls of a lane wait without a text."""
+    return one.count(db, marks.delivered(db, one.lane), _ahead(db))
 
 
 def _ahead(db: duckdb.DuckDBPyConnection) -> list[int]:
@@ -149,41 +132,31 @@ def _ahead(db: duckdb.DuckDBPyConnection) -> list[int]:
 
 def waiting(db: duckdb.DuckDBPyConnection) -> str:
     """The SELECT of the calls that wait: seq, lane, run_id, key, change, message_id, user_id and body."""
-    parts = [_TEXTS]
-    for one in unrendered.lanes(db):
-        lane = f"{one.lane} AS lane, {sql.text(one.run_id)} AS run_id"
-        parts.append(f"SELECT seq, {lane}, key, change, message_id, user_id, body FROM ({_select(db, one)})")
-    return "\nUNION ALL\n".join(parts)
+    return "\nUNION ALL\n".join([_TEXTS, *(_unrendered(db, one) for one in unrendered.lanes(db))])
 
 
-_TEXTS = """
-SELECT
-    seq, lane, run_id, key, change, message_id,
-    coalesce(body ->> '$.userId', body ->> '$.anonymousId') AS user_id, body
-FROM state.outbox LEFT JOIN state.mark USING (lane)
-WHERE seq > coalesce(delivered, 0)
+_WAITING = f"state.outbox LEFT JOIN ({marks.ALL}) USING (lane) WHERE seq > coalesce(delivered, 0)"
+
+_USER = "coalesce(body ->> '$.userId', body ->> '$.anonymousId')"
+
+_TEXTS = f"""
+SELECT seq, lane, run_id, key, change, message_id, {_USER} AS user_id, body
+FROM {_WAITING}
 """
 
 
 def enqueue_again(db: duckdb.DuckDBPyConnection) -> None:
     """Put the calls of the TEMP table `again` behind those that wait; to be run in a transaction."""
-    renderwaiting(db)
-    if not is_empty(db):
-        join_lanes(db)
+    render_waiting(db)
+    if is_empty(db):
+        marks.forget(db)
     else:
-        db.execute("DELETE FROM state.mark")
-    db.execute(
-        """
-        INSERT INTO state.outbox
-        SELECT
-            (SELECT coalesce(max(seq), 0) FROM state.outbox) + row_number() OVER (ORDER BY place) AS seq,
-            0 AS lane, run_id, key, change, message_id, body, strlen(body) AS bytes
-        FROM again
-        """
-    )
+        join_lanes(db)
+    calls = f"SELECT *, {_LAST} + row_number() OVER (ORDER BY place) AS seq, 0 AS lane FROM again"
+    db.execute(_INSERT.format(calls=calls))
 
 
-def listwaiting(db: duckdb.DuckDBPyConnection) -> None:
+def list_waiting(db: duckdb.DuckDBPyConnection) -> None:
     """Make the TEMP table `dropped` (seq, run_id, key, change) of all calls that wait; after `settle`."""
     db.execute(
         f"CREATE OR REPLACE TEMP TABLE dropped AS SELECT seq, run_id, key, change FROM ({waiting(db)})"
@@ -196,7 +169,7 @@ def drop(db: duckdb.DuckDBPyConnection) -> int:
     row = db.execute(texts, [AHEAD]).fetchone()
     assert row is not None
     later = unrendered.lanes(db)
-    calls = sum(one.count(db, _delivered(db, one.lane), _ahead(db)) for one in later)
+    calls = sum(_count_unrendered(db, one) for one in later)
     if later:
         # No change of theirs has another call, so that all of them are in `dropped`.
         unrendered.forget(db, [one.lane for one in later])
@@ -239,19 +212,13 @@ def overtaken(db: duckdb.DuckDBPyConnection, message_ids: list[str]) -> list[str
     return [message_id for (message_id,) in found.fetchall()]
 
 
-_USER = "coalesce(body ->> '$.userId', body ->> '$.anonymousId')"
-
-
 def join_lanes(db: duckdb.DuckDBPyConnection) -> None:
     """Let all calls that wait share a lane; to be run in a transaction, after `settle`.
 
     Calls that come behind them may be spread otherwise, and each user must find its calls in one lane.
     """
-    (attempted, first) = db.execute(
-        "SELECT (SELECT max(attempted) FROM state.mark), (SELECT min(seq) FROM state.outbox)"
-    ).fetchall()[0]
-    db.execute("DELETE FROM state.mark")
-    db.execute("INSERT INTO state.mark VALUES (0, greatest(?, ?), ?)", [attempted, first - 1, first - 1])
+    ((first,),) = db.execute("SELECT min(seq) FROM state.outbox").fetchall()
+    marks.join(db, first)
     db.execute("UPDATE state.outbox SET lane = 0 WHERE lane <> 0")
 
 
@@ -266,47 +233,31 @@ def settle(db: duckdb.DuckDBPyConnection) -> None:
 
     A mark stays where calls beyond it went out and their answer is not known.
     """
-    marks = dict(db.execute("SELECT lane, delivered FROM state.mark").fetchall())
     # Calls without a text stay where they are, and so the note that some were delivered ahead.
-    kept = AHEAD if unrendered.settle(db, marks) else None
+    kept = AHEAD if unrendered.settle(db, marks.delivered_by_lane(db)) else None
     db.execute(
-        """
+        f"""
         DELETE FROM state.outbox
-        USING state.mark
+        USING ({marks.ALL}) AS mark
         WHERE outbox.lane = mark.lane AND outbox.seq <= mark.delivered AND outbox.lane IS DISTINCT FROM ?
         """,
         [kept],
     )
-    db.execute("DELETE FROM state.mark WHERE attempted <= delivered AND lane IS DISTINCT FROM ?", [kept])
+    marks.settle(db, kept)
 
 
 def start_marks(db: duckdb.DuckDBPyConnection) -> None:
     """See that each lane that holds calls has a mark; to be run in a transaction, after `settle`."""
-    db.execute(
-        """
-        INSERT INTO state.mark
-        SELECT lane, min(seq) - 1 AS attempted, min(seq) - 1 AS delivered
-        FROM state.outbox
-        WHERE lane NOT IN (SELECT lane FROM state.mark)
-        GROUP BY lane
-        """
-    )
-    for one in unrendered.lanes(db):
-        db.execute(
-            """
-            INSERT INTO state.mark
-            SELECT $lane, $before, $before WHERE $lane NOT IN (SELECT lane FROM state.mark)
-            """,
-            {"lane": one.lane, "before": one.first_seq - 1},
-        )
+    first = dict(db.execute("SELECT lane, min(seq) FROM state.outbox GROUP BY lane").fetchall())
+    marks.start(db, first | {one.lane: one.first_seq for one in unrendered.lanes(db)})
 
 
 def lanes(db: duckdb.DuckDBPyConnection) -> tuple[Lane, ...]:
     """The lanes that hold calls; to be asked after `start_marks`."""
     rows = db.execute(
-        """
+        f"""
         SELECT lane, count(*), any_value(attempted), max(seq)
-        FROM state.outbox JOIN state.mark USING (lane)
+        FROM state.outbox JOIN ({marks.ALL}) USING (lane)
         WHERE lane <> ?
         GROUP BY lane
         ORDER BY lane
@@ -314,35 +265,20 @@ def lanes(db: duckdb.DuckDBPyConnection) -> tuple[Lane, ...]:
         [AHEAD],
     ).fetchall()
     for one in unrendered.lanes(db):
-        query = "SELECT attempted, delivered FROM state.mark WHERE lane = ?"
-        ((attempted, delivered),) = db.execute(query, [one.lane]).fetchall()
-        rows.append((one.lane, one.count(db, delivered, _ahead(db)), attempted, one.last_seq))
+        rows.append((one.lane, _count_unrendered(db, one), marks.attempted(db, one.lane), one.last_seq))
     return tuple(Lane(*row) for row in rows)
 
 
 def pending(db: duckdb.DuckDBPyConnection) -> int:
     """How many calls wait."""
-    row = db.execute(
-        """
-        SELECT count(*)
-        FROM state.outbox LEFT JOIN state.mark USING (lane)
-        WHERE seq > coalesce(delivered, 0)
-        """
-    ).fetchone()
+    row = db.execute(f"SELECT count(*) FROM {_WAITING}").fetchone()
     assert row is not None
-    later = unrendered.lanes(db)
-    return int(row[0]) + sum(one.count(db, _delivered(db, one.lane), _ahead(db)) for one in later)
+    return int(row[0]) + sum(_count_unrendered(db, one) for one in unrendered.lanes(db))
 
 
 def run_ids(db: duckdb.DuckDBPyConnection) -> list[str]:
     """The runs whose calls wait."""
-    found = db.execute(
-        """
-        SELECT DISTINCT run_id
-        FROM state.outbox LEFT JOIN state.mark USING (lane)
-        WHERE seq > coalesce(delivered, 0)
-        """
-    ).fetchall()
+    found = db.execute(f"SELECT DISTINCT run_id FROM {_WAITING}").fetchall()
     later = {one.run_id for one in unrendered.lanes(db)}
     return sorted(later.union(run_id for (run_id,) in found))
 
@@ -360,7 +296,7 @@ def pages(
     """
     for one in unrendered.lanes(db):
         if one.lane == lane:
-            yield from one.pages(db, _delivered(db, lane), _ahead(db), page_bytes)
+            yield from one.pages(db, marks.delivered(db, lane), _ahead(db), page_bytes)
     for first, last in db.execute(_PAGES, [lane, lane]).fetchall():
         yield joined(lane, db.sql(_PAGE.format(lane=lane, first=first, last=last)).to_arrow_table())
 
@@ -370,7 +306,7 @@ SELECT min(seq), max(seq)
 FROM (
     SELECT seq, sum(bytes) OVER (ORDER BY seq) // {PAGE_BYTES} AS page
     FROM state.outbox
-    WHERE lane = ? AND seq > coalesce((SELECT delivered FROM state.mark WHERE lane = ?), 0)
+    WHERE lane = ? AND seq > coalesce((SELECT delivered FROM ({marks.ALL}) WHERE lane = ?), 0)
 )
 GROUP BY page
 ORDER BY page
@@ -384,18 +320,6 @@ ORDER BY seq
 """
 
 
-def note_marks(db: duckdb.DuckDBPyConnection, marks: list[Mark]) -> None:
-    """Note how far lanes have got; to be run in a transaction. What was delivered stays delivered."""
-    db.execute(
-        """
-        UPDATE state.mark SET attempted = new.attempted, delivered = greatest(mark.delivered, new.delivered)
-        FROM (SELECT unnest(?, recursive := true)) AS new
-        WHERE mark.lane = new.lane
-        """,
-        [[mark.__dict__ for mark in marks]],
-    )
-
-
 def note_delivered_ahead(db: duckdb.DuckDBPyConnection, batch: Batch) -> None:
     """Note that Segment accepted a call before the others of its lane; to be run in a transaction."""
     later = next((one for one in unrendered.lanes(db) if one.lane == batch.lane), None)
@@ -403,23 +327,9 @@ def note_delivered_ahead(db: duckdb.DuckDBPyConnection, batch: Batch) -> None:
         moved = "UPDATE state.outbox SET lane = ? WHERE lane = ? AND seq = ?"
         db.execute(moved, [AHEAD, batch.lane, batch.first_seq])
     else:
-        db.execute(
-            f"""
-            INSERT INTO state.outbox BY NAME
-            SELECT
-                seq, ?::INTEGER AS lane, ?::VARCHAR AS run_id, key, change, message_id, body,
-                strlen(body) AS bytes
-            FROM ({_select(db, later)})
-            WHERE seq = ?
-            """,
-            [AHEAD, later.run_id, batch.first_seq],
-        )
-    if db.execute("SELECT 1 FROM state.mark WHERE lane = ?", [AHEAD]).fetchone() is None:
-        db.execute("INSERT INTO state.mark VALUES (?, ?, ?)", [AHEAD, 2**62, 2**62])
-
-
-AHEAD = -1
-"""The lane of calls that were delivered before their turn; all of it is delivered."""
+        calls = f"SELECT * REPLACE ({AHEAD} AS lane) FROM ({_unrendered(db, later)}) WHERE seq = ?"
+        db.execute(_INSERT.format(calls=calls), [batch.first_seq])
+    marks.note_ahead(db)
 
 
 @dataclass(frozen=True)
@@ -446,14 +356,10 @@ def refuse(db: duckdb.DuckDBPyConnection, batch: Batch) -> RefusedCall:
     if row is None:
         row = unrendered.one_call(db, batch.lane, batch.first_seq)
     assert row is not None, "a call that was sent is in the outbox"
-    db.execute(
-        "UPDATE state.mark SET delivered = greatest(delivered, ?) WHERE lane = ?",
-        [batch.last_seq, batch.lane],
-    )
+    marks.go_on_behind(db, batch.lane, batch.last_seq)
     return RefusedCall(*row)
 
 
 def may_have_arrived(db: duckdb.DuckDBPyConnection) -> bool:
     """Whether a call of this outbox was accepted, or went out without an answer."""
-    unsure = db.execute("SELECT 1 FROM state.mark WHERE attempted > delivered LIMIT 1").fetchone()
-    return unsure is not None or receipts.is_there_any(db)
+    return marks.is_any_unsure(db) or receipts.is_there_any(db)
