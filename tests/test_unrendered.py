@@ -58,6 +58,7 @@ def test_a_first_pass_keeps_no_text(shop: Shop) -> None:
         assert [(1, 7)] == [(one.first_seq, one.last_seq) for one in unrendered.lanes(state.db)]
 
 
+@pytest.mark.rule("L18")
 def test_an_edit_of_the_sync_does_not_change_calls_that_wait(shop: Shop, sandbox: Sandbox) -> None:
     """Calls that were planned before an edit leave as they were planned, under their ids."""
     shop.run(Table(USERS), NOT_NOW)
@@ -71,6 +72,7 @@ def test_an_edit_of_the_sync_does_not_change_calls_that_wait(shop: Shop, sandbox
     assert sorted(json.dumps(json.loads(text)) for text in planned) == sorted(map(json.dumps, sent))
 
 
+@pytest.mark.rule("L18")
 def test_the_text_that_is_made_early_is_the_one_that_would_have_left(shop: Shop) -> None:
     """Before rows may change, the calls that wait become text, to the letter and under their ids."""
     shop.run(Table(USERS), NOT_NOW)
@@ -122,6 +124,16 @@ def test_a_call_that_leaves_ahead_of_its_turn_leaves_once(shop: Shop, sandbox: S
         assert (6, 1, 0) == (delivery.delivered, delivery.rejected, outbox.pending(state.db))
         assert outbox.is_empty(state.db)
     assert sorted(USERS["id"][1:]) == sorted(call["userId"] for call in sandbox.accepted)
+
+
+def test_rows_without_an_id_keep_no_text_of_others(shop: Shop, sandbox: Sandbox) -> None:
+    """Rows that have no user, and so are rejected, are not taken for several rows of one user."""
+    track = Shop(shop.folder / "track", sandbox.url, TRACK)
+    orders = {"id": [1, 2, 3], "owner": ["a", None, None], "value": ["x", "y", "z"]}
+    run = track.run(Table(orders), NOT_NOW)
+    with open_state(track.state_path, "shop") as state:
+        assert ([], 1) == (texts(state), outbox.pending(state.db))
+    assert {"no_id": 2} == run.rejected_by
 
 
 def test_calls_of_a_user_with_several_rows_are_rendered_at_once(shop: Shop, sandbox: Sandbox) -> None:

@@ -195,7 +195,7 @@ def drop_again(db: duckdb.DuckDBPyConnection) -> None:
 def overtaken(db: duckdb.DuckDBPyConnection, message_ids: list[str]) -> list[str]:
     """The calls among these that have a later call of their user in the outbox, delivered or not.
 
-    To be asked before `settle`.
+    To be asked before `settle`. A call that waits without a text is the only one of its user.
     """
     there = db.execute("SELECT 1 FROM state.outbox WHERE list_contains(?, message_id) LIMIT 1", [message_ids])
     if there.fetchone() is None:
