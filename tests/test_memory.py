@@ -1,11 +1,13 @@
 """The memory that DuckDB may take."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from harness import Retl, runner
 
 from bench.process import bare_environment
 from bench.shop import make_project
@@ -43,6 +45,24 @@ def test_without_a_word_half_of_what_there_is_is_taken_and_1_gb_at_most() -> Non
     """The default fits a small container, and does not grow with the machine."""
     assert min(MOST, available() // 2) == memory_limit({"RETL_MEMORY_LIMIT": ""})
     assert LEAST < memory_limit({}) <= MOST
+
+
+def test_the_option_goes_before_the_environment_and_leaves_it_as_it_was(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`--memory-limit` holds for the command that it is given to, and is refused as the variable is."""
+    sync = "sql: SELECT 'u' AS id\nprimary_key: id\nidentify: {user_id: id}\n"
+    (tmp_path / "users.yml").write_text(sync)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RETL_WAREHOUSE_URL", "duckdb://")
+    monkeypatch.setenv("SEGMENT_WRITE_KEY", "key")
+    monkeypatch.setenv("RETL_MEMORY_LIMIT", "12MB")
+    retl: Retl = runner(capsys)
+    assert 2 == retl("plan", "users.yml")[0]
+    assert 0 == retl("plan", "users.yml", "--memory-limit", "256MB")[0]
+    code, _, said = retl("plan", "users.yml", "--memory-limit", "much")
+    assert (2, "12MB") == (code, os.environ["RETL_MEMORY_LIMIT"])
+    assert "'much' is not a size of memory" in said
 
 
 def test_the_state_is_held_to_its_part() -> None:
