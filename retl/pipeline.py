@@ -212,8 +212,8 @@ def make_calls(job: Job, proposal: Proposal, connections: int, may_wait: bool = 
     is_checked = bool(sync.receivers) and _touched(found) > 0
     receivers = static_check.receivers_reached(sync, sync.receivers) if is_checked else {}
     is_first = proposal.changes.old_mapping is None
-    images = snapshot.ADOPTED if may_wait and is_first and not receivers else None
-    unrendered = render(job, proposal, lanes, images)
+    promoted = snapshot.PROMOTED if may_wait and is_first and not receivers else None
+    unrendered = render(job, proposal, lanes, promoted)
     if receivers:
         call_check.apply_receivers(db, receivers)
     rejection.collect(db)
@@ -223,7 +223,7 @@ def make_calls(job: Job, proposal: Proposal, connections: int, may_wait: bool = 
     return Outgoing(diff, violations, tally.undated, lanes, unrendered)
 
 
-def render(job: Job, proposal: Proposal, lanes: int = 1, images: str | None = None) -> str | None:
+def render(job: Job, proposal: Proposal, lanes: int = 1, promoted: str | None = None) -> str | None:
     """Turn the changes into calls, in the view `call`; none in a silent baseline. See `render_calls`."""
     metadata, changes = job.state.metadata, proposal.changes
     rendering = Rendering(
@@ -237,7 +237,7 @@ def render(job: Job, proposal: Proposal, lanes: int = 1, images: str | None = No
         lanes=lanes,
         full=job.options.full,
     )
-    return render_calls(job.state.db, rendering, silent=not proposal.sends, images=images)
+    return render_calls(job.state.db, rendering, silent=not proposal.sends, promoted=promoted)
 
 
 def _touched(diff: Diff) -> int:

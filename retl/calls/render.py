@@ -24,19 +24,19 @@ MAX_CALL_BYTES = 32 * 1024
 
 
 def render_calls(
-    db: duckdb.DuckDBPyConnection, rendering: Rendering, silent: bool, images: str | None = None
+    db: duckdb.DuckDBPyConnection, rendering: Rendering, silent: bool, promoted: str | None = None
 ) -> str | None:
     """Turn the changes into calls, in the TEMP view `call`; a call without `reason` can be sent.
 
-    The view shows the TEMP table `rendered`. But where each user has one call, and each row of the snapshot
-    that is to be makes one, their text need not be made yet: the view then makes it when it is asked for.
+    The view shows the TEMP table `rendered`. But where each user has one call, and each row of the promoted
+    snapshot makes one, their text need not be made yet: the view then makes it when it is asked for.
 
     Args:
         db: the state's connection.
         rendering: all that the calls depend on.
         silent: whether this is a silent baseline, which makes no calls.
-        images: the SELECT of the changes from the snapshot that is to be, each with its place `seq`; None
-            where the text of all calls is wanted now.
+        promoted: the SELECT of the changes from the promoted snapshot, each with its place `seq`; None where
+            the text of all calls is wanted now.
 
     Returns:
         The statement that yields the calls from these rows; None where `rendered` has them.
@@ -46,10 +46,10 @@ def render_calls(
         for template in templates(rendering.sync, rendering.full)
         if not silent and (rendering.old_mapping is not None or template.change is Change.ADDED)
     ]
-    if images is not None and len(answered) == 1 and answered[0].message_id is None:
+    if promoted is not None and len(answered) == 1 and answered[0].message_id is None:
         db.execute(f"CREATE OR REPLACE TEMP VIEW call AS {_select_unrendered(rendering, answered[0])}")
         if _users_have_one_call(db, rendering):
-            return _select_later(rendering, answered[0], images)
+            return _select_later(rendering, answered[0], promoted)
     db.execute(_RENDERED)
     if answered:
         db.execute(f"INSERT INTO rendered {_select_calls(rendering, answered)}")
@@ -109,9 +109,9 @@ SELECT
 FROM ({calls})"""
 
 
-def _select_later(rendering: Rendering, template: Template, images: str) -> str:
-    """The SELECT of calls as the outbox takes them, from rows of the snapshot that is to be."""
-    parts = select_parts(rendering, template, f"({images})", more=", seq")
+def _select_later(rendering: Rendering, template: Template, promoted: str) -> str:
+    """The SELECT of calls as the outbox takes them, from rows of the promoted snapshot."""
+    parts = select_parts(rendering, template, f"({promoted})", more=", seq")
     return f"SELECT seq, key, change, message_id, user_id, body FROM ({_finished(rendering, parts)})"
 
 

@@ -70,7 +70,7 @@ class LocalEngine(Engine):
     def promote(self, changes: Changes) -> SyncMapping:
         """Move the snapshot in the state file; see `Engine.promote`."""
         if changes.old_mapping is None and self.in_state:
-            snapshot.adopt_arriving(self.db, changes.mapping)
+            snapshot.promote_arriving(self.db, changes.mapping)
             return changes.mapping
         return snapshot.promote(
             self.db,

@@ -115,21 +115,21 @@ def promote(
     return shape
 
 
-def adopt_arriving(db: duckdb.DuckDBPyConnection, mapping: SyncMapping) -> None:
+def promote_arriving(db: duckdb.DuckDBPyConnection, mapping: SyncMapping) -> None:
     """Make the snapshot of a first pass of the rows in `state.arriving`; to be run in the run's transaction.
 
     Rows in `rejected` are left out, and those without a key.
     """
-    db.execute(_ADOPT)
+    db.execute(_BECOME_SNAPSHOT)
     db.execute(_LEAVE_OUT)  # last, as DuckDB 1.4 alters no table whose rows the transaction deleted
     kept = ", ".join(_kept(column, mapping, None) for column in mapping.columns)
     db.execute(_rebuild_replaced(kept, "old.stale", "row"))
 
 
-ADOPTED = "SELECT 'added' AS change, key, row AS after, hash, seq FROM state.snapshot WHERE seq IS NOT NULL"
-"""The changes of a first pass, with their places, in the snapshot that `adopt_arriving` makes; a SELECT."""
+PROMOTED = "SELECT 'added' AS change, key, row AS after, hash, seq FROM state.snapshot WHERE seq IS NOT NULL"
+"""The changes of a first pass, with their places, in the snapshot that `promote_arriving` makes; a SELECT."""
 
-_ADOPT = """
+_BECOME_SNAPSHOT = """
 ALTER TABLE state.arriving DROP COLUMN fault;
 DROP TABLE state.snapshot;
 ALTER TABLE state.arriving RENAME TO snapshot
