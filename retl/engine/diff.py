@@ -15,8 +15,8 @@ import duckdb
 from retl import sql
 from retl.engine.canonical import json_text, plain_text, valid_json
 from retl.engine.cast import cast_json, unreadable
+from retl.engine.landing import Landing, Staged
 from retl.engine.mapping import Comparison, SyncMapping, nested_columns
-from retl.engine.place import Place, Staged
 
 SMALL_SNAPSHOT = 100
 """The rows below which a snapshot is too small for percentages to mean much."""
@@ -113,7 +113,7 @@ def diff(
     """
     new = staged.mapping
     db.execute("CREATE OR REPLACE TEMP TABLE respelled (key VARCHAR)")
-    if old is None and staged.place is Place.IN_STATE:
+    if old is None and staged.landing is Landing.IN_STATE:
         db.execute(_ALL_ADDED)
         return _count_added(db, staged.rows)
     differ = _any([*(_differs(one, new, old, "old.row", "new.row") for one in compared), "old.stale"])

@@ -9,8 +9,8 @@ from retl.config.sync import Sync, with_columns
 from retl.engine import diff, snapshot
 from retl.engine.base import Changes, Engine
 from retl.engine.cast import refuse_casts
+from retl.engine.landing import Landing
 from retl.engine.mapping import SyncMapping, comparisons, read_mapping
-from retl.engine.place import Place
 from retl.engine.stage import stage
 from retl.engine.unmatched import all_unmatched, find_unmatched
 from retl.errors import MissingColumnError, ModelError
@@ -47,9 +47,9 @@ class LocalEngine(Engine):
         mapping = read_mapping(sync)
         snapshot.make_known(self.db, mapping, old_mapping)
         rows_before = snapshot.row_count(self.db)
-        place = self._place(mapping, old_mapping, full)
-        staged = stage(self.db, sync, mapping, batches, place, old_mapping)
-        if staged.place is Place.UNLESS_KNOWN:
+        landing = self._landing(mapping, old_mapping, full)
+        staged = stage(self.db, sync, mapping, batches, landing, old_mapping)
+        if staged.landing is Landing.UNLESS_KNOWN:
             find_unmatched(self.db)
         else:
             all_unmatched(self.db)
@@ -59,13 +59,13 @@ class LocalEngine(Engine):
         found = diff.diff(self.db, staged, old_mapping, compared, rows_before, full)
         return Changes(sync, mapping, old_mapping, compared, found)
 
-    def _place(self, mapping: SyncMapping, old_mapping: SyncMapping | None, full: bool) -> Place:
+    def _landing(self, mapping: SyncMapping, old_mapping: SyncMapping | None, full: bool) -> Landing:
         """The table that takes the rows; an edited mapping and a full run need all of them."""
         if old_mapping is None:
-            return Place.IN_STATE if self.in_state else Place.ASIDE
+            return Landing.IN_STATE if self.in_state else Landing.ASIDE
         if self.every_row or full or not mapping.is_alike(old_mapping):
-            return Place.ASIDE
-        return Place.UNLESS_KNOWN
+            return Landing.ASIDE
+        return Landing.UNLESS_KNOWN
 
     def promote(self, changes: Changes) -> SyncMapping:
         """Move the snapshot in the state file; see `Engine.promote`."""

@@ -11,8 +11,8 @@ import pyarrow as pa
 from retl import sql
 from retl.config.sync import Sync
 from retl.engine.canonical import NOTHING, Canonical, as_json_text, canonical, plain_text
+from retl.engine.landing import SEQ, Landing, Staged, Table, fits, stored
 from retl.engine.mapping import SyncMapping
-from retl.engine.place import SEQ, Place, Staged, Table, fits, stored
 from retl.engine.row_hash import hash_check
 from retl.errors import ModelError
 from retl.reason import Reason
@@ -24,7 +24,7 @@ def stage(
     sync: Sync,
     mapping: SyncMapping,
     batches: Iterable[pa.RecordBatch],
-    place: Place = Place.ASIDE,
+    landing: Landing = Landing.ASIDE,
     old: SyncMapping | None = None,
 ) -> Staged:
     """Stage a model's rows, and note in the TEMP table `row_fault` those that cannot be compared.
@@ -34,8 +34,8 @@ def stage(
         sync: for the timezone, and for saying where an error is.
         mapping: tells which columns make the key and which make the row.
         batches: the model's rows; their schema may change from one batch to the next.
-        place: the table that takes the rows; `ASIDE` in place of `UNLESS_KNOWN`, where the model's types are
-            not those of the snapshot.
+        landing: the table that takes the rows; `ASIDE` in place of `UNLESS_KNOWN`, where the model's types
+            are not those of the snapshot.
         old: the mapping with which the snapshot was built; None on a first pass.
 
     Raises:
@@ -44,14 +44,14 @@ def stage(
     table: Table | None = None
     zoneless: set[str] = set()
     rows = 0
-    stream = _Stream(batches, numbered=place is Place.IN_STATE)
+    stream = _Stream(batches, numbered=landing is Landing.IN_STATE)
     db.execute("SET preserve_insertion_order = false")  # so that threads can share the work
     try:
         for schema, group in groupby(stream, key=lambda batch: batch.schema):
             columns = _canonical_columns(db, sync, mapping, schema)
             types = {column: value.type for column, value in columns.items()}
             if table is None:
-                table = _table(place, mapping, columns, old)
+                table = _table(landing, mapping, columns, old)
                 table.create(db)
             table = table.widened(db, types)
             zoneless |= {column for column, value in columns.items() if value.zoneless}
@@ -73,18 +73,18 @@ def stage(
     db.execute(_ROW_FAULTS)
     types = {column: stored(kind) for column, kind in table.types.items()}
     mapping = replace(mapping, types=types, zoneless=tuple(sorted(zoneless)), hash_check=hash_check(db))
-    return Staged(mapping, rows, table.place)
+    return Staged(mapping, rows, table.landing)
 
 
 def _table(
-    place: Place, mapping: SyncMapping, columns: dict[str, Canonical], old: SyncMapping | None
+    landing: Landing, mapping: SyncMapping, columns: dict[str, Canonical], old: SyncMapping | None
 ) -> Table:
     """The table that takes the rows, by the types of the first batch."""
-    if place is Place.UNLESS_KNOWN:
+    if landing is Landing.UNLESS_KNOWN:
         if old is not None and fits(columns, old.types):
-            return Table(place, mapping, {column: old.types[column] for column in columns})
-        place = Place.ASIDE
-    return Table(place, mapping, {column: value.type for column, value in columns.items()})
+            return Table(landing, mapping, {column: old.types[column] for column in columns})
+        landing = Landing.ASIDE
+    return Table(landing, mapping, {column: value.type for column, value in columns.items()})
 
 
 class _Stream:

@@ -1,6 +1,6 @@
 """The snapshot's rows that did not arrive as they were, in the TEMP view `unmatched`.
 
-Where rows that the snapshot has just so are left out of `stage` (`retl.engine.place`), they are left out of
+Where rows that the snapshot has just so are left out of `stage` (`retl.engine.landing`), they are left out of
 the snapshot's side, too, before the two are compared.
 """
 

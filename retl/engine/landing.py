@@ -1,4 +1,4 @@
-"""The place of a model's rows while they are compared: a table that takes them as they are read."""
+"""The landing of a model's rows: the table that takes them as they are read, before they are compared."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ SEQ = "retl.seq"
 """The column of a batch that numbers the rows in the order in which they are read, from 1."""
 
 
-class Place(StrEnum):
+class Landing(StrEnum):
     """A table that takes rows."""
 
     ASIDE = "staged"
@@ -33,36 +33,36 @@ class Table:
     """The table that takes the rows of one read.
 
     Attributes:
-        place: which one.
+        landing: which one.
         mapping: tells which columns make the row, and which are compared.
         types: canonical type of each column, as the table has it.
     """
 
-    place: Place
+    landing: Landing
     mapping: SyncMapping
     types: dict[str, str]
 
     @property
     def leaves_out_known(self) -> bool:
         """Whether `stage` lacks the rows that the snapshot has just so."""
-        return self.place is Place.UNLESS_KNOWN
+        return self.landing is Landing.UNLESS_KNOWN
 
     @property
     def _temp(self) -> str:
-        return "" if self.place is Place.IN_STATE else "TEMP "
+        return "" if self.landing is Landing.IN_STATE else "TEMP "
 
     def create(self, db: duckdb.DuckDBPyConnection) -> None:
         """Make the table, empty."""
         row = ", ".join(f"{sql.name(column)} {stored(self.types[column])}" for column in self.mapping.columns)
         image = f"key VARCHAR, row STRUCT({row})"
         columns = {
-            Place.ASIDE: f"{image}, hash UBIGINT, fault VARCHAR",
+            Landing.ASIDE: f"{image}, hash UBIGINT, fault VARCHAR",
             # The columns of the snapshot, and one that goes before it becomes that.
-            Place.IN_STATE: f"{image}, stale BOOLEAN DEFAULT false, hash UBIGINT, seq BIGINT, fault VARCHAR",
+            Landing.IN_STATE: f"{image}, stale BOOL DEFAULT false, hash UBIGINT, seq BIGINT, fault VARCHAR",
             # A list takes no room where it is NULL; a STRUCT would, for each of its columns.
-            Place.UNLESS_KNOWN: f"key_hash UBIGINT, hash UBIGINT, image STRUCT({image}, fault VARCHAR)[]",
+            Landing.UNLESS_KNOWN: f"key_hash UBIGINT, hash UBIGINT, image STRUCT({image}, fault VARCHAR)[]",
         }
-        db.execute(f"CREATE OR REPLACE {self._temp}TABLE {self.place} ({columns[self.place]})")
+        db.execute(f"CREATE OR REPLACE {self._temp}TABLE {self.landing} ({columns[self.landing]})")
 
     def insert(self, columns: Mapping[str, Canonical], key: str, fault: str) -> str:
         """The statement that takes the rows of `incoming`.
@@ -77,11 +77,11 @@ class Table:
             for column, value in columns.items()
         )
         image = f"{key} AS key, struct_pack({', '.join(members)}) AS row, {fault} AS fault"
-        if self.place is Place.IN_STATE:
+        if self.landing is Landing.IN_STATE:
             image += f", {sql.name(SEQ)} AS seq"
         hashed = f"SELECT *, {row_hash(self.mapping, 'row')} AS hash FROM (SELECT {image} FROM incoming)"
         if not self.leaves_out_known:
-            return f"INSERT INTO {self.place} BY NAME {hashed}"
+            return f"INSERT INTO {self.landing} BY NAME {hashed}"
         is_known = _IS_KNOWN if fits(columns, self.types) else "false"
         return f"""\
 INSERT INTO arrived
@@ -101,19 +101,19 @@ FROM ({hashed})"""
             f"{sql.name(column)} := {converted(self.types[column], wider[column], value)}"
             for column, value in values.items()
         )
-        filled = f"SELECT * REPLACE (struct_pack({members}) AS row) FROM {self.place}"
+        filled = f"SELECT * REPLACE (struct_pack({members}) AS row) FROM {self.landing}"
         if self.leaves_out_known:
             image = f'"key" := image[1].key, "row" := struct_pack({members}), "fault" := image[1].fault'
             image = f"CASE WHEN image IS NOT NULL THEN [struct_pack({image})] END"
             filled = f"SELECT * REPLACE ({image} AS image) FROM arrived"
         hashed = f"CASE WHEN {row} IS NULL THEN hash ELSE {row_hash(self.mapping, row)} END"
         filled = f"SELECT * REPLACE ({hashed} AS hash) FROM ({filled})"
-        db.execute(f"CREATE OR REPLACE {self._temp}TABLE {self.place} AS {filled}")
+        db.execute(f"CREATE OR REPLACE {self._temp}TABLE {self.landing} AS {filled}")
         return replace(self, types=wider)
 
     def show(self, db: duckdb.DuckDBPyConnection) -> None:
         """Make the TEMP view `stage` of the rows."""
-        source = _IMAGES if self.leaves_out_known else f"SELECT key, row, fault, hash FROM {self.place}"
+        source = _IMAGES if self.leaves_out_known else f"SELECT key, row, fault, hash FROM {self.landing}"
         db.execute(f"CREATE OR REPLACE TEMP VIEW stage AS {source}")
 
 
@@ -124,12 +124,12 @@ class Staged:
     Attributes:
         mapping: with the canonical type of each column, and the columns whose instants name no zone.
         rows: how many were read.
-        place: the table that took them.
+        landing: the table that took them.
     """
 
     mapping: SyncMapping
     rows: int
-    place: Place
+    landing: Landing
 
 
 _IS_KNOWN = """(
