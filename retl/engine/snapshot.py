@@ -93,8 +93,7 @@ def promote(
             db.execute(_respell(_learnt(new, new, old, send_new_fields)))
         db.execute(_FORGET)
         db.execute(_REMEMBER)
-        if old.hash_check != new.hash_check or _lacks_hashes(db):
-            db.execute(_hash_anew(new))
+        db.execute(_hash_rest(new) if old.hash_check == new.hash_check else _hash_anew(new))
         return new
     shape = new if old is None else _with_room(db, new, old)
     after = ", ".join(_value(column, new.types[column], shape, "after", column) for column in new.columns)
@@ -145,8 +144,9 @@ def drop_arriving(db: duckdb.DuckDBPyConnection) -> None:
     db.execute("DROP VIEW IF EXISTS stage; DROP TABLE IF EXISTS state.arriving")
 
 
-def _lacks_hashes(db: duckdb.DuckDBPyConnection) -> bool:
-    return db.execute("SELECT 1 FROM state.snapshot WHERE hash IS NULL LIMIT 1").fetchone() is not None
+def _hash_rest(mapping: SyncMapping) -> str:
+    """The statement that gives rows a hash that have none, as those that `put_back` puts back."""
+    return f"UPDATE state.snapshot SET hash = {row_hash(mapping, 'row')} WHERE hash IS NULL"
 
 
 def _hash_anew(mapping: SyncMapping) -> str:
