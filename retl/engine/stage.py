@@ -55,17 +55,9 @@ def stage(
                 table.create(db)
             table = table.widened(db, types)
             zoneless |= {column for column, value in columns.items() if value.zoneless}
-            db.register("incoming", pa.RecordBatchReader.from_batches(schema, group))
-            try:
-                fault = sql.name(FAULT) if FAULT in schema.names else "NULL::VARCHAR"
-                inserted = db.execute(table.insert(columns, _key(columns, mapping), fault)).fetchone()
-                rows += inserted[0] if inserted else 0
-            except duckdb.Error:
-                if stream.error is not None:
-                    raise stream.error from None
-                raise
-            finally:
-                db.unregister("incoming")
+            fault = sql.name(FAULT) if FAULT in schema.names else "NULL::VARCHAR"
+            statement = table.insert(columns, _key(columns, mapping), fault)
+            rows += stream.insert(db, statement, pa.RecordBatchReader.from_batches(schema, group))
     finally:
         db.execute("SET preserve_insertion_order = true")
     assert table is not None, "a warehouse gives at least one batch"
@@ -88,18 +80,31 @@ def _table(
 
 
 class _Stream:
-    """Batches on their way into DuckDB; keeps the error that DuckDB would turn into one of its own."""
+    """Batches on their way into DuckDB, with their own error where DuckDB would make one of its own of it."""
 
     def __init__(self, batches: Iterable[pa.RecordBatch], numbered: bool) -> None:
         self._batches = _numbered(batches) if numbered else batches
-        self.error: BaseException | None = None
+        self._error: BaseException | None = None
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         try:
             yield from self._batches
         except BaseException as error:
-            self.error = error
+            self._error = error
             raise
+
+    def insert(self, db: duckdb.DuckDBPyConnection, statement: str, incoming: pa.RecordBatchReader) -> int:
+        """Run a statement that takes the next batches, as `incoming`; gives how many rows it took."""
+        db.register("incoming", incoming)
+        try:
+            inserted = db.execute(statement).fetchone()
+        except duckdb.Error:
+            if self._error is not None:
+                raise self._error from None
+            raise
+        finally:
+            db.unregister("incoming")
+        return int(inserted[0]) if inserted else 0
 
 
 def _numbered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
