@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -170,3 +171,30 @@ def test_a_run_that_failed_leaves_no_rows_behind(shop: Shop) -> None:
     with open_state(stopped.state_path, "shop") as state:
         tables = rows(state, "SELECT table_name FROM duckdb_tables() WHERE database_name = 'state'")
     assert ("arriving",) not in tables
+
+
+@pytest.mark.rule("O1")
+def test_many_calls_stand_in_the_order_of_each_user(shop: Shop, sandbox: Sandbox) -> None:
+    """However many calls there are, a user's stand in the order of time, and in one lane."""
+    text = TRACK.replace("{event: Added}", "{event: Added, timestamp: at}")
+    track = Shop(shop.folder / "track", sandbox.url, text)
+    ids = list(range(150_000))
+    moments = [datetime(2026, 1, 1) + timedelta(seconds=n * 7919 % 150_001) for n in ids]
+    orders = {"id": ids, "owner": [f"u{n % 1_000}" for n in ids], "value": ids, "at": moments}
+    track.run(Table(orders), NOT_NOW, connections=4)
+    with open_state(track.state_path, "shop") as state:
+        found = rows(
+            state,
+            """
+            SELECT count(*), count(*) FILTER (sent < earlier), count(*) FILTER (lane <> other_lane)
+            FROM (
+                SELECT lane, sent, lag(sent) OVER of_user AS earlier, lag(lane) OVER of_user AS other_lane
+                FROM (
+                    SELECT *, body ->> '$.userId' AS user_id, body ->> '$.timestamp' AS sent
+                    FROM state.outbox
+                )
+                WINDOW of_user AS (PARTITION BY user_id ORDER BY seq)
+            )
+            """,
+        )
+    assert [(150_000, 0, 0)] == found

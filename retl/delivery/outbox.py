@@ -99,10 +99,10 @@ FROM ({calls})
 _ENQUEUE = f"""
 INSERT INTO state.outbox
 SELECT
-    {_LAST} + row_number() OVER (ORDER BY lane, place, rank, key) AS seq,
+    -- In the order of the rows below: texts are sorted once, and not for their numbers as well.
+    {_LAST} + row_number() OVER () AS seq,
     CASE WHEN $is_first THEN lane ELSE 0 END AS lane, $run_id AS run_id, key, change, message_id, body, bytes
-FROM leaving
-ORDER BY seq
+FROM (SELECT * FROM leaving ORDER BY lane, place, rank, key)
 """
 
 _APPEND = _INSERT.format(
