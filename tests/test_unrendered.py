@@ -137,6 +137,29 @@ def test_rows_without_an_id_keep_no_text_of_others(shop: Shop, sandbox: Sandbox)
     assert {"no_id": 2} == run.rejected_by
 
 
+def test_a_lane_whose_last_rows_were_rejected_ends(shop: Shop, sandbox: Sandbox) -> None:
+    """Where the last places of a lane hold no call, nothing is left of it once the others are delivered."""
+    users = {"id": [f"u{n}" for n in range(4_000)], "name": ["x"] * 4_000, "plan": ["free"] * 4_000}
+    users["id"][1_999] = "null"  # the last place of the first lane of two
+    run = shop.run(Table(users))
+    with open_state(shop.state_path, "shop") as state:
+        assert 3_999 == run.calls.delivered
+        assert outbox.is_empty(state.db)
+
+
+def test_a_lane_whose_last_call_left_ahead_ends(shop: Shop, sandbox: Sandbox) -> None:
+    """Where the last call of a lane left ahead of its turn, nothing is left once the others are delivered."""
+    shop.run(Table(USERS), NOT_NOW)
+    with open_state(shop.state_path, "shop") as state, segment(shop.url) as to:
+        (lane,) = unrendered.lanes(state.db)
+        with state.transaction():
+            outbox.start_marks(state.db)
+            (page,) = outbox.pages(state.db, lane.lane)
+            outbox.note_delivered_ahead(state.db, page.part(6, 7))
+        assert 6 == send(state, to).delivered
+        assert outbox.is_empty(state.db)
+
+
 def test_calls_of_a_user_with_several_rows_are_rendered_at_once(shop: Shop, sandbox: Sandbox) -> None:
     """Where a user has two calls, they have to be put in order: all calls wait as text."""
     track = Shop(shop.folder / "track", sandbox.url, TRACK)

@@ -234,7 +234,7 @@ def settle(db: duckdb.DuckDBPyConnection) -> None:
     A mark stays where calls beyond it went out and their answer is not known.
     """
     # Calls without a text stay where they are, and so the note that some were delivered ahead.
-    kept = AHEAD if unrendered.settle(db, marks.delivered_by_lane(db)) else None
+    kept = AHEAD if unrendered.settle(db, marks.delivered_by_lane(db), _ahead(db)) else None
     db.execute(
         f"""
         DELETE FROM state.outbox

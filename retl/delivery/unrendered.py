@@ -105,18 +105,20 @@ def one_call(db: duckdb.DuckDBPyConnection, lane: int, seq: int) -> tuple[str, s
     return None
 
 
-def settle(db: duckdb.DuckDBPyConnection, delivered: Mapping[int, int]) -> bool:
+def settle(db: duckdb.DuckDBPyConnection, delivered: Mapping[int, int], ahead: Sequence[int]) -> bool:
     """Let each lane begin behind what was delivered; to be run in a transaction.
 
     Args:
         db: the state's connection.
         delivered: the place up to which a lane was delivered, by lane.
+        ahead: places of calls that were delivered ahead of their turn.
 
     Returns:
         Whether calls are left.
     """
     found = lanes(db)
-    done = [one.lane for one in found if delivered.get(one.lane, 0) >= one.last_seq]
+    # The last places of a lane may have no call, or one that was delivered ahead.
+    done = [one.lane for one in found if not one.count(db, delivered.get(one.lane, 0), ahead)]
     for one in found:
         if one.first_seq <= delivered.get(one.lane, 0) < one.last_seq:
             begin = "UPDATE state.unrendered SET first_seq = ? WHERE lane = ?"
