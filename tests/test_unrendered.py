@@ -169,6 +169,16 @@ def test_calls_of_a_user_with_several_rows_are_rendered_at_once(shop: Shop, sand
         assert (3, ()) == (len(texts(state)), unrendered.lanes(state.db))
 
 
+def test_rows_that_cannot_be_sent_may_share_an_id(shop: Shop, sandbox: Sandbox) -> None:
+    """Rows without a user, or with the same blocked id, make no call, and the others wait unrendered."""
+    track = Shop(shop.folder / "track", sandbox.url, TRACK.replace("guards: {", "guards: {rejected: off, "))
+    orders = {"id": [1, 2, 3, 4, 5], "owner": [None, "null", "a", None, "null"], "value": ["x"] * 5}
+    run = track.run(Table(orders), NOT_NOW)
+    with open_state(track.state_path, "shop") as state:
+        assert ({"blocked_id": 2, "no_id": 2}, []) == (run.rejected_by, texts(state))
+        assert 1 == outbox.pending(state.db)
+
+
 @pytest.mark.rule("R10")
 @pytest.mark.parametrize("letter", ["x", "\x01", "é", "\U0001f600", '"'], ids=ascii)
 def test_a_row_is_rejected_by_the_size_of_its_call_whatever_its_letters(shop: Shop, letter: str) -> None:

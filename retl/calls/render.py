@@ -86,14 +86,20 @@ WHERE reason IS NULL
 
 
 def _users_have_one_call(db: duckdb.DuckDBPyConnection, rendering: Rendering) -> bool:
-    """Whether no user has two of the calls in the view `call`."""
+    """Whether no user has two of the calls in the view `call` that can be sent.
+
+    Calls that cannot often share an id, as null: whether a call can is asked only where an id is shared.
+    """
     mapping = rendering.mapping
     if mapping.primary_key == (mapping.ids.get("user_id"),):
         return True
-    # A call of nobody is rejected.
-    calls = "SELECT 1 FROM call WHERE user_id IS NOT NULL"
-    twice = db.execute(f"{calls} GROUP BY hash(user_id) HAVING count(*) > 1 LIMIT 1")
-    return twice.fetchone() is None
+    return not _has_user_with_two(db) or not _has_user_with_two(db, "reason IS NULL")
+
+
+def _has_user_with_two(db: duckdb.DuckDBPyConnection, which: str = "true") -> bool:
+    """Whether a user has two of the calls in the view `call` for which a condition holds."""
+    users = f"SELECT 1 FROM call WHERE {which} GROUP BY hash(user_id) HAVING count(*) > 1 LIMIT 1"
+    return db.execute(users).fetchone() is not None
 
 
 def _select_unrendered(rendering: Rendering, template: Template) -> str:
