@@ -58,10 +58,12 @@ def storage_error(error: BaseException, path: Path | None = None) -> RetlError |
         cannot_write = isinstance(error, duckdb.TransactionException) and "write" in text.lower()
         if not cannot_write and not isinstance(error, duckdb.IOException):
             return None
+    # DuckDB runs out of memory, too, where it cannot go on in its temporary folder.
+    way = "raise RETL_MEMORY_LIMIT, or " if isinstance(error, duckdb.OutOfMemoryException) else ""
     return StorageError(
         f"the state cannot be written ({_first_line(error)})",
         where=str(path) if path else None,
-        hint="make room on its disk, then run it again; nothing is lost",
+        hint=f"{way}make room on its disk, then run it again; nothing is lost",
     )
 
 

@@ -243,6 +243,8 @@ def test_duckdbs_sentence_tells_damage_from_a_full_disk(
     found = storage_error(error)
     assert kind is (type(found) if found else None)
     assert isinstance(found, StateError) != ("make room" in (found.hint or "") if found else True)
+    out_of_memory = isinstance(error, duckdb.OutOfMemoryException)
+    assert out_of_memory == ("RETL_MEMORY_LIMIT" in (found.hint or "") if found else False)
 
 
 def test_an_error_of_a_query_is_no_damage(tmp_path: Path) -> None:
