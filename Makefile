@@ -4,12 +4,13 @@ BIN := .venv/bin
 # Images of containers often set this, and then each start compiles the tests, and what pytest rewrites, anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-all lint bench bench-10m docs clean
+.PHONY: help demo test test-all test-oldest lint bench bench-10m docs clean
 
 help:
 	@echo "make demo      run the example's users sync against a local Segment"
 	@echo "make test      the tests that are quick and need no server"
 	@echo "make test-all  the others: RETL_TEST_MYSQL_URL=mysql://user:password@host/ make test-all"
+	@echo "make test-oldest  whatever talks to DuckDB, with the oldest one that retl supports"
 	@echo "make lint      style and types"
 	@echo "make bench     how fast, beside other tools, into docs/benchmarks.md; half an hour"
 	@echo "make bench-10m the same with ten million users"
@@ -27,6 +28,11 @@ test: .venv/test
 test-all: .venv/test
 	@test -n "$$RETL_TEST_MYSQL_URL" || echo "#### MySQL is NOT tested: set RETL_TEST_MYSQL_URL ####" >&2
 	RETL_TEST_EXAMPLES=100 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "slow or mysql"
+
+# Whatever talks to DuckDB, with the oldest that retl supports.
+test-oldest: .venv/oldest
+	.venv/oldest/bin/python -m pytest -q -n 2 --dist worksteal -m "not slow" tests/test_engine.py tests/test_stage.py \
+		tests/test_state.py tests/test_unrendered.py tests/test_deliver.py tests/test_discard.py tests/test_cases.py
 
 lint: .venv/lint
 	$(BIN)/ruff check .
@@ -54,6 +60,11 @@ clean:
 .venv/test: .venv/retl
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[postgres,test]"
 	@touch $@
+
+.venv/oldest: pyproject.toml
+	rm -rf $@
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[test]" "duckdb==1.4.*"
 
 .venv/lint: .venv/test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[lint]"
