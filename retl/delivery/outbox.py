@@ -8,6 +8,7 @@ finished text, or as a row of the snapshot with the statement that makes its tex
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import duckdb
 
@@ -234,7 +235,7 @@ def settle(db: duckdb.DuckDBPyConnection) -> None:
     A mark stays where calls beyond it went out and their answer is not known.
     """
     # Calls without a text stay where they are, and so the note that some were delivered ahead.
-    kept = AHEAD if unrendered.settle(db, marks.delivered_by_lane(db), _ahead(db)) else None
+    kept = AHEAD if unrendered.settle(db, marks.delivered_by_lane(db), partial(_ahead, db)) else None
     db.execute(
         f"""
         DELETE FROM state.outbox

@@ -105,20 +105,25 @@ def one_call(db: duckdb.DuckDBPyConnection, lane: int, seq: int) -> tuple[str, s
     return None
 
 
-def settle(db: duckdb.DuckDBPyConnection, delivered: Mapping[int, int], ahead: Sequence[int]) -> bool:
+def settle(
+    db: duckdb.DuckDBPyConnection, delivered: Mapping[int, int], ahead: Callable[[], Sequence[int]]
+) -> bool:
     """Let each lane begin behind what was delivered; to be run in a transaction.
 
     Args:
         db: the state's connection.
         delivered: the place up to which a lane was delivered, by lane.
-        ahead: places of calls that were delivered ahead of their turn.
+        ahead: gives the places of calls that were delivered ahead of their turn.
 
     Returns:
         Whether calls are left.
     """
     found = lanes(db)
+    if not found:
+        return False
     # The last places of a lane may have no call, or one that was delivered ahead.
-    done = [one.lane for one in found if not one.count(db, delivered.get(one.lane, 0), ahead)]
+    others = ahead()
+    done = [one.lane for one in found if not one.count(db, delivered.get(one.lane, 0), others)]
     for one in found:
         if one.first_seq <= delivered.get(one.lane, 0) < one.last_seq:
             begin = "UPDATE state.unrendered SET first_seq = ? WHERE lane = ?"
