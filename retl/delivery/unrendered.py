@@ -44,6 +44,12 @@ class UnrenderedLane:
         assert row is not None
         return int(row[0])
 
+    def is_there_any(self, db: duckdb.DuckDBPyConnection, behind: int, ahead: Sequence[int]) -> bool:
+        """Whether any of its calls waits; the arguments are those of `select`."""
+        if behind >= self.last_seq:
+            return False
+        return db.execute(f"SELECT seq FROM ({self.select(behind, ahead)}) LIMIT 1").fetchone() is not None
+
     def pages(
         self,
         db: duckdb.DuckDBPyConnection,
@@ -123,7 +129,7 @@ def settle(
         return False
     # The last places of a lane may have no call, or one that was delivered ahead.
     others = ahead()
-    done = [one.lane for one in found if not one.count(db, delivered.get(one.lane, 0), others)]
+    done = [one.lane for one in found if not one.is_there_any(db, delivered.get(one.lane, 0), others)]
     for one in found:
         if one.first_seq <= delivered.get(one.lane, 0) < one.last_seq:
             begin = "UPDATE state.unrendered SET first_seq = ? WHERE lane = ?"
