@@ -17,7 +17,7 @@ MOST = 1_000_000_000
 LEAST = 64_000_000
 """Bytes with which DuckDB gets nowhere."""
 
-STATE_SHARE = 0.75
+STATE_SHARE = 0.85
 """The part of the limit that goes to the state; the rest goes to a warehouse that is DuckDB, too."""
 
 _UNITS = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
