@@ -94,7 +94,7 @@ def load_results(path: Path = PATH) -> list[Setting]:
 
 
 def save_setting(setting: Setting, path: Path = PATH) -> list[Setting]:
-    """Put a setting in the place of the one that was measured before; returns all.
+    """Put a setting in the place of the one that was measured before; returns all, as they are kept.
 
     Peers that were left out this time keep what was found of them.
     """
@@ -107,7 +107,7 @@ def save_setting(setting: Setting, path: Path = PATH) -> list[Setting]:
         )
     settings = sorted([*others.values(), setting], key=lambda one: one.key)
     path.write_text(json.dumps(rounded([asdict(one) for one in settings]), indent=1) + "\n", encoding="utf-8")
-    return settings
+    return load_results(path)
 
 
 def rounded(value: Any) -> Any:
