@@ -18,6 +18,8 @@ CREATE TABLE state.metadata (
 CREATE VIEW state.about AS SELECT schema_version, sync FROM state.metadata;
 
 -- The rows as they were when they were last turned into calls. The type of "row" follows the model.
+-- While a first pass is read, its rows are in a table `arriving`, which becomes this one by the promote.
+-- A run that is killed leaves it to the next one.
 CREATE TABLE state.snapshot (
     key   VARCHAR NOT NULL,
     row   STRUCT("retl.empty" BOOLEAN),
