@@ -1,10 +1,13 @@
 """The contract of engines: the tables that lie between finding changes and rendering calls."""
 
 import re
+from collections.abc import Collection
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from delivery import TRACK, Shop, Table, memory_state
 
@@ -12,7 +15,9 @@ from retl.config.sync import Change
 from retl.engine import base
 from retl.engine.base import Changes
 from retl.engine.local import LocalEngine
+from retl.model import Model
 from retl.state import State
+from retl.warehouse import Warehouse
 
 ENGINES = {"local": LocalEngine}
 """Each engine, by the name that a sync file has for it."""
@@ -83,13 +88,27 @@ def test_a_promoted_snapshot_has_no_changes(engine: type[LocalEngine], shop: Sho
     assert [("3", Change.CHANGED, "c")] == found
 
 
-def met_again(state: State, shop: Shop, after: dict[str, list[Any]]) -> tuple[Changes, list[tuple[Any, ...]]]:
+class Batches(Table):
+    """A warehouse whose models all give the same batches, be their types as they are."""
+
+    def __init__(self, batches: list[pa.RecordBatch]) -> None:
+        super().__init__({})
+        self.batches = batches
+
+    def read(self, model: Model, columns: Collection[str] | None = None, batch_rows: int = 1_000) -> Any:
+        """The batches as they were handed in."""
+        return iter(self.batches)
+
+
+def met_again(
+    state: State, shop: Shop, after: Warehouse, before: Warehouse | None = None
+) -> tuple[Changes, list[tuple[Any, ...]]]:
     """The changes from `BEFORE`, which is promoted, to other rows, and the keys that came more than once."""
-    first = LocalEngine(state.db, Table(BEFORE), in_state=True)
+    first = LocalEngine(state.db, before or Table(BEFORE), in_state=True)
     changes = first.find_changes(shop.sync, shop.model, None, full=False)
     state.db.execute("CREATE OR REPLACE TEMP TABLE rejected (key VARCHAR, reason VARCHAR, rows BIGINT)")
     mapping = first.promote(changes)
-    found = LocalEngine(state.db, Table(after)).find_changes(shop.sync, shop.model, mapping, full=False)
+    found = LocalEngine(state.db, after).find_changes(shop.sync, shop.model, mapping, full=False)
     return found, state.db.execute("SELECT key, rows FROM row_fault ORDER BY key").fetchall()
 
 
@@ -97,7 +116,7 @@ def test_a_row_that_arrives_as_it_was_is_not_staged(shop: Shop) -> None:
     """Only rows that are new or differ are staged; the others count as unchanged, and none as removed."""
     with memory_state() as state:
         after = {"id": [1, 2, 3, 4], "owner": ["u1", "u2", "u3", "u4"], "value": ["a", "x", "c", "d"]}
-        changes, _ = met_again(state, shop, after)
+        changes, _ = met_again(state, shop, Table(after))
         staged = state.db.execute("SELECT key FROM stage ORDER BY key").fetchall()
         others = state.db.execute("SELECT key FROM unmatched").fetchall()
 
@@ -124,18 +143,68 @@ def test_a_key_that_comes_twice_is_found_where_rows_are_not_staged(
     """All rows of a shared key are rejected, be they as they were or not; the key is not removed."""
     with memory_state() as state:
         after = {"id": ids, "owner": [f"u{one}" for one in ids], "value": values}
-        changes, faults = met_again(state, shop, after)
+        changes, faults = met_again(state, shop, Table(after))
         assert [] == state.db.execute("SELECT key FROM change").fetchall()
 
     assert shared == faults
     assert (0, 0, 0) == (changes.diff.added, changes.diff.changed, changes.diff.removed)
 
 
+def batch(ids: list[int], values: list[Any], kind: pa.DataType | None = None) -> pa.RecordBatch:
+    """Rows as a warehouse without column types hands them over: typed by what is in the batch."""
+    columns = {"id": pa.array(ids), "owner": pa.array([f"u{one}" for one in ids])}
+    return pa.RecordBatch.from_pydict({**columns, "value": pa.array(values, kind)})
+
+
+@pytest.mark.parametrize(
+    ("batches", "changes"),
+    [
+        ([batch([1], ["a"]), batch([2], [None]), batch([3], ["c"])], {"2": "changed"}),
+        ([batch([1, 2], ["a", "b"]), batch([4], [None])], {"3": "removed", "4": "added"}),
+        ([batch([1, 2], ["a", "b"]), batch([3], [7])], {"3": "changed"}),
+        ([batch([1], ["a"]), batch([2], [7]), batch([3], ["c"])], {"2": "changed"}),
+        (
+            [batch([1], ["a"]), batch([2], [None]), batch([], [], pa.string())],
+            {"2": "changed", "3": "removed"},
+        ),
+    ],
+    ids=[
+        "null in the middle",
+        "null at the end",
+        "number at the end",
+        "number in the middle",
+        "none at the end",
+    ],
+)
+def test_a_row_is_known_whatever_the_types_of_other_batches(
+    shop: Shop, batches: list[pa.RecordBatch], changes: dict[str, str]
+) -> None:
+    """A row of the snapshot counts as removed only if no batch has its key, and as changed if it differs."""
+    with memory_state() as state:
+        met_again(state, shop, Batches(batches))
+        assert changes == dict(state.db.execute("SELECT key, change FROM change ORDER BY key").fetchall())
+
+
+def test_numbers_of_the_same_digits_are_not_the_same(shop: Shop) -> None:
+    """A value differs where its point moved, although its type is not that of the snapshot any more."""
+    before = batch([1, 2], [Decimal("1.25"), Decimal("2.25")], pa.decimal128(4, 2))
+    after = [
+        batch([2], [Decimal("2.25")], pa.decimal128(4, 2)),
+        batch([3], [Decimal("0.125")], pa.decimal128(4, 3)),
+        batch([1], [Decimal("0.125")], pa.decimal128(5, 3)),
+    ]
+    with memory_state() as state:
+        met_again(state, shop, Batches(after), Batches([before]))
+        found = state.db.execute("SELECT key, change FROM change ORDER BY key").fetchall()
+
+    assert [("1", Change.CHANGED), ("3", Change.ADDED)] == found
+
+
 def test_rows_are_hashed_anew_where_duckdb_hashes_otherwise(shop: Shop) -> None:
     """Where the sample of the mapping tells of other hashes, equal rows are equal, and get today's hashes."""
     same = {"id": [1, 2, 3], "owner": ["u1", "u2", "u3"], "value": ["a", "b", "c"]}
     with memory_state() as state:
-        changes, _ = met_again(state, shop, same)
+        changes, _ = met_again(state, shop, Table(same))
         hashes = state.db.execute("SELECT key, hash FROM state.snapshot ORDER BY key").fetchall()
         state.db.execute("UPDATE state.snapshot SET hash = 1")
         mapping = replace(changes.mapping, hash_check="of another DuckDB")
@@ -153,7 +222,7 @@ def test_a_hash_that_is_not_known_is_made_up_for(shop: Shop) -> None:
     """A row without a hash, as of an older state, is compared by its columns once, and then has one."""
     same = {"id": [1, 2, 3], "owner": ["u1", "u2", "u3"], "value": ["a", "b", "c"]}
     with memory_state() as state:
-        changes, _ = met_again(state, shop, same)
+        changes, _ = met_again(state, shop, Table(same))
         state.db.execute("UPDATE state.snapshot SET hash = NULL WHERE key = '2'")
 
         engine = LocalEngine(state.db, Table(same))

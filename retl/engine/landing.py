@@ -25,7 +25,8 @@ class Landing(StrEnum):
     """A table of all rows in the state file, which can become the snapshot without a copy."""
 
     UNLESS_KNOWN = "arrived"
-    """A TEMP table that holds of a row which the snapshot has just so only its hashes."""
+    """A TEMP table that holds of a row which the snapshot has just so only its hashes; and these of the
+    snapshot's rows that no row was just like."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,15 @@ class Table:
         landing: which one.
         mapping: tells which columns make the row, and which are compared.
         types: canonical type of each column, as the table has it.
+        compares: whether rows are looked for in the snapshot, which has the same types.
+        turn: how many statements have compared rows with it.
     """
 
     landing: Landing
     mapping: SyncMapping
     types: dict[str, str]
+    compares: bool = False
+    turn: int = 0
 
     @property
     def leaves_out_known(self) -> bool:
@@ -59,13 +64,15 @@ class Table:
             Landing.ASIDE: f"{image}, hash UBIGINT, fault VARCHAR",
             # The columns of the snapshot, and one that goes before it becomes that.
             Landing.IN_STATE: f"{image}, stale BOOL DEFAULT false, hash UBIGINT, seq BIGINT, fault VARCHAR",
-            # A list takes no room where it is NULL; a STRUCT would, for each of its columns.
-            Landing.UNLESS_KNOWN: f"key_hash UBIGINT, hash UBIGINT, image STRUCT({image}, fault VARCHAR)[]",
+            # A list takes no room where it is NULL; a STRUCT would, for each of its columns. Of a row of the
+            # snapshot, `missing_after` is the turn after which none had come that is just so.
+            Landing.UNLESS_KNOWN: f"key_hash UBIGINT, hash UBIGINT, image STRUCT({image}, fault VARCHAR)[], "
+            "missing_after INTEGER",
         }
         db.execute(f"CREATE OR REPLACE {self._temp}TABLE {self.landing} ({columns[self.landing]})")
 
-    def insert(self, columns: Mapping[str, Canonical], key: str, fault: str) -> str:
-        """The statement that takes the rows of `incoming`.
+    def insert(self, columns: Mapping[str, Canonical], key: str, fault: str) -> tuple[str, "Table"]:
+        """The statement that takes the rows of `incoming`, and the table after it.
 
         Args:
             columns: each column of the row.
@@ -81,14 +88,12 @@ class Table:
             image += f", {sql.name(SEQ)} AS seq"
         hashed = f"SELECT *, {row_hash(self.mapping, 'row')} AS hash FROM (SELECT {image} FROM incoming)"
         if not self.leaves_out_known:
-            return f"INSERT INTO {self.landing} BY NAME {hashed}"
-        is_known = _IS_KNOWN if fits(columns, self.types) else "false"
-        return f"""\
-INSERT INTO arrived
-SELECT
-    hash(key), hash,
-    CASE WHEN NOT {is_known} THEN [struct_pack("key" := key, "row" := row, "fault" := fault)] END
-FROM ({hashed})"""
+            return f"INSERT INTO {self.landing} BY NAME {hashed}", self
+        if not (self.compares and fits(columns, self.types)):
+            return _INSERT_ALL.format(hashed=hashed), self
+        missing = _MISSING_BEFORE if self.turn == 0 else f"{_MISSING} = {self.turn}"
+        insert = _INSERT_UNLESS_KNOWN.format(hashed=hashed, missing=missing, turn=self.turn + 1)
+        return insert, replace(self, turn=self.turn + 1)
 
     def widened(self, db: duckdb.DuckDBPyConnection, types: Mapping[str, str]) -> "Table":
         """The table with room for values of other types; how the ones in it are spelled stays."""
@@ -109,7 +114,7 @@ FROM ({hashed})"""
         hashed = f"CASE WHEN {row} IS NULL THEN hash ELSE {row_hash(self.mapping, row)} END"
         filled = f"SELECT * REPLACE ({hashed} AS hash) FROM ({filled})"
         db.execute(f"CREATE OR REPLACE {self._temp}TABLE {self.landing} AS {filled}")
-        return replace(self, types=wider)
+        return replace(self, types=wider, compares=False)
 
     def show(self, db: duckdb.DuckDBPyConnection) -> None:
         """Make the TEMP view `stage` of the rows."""
@@ -125,17 +130,37 @@ class Staged:
         mapping: with the canonical type of each column, and the columns whose instants name no zone.
         rows: how many were read.
         landing: the table that took them.
+        turn: how many statements have compared them with the snapshot.
     """
 
     mapping: SyncMapping
     rows: int
     landing: Landing
+    turn: int
 
 
-_IS_KNOWN = """(
-        key IS NOT NULL AND fault IS NULL
-        AND (hash(key), hash) IN (SELECT (hash(key), hash) FROM known WHERE hash IS NOT NULL AND NOT stale)
-    )"""
+_IMAGE = '[struct_pack("key" := key, "row" := row, "fault" := fault)]'
+
+_INSERT_ALL = f"""\
+INSERT INTO arrived BY NAME
+SELECT hash(key) AS key_hash, hash, {_IMAGE} AS image
+FROM ({{hashed}})"""
+
+_INSERT_UNLESS_KNOWN = f"""\
+INSERT INTO arrived BY NAME
+SELECT
+    coalesce(came.key_hash, missing.key_hash) AS key_hash,
+    coalesce(came.hash, missing.hash) AS hash,
+    CASE WHEN missing.hash IS NULL THEN {_IMAGE} END AS image,
+    CASE WHEN came.hash IS NULL THEN {{turn}} END AS missing_after
+FROM (SELECT *, hash(key) AS key_hash FROM ({{hashed}})) AS came
+FULL JOIN ({{missing}}) AS missing
+    ON CASE WHEN key IS NOT NULL AND fault IS NULL THEN came.key_hash END = missing.key_hash
+    AND came.hash = missing.hash"""
+
+_MISSING_BEFORE = "SELECT hash(key) AS key_hash, hash FROM known WHERE hash IS NOT NULL AND NOT stale"
+
+_MISSING = "SELECT key_hash, hash FROM arrived WHERE missing_after"
 
 _IMAGES = """
 SELECT image[1].key AS key, image[1].row AS row, image[1].fault AS fault, hash

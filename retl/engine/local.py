@@ -50,7 +50,7 @@ class LocalEngine(Engine):
         landing = self._landing(mapping, old_mapping, full)
         staged = stage(self.db, sync, mapping, batches, landing, old_mapping)
         if staged.landing is Landing.UNLESS_KNOWN:
-            find_unmatched(self.db)
+            find_unmatched(self.db, staged.turn)
         else:
             all_unmatched(self.db)
         mapping = staged.mapping

@@ -43,9 +43,8 @@ def stage(
     """
     table: Table | None = None
     zoneless: set[str] = set()
-    rows = 0
     stream = _Stream(batches, numbered=landing is Landing.IN_STATE)
-    db.execute("SET preserve_insertion_order = false")  # so that threads can share the work
+    db.execute(_AS_WRITTEN)
     try:
         for schema, group in groupby(stream, key=lambda batch: batch.schema):
             columns = _canonical_columns(db, sync, mapping, schema)
@@ -56,16 +55,29 @@ def stage(
             table = table.widened(db, types)
             zoneless |= {column for column, value in columns.items() if value.zoneless}
             fault = sql.name(FAULT) if FAULT in schema.names else "NULL::VARCHAR"
-            statement = table.insert(columns, _key(columns, mapping), fault)
-            rows += stream.insert(db, statement, pa.RecordBatchReader.from_batches(schema, group))
+            statement, table = table.insert(columns, _key(columns, mapping), fault)
+            stream.insert(db, statement, pa.RecordBatchReader.from_batches(schema, group))
     finally:
-        db.execute("SET preserve_insertion_order = true")
+        db.execute(_AS_USUAL)
     assert table is not None, "a warehouse gives at least one batch"
     table.show(db)
     db.execute(_ROW_FAULTS)
     types = {column: stored(kind) for column, kind in table.types.items()}
     mapping = replace(mapping, types=types, zoneless=tuple(sorted(zoneless)), hash_check=hash_check(db))
-    return Staged(mapping, rows, table.landing)
+    return Staged(mapping, stream.rows, table.landing, table.turn)
+
+
+# Threads share the work where the order does not count. The rows that arrive are never those of which a hash
+# table is made, although DuckDB cannot know how many there are.
+_AS_WRITTEN = """
+SET preserve_insertion_order = false;
+SET disabled_optimizers = 'build_side_probe_side'
+"""
+
+_AS_USUAL = """
+SET preserve_insertion_order = true;
+SET disabled_optimizers = ''
+"""
 
 
 def _table(
@@ -74,37 +86,43 @@ def _table(
     """The table that takes the rows, by the types of the first batch."""
     if landing is Landing.UNLESS_KNOWN:
         if old is not None and fits(columns, old.types):
-            return Table(landing, mapping, {column: old.types[column] for column in columns})
+            return Table(landing, mapping, {column: old.types[column] for column in columns}, compares=True)
         landing = Landing.ASIDE
     return Table(landing, mapping, {column: value.type for column, value in columns.items()})
 
 
 class _Stream:
-    """Batches on their way into DuckDB, with their own error where DuckDB would make one of its own of it."""
+    """Batches on their way into DuckDB, with their own error where DuckDB would make one of its own of it.
+
+    Attributes:
+        rows: that went in.
+    """
 
     def __init__(self, batches: Iterable[pa.RecordBatch], numbered: bool) -> None:
         self._batches = _numbered(batches) if numbered else batches
         self._error: BaseException | None = None
+        self.rows = 0
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         try:
-            yield from self._batches
+            for batch in self._batches:
+                self.rows += batch.num_rows
+                yield batch
         except BaseException as error:
             self._error = error
             raise
 
-    def insert(self, db: duckdb.DuckDBPyConnection, statement: str, incoming: pa.RecordBatchReader) -> int:
-        """Run a statement that takes the next batches, as `incoming`; gives how many rows it took."""
+    def insert(self, db: duckdb.DuckDBPyConnection, statement: str, incoming: pa.RecordBatchReader) -> None:
+        """Run a statement that takes the next batches, as `incoming`."""
         db.register("incoming", incoming)
         try:
-            inserted = db.execute(statement).fetchone()
+            db.execute(statement)
         except duckdb.Error:
             if self._error is not None:
                 raise self._error from None
             raise
         finally:
             db.unregister("incoming")
-        return int(inserted[0]) if inserted else 0
 
 
 def _numbered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -15,13 +15,12 @@ def all_unmatched(db: duckdb.DuckDBPyConnection) -> None:
     db.execute("CREATE OR REPLACE TEMP VIEW unmatched AS SELECT * FROM known")
 
 
-def find_unmatched(db: duckdb.DuckDBPyConnection) -> None:
-    """Make the view of the rows whose hashes are not among those in the TEMP table `arrived`.
+def find_unmatched(db: duckdb.DuckDBPyConnection, turn: int) -> None:
+    """Make the view of the rows that are in the TEMP table `arrived` as missing after a turn.
 
     Keys that came more than once, of which a row was left out of `stage`, are added to `row_fault`.
     """
-    left_out, known = (db.execute(sums).fetchone() for sums in (_LEFT_OUT_IN_SUM, _KNOWN_IN_SUM))
-    db.execute(_NOT_MET.format(rows=_NONE if left_out == known else _NOT_LEFT_OUT))
+    db.execute(_NOT_MET.format(turn=turn))
     row = db.execute(_COUNT).fetchone()
     assert row is not None
     left_out, matched, met_again = row
@@ -29,33 +28,31 @@ def find_unmatched(db: duckdb.DuckDBPyConnection) -> None:
         db.execute(_SHARED_KEYS)
 
 
-# The rows that were left out are rows of the snapshot. Where they are as many as these, and their hashes give
-# the same sums, they are the same rows; to look for each of them takes far longer.
-_LEFT_OUT_IN_SUM = """
-SELECT count(*), sum(key_hash), sum(hash), bit_xor(hash(key_hash, hash)) FROM arrived WHERE image IS NULL
-"""
-
-_KNOWN_IN_SUM = "SELECT count(*), sum(hash(key)), sum(hash), bit_xor(hash(hash(key), hash)) FROM known"
-
+# Rows are looked for by their hashes alone, and whole rows are read only of those that are found.
 _NOT_MET = """
-CREATE OR REPLACE TEMP TABLE not_met AS SELECT * FROM known WHERE {rows};
+CREATE OR REPLACE TEMP TABLE missing AS SELECT key_hash, hash FROM arrived WHERE missing_after = {turn};
+
+CREATE OR REPLACE TEMP TABLE not_met AS
+SELECT key, row, stale, hash
+FROM numbered
+WHERE number IN (
+    SELECT number
+    FROM numbered SEMI JOIN missing ON hash(numbered.key) = missing.key_hash AND numbered.hash = missing.hash
+    WHERE NOT stale
+    UNION ALL
+    SELECT number FROM numbered WHERE stale OR hash IS NULL
+);
+
 CREATE OR REPLACE TEMP VIEW unmatched AS SELECT * FROM not_met
-"""
-
-_NONE = "false"
-
-_NOT_LEFT_OUT = """
-    stale OR hash IS NULL
-    OR (hash(key), hash) NOT IN (SELECT (key_hash, hash) FROM arrived WHERE image IS NULL)
 """
 
 _COUNT = """
 SELECT
-    (SELECT count(*) FROM arrived WHERE image IS NULL) AS left_out,
+    (SELECT count(*) FROM arrived WHERE image IS NULL AND missing_after IS NULL) AS left_out,
     (SELECT count(*) FROM known) - (SELECT count(*) FROM unmatched) AS matched,
     (
         SELECT count(*) FROM known
-        WHERE key IN (SELECT key FROM stage) AND key NOT IN (SELECT key FROM unmatched)
+        WHERE hash(key) IN (SELECT hash(key) FROM stage WHERE key NOT IN (SELECT key FROM unmatched))
     ) AS met_again
 """
 
@@ -65,7 +62,7 @@ SELECT key, count(*) AS rows
 FROM (
     SELECT known.key
     FROM arrived JOIN known ON arrived.key_hash = hash(known.key) AND arrived.hash = known.hash
-    WHERE image IS NULL AND NOT stale
+    WHERE image IS NULL AND missing_after IS NULL AND NOT stale
     UNION ALL
     SELECT key FROM stage WHERE key IN (SELECT key FROM known) AND key NOT IN (SELECT key FROM unmatched)
 )
