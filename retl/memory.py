@@ -14,11 +14,14 @@ VARIABLE = "RETL_MEMORY_LIMIT"
 MOST = 1_000_000_000
 """Bytes that are taken where nothing is said, however much there is."""
 
-LEAST = 64_000_000
+LEAST = 128_000_000
 """Bytes with which DuckDB gets nowhere."""
 
-STATE_SHARE = 0.85
-"""The part of the limit that goes to the state; the rest goes to a warehouse that is DuckDB, too."""
+WAREHOUSE_SHARE = 0.15
+"""The part of the limit that goes to a warehouse that is DuckDB, too."""
+
+UNDER_WAY = 64_000_000
+"""Bytes of the limit that are left to rows and calls on their way, which DuckDB does not count."""
 
 _UNITS = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
 
@@ -36,6 +39,16 @@ def memory_limit(environ: Mapping[str, str]) -> int:
     """
     written = environ.get(VARIABLE, "").strip()
     return parsed(written) if written else min(MOST, available() // 2)
+
+
+def state_memory(limit: int) -> int:
+    """The bytes of the limit that DuckDB may take for a state, of which it needs the most."""
+    return max(limit // 2, limit - UNDER_WAY - warehouse_memory(limit))
+
+
+def warehouse_memory(limit: int) -> int:
+    """The bytes of the limit that DuckDB may take for a warehouse."""
+    return int(limit * WAREHOUSE_SHARE)
 
 
 def parsed(written: str) -> int:

@@ -30,7 +30,7 @@ from retl.delivery.response import RetryPolicy
 from retl.errors import ConfigError, StateError, WarehouseError
 from retl.lazy import lazy_module
 from retl.lock import LOCK_TIMEOUT_SECONDS, TRY_LATER, hold
-from retl.memory import STATE_SHARE, Room, memory_limit
+from retl.memory import Room, memory_limit, state_memory, warehouse_memory
 from retl.model import Model
 from retl.state import State, open_state, peek_state
 from retl.system import expanded
@@ -191,7 +191,7 @@ class Session:
     @property
     def _state_memory(self) -> int:
         """The bytes that DuckDB may take for the state."""
-        return int(memory_limit(os.environ) * STATE_SHARE)
+        return state_memory(memory_limit(os.environ))
 
     @contextmanager
     def open_warehouse(self) -> Iterator[Warehouse]:
@@ -204,7 +204,7 @@ class Session:
             WarehouseError: it cannot be reached.
         """
         url, root = warehouse_url(self.sync, self.project), self.project.root
-        memory = memory_limit(os.environ) - self._state_memory
+        memory = warehouse_memory(memory_limit(os.environ))
         scratch = self.state_path.with_name(f"{self.state_path.name}.warehouse.tmp")
         with chdir(root), open_warehouse(url, root, Room(memory, scratch)) as warehouse:
             yield warehouse

@@ -82,11 +82,13 @@ class State:
     Attributes:
         db: the connection. Tables of the file are spelled `state.<table>`.
         path: the file; None where the state is in memory.
+        memory: bytes that DuckDB may take; None where that is left to DuckDB.
     """
 
-    def __init__(self, db: duckdb.DuckDBPyConnection, path: Path | None) -> None:
+    def __init__(self, db: duckdb.DuckDBPyConnection, path: Path | None, memory: int | None = None) -> None:
         self.db = db
         self.path = path
+        self.memory = memory
 
     def __enter__(self) -> "State":
         return self
@@ -178,7 +180,7 @@ def open_state(path: Path, sync: str, memory: int | None = None) -> State:
     with own_errors(path):
         if not state_exists(path):
             _make(path, sync)
-        state = State(_attach(path, memory), path)
+        state = State(_attach(path, memory), path, memory)
         try:
             for version in range(_check(state, path, sync), SCHEMA_VERSION):
                 with state.transaction():

@@ -12,8 +12,9 @@ from harness import Retl, runner
 from bench.process import bare_environment
 from bench.shop import make_project
 from bench.sink import running_sink
+from retl.delivery.round import MOST_PAGE_BYTES, PAGES_BYTES, pages_within
 from retl.errors import ConfigError
-from retl.memory import LEAST, MOST, available, memory_limit
+from retl.memory import LEAST, MOST, available, memory_limit, state_memory, warehouse_memory
 from retl.state import new_state
 
 
@@ -24,8 +25,8 @@ from retl.state import new_state
         ("1GB", 1_000_000_000),
         ("750 MiB", 750 << 20),
         ("2g", 2_000_000_000),
-        ("100000kb", 100_000_000),
-        ("80000000", 80_000_000),
+        ("200000kb", 200_000_000),
+        ("180000000", 180_000_000),
     ],
 )
 def test_a_size_is_read_as_people_write_it(written: str, size: int) -> None:
@@ -33,7 +34,7 @@ def test_a_size_is_read_as_people_write_it(written: str, size: int) -> None:
     assert size == memory_limit({"RETL_MEMORY_LIMIT": written})
 
 
-@pytest.mark.parametrize("written", ["much", "10%", "-1GB", "1TB", "12MB"])
+@pytest.mark.parametrize("written", ["much", "10%", "-1GB", "1TB", "120MB"])
 def test_another_size_is_refused_with_the_name_of_the_variable(written: str) -> None:
     """A limit that cannot be meant ends the command before anything is opened."""
     with pytest.raises(ConfigError) as refused:
@@ -45,6 +46,20 @@ def test_without_a_word_half_of_what_there_is_is_taken_and_1_gb_at_most() -> Non
     """The default fits a small container, and does not grow with the machine."""
     assert min(MOST, available() // 2) == memory_limit({"RETL_MEMORY_LIMIT": ""})
     assert LEAST < memory_limit({}) <= MOST
+
+
+@pytest.mark.parametrize("limit", [LEAST, 512_000_000, MOST, 8 * MOST])
+def test_state_and_warehouse_share_the_limit(limit: int) -> None:
+    """Together they take no more than the limit, and the state takes most of it."""
+    assert state_memory(limit) + warehouse_memory(limit) <= limit
+    assert limit // 2 <= state_memory(limit)
+
+
+def test_pages_of_calls_are_small_where_memory_is() -> None:
+    """With little memory the workers hold less text together, but for the page of one."""
+    assert PAGES_BYTES == pages_within(None) == pages_within(state_memory(MOST))
+    assert MOST_PAGE_BYTES < pages_within(state_memory(512_000_000)) < PAGES_BYTES // 2
+    assert MOST_PAGE_BYTES == pages_within(state_memory(LEAST))
 
 
 def test_the_option_goes_before_the_environment_and_leaves_it_as_it_was(

@@ -16,7 +16,7 @@ from retl.damage import storage_error
 from retl.delivery import outbox, receipts, rejected
 from retl.delivery.destination import Destination
 from retl.delivery.ledger import Ledger
-from retl.delivery.round import Delivery, Round, Terms, time_is_up
+from retl.delivery.round import Delivery, Round, Terms, pages_within, time_is_up
 from retl.delivery.worker import MOST_REFUSED, Worker
 from retl.errors import Interrupted
 from retl.observer import Observer
@@ -46,7 +46,8 @@ def deliver(
     if not lanes:
         return Delivery()
     observer.delivering(sum(lane.calls for lane in lanes))
-    round_ = Round(destination, terms, clock, observer, deque(lanes), terms.limit, Ledger(lanes, clock))
+    ledger, pages = Ledger(lanes, clock), pages_within(state.memory)
+    round_ = Round(destination, terms, clock, observer, deque(lanes), terms.limit, ledger, pages)
     _work_off(round_, [Worker(round_, state.db.cursor()) for _ in lanes[: destination.connections]])
     if round_.bug is not None:
         full = storage_error(round_.bug, state.path)

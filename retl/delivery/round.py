@@ -19,7 +19,11 @@ from retl.errors import DeadlineError, RetlError
 from retl.observer import Observer
 
 PAGES_BYTES = 32_000_000
-"""The size of the pages of calls that all workers hold together."""
+"""The size of the pages of calls that all workers hold together, at most."""
+
+MEMORY_OF_PAGES = 24
+"""DuckDB's memory is so many times the size of these pages, where it is small: a page takes several times its
+own size until it has left."""
 
 MOST_PAGE_BYTES = 8_000_000
 """The size of the page that one of them holds, at most."""
@@ -89,6 +93,13 @@ def time_is_up() -> DeadlineError:
     return DeadlineError("the time for this run is up", hint="run it again; nothing is lost")
 
 
+def pages_within(memory: int | None) -> int:
+    """The size of the pages that all workers hold together, where DuckDB may take so many bytes."""
+    if memory is None:
+        return PAGES_BYTES
+    return max(MOST_PAGE_BYTES, min(PAGES_BYTES, memory // MEMORY_OF_PAGES))
+
+
 class Closed(Exception):
     """The round went on without this thread, whose answer came too late."""
 
@@ -101,6 +112,7 @@ class Round:
         lanes: still to be taken up.
         left: how many calls may still leave; None is all.
         ledger: the marks and receipts.
+        pages_bytes: the size of the pages of calls that all workers hold together.
         workers: how many there are.
         idle: starts each a worker that may not be needed.
         stop: set when no further batch may go out.
@@ -119,6 +131,7 @@ class Round:
     lanes: deque[outbox.Lane]
     left: int | None
     ledger: Ledger
+    pages_bytes: int = PAGES_BYTES
     workers: int = 1
     idle: deque[Callable[[], None]] = field(default_factory=deque)
     stop: threading.Event = field(default_factory=threading.Event)
@@ -147,7 +160,7 @@ class Round:
     @property
     def page_bytes(self) -> int:
         """The size of a page of calls: few workers hold large ones, which cost less to read."""
-        return min(MOST_PAGE_BYTES, PAGES_BYTES // (self.workers - len(self.idle)))
+        return min(MOST_PAGE_BYTES, self.pages_bytes // (self.workers - len(self.idle)))
 
     def take_lane(self) -> outbox.Lane | None:
         """The next lane; None where there is none, or the round is over."""
