@@ -297,7 +297,8 @@ def _body(rendering: Rendering, template: Template) -> str:
                 continue
             known_as = rendering.old_column(template, field_use(name)) or value.column
             before = _known_json(rendering, value, known_as)
-            differs = f"{before} IS DISTINCT FROM {_json(rendering, Image.AFTER, value, value.column)}"
+            after = _json(rendering, Image.AFTER, value, value.column)
+            differs = _any(f"{before} IS DISTINCT FROM {after}", _faults_before(rendering, value, known_as))
             was[name] = f"CASE WHEN {differs} THEN coalesce({before}, 'null') END"
             names.append(f"CASE WHEN {differs} THEN {sql.text(json_string('.'.join(path(name))))} END")
         fields["previous"] = json_object(was)
@@ -336,7 +337,8 @@ def _field(
         return f"coalesce({written}, 'null')"
     sent_from = rendering.old_column(template, use)
     if policy is Nulls.CLEAR and template.image is Image.AFTER and sent_from is not None:
-        had = f"{_known_json(rendering, value, sent_from)} IS NOT NULL"
+        known = _json(rendering, Image.BEFORE, value, sent_from)
+        had = _any(f"{known} IS NOT NULL", _faults_before(rendering, value, sent_from))
         return f"coalesce({written}, CASE WHEN {had} THEN 'null' END)"
     return written
 
@@ -352,6 +354,18 @@ def _json(rendering: Rendering, image: Image, value: Value, column: str) -> str:
 def _known_json(rendering: Rendering, value: Value, column: str) -> str:
     """The JSON of a column before the change; NULL where it was not what its field asks for now."""
     text = _json(rendering, Image.BEFORE, value, column)
-    for condition, _ in _unreadable(rendering, Image.BEFORE, value, column):
+    for condition in _faults_before(rendering, value, column):
         text = f"CASE WHEN {condition} THEN NULL ELSE {text} END"
     return text
+
+
+def _faults_before(rendering: Rendering, value: Value, column: str) -> list[str]:
+    """The condition, if any, under which a value before the change is not what its field asks for now.
+
+    It may have been sent as something else before the sync was edited.
+    """
+    return [condition for condition, _ in _unreadable(rendering, Image.BEFORE, value, column)]
+
+
+def _any(condition: str, others: list[str]) -> str:
+    return f"({' OR '.join([condition, *others])})"

@@ -168,7 +168,7 @@ def _differs(
 ) -> str:
     """True where the two rows differ in one thing; equal spelling is equal, whatever the types.
 
-    What a field casts differs where the cast does, or where it cannot be cast any more.
+    What a field casts differs where the cast does, or where one of the two cannot be cast.
     """
     before_type = old.types.get(one.before) if old and one.before else None
     after_type = new.types[one.after]
@@ -184,8 +184,12 @@ def _differs(
         return differs
     cast_before = cast_json(one.cast, before_type, before, new.timezone)
     cast_after = cast_json(one.cast, after_type, after, new.timezone)
-    condition, _ = unreadable(one.cast, after_type, after, new.timezone) or ("false", "")
-    still = f"{cast_before} IS NOT DISTINCT FROM {cast_after} AND NOT coalesce({condition}, false)"
+    faults = (
+        unreadable(one.cast, kind, value, new.timezone)
+        for kind, value in ((before_type, before), (after_type, after))
+    )
+    readable = [f"NOT coalesce({fault[0]}, false)" for fault in faults if fault]
+    still = " AND ".join([f"{cast_before} IS NOT DISTINCT FROM {cast_after}", *readable])
     return f"({differs} AND NOT ({still}))"
 
 
