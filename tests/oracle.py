@@ -702,9 +702,16 @@ def value_of(sync: Sync, version: Version, use: Use, source: Source) -> Any:
 
 
 def differs(sync: Sync, before: Version, after: Version, use: Use) -> bool:
-    """Whether a column is another than it was, by its canonical value."""
+    """Whether a column is another than it was, by its canonical value: as it is sent, and as it is.
+
+    Values that are equal stay so with `as`, such as JSON that `as: text` spells otherwise.
+    """
     source = sync.uses[use]
     was, now = (value_of(sync, version, use, source) for version in (before, after))
+    if canonical(was) == canonical(now):
+        return False
+    cells = before.get(use), after.get(use)
+    was, now = (plain(cell.type, cell.value, sync.zone) if cell else None for cell in cells)
     return canonical(was) != canonical(now)
 
 

@@ -219,8 +219,9 @@ def _ignore_json_spelling(
        all columns that hold it, compared or not (the rest).
     2. Give each text that differs a form in the table `json_form`: its paths with type and value, sorted.
        Two texts mean the same if their forms are equal. No other text is parsed.
-    3. A changed row in which all compared JSON means the same, and nothing else differs, is not changed. Its
-       key goes to `respelled`, so that the snapshot takes the new spelling, and is not compared again.
+    3. A changed row in which all compared JSON means the same, in itself or to its field's cast, and nothing
+       else differs, is not changed. Its key goes to `respelled`, so that the snapshot takes the new spelling,
+       and is not compared again.
     4. In rows that stay changed, `before` takes the JSON of `after` where both mean the same, so that a call
        with `previous` does not name it.
     """
@@ -239,9 +240,13 @@ def _ignore_json_spelling(
     if not pairs or not _find_json_forms(db, pairs):
         return
     same = [f"{_form(before)} IS NOT DISTINCT FROM {_form(after)}" for before, after in pairs]
+    alike = [
+        f"({equal} OR NOT {_differs(one, new, old, 'before', 'after')})" if one.cast else equal
+        for one, equal in zip(doubtful, same, strict=False)
+    ]
     others = [one for one in compared if one not in doubtful]
     differs_elsewhere = _any(_differs(one, new, old, "before", "after") for one in others)
-    only_respelled = " AND ".join(["NOT stale", f"NOT {differs_elsewhere}", *same[: len(doubtful)]])
+    only_respelled = " AND ".join(["NOT stale", f"NOT {differs_elsewhere}", *alike])
     db.execute(f"INSERT INTO respelled SELECT key FROM change WHERE change = 'changed' AND {only_respelled}")
     is_respelled = "change = 'changed' AND key IN (SELECT key FROM respelled)"
     if full:
