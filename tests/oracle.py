@@ -756,12 +756,11 @@ def remember(
 ) -> Iterator[tuple[str, Version]]:
     """The versions after a run; a rejected row keeps the one that it had.
 
-    An unchanged row keeps what it was at its last call, and learns what the mapping did not ask for before; a
-    column that is compared from now on, for all that it feeds. Of values that are equal it knows the newer
-    spelling.
+    An unchanged row keeps what it was at its last call, and learns what the mapping did not ask for before. A
+    column that is compared is known as it is now, for all that it feeds, though the value is equal and only
+    spelled otherwise.
     """
-    last = memory.sync.compared if memory.sync else {}
-    newly = {one.column for one in sync.compared.values()} - {one.column for one in last.values()}
+    compared = {source.column for source in sync.compared.values()}
     for one in changes:
         if one.key in rejected:
             if one.key in memory.rows:
@@ -772,9 +771,7 @@ def remember(
             unsent = unsent if sync.sends_new_columns else set()
             learned = {use: cell for use, cell in one.after.items() if use not in unsent}
             kept = {use: cell for use, cell in one.before.items() if use in sync.uses}
-            of_now = sync.compared.keys() | {
-                use for use, source in sync.uses.items() if source.column in newly
-            }
+            of_now = [use for use, source in sync.uses.items() if source.column in compared]
             current = {use: one.after[use] for use in of_now}
             yield one.key, one.after if full else learned | kept | current
         elif one.after is not None:

@@ -9,7 +9,7 @@ know these tables and no engine; whichever fills them, the rest is the same code
     known      key, row, stale, hash                    row of the snapshot, as it is compared
     unmatched  key, row, stale, hash                    row of `known`, but for those left out of `stage`
     change     change, key, before, after, stale, hash  change; "unchanged" for rows sent again anyway
-    respelled  key                                      row in which JSON is only written otherwise
+    respelled  key                                      row that is only written otherwise
 
 All are TEMP tables or views, made by `find_changes`, and last until the next one. `row` is a STRUCT of
 canonical values by column, NULL where a change has no row before or after; `hash` is of what is compared in

@@ -4,7 +4,7 @@ The TEMP view `change` holds a row for each: `change` ("added", "changed" or "re
 rows that are sent again all the same), `key`, the row `before` and `after`, and the `hash` of the newest of
 them. It shows the TEMP table `differing`; but the staged rows themselves on a first pass whose rows are in
 the state file already, as all of them are added. Keys of rows in which JSON is only written otherwise than
-before are in the TEMP table `respelled`.
+before are in the TEMP table `respelled`, and those of rows in which other values mean the same to a cast.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -122,6 +122,8 @@ def diff(
     if old is not None:
         _ignore_json_spelling(db, new, old, compared, full)
         _take_as_before(db, old, dict.fromkeys(nested_columns(new, old), "true"))
+        if old == new and any(one.cast for one in compared):
+            db.execute(_RESPELLED_FOR_CASTS)
     return _count(db, new, old, compared, staged.rows, rows_before)
 
 
@@ -157,6 +159,17 @@ FULL JOIN unmatched AS old ON new.key = old.key
 WHERE coalesce(new.key, old.key) IS NOT NULL
     AND coalesce(new.key, old.key) NOT IN (SELECT key FROM row_fault WHERE key IS NOT NULL)
     AND (old.key IS NULL OR new.key IS NULL OR {wanted})"""
+
+
+# Of these rows only the hashes tell that a value is another than it was.
+_RESPELLED_FOR_CASTS = """
+INSERT INTO respelled
+SELECT key
+FROM stage AS new JOIN unmatched AS old USING (key)
+WHERE new.hash IS DISTINCT FROM old.hash
+    AND key NOT IN (SELECT key FROM change UNION ALL SELECT key FROM respelled)
+    AND key NOT IN (SELECT key FROM row_fault WHERE key IS NOT NULL)
+"""
 
 
 def _any(conditions: Iterable[str]) -> str:
