@@ -76,7 +76,7 @@ MOST_EXACT = 2**53 - 1
 def as_json(cell: Cell, zone: str) -> Any:
     """A cell as the JSON value that is sent; numbers are Decimal, or Digits where their spelling is kept."""
     match cell.read_as:
-        case "json":
+        case "json" if cell.type in ("VARCHAR", "JSON"):
             return None if cell.value is None else parsed(cell.value)
         case "timestamp":
             moment = instant(cell, zone)

@@ -608,7 +608,7 @@ def play(bench: Bench, history: Sequence[Step]) -> None:
     """Hold run after run against the oracle."""
     memory, own_ids = oracle.Memory(), []
     for number, step in enumerate(history, start=1):
-        if turned_twice(step, memory):
+        if turned_twice(step, memory) or read_otherwise(step, memory):
             return
         known = memory
         flags = {"backfill": step.backfill, "full": step.full, "forced": step.forced}
@@ -630,6 +630,21 @@ def turned_twice(step: Step, memory: oracle.Memory) -> bool:
     both = [(sync.sent[use], memory.sync.sent[use]) for use in sync.sent.keys() & memory.sync.sent.keys()]
     turned = [(now, was) for now, was in both if now.column != was.column]
     return any(now.read_as != was.read_as or sync.compare != memory.sync.compare for now, was in turned)
+
+
+def read_otherwise(step: Step, memory: oracle.Memory) -> bool:
+    """Whether a column changes its type in the run in which it begins, or ceases, to be read as JSON.
+
+    Of JSON the state keeps the text alone.
+    """
+    if memory.sync is None:
+        return False
+    types = {cell.column: cell.type for version in memory.rows.values() for cell in version.values()}
+    now, was = (
+        {source.column for source in sync.uses.values() if source.read_as == "json"}
+        for sync in (oracle.read_sync(step.sync, step.table.columns), memory.sync)
+    )
+    return any(one in types and types[one] != step.table.columns.get(one) for one in now ^ was)
 
 
 def kept_back_by_edit(was: oracle.Memory, now: oracle.Memory) -> bool:

@@ -67,12 +67,10 @@ class Rendering:
 
     def type_of(self, image: Image, column: str) -> str | None:
         """The canonical type of a column in one of the two rows; None where that row lacks it."""
-        mapping = self.mapping if image is Image.AFTER else self.old_mapping
-        if mapping is None:
-            return None
-        # The snapshot has a column that was only sent `as: json` as text.
-        was_text = image is Image.BEFORE and column in mapping.json_columns
-        return "JSON" if was_text and self.mapping.types.get(column) == "JSON" else mapping.types.get(column)
+        now = self.mapping.types.get(column)
+        if image is Image.AFTER:
+            return now
+        return self.old_mapping.type_of(column, now) if self.old_mapping else None
 
     def column(self, image: Image, column: str) -> str:
         """SQL for a column of one of the two rows; NULL where that row lacks it."""

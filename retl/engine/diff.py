@@ -183,13 +183,13 @@ def _differs(
 
     What a field casts differs where the cast does, or where one of the two cannot be cast.
     """
-    before_type = old.types.get(one.before) if old and one.before else None
     after_type = new.types[one.after]
+    before_type = old.type_of(one.before, after_type) if old and one.before else None
     after = f"{after_row}[{sql.text(one.after)}]"
-    if one.before is None or before_type is None:
+    if old is None or one.before is None or before_type is None:
         return f"{after} IS NOT NULL"
     before = f"{before_row}[{sql.text(one.before)}]"
-    if before_type == after_type:
+    if old.types[one.before] == after_type:
         differs = f"{before} IS DISTINCT FROM {after}"
     else:
         differs = f"{_spelled(one, before_type, before)} IS DISTINCT FROM {_spelled(one, after_type, after)}"
@@ -272,7 +272,8 @@ def _ignore_json_spelling(
 def _texts(one: Comparison, new: SyncMapping, old: SyncMapping) -> tuple[str, str]:
     """The JSON texts of one thing before and after, in the view `change`."""
     assert one.before is not None
-    before = _spelled(one, old.types[one.before], f"before[{sql.text(one.before)}]")
+    before_type = old.type_of(one.before, new.types[one.after]) or "NULL"
+    before = _spelled(one, before_type, f"before[{sql.text(one.before)}]")
     return before, _spelled(one, new.types[one.after], f"after[{sql.text(one.after)}]")
 
 

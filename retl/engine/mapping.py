@@ -122,6 +122,13 @@ class SyncMapping:
         """Whether it is the old mapping but for the types of columns, which the rows will tell."""
         return replace(self, types={}, zoneless=()) == replace(old, types={}, zoneless=())
 
+    def type_of(self, column: str, now: str | None) -> str | None:
+        """The canonical type of a column's values, of which it is known what type they have `now`.
+
+        Of JSON that was only sent `as: json` the snapshot has the text. None where it lacks the column.
+        """
+        return "JSON" if now == "JSON" and column in self.json_columns else self.types.get(column)
+
     def column_of(self, use: Use, change: Change) -> str | None:
         """The column for a use in the call of one kind of change; None where there was none."""
         columns = {**self.fields, **self.carried}

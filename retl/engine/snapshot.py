@@ -176,7 +176,7 @@ def _learnt(new: SyncMapping, shape: SyncMapping, old: SyncMapping | None, send_
         elif source is None:
             members.append(_value(column, new.types[column], shape, "new.row", column))
         else:
-            members.append(_value(column, old.types[source], shape, "old.row", source))
+            members.append(_value_before(column, source, shape, old))
     return ", ".join(members)
 
 
@@ -273,8 +273,17 @@ FROM (SELECT run_id, key, {row}, stale, calls FROM state.replaced) AS old"""
 def _kept(column: str, shape: SyncMapping, old: SyncMapping | None) -> str:
     """A column of an old row: what fed the same field then."""
     source = shape.source_of(column, old) if old else None
-    kind = old.types[source] if old and source else "NULL"
-    return _value(column, kind, shape, "old.row", source or column)
+    if old is None or source is None:
+        return _value(column, "NULL", shape, "old.row", column)
+    return _value_before(column, source, shape, old)
+
+
+def _value_before(column: str, source: str, shape: SyncMapping, old: SyncMapping) -> str:
+    """A member of a snapshot's row, taken from a column of an old row."""
+    if shape.types[column] == "JSON" and source in old.json_columns:
+        text = f"old.row[{sql.text(source)}]"
+        return f"{sql.name(column)} := coalesce(try_cast({text} AS JSON), to_json({text}))"
+    return _value(column, old.types[source], shape, "old.row", source)
 
 
 def _value(column: str, kind: str, shape: SyncMapping, row: str, source: str) -> str:
