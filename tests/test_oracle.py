@@ -648,14 +648,16 @@ def read_otherwise(step: Step, memory: oracle.Memory) -> bool:
 
 
 def kept_back_by_edit(was: oracle.Memory, now: oracle.Memory) -> bool:
-    """Whether a known row was rejected in a run in which the mapping was edited."""
-    if (
-        was.sync is None
-        or now.sync is None
-        or (was.sync.sent, was.sync.compared) == (now.sync.sent, now.sync.compared)
-    ):
+    """Whether a known row was rejected in a run in which the mapping was edited, or took a column more.
+
+    Of that column the row knows nothing, which the state keeps as null.
+    """
+    if was.sync is None or now.sync is None:
         return False
-    return any(now.rows.get(key) is version for key, version in was.rows.items())
+    before, after = ({source.column for source in sync.uses.values()} for sync in (was.sync, now.sync))
+    edited = (was.sync.sent, was.sync.compared) != (now.sync.sent, now.sync.compared)
+    kept = any(now.rows.get(key) is version for key, version in was.rows.items())
+    return kept and (edited or not after <= before)
 
 
 def check(expected: oracle.Outcome, outcome: Outcome, run: str) -> list[str]:
