@@ -1,0 +1,146 @@
+"""Promises: the calls of a sync, as they arrived, told again as the versions of the rows.
+
+Nothing is asked of retl here but its rejected calls. Each call of a track sync says from which version of a
+row it leads to which, so that all calls of a row must be one way, from no row to the row that is there now.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torture.rows import History
+
+LOST, TWICE, OUT_OF_ORDER, FLOOD, WRONG = "lost", "twice", "out of order", "flood", "wrong"
+KINDS = (LOST, TWICE, OUT_OF_ORDER, FLOOD, WRONG)
+
+
+class Broken(Exception):
+    """A promise is broken.
+
+    Attributes:
+        kind: one of `KINDS`.
+    """
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(f"{kind}: {message}")
+        self.kind = kind
+
+
+@dataclass(frozen=True)
+class Told:
+    """A call, as Segment has it or as it was refused.
+
+    Attributes:
+        arrival: its place among all calls that arrived; None where Segment refused it.
+        key: of its row.
+        user: its `userId`.
+        before: the version from which it leads; None is no row.
+        after: the version to which it leads; None is no row.
+    """
+
+    arrival: int | None
+    key: str
+    user: str
+    before: int | None
+    after: int | None
+
+    @property
+    def place(self) -> tuple[int, bool]:
+        """Its place among the calls of its row: versions only grow, and a row is gone after its last."""
+        return (self.before or 0, True) if self.after is None else (self.after, False)
+
+
+def check_ways(
+    history: History, accepted: Sequence[dict[str, Any]], refused: Sequence[dict[str, Any]]
+) -> None:
+    """See that the calls of a track sync lead each row to how it is now.
+
+    Raises:
+        Broken: they do not.
+    """
+    told = [_told(number, call) for number, call in enumerate(accepted)]
+    told += [_told(None, call) for call in refused]
+    by_key: dict[str, list[Told]] = defaultdict(list)
+    for one in sorted(told, key=lambda one: one.place):
+        by_key[one.key].append(one)
+    for key in {*by_key, *history.current}:
+        _check_way(history, key, by_key[key])
+
+
+def _told(arrival: int | None, call: Mapping[str, Any]) -> Told:
+    properties = call["properties"]
+    version = int(properties["version"])
+    before, after = {
+        "Added": (None, version),
+        "Changed": ((properties.get("previous") or {}).get("version"), version),
+        "Removed": (version, None),
+    }[call["event"]]
+    return Told(arrival, properties["id"], call["userId"], before, after)
+
+
+def _check_way(history: History, key: str, way: list[Told]) -> None:
+    here = None
+    arrivals: dict[str, int] = {}
+    for call in way:
+        if call.before != here:
+            kind = TWICE if any(other is not call and other.after == call.after for other in way) else LOST
+            raise Broken(kind, f"row {key} is at version {here}, and {call} comes")
+        version = call.before if call.after is None else call.after
+        if version is None or version not in history.versions:
+            raise Broken(WRONG, f"row {key} never had version {version}")
+        known_key, row = history.versions[version]
+        if known_key != key or row.owner != call.user:
+            raise Broken(WRONG, f"version {version} is row {known_key} of {row.owner}, and {call} comes")
+        if call.arrival is not None:
+            if call.arrival < arrivals.get(call.user, -1):
+                raise Broken(OUT_OF_ORDER, f"{call} arrived before an older one of the same row and user")
+            arrivals[call.user] = call.arrival
+        here = call.after
+    now = history.current[key].version if key in history.current else None
+    if here != now:
+        raise Broken(LOST, f"row {key} is at version {now}, and its calls end at {here}")
+
+
+def check_profiles(history: History, accepted: Sequence[dict[str, Any]], repeats: bool) -> None:
+    """See that the calls of an identify sync leave each profile as the row is now, and never led it back.
+
+    Args:
+        history: the rows.
+        accepted: the calls, as they arrived.
+        repeats: whether a row may be told again, as it was sent in full, or an edit added a trait.
+
+    Raises:
+        Broken: they do not.
+    """
+    seen: dict[str, tuple[int, bool]] = {}
+    for call in accepted:
+        key, version = call["userId"], call["traits"]["version"]
+        last = seen.get(key, (0, False))
+        place = (last[0], True) if version == "gone" else (int(version), False)
+        if version != "gone" and (version not in history.versions or history.versions[version][0] != key):
+            raise Broken(WRONG, f"row {key} never had version {version}")
+        if place == last and not repeats:
+            raise Broken(TWICE, f"row {key} is told again to be at {place}")
+        if place < last:
+            raise Broken(OUT_OF_ORDER, f"row {key} is led back from {last} to {place}")
+        seen[key] = place
+    for key in {*seen, *history.current}:
+        row = history.current.get(key)
+        version, is_gone = seen.get(key, (0, True))
+        if (row is None) != is_gone or (row is not None and row.version != version):
+            raise Broken(LOST, f"row {key} is {row}, and its profile is at {version}, gone: {is_gone}")
+
+
+def check_order(accepted: Sequence[dict[str, Any]]) -> None:
+    """See that the timestamps of each user never go back.
+
+    Raises:
+        Broken: they do.
+    """
+    last: dict[str, str] = {}
+    for call in accepted:
+        user, moment = call["userId"], call["originalTimestamp"]
+        if moment < last.get(user, ""):
+            raise Broken(OUT_OF_ORDER, f"a call of {user} of {moment} came after one of {last[user]}")
+        last[user] = moment
