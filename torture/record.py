@@ -1,0 +1,27 @@
+"""Record: what happened in the lives of a torture."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Record:
+    """What happened in one life, or in many.
+
+    Attributes:
+        faults: by kind and place, as "killed: at COMMIT".
+        counts: of lives, runs, requests, calls and repeats.
+        broken: the seed of each life that broke a promise, with the kind and the words.
+        seconds: that all took.
+    """
+
+    faults: Counter[str] = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=Counter)
+    broken: list[tuple[int, str, str]] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def add(self, other: "Record") -> None:
+        """Add what happened elsewhere."""
+        self.faults += other.faults
+        self.counts += other.counts
+        self.broken += other.broken
