@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Images of containers often set this, and then each start compiles the tests, and what pytest rewrites, anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-all test-oldest lint bench bench-10m docs clean
+.PHONY: help demo test test-all test-oldest lint bench bench-10m torture docs clean
 
 help:
 	@echo "make demo      run the example's users sync against a local Segment"
@@ -14,6 +14,7 @@ help:
 	@echo "make lint      style and types"
 	@echo "make bench     how fast, beside other tools, into docs/benchmarks.md; half an hour"
 	@echo "make bench-10m the same with ten million users"
+	@echo "make torture   runs under faults for two minutes, into docs/torture.md; SEED=1 SECONDS=60 are others"
 	@echo "make docs      write the generated pages of docs/ anew"
 
 # Its state goes to a folder of its own, so that the demo starts from nothing each time.
@@ -44,6 +45,9 @@ bench: .venv/test
 
 bench-10m: .venv/test
 	$(BIN)/python -m bench --rows 10000000
+
+torture: .venv/test
+	$(BIN)/python -m torture --page $(if $(SEED),--seed $(SEED)) $(if $(SECONDS),--seconds $(SECONDS))
 
 docs: .venv/retl
 	$(BIN)/python docs/make.py

@@ -1,0 +1,34 @@
+"""`python -m torture` lives lives under faults until time is up, and says whether a promise was broken."""
+
+import os
+import secrets
+
+import click
+
+from torture.lives import live, live_on
+from torture.report import lines, write_page
+
+
+@click.command()
+@click.option("--seed", type=click.IntRange(0), help="Of the first life; by chance where none is given.")
+@click.option("--seconds", type=click.FloatRange(0), default=120.0, show_default=True, help="0 is no limit.")
+@click.option("--faults", type=click.IntRange(0), default=0, help="Stop after so many; 0 is no limit.")
+@click.option("--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, help="Lives at a time.")
+@click.option("--replay", type=click.IntRange(0), help="Live only the life of this seed, and tell it.")
+@click.option("--page", is_flag=True, help="Write docs/torture.md.")
+def main(seed: int | None, seconds: float, faults: int, jobs: int, replay: int | None, page: bool) -> None:
+    """Run syncs under faults, and see that their calls tell what became of the rows."""
+    if replay is not None:
+        record = live(replay, click.echo)
+    else:
+        seed = secrets.randbelow(10**9) if seed is None else seed
+        click.echo(f"seed {seed}")
+        record = live_on(seed, seconds, faults, jobs)
+    click.echo("\n".join(lines(record)))
+    if page and replay is None:
+        write_page(record, seed or 0)
+    raise SystemExit(1 if record.broken else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""The result of a torture, as lines and as a page."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from retl.version import __version__
+from torture.promises import KINDS
+from torture.record import Record
+
+PAGE = Path(__file__).parents[1] / "docs/torture.md"
+
+HEAD = """\
+# Torture
+
+`make torture` wrote this page. It lives **lives**: in each, rows of a table come, change and go, somebody
+edits the sync, and runs of `retl` meet faults. At the end runs without faults deliver what is left. Then
+a reader of its own goes through all calls that arrived, and puts the versions of each row together from
+them: every version has a number, and a call says from which one it leads to which. A call that is lost,
+that came twice under another message id, or that is out of order leaves a gap or a fork. A run in which
+nothing changed must send nothing, and a model without rows must not send that all are gone.
+
+- Most lives run inside of one process, where each statement that writes, each request and each batch of
+  rows is a step. A fault comes at a step that a seed decides: the process is **killed**, with its files
+  as they are at that moment, or the **disk is full**. The threads that deliver take turns that the seed
+  decides, too, so a life can be lived again: `python -m torture --replay SEED`.
+- One life of fifty is of real **processes** that get a real `kill -9`, SIGTERM or SIGINT, are not allowed
+  to let a file grow, or run two at a time.
+- The local Segment **answers** as it does on a bad day; the table says how. `retl sandbox --faults` gives
+  such answers to rehearse with.
+- A **repeat** is a call that arrived once more under the message id that it had, as after an answer that
+  got lost. Segment takes both for one; it breaks no promise.
+
+`make torture` takes two minutes; `python -m torture --seconds 0 --faults 100000` goes on for hours.
+"""
+
+
+def lines(record: Record) -> Iterator[str]:
+    """The result for a terminal."""
+    counts = record.counts
+    yield (
+        f"{record.faults.total():,} faults in {counts['runs']:,} runs of {counts['lives']:,} lives; "
+        f"{counts['calls']:,} calls arrived, {counts['repeats']:,} of them again ({record.seconds:.0f} s)"
+    )
+    for kind, number in sorted(_by_kind(record).items()):
+        yield f"  {kind}: {number:,}"
+    broken = Counter(kind for _, kind, _ in record.broken)
+    yield ", ".join(f"{kind} {broken[kind]}" for kind in KINDS)
+    for seed, _, words in record.broken:
+        yield f"life {seed} is broken: {words}"
+        yield f"  live it again: python -m torture --replay {seed}"
+
+
+def write_page(record: Record, seed: int) -> None:
+    """Write docs/torture.md."""
+    PAGE.write_text(page(record, seed), encoding="utf-8")
+
+
+def page(record: Record, seed: int) -> str:
+    """The page."""
+    counts, broken = record.counts, Counter(kind for _, kind, _ in record.broken)
+    today = datetime.now(UTC).date()
+    parts = [
+        HEAD,
+        "\n## The last time\n\n",
+        f"retl {__version__}, {today}, {record.seconds:,.0f} s, seeds from {seed} on.\n\n",
+        "| lives | runs | faults | requests | calls that arrived | repeats |\n|--:|--:|--:|--:|--:|--:|\n",
+        f"| {counts['lives']:,} | {counts['runs']:,} | {record.faults.total():,} | {counts['requests']:,} "
+        f"| {counts['calls']:,} | {counts['repeats']:,} |\n\n",
+        "| " + " | ".join(f"{kind}" for kind in KINDS) + " |\n" + "|--:" * len(KINDS) + "|\n",
+        "| " + " | ".join(f"**{broken[kind]}**" for kind in KINDS) + " |\n\n",
+        "## Faults\n\n| fault | where, or which | times |\n|---|---|--:|\n",
+    ]
+    places: dict[str, list[tuple[str, int]]] = defaultdict(list)
+    for fault, number in sorted(record.faults.items()):
+        kind, _, place = fault.partition(": ")
+        places[kind].append((place, number))
+    for kind, found in sorted(places.items()):
+        parts += [f"| {kind} | {place} | {number:,} |\n" for place, number in found if number]
+    return "".join(parts)
+
+
+def _by_kind(record: Record) -> Counter[str]:
+    kinds: Counter[str] = Counter()
+    for fault, number in record.faults.items():
+        kinds[fault.partition(":")[0]] += number
+    return kinds
