@@ -857,6 +857,34 @@ def test_a_rehearsal_has_a_state_of_its_own(retl: Retl, project: Path, sandbox: 
     assert [project / "state/sandbox/users.duckdb"] == list(project.rglob("*.duckdb"))
 
 
+@pytest.mark.rule("G11")
+def test_a_rehearsal_can_begin_where_production_stands(retl: Retl, project: Path, sandbox: Sandbox) -> None:
+    """--from-production sends to the local Segment just what the next real run sends, under the same ids."""
+    retl("run", "users", "--limit", "1")
+    (project / "data/users.csv").write_text(USERS + "u3,c@x.com,,2026-01-03\n")
+    before = contents(project / "state/users.duckdb")
+
+    rehearsed = [record(retl, "--sandbox", "--from-production") for _ in range(2)]
+    assert before == contents(project / "state/users.duckdb")
+    assert 1 == len(sandbox.accepted)
+    real = record(retl)
+
+    assert [(1, 2)] * 3 == [(one["added"], one["calls"]["delivered"]) for one in (*rehearsed, real)]
+    assert ["u1", "u2", "u3"] == [call["userId"] for call in sandbox.accepted]
+    copy, whole = (contents(project / f"state/{name}.duckdb") for name in ("sandbox/users", "users"))
+    for part in ("destination_id", "generation"):  # of which message ids are made
+        assert copy["metadata"][0][part] == whole["metadata"][0][part]
+
+
+def test_there_is_no_production_to_rehearse_from(retl: Retl, project: Path) -> None:
+    """Without a production state, or without --sandbox, the option is refused with what to do."""
+    code, _, err = retl("run", "users", "--sandbox", "--from-production")
+    assert (2, True) == (code, "leave out --from-production" in err)
+    code, _, err = retl("run", "users", "--from-production")
+    assert (2, True) == (code, "goes with --sandbox" in err)
+    assert [] == list(project.rglob("*.duckdb"))
+
+
 def start(project: Path, *arguments: str) -> subprocess.Popen[str]:
     """The retl program, in a process of its own."""
     return subprocess.Popen(

@@ -57,6 +57,7 @@ STORIES = [
     "orphans",
     "pipeline",
     "planning",
+    "rehearsal",
     "retry",
     "run",
     "session",

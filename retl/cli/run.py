@@ -35,6 +35,7 @@ from retl.lazy import lazy_module
 from retl.lock import LOCK_TIMEOUT_SECONDS
 from retl.orphans import find_orphans, orphans_sentence, refuse_former_name
 from retl.pipeline import run
+from retl.rehearsal import copy_production
 from retl.run import Run, Status, begin_run
 from retl.session import Session, load_session
 
@@ -58,6 +59,7 @@ class RunFlags:
         forced: names of the guards to let pass.
         limit: how many calls may leave; None is all.
         rehearsal: whether the calls go to the sandbox.
+        from_production: whether the rehearsal begins with a copy of the production state.
         expect_state: whether a missing state file is an error.
         wait: whether to wait for another run of the sync to end.
         skip_if_running: whether another run of the sync is a reason to do nothing.
@@ -73,6 +75,7 @@ class RunFlags:
     forced: tuple[str, ...]
     limit: int | None
     rehearsal: bool
+    from_production: bool
     expect_state: bool
     wait: bool
     skip_if_running: bool
@@ -141,6 +144,11 @@ class _Shared:
     "--sandbox", "rehearsal", is_flag=True, help="Rehearse against a local Segment, with a state of its own."
 )
 @click.option(
+    "--from-production",
+    is_flag=True,
+    help="With --sandbox: rehearse what the next real run would send, on a copy of its state.",
+)
+@click.option(
     "--expect-state", is_flag=True, envvar="RETL_EXPECT_STATE", help="Stop where the state file is missing."
 )
 @click.option("--wait", is_flag=True, help="Wait for another run of the sync to end.")
@@ -163,6 +171,8 @@ def run_command(syncs: Sequence[str], **given: Any) -> int:
     Example: retl run syncs/users.yml --sandbox
     """
     flags = RunFlags(**given)
+    if flags.from_production and not flags.rehearsal:
+        raise click.UsageError("--from-production goes with --sandbox")
     if flags.full and not flags.yes:
         click.confirm("--full sends every current row again; go on?", abort=True, err=True)
     printer = Printer(flags.as_json, flags.quiet, flags.rehearsal, flags.state_dir)
@@ -197,6 +207,8 @@ def _run_one(path: Path, flags: RunFlags, shared: _Shared) -> Run | None:
         session = load_session(path, flags.state_dir, flags.rehearsal)
         began = began.evolve(sync=session.sync.name)
         shared.refuse_same_name(session, path)
+        if flags.from_production:
+            copy_production(session, clock)
         if flags.expect_state:
             _refuse_missing_state(session)
         shared.tell_orphans(session, flags)

@@ -1,0 +1,50 @@
+"""Rehearsal: a run against the sandbox that begins where production stands."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from retl.clock import Clock
+from retl.damage import own_errors, state_exists
+from retl.errors import StateError
+from retl.session import Session
+
+
+def copy_production(session: Session, clock: Clock) -> None:
+    """Put a copy of the production state, with the calls that wait, in the place of the rehearsals' own.
+
+    The production state stays as it is. Both are held meanwhile.
+
+    Args:
+        session: the sync, in rehearsal.
+        clock: for the lock.
+
+    Raises:
+        StateError: there is no production state.
+        StorageError: the copy cannot be written.
+        LockedError: another process holds one of the two.
+    """
+    production = replace(session, rehearsal=False)
+    source, target = production.state_path, session.state_path
+    if not state_exists(source):
+        raise StateError(
+            "there is no production state to rehearse from",
+            where=str(source),
+            hint="leave out --from-production, and the rehearsal is a first pass",
+        )
+    with session.hold(clock), production.hold(clock), own_errors(target):
+        _copy(source, target)
+        with session.open_state(claim=False) as state, state.transaction():
+            state.rekey(None)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a state file, and its log where a killed process left one."""
+    log = target.with_name(f"{target.name}.wal")
+    log.unlink(missing_ok=True)  # of the state that is replaced
+    for whole, copy in ((source, target), (source.with_name(f"{source.name}.wal"), log)):
+        if whole.is_file():
+            unfinished = copy.with_name(f"{copy.name}.new")
+            unfinished.touch(mode=0o600)
+            shutil.copyfile(whole, unfinished)
+            unfinished.replace(copy)
