@@ -75,11 +75,13 @@ class Session:
         Calls that are written to a file are not sent to Segment, so such a sync has a state of its own, whose
         name ends in `.file`.
         """
-        if self.rehearsal:
-            return self.state_dir / "sandbox" / f"{self.sync.name}.duckdb"
         settings = self.sync.segment
         parts = (self.sync.name, settings.name, "file" if settings.file is not None else None)
-        return self.state_dir / f"{'.'.join(filter(None, parts))}.duckdb"
+        path = self.state_dir / f"{'.'.join(filter(None, parts))}.duckdb"
+        if self.rehearsal:
+            path = self.state_dir / "sandbox" / f"{self.sync.name}.duckdb"
+        # The lock and DuckDB's log stand beside the file itself, by whatever link somebody comes.
+        return path.resolve() if path.is_symlink() and path.exists() else path
 
     @property
     def model(self) -> Model:
