@@ -27,7 +27,7 @@ from retl.sandbox.failures import Reply
 from retl.sandbox.server import Sandbox
 from retl.state import State, open_state
 from torture.fuse import Connection, Fuse, Killed
-from torture.promises import FLOOD, LOST, WRONG, Broken, check_order, check_profiles, check_ways
+from torture.promises import FLOOD, LOST, UNNOTED, WRONG, Broken, check_order, check_profiles, check_ways
 from torture.record import Record
 from torture.rows import History, Warehouse
 from torture.turns import Turns
@@ -152,6 +152,7 @@ class Life:
         self._history = History(keys, owners)
         self._edit = ""
         self._answers: list[str] = []
+        self._noted = 0
         self._poisoned: set[str] = set()
         self._repeats = self._was_retried = self._went_back = False
         self._folder.mkdir()
@@ -288,6 +289,9 @@ class Life:
         refused = self._refused()
         repeats = len(self._sandbox.duplicates) + len(self._sandbox.accepted) - len(accepted)
         self.record.counts.update(calls=len(accepted), repeats=repeats)
+        # Of a call that was refused it is not kept whether it arrived before that.
+        if repeats > self._noted and not self._was_retried:
+            raise Broken(UNNOTED, f"{repeats} calls came again, and {self._noted} are noted")
         arrived = {call["messageId"] for call in accepted}
         refused = {one: call for one, call in refused.items() if one not in arrived}
         if self._is_track:
@@ -302,6 +306,8 @@ class Life:
         with open_state(self._folder / "life.duckdb", "life") as state:
             found = state.db.execute("SELECT message_id, body FROM state.rejected_call").fetchall()
             waiting = state.db.execute("SELECT count(*) FROM state.outbox").fetchall()
+            noted = state.db.execute("SELECT coalesce(sum(repeated), 0) FROM state.receipt").fetchall()
+        self._noted = int(noted[0][0])
         if waiting != [(0,)]:
             raise Broken(LOST, f"after a run with exit code 0, {waiting} calls wait")
         return {message_id: json.loads(body) for message_id, body in found}

@@ -11,8 +11,15 @@ from typing import Any
 
 from torture.rows import History
 
-LOST, TWICE, OUT_OF_ORDER, FLOOD, WRONG = "lost", "twice", "out of order", "flood", "wrong"
-KINDS = (LOST, TWICE, OUT_OF_ORDER, FLOOD, WRONG)
+LOST, TWICE, OUT_OF_ORDER, FLOOD, UNNOTED, WRONG = (
+    "lost",
+    "twice",
+    "out of order",
+    "flood",
+    "repeat not noted",
+    "wrong",
+)
+KINDS = (LOST, TWICE, OUT_OF_ORDER, FLOOD, UNNOTED, WRONG)
 
 
 class Broken(Exception):
