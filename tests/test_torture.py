@@ -11,6 +11,7 @@ from torture.promises import (
     TWICE,
     WRONG,
     Broken,
+    check_members,
     check_order,
     check_profiles,
     check_ways,
@@ -115,6 +116,32 @@ def test_the_reader_sees_how_profiles_are(told: list[dict[str, Any]], kind: str 
         return
     with pytest.raises(Broken) as broken:
         check_profiles(history(), told, repeats=False)
+    assert kind == broken.value.kind
+
+
+def member(user: str, event: str = "Segment Entered") -> dict[str, Any]:
+    """A call of the audience sync."""
+    return {"userId": user, "event": event}
+
+
+@pytest.mark.parametrize(
+    ("told", "kind"),
+    [
+        ([member("b"), member("a"), member("b", "Segment Exited")], None),
+        ([member("a"), member("b")], LOST),
+        ([], LOST),
+        ([member("a"), member("a")], TWICE),
+        ([member("a"), member("b", "Segment Exited")], TWICE),
+    ],
+    ids=["right", "that one left", "that one came", "came twice", "left and was not there"],
+)
+def test_the_reader_sees_who_is_in_an_audience(told: list[dict[str, Any]], kind: str | None) -> None:
+    """Each user comes and goes in turn, and in the end those are in it whose rows are there."""
+    if kind is None:
+        check_members(history(), told, ())
+        return
+    with pytest.raises(Broken) as broken:
+        check_members(history(), told, ())
     assert kind == broken.value.kind
 
 

@@ -27,7 +27,17 @@ from retl.sandbox.failures import Reply
 from retl.sandbox.server import Sandbox
 from retl.state import State, open_state
 from torture.fuse import Connection, Fuse, Killed
-from torture.promises import FLOOD, LOST, UNNOTED, WRONG, Broken, check_order, check_profiles, check_ways
+from torture.promises import (
+    FLOOD,
+    LOST,
+    UNNOTED,
+    WRONG,
+    Broken,
+    check_members,
+    check_order,
+    check_profiles,
+    check_ways,
+)
 from torture.record import Record
 from torture.rows import History, Warehouse
 from torture.turns import Turns
@@ -54,6 +64,19 @@ identify:
   removed: {{traits: {{version: {{value: gone}}}}}}
 guards: {{removed: off, changed: off, added: off}}
 """
+
+AUDIENCE = """\
+sql: SELECT * FROM users
+primary_key: id
+audience:
+  user_id: id
+  name: Members
+  properties: {{version: version{more}}}
+initial: send
+guards: {{removed: off, changed: off, added: off, rejected: off}}
+"""
+
+SYNCS = {"track": TRACK, "identify": IDENTIFY, "audience": AUDIENCE}
 
 EDITS = ("", ", note: note", ", n: {column: note, nulls: omit}")
 """Further properties that edits of the sync add and take away."""
@@ -142,7 +165,7 @@ class Life:
         self._random = random = Random(seed)
         self._turns = Turns(random)
         self._folder = folder / "0"
-        self._is_track = random.random() < 0.6
+        self._kind = random.choice(["track", "track", "track", "identify", "identify", "audience"])
         is_large = random.random() < 0.04
         keys = [f"k{number}" for number in range(4_500 if is_large else random.randint(2, 12))]
         owners = [f"u{number}" for number in range(300 if is_large else 4)]
@@ -190,7 +213,7 @@ class Life:
             self._went_back = self._went_back or back
             self._turns.seconds += -3_600 if back else 86_400
             self.record.faults["clock: an hour back"] += back
-        if self._is_track and random.random() < 0.15:
+        if self._kind == "track" and random.random() < 0.15:
             self._poisoned = set() if self._poisoned else {random.choice(self._history.owners)}
             self._trace(f"calls of these users are refused: {self._poisoned}")
         if not self._poisoned and random.random() < 0.1:
@@ -204,7 +227,7 @@ class Life:
             names = [*ANSWERS, "taken", "taken", "taken"]
             answers = tuple(random.choice(names) for _ in range(random.randint(1, 6)))
         limit = random.randint(0, 5) if random.random() < 0.1 else None
-        full = not self._is_track and random.random() < 0.1
+        full = self._kind == "identify" and random.random() < 0.1
         fault = Fault(answers=answers, limit=limit, full=full)
         if draw < 0.6:
             steps = int(2 ** random.uniform(0, 6.5))
@@ -239,7 +262,7 @@ class Life:
     @contextmanager
     def _opened(self, fuse: Fuse, fault: Fault) -> Iterator[Job]:
         path = self._folder / "life.yml"
-        path.write_text((TRACK if self._is_track else IDENTIFY).format(more=self._edit), encoding="utf-8")
+        path.write_text(SYNCS[self._kind].format(more=self._edit), encoding="utf-8")
         project = Project(self._folder, {"SEGMENT_WRITE_KEY": KEY, "RETL_WAREHOUSE_URL": "duckdb://"})
         sync = load_sync(path, project)
         with open_state(self._folder / "life.duckdb", sync.name) as opened:
@@ -294,10 +317,13 @@ class Life:
             raise Broken(UNNOTED, f"{repeats} calls came again, and {self._noted} are noted")
         arrived = {call["messageId"] for call in accepted}
         refused = {one: call for one, call in refused.items() if one not in arrived}
-        if self._is_track:
-            check_ways(self._history, accepted, list(refused.values()))
-        else:
-            check_profiles(self._history, accepted, self._repeats)
+        match self._kind:
+            case "track":
+                check_ways(self._history, accepted, list(refused.values()))
+            case "identify":
+                check_profiles(self._history, accepted, self._repeats)
+            case "audience":
+                check_members(self._history, accepted, {call["userId"] for call in refused.values()})
         if not self._went_back and not self._was_retried:
             check_order(accepted)
 

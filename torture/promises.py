@@ -5,7 +5,7 @@ row it leads to which, so that all calls of a row must be one way, from no row t
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,6 +137,27 @@ def check_profiles(history: History, accepted: Sequence[dict[str, Any]], repeats
         version, is_gone = seen.get(key, (0, True))
         if (row is None) != is_gone or (row is not None and row.version != version):
             raise Broken(LOST, f"row {key} is {row}, and its profile is at {version}, gone: {is_gone}")
+
+
+def check_members(history: History, accepted: Sequence[dict[str, Any]], refused: Collection[str]) -> None:
+    """See that the calls of an audience sync let each user come and go in turn, and leave in it who is there.
+
+    Args:
+        history: the rows.
+        accepted: the calls, as they arrived.
+        refused: users of whom a call is kept as refused, so that two calls may say the same.
+
+    Raises:
+        Broken: they do not.
+    """
+    members: set[str] = set()
+    for call in accepted:
+        user, enters = call["userId"], call["event"] == "Segment Entered"
+        if enters == (user in members) and user not in refused:
+            raise Broken(TWICE, f"{user} is {'in' if enters else 'out'} already, and {call['event']} comes")
+        (members.add if enters else members.discard)(user)
+    if members != set(history.current):
+        raise Broken(LOST, f"in or out against the rows: {sorted(members ^ set(history.current))}")
 
 
 def check_order(accepted: Sequence[dict[str, Any]]) -> None:
