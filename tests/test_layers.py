@@ -57,6 +57,7 @@ STORIES = [
     "orphans",
     "pipeline",
     "planning",
+    "purge",
     "rehearsal",
     "retry",
     "run",

@@ -1,9 +1,10 @@
-"""`retl reset`: forgets what was sent."""
+"""`retl reset`: forgets what was sent, or deletes all that is kept."""
 
 from pathlib import Path
 
 import click
 
+from retl import purge
 from retl.cli.console import count
 from retl.cli.options import ONE_SYNC, REHEARSAL, STATE_DIR
 from retl.clock import SystemClock
@@ -12,22 +13,40 @@ from retl.damage import state_exists
 from retl.delivery import outbox, rejected
 from retl.engine import snapshot
 from retl.engine.mapping import first_pass_sentence
-from retl.session import find_sessions
+from retl.session import Session, find_sessions
 
 
 @click.command("reset")
 @ONE_SYNC
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option(
+    "--purge",
+    "is_purge",
+    is_flag=True,
+    help="Delete the state file and all beside it: rows, calls, receipts, rejections, runs, rehearsals.",
+)
+@click.option(
+    "--pending", "with_pending", is_flag=True, help="With --purge: delete the calls that wait, too."
+)
 @REHEARSAL
 @STATE_DIR
-def reset_command(sync: str, yes: bool, rehearsal: bool, state_dir: Path | None) -> int:
+def reset_command(
+    sync: str, yes: bool, is_purge: bool, with_pending: bool, rehearsal: bool, state_dir: Path | None
+) -> int:
     """Forget what was sent: the next run is a first pass.
 
     Calls that are pending are delivered all the same, to the destination that they are for; where there are
     none, the next run may have another destination. Message ids never repeat.
+
+    With --purge nothing is left on disk of what retl kept of the sync.
     """
+    if with_pending and not is_purge:
+        raise click.UsageError("--pending goes with --purge; retl discard --pending takes calls back")
     for session in find_sessions([sync], state_dir, rehearsal):
         name = session.sync.name
+        if is_purge:
+            _purge(session, yes, with_pending)
+            continue
         if not state_exists(session.state_path):
             click.echo(f"{name}: there is no state to forget")
             continue
@@ -43,6 +62,23 @@ def reset_command(sync: str, yes: bool, rehearsal: bool, state_dir: Path | None)
         if pending:
             click.echo(f"{name}: {count(pending, 'call')} of an earlier run still go to the same destination")
     return 0
+
+
+def _purge(session: Session, yes: bool, with_pending: bool) -> None:
+    """Ask, and delete all that is kept of a sync."""
+    name, clock = session.sync.name, SystemClock()
+    rows, pending = purge.counted(session, clock)
+    purge.refuse_pending(session, 0 if with_pending else pending)
+    lost = f" and {count(pending, 'call')} that never left" if pending else ""
+    if not yes:
+        click.confirm(f"{name}: delete all that is kept of it, {count(rows, 'row')}{lost}?", abort=True)
+    deleted = purge.purge(session, clock, with_pending)
+    for path in deleted:
+        click.echo(f"{name}: deleted {path}")
+    if not deleted:
+        click.echo(f"{name}: there is nothing to delete")
+        return
+    click.echo(f"{name}: {_next_run(session.sync, 0)}")
 
 
 def _next_run(sync: Sync, pending: int) -> str:

@@ -1,0 +1,89 @@
+"""Purge: the files of a state are deleted, and with them all personal data that retl keeps of a sync."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from retl.clock import Clock
+from retl.damage import own_errors, state_exists
+from retl.delivery import outbox
+from retl.engine import snapshot
+from retl.errors import StateError
+from retl.lock import BESIDE
+from retl.session import Session
+
+_TRACES = (*(ending for ending in BESIDE if ending != ".lock"), ".wal.damaged", ".warehouse.tmp")
+"""Endings of all that may hold rows beside a state file: also a log that was moved away on the advice of an
+error, and what the warehouse's DuckDB spilled. The lock is empty, and who waits for it must find it there."""
+
+
+def counted(session: Session, clock: Clock) -> tuple[int, int]:
+    """The rows of the snapshot and the calls that wait; zeros where there is no state file.
+
+    Raises:
+        LockedError: another process holds the state.
+        StateError: the file is not a state of this sync, or cannot be read.
+    """
+    if not state_exists(session.state_path):
+        return 0, 0
+    with session.peeked_state(clock) as state:
+        return snapshot.row_count(state.db), outbox.pending(state.db)
+
+
+def purge(session: Session, clock: Clock, with_pending: bool) -> list[Path]:
+    """Delete the state of a sync and, unless that is meant alone, the state of its rehearsals.
+
+    Args:
+        session: the sync.
+        clock: for the note that says who holds the state.
+        with_pending: whether calls that wait are lost, too.
+
+    Returns:
+        The files and folders that were deleted.
+
+    Raises:
+        LockedError: another process holds the state.
+        StateError: the file is not a state of this sync, or calls wait in it.
+    """
+    with session.hold(clock):
+        if state_exists(session.state_path):
+            # Opened and closed, so that no file is deleted that is not a state of this very sync.
+            with session.open_state() as state:
+                refuse_pending(session, 0 if with_pending else outbox.pending(state.db))
+        deleted = list(_delete(session.state_path))
+    rehearsal = replace(session, rehearsal=True)
+    if not session.rehearsal and rehearsal.state_path.parent.is_dir():
+        with rehearsal.hold(clock):
+            deleted += _delete(rehearsal.state_path)
+    return deleted
+
+
+def refuse_pending(session: Session, pending: int) -> None:
+    """See that no call would be lost.
+
+    Raises:
+        StateError: calls wait.
+    """
+    if pending:
+        raise StateError(
+            f"{pending:,} calls wait in this state and would be lost",
+            where=str(session.state_path),
+            hint=f"deliver them first: retl run {session.sync.path}; or delete them, too: "
+            f"retl reset {session.sync.path} --purge --pending",
+        )
+
+
+def _delete(path: Path) -> Iterator[Path]:
+    """Delete a state and all that stands beside it; the state last, so that it never misses its log."""
+    linked = [path.resolve()] if path.is_symlink() else []
+    with own_errors(path):
+        for one in (*(path.with_name(path.name + ending) for ending in _TRACES), *linked, path):
+            if one.is_dir() and not one.is_symlink():
+                shutil.rmtree(one)
+            elif one.exists() or one.is_symlink():
+                one.unlink()
+            else:
+                continue
+            if not one.name.endswith(".holder"):  # it is of this very process
+                yield one
