@@ -10,7 +10,7 @@ from typing import Any
 
 import duckdb
 
-from retl.delivery import receipts, rejected
+from retl.delivery import outbox, receipts, rejected
 from retl.delivery.round import Delivery
 from retl.engine.diff import Diff
 from retl.engine.guard import Guard
@@ -237,9 +237,10 @@ def keep_run(db: duckdb.DuckDBPyConnection, run: Run) -> None:
         """
         DELETE FROM state.run
         WHERE run_id NOT IN (SELECT run_id FROM state.run ORDER BY rowid DESC LIMIT ?)
+            AND NOT list_contains(?, run_id)
         RETURNING run_id
         """,
-        [KEPT_RUNS],
+        [KEPT_RUNS, receipts.last_runs(db)],
     ).fetchall()
     if pushed_out:
         receipts.forget(db, [run_id for (run_id,) in pushed_out])
@@ -250,6 +251,35 @@ def keeps_all_runs(db: duckdb.DuckDBPyConnection) -> bool:
     row = db.execute("SELECT count(*) FROM state.run").fetchone()
     assert row is not None
     return int(row[0]) < KEPT_RUNS
+
+
+def forget_before(db: duckdb.DuckDBPyConnection, moment: datetime, run_id: str) -> int:
+    """Forget the records of runs before a moment with their receipts, and what was rejected before it.
+
+    The records of runs whose calls wait stay, as do those by which it is known that calls ever arrived. To be
+    run in the transaction that closes a run.
+
+    Args:
+        db: the state's connection.
+        moment: UTC.
+        run_id: the run that is closed.
+
+    Returns:
+        How many rejected calls were forgotten.
+    """
+    if keeps_all_runs(db) or receipts.accepts(db):  # else only the number of records tells of pushed out ones
+        needed = [run_id, *outbox.run_ids(db), *receipts.last_runs(db)]
+        old = db.execute(
+            """
+            DELETE FROM state.run
+            WHERE started_at < ? AND NOT list_contains(?, run_id)
+            RETURNING run_id
+            """,
+            [moment.replace(tzinfo=None), needed],
+        ).fetchall()
+        if old:
+            receipts.forget(db, [old_id for (old_id,) in old])
+    return rejected.forget_before(db, moment, run_id)
 
 
 def any_in_full(db: duckdb.DuckDBPyConnection, run_ids: Sequence[str]) -> bool:

@@ -109,6 +109,18 @@ def forget(db: duckdb.DuckDBPyConnection, run_ids: list[str]) -> None:
     db.execute("DELETE FROM state.receipt WHERE list_contains(?, run_id)", [run_ids])
 
 
+def last_runs(db: duckdb.DuckDBPyConnection) -> list[str]:
+    """The run of the last receipt, and that of the last accepted batch: they tell that calls ever arrived."""
+    found = db.execute(
+        """
+        SELECT DISTINCT run_id FROM state.receipt
+        WHERE rowid = (SELECT max(rowid) FROM state.receipt)
+            OR rowid = (SELECT max(rowid) FROM state.receipt WHERE calls > 0)
+        """
+    )
+    return [run_id for (run_id,) in found.fetchall()]
+
+
 def is_there_any(db: duckdb.DuckDBPyConnection) -> bool:
     """Whether a batch from this outbox ever arrived, or may have."""
     return db.execute("SELECT 1 FROM state.receipt LIMIT 1").fetchone() is not None

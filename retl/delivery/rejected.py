@@ -196,6 +196,22 @@ def discard(db: duckdb.DuckDBPyConnection) -> int:
     return int(row[0])
 
 
+def forget_before(db: duckdb.DuckDBPyConnection, moment: datetime, run_id: str) -> int:
+    """Forget rows and calls that were rejected before a moment; gives how many calls.
+
+    Args:
+        db: the state's connection, in a transaction.
+        moment: UTC.
+        run_id: the run that is under way; calls that it rejected stay, though they were rejected before.
+    """
+    before = moment.replace(tzinfo=None)
+    db.execute("DELETE FROM state.rejected_row WHERE last_seen < ?", [before])
+    calls = "DELETE FROM state.rejected_call WHERE rejected_at < ? AND rejected_in <> ?"
+    row = db.execute(calls, [before, run_id]).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
 def rejected_in(db: duckdb.DuckDBPyConnection, run_id: str) -> int:
     """How many calls were rejected in a run."""
     row = db.execute("SELECT count(*) FROM state.rejected_call WHERE rejected_in = ?", [run_id]).fetchone()
