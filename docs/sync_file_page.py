@@ -23,7 +23,7 @@ from retl.config.fields import (
     Value,
     Zone,
 )
-from retl.config.settings import Defaults, GuardLimit, Guards, Receivers, SegmentSettings
+from retl.config.settings import Age, Defaults, GuardLimit, Guards, Receivers, SegmentSettings
 from retl.config.sync import Audience, Group, Identify, RemovedTraits, Sync, Track, TrackCall
 from retl.forms.form import Frozen, keys
 
@@ -138,6 +138,7 @@ _FORMS: tuple[tuple[object, str], ...] = (
     (Timestamp, "column or `{column, as, unit}`"),
     (TrackCall, "event name or block"),
     (GuardLimit, "`500000`, `20%` or `off`"),
+    (Age, "`30d` or `off`"),
     (Name, "letters, digits, `_`, `.`, `-`"),
     (Receivers, "block for each receiver"),
     (ModelName, "path"),

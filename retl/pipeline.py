@@ -5,6 +5,7 @@ owns it.
 """
 
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -29,7 +30,7 @@ from retl.engine.mapping import SyncMapping, read_mapping, refuse_other_identity
 from retl.errors import ConfigError, DestinationError
 from retl.job import Job
 from retl.lazy import lazy_module
-from retl.run import Run, any_in_full, begin_run, keep_run, keeps_all_runs, open_run
+from retl.run import Run, any_in_full, begin_run, forget_before, keep_run, keeps_all_runs, open_run
 from retl.state import FirstPass
 from retl.warehouse.watched import WatchedWarehouse
 
@@ -111,12 +112,22 @@ def finish(job: Job, record: Run, seconds: float) -> Run:
             snapshot.drop_arriving(db)
             if waiting == 0:
                 snapshot.forget_replaced(db)
+            forgotten = forget_before(db, oldest, record.run_id) if (oldest := _oldest(job)) else 0
+        if forgotten:
+            job.observer.notice(
+                f"{forgotten:,} rejected calls were older than `keep` allows, and are forgotten"
+            )
     except duckdb.Error as error:
         record = record.evolve(
             error=record.error or storage_error(error, job.state.path) or signals.told(error)
         )
         record = record.finished(seconds, None, rejected_fails=True)
     return record
+
+
+def _oldest(job: Job) -> datetime | None:
+    """The moment before which nothing is kept; None where age does not count."""
+    return job.clock.now() - job.sync.keep if job.sync.keep else None
 
 
 def open_engine(job: Job, deadline: float, every_row: bool = False, in_state: bool = False) -> Engine:

@@ -275,7 +275,9 @@ BAD = [
         ":5 receivers.insider.attributes.plan: must be the name of a trait or property",
     ),
     (identify("notify: x"), ":5 notify: `notify` is not supported in this version"),
-    (identify("keep: x"), ":5 keep: `keep` is not supported in this version"),
+    (identify("keep: x"), ":5 keep: must be a number of days such as 30d, or off"),
+    (identify("keep: 0d"), ":5 keep: must be a number of days such as 30d, or off"),
+    (identify("schedule: x"), ":5 schedule: `schedule` is not supported in this version"),
     (
         identify("segment: {oauth: {}}"),
         ":5 segment.oauth: `oauth` is not supported in this version",
@@ -709,7 +711,7 @@ def test_defaults(tmp_path: Path) -> None:
         (
             "model: x",
             ":1 model: unknown key `model`; known here: "
-            "`warehouse`, `segment`, `guards`, `timezone`, `receivers`",
+            "`warehouse`, `segment`, `guards`, `timezone`, `keep`, `receivers`",
         ),
         (
             "receivers: {x: {}}",

@@ -1,6 +1,7 @@
 """Settings that retl.yml gives defaults for: guards, the Segment source, the warehouse, the time zone."""
 
 import re
+from datetime import timedelta
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
@@ -69,6 +70,25 @@ class Guards(Frozen):
     min_rows: Count = Field(default=1, description="Fewest rows that the model may yield.")
 
 
+def _age(written: object) -> timedelta | None:
+    """Read 30d or off.
+
+    Raises:
+        PydanticCustomError: it is neither.
+    """
+    if written is None or isinstance(written, timedelta):
+        return written
+    if written is False or written == "off":
+        return None
+    match = re.fullmatch(r"([1-9][0-9]{0,4})d", str(written).strip())
+    if match is None:
+        raise refusal("must be a number of days such as 30d, or off")
+    return timedelta(days=int(match[1]))
+
+
+Age = Annotated[timedelta | None, BeforeValidator(_age)]
+
+
 class SegmentSettings(Frozen):
     """The destination of the calls: a Segment source, or a file."""
 
@@ -128,12 +148,13 @@ Receivers = Annotated[dict[str, Settings], BeforeValidator(_receivers)]
 class Defaults(Frozen):
     """The defaults in retl.yml for all syncs of the project; a sync's own keys win."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"notify", "keep"})
+    later: ClassVar[frozenset[str]] = frozenset({"notify"})
 
     warehouse: Text | None = Field(default=None, repr=False, description="Default of `warehouse`.")
     segment: SegmentSettings | None = Field(default=None, description="Defaults of the keys of `segment`.")
     guards: Guards | None = Field(default=None, description="Defaults of the keys of `guards`.")
     timezone: Zone | None = Field(default=None, description="Default of `timezone`.")
+    keep: Age = Field(default=None, description="Default of `keep`.")
     receivers: Receivers | None = Field(default=None, description="Defaults of the keys of `receivers`.")
 
 
