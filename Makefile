@@ -4,13 +4,14 @@ BIN := .venv/bin
 # Images of containers often set this, and then each start compiles the tests, and what pytest rewrites, anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-all test-oldest lint bench bench-10m torture docs clean
+.PHONY: help demo test test-all test-oldest test-encryption lint bench bench-10m torture docs clean
 
 help:
 	@echo "make demo      run the example's users sync against a local Segment"
 	@echo "make test      the tests that are quick and need no server"
 	@echo "make test-all  the others: RETL_TEST_MYSQL_URL=mysql://user:password@host/ make test-all"
 	@echo "make test-oldest  whatever talks to DuckDB, with the oldest one that retl supports"
+	@echo "make test-encryption  encrypted states, with a DuckDB whose extension httpfs is a package of PyPI"
 	@echo "make lint      style and types"
 	@echo "make bench     how fast, beside other tools, into docs/benchmarks.md; half an hour"
 	@echo "make bench-10m the same with ten million users"
@@ -34,6 +35,10 @@ test-all: .venv/test
 test-oldest: .venv/oldest
 	.venv/oldest/bin/python -m pytest -q -n 2 --dist worksteal -m "not slow" tests/test_engine.py tests/test_stage.py \
 		tests/test_state.py tests/test_unrendered.py tests/test_deliver.py tests/test_discard.py tests/test_cases.py
+
+# DuckDB encrypts with its extension httpfs, which comes from DuckDB's own server, and of some versions from PyPI.
+test-encryption: .venv/encryption
+	.venv/encryption/bin/python -m pytest -q tests/test_encryption.py
 
 lint: .venv/lint
 	$(BIN)/ruff check .
@@ -69,6 +74,11 @@ clean:
 	rm -rf $@
 	$(PYTHON) -m venv $@
 	$@/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[test]" "duckdb==1.4.*"
+
+.venv/encryption: pyproject.toml
+	rm -rf $@
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[test]" duckdb-extension-httpfs
 
 .venv/lint: .venv/test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[lint]"

@@ -21,6 +21,9 @@ _FILE = re.compile(r"corrupt|checksum|enough bytes|deserializ|serialization erro
 """Words of DuckDB for bytes that are not those which it wrote. DuckDB 1 raises IOException for them, and
 DuckDB 2 the base class of all its errors, so that a class alone tells nothing."""
 
+_ENCRYPTED = re.compile(r"^(\w+ )*(Error: )?Computed AES tag differs")
+"""Words of DuckDB for encrypted bytes that are not those which it wrote."""
+
 _OF_A_QUERY = (
     duckdb.BinderException,
     duckdb.CatalogException,
@@ -45,9 +48,13 @@ def storage_error(error: BaseException, path: Path | None = None) -> RetlError |
     Returns:
         None for errors that have other causes.
     """
-    if not isinstance(error, duckdb.Error) or isinstance(error, _OF_A_QUERY):
+    if not isinstance(error, duckdb.Error):
         return None
     text = str(error)
+    if _ENCRYPTED.search(text):
+        return _damaged_file(error, path)
+    if isinstance(error, _OF_A_QUERY):
+        return None
     if not _OUTSIDE.search(text) and not isinstance(error, duckdb.OutOfMemoryException):
         if _LOG.search(text):
             return _damaged_log(error, path)

@@ -91,7 +91,9 @@ class Room:
     Attributes:
         memory: in bytes.
         scratch: the folder in which it goes on beyond that; made when it is needed, and removed.
+        encrypted: whether what is written there is encrypted.
     """
 
     memory: int
     scratch: Path
+    encrypted: bool = False

@@ -9,6 +9,7 @@ import duckdb
 from retl.clock import SystemClock
 from retl.config.project import Project, name_in, sync_names
 from retl.damage import state_exists
+from retl.encryption import StateKey, state_key
 from retl.engine.mapping import SyncMapping, read_mapping, refuse_other_identity
 from retl.errors import ConfigError, LockedError, StateError, StorageError
 from retl.lock import hold, lock_path
@@ -75,7 +76,7 @@ def find_orphans(
         strangers = [path for path in files if path not in own.values() and path.stem not in others]
     else:
         strangers = [path for path in files if not _begins_with(path.stem, known)][:MOST]
-    return list(_orphans(strangers, known, own))
+    return list(_orphans(strangers, known, own, state_key(project.env)))
 
 
 def _begins_with(stem: str, names: Collection[str]) -> bool:
@@ -83,10 +84,12 @@ def _begins_with(stem: str, names: Collection[str]) -> bool:
     return any(".".join(parts[:end]) in names for end in range(1, len(parts) + 1))
 
 
-def _orphans(paths: Sequence[Path], known: Collection[str], own: Collection[str]) -> Iterator[Orphan]:
+def _orphans(
+    paths: Sequence[Path], known: Collection[str], own: Collection[str], key: StateKey | None
+) -> Iterator[Orphan]:
     for path in paths:
         try:
-            with hold(path, SystemClock().now(), timeout=0), peek_state(path, None) as state:
+            with hold(path, SystemClock().now(), timeout=0), peek_state(path, None, key=key) as state:
                 metadata = state.metadata
                 status = replace(status_of(state, metadata.sync), status=ORPHANED)
                 if metadata.sync in known:

@@ -22,11 +22,12 @@ from retl.config.project import (
     write_key,
 )
 from retl.config.sync import Sync
-from retl.damage import state_exists
+from retl.damage import own_errors, state_exists
 from retl.delivery.address import is_local, shown_address
 from retl.delivery.destination import Destination, Limits
 from retl.delivery.rate_limit import RateLimiter
 from retl.delivery.response import RetryPolicy
+from retl.encryption import StateKey, rewrite, state_key
 from retl.errors import ConfigError, StateError, WarehouseError
 from retl.lazy import lazy_module
 from retl.lock import LOCK_TIMEOUT_SECONDS, TRY_LATER, hold
@@ -108,7 +109,9 @@ class Session:
             StateError: the file is not a state that this retl can read, or another sync file uses it.
         """
         with ExitStack() as stack:
-            state = stack.enter_context(open_state(self.state_path, self.sync.name, self._state_memory))
+            state = stack.enter_context(
+                open_state(self.state_path, self.sync.name, self._state_memory, self._state_key)
+            )
             if claim:
                 self._refuse_shared(state)
                 self.claim(state)
@@ -180,10 +183,31 @@ class Session:
             with peek_state(self.state_path, self.sync.name, self._state_memory) as state:
                 yield state
             return
-        memory = self._state_memory
-        with self.hold(clock), peek_state(self.state_path, self.sync.name, memory) as state:
+        memory, key = self._state_memory, self._state_key
+        with self.hold(clock), peek_state(self.state_path, self.sync.name, memory, key) as state:
             self._refuse_shared(state)
             yield state
+
+    def rewrite_state(self, before: StateKey | None, after: StateKey | None) -> None:
+        """Write the state file anew with another key; to be held before.
+
+        Args:
+            before: the key that the file has; None where it has none.
+            after: the key that it gets; None leaves it without.
+
+        Raises:
+            StateError: `before` is not its key, or it is not the state of this sync.
+        """
+        memory = self._state_memory
+        with open_state(self.state_path, self.sync.name, memory, before) as state:
+            self._refuse_shared(state)
+        with own_errors(self.state_path):
+            rewrite(self.state_path, before, after)
+
+    @property
+    def _state_key(self) -> StateKey | None:
+        """The key of the state; None where it is not encrypted."""
+        return state_key(self.project.env)
 
     @property
     def warehouse(self) -> Warehouse:
@@ -208,7 +232,8 @@ class Session:
         url, root = warehouse_url(self.sync, self.project), self.project.root
         memory = warehouse_memory(memory_limit(os.environ))
         scratch = self.state_path.with_name(f"{self.state_path.name}.warehouse.tmp")
-        with chdir(root), open_warehouse(url, root, Room(memory, scratch)) as warehouse:
+        room = Room(memory, scratch, encrypted=self._state_key is not None)
+        with chdir(root), open_warehouse(url, root, room) as warehouse:
             yield warehouse
 
     def open_destination(

@@ -18,9 +18,10 @@ from typing import Any
 
 import duckdb
 
-from retl import sql
+from retl import encryption, sql
 from retl.damage import not_readable, own_errors, state_exists, storage_error
-from retl.errors import LockedError, StateError
+from retl.encryption import StateKey
+from retl.errors import ConfigError, LockedError, StateError
 from retl.migrations import MIGRATIONS
 
 SCHEMA_VERSION = 5
@@ -38,9 +39,6 @@ OWNERS = {
     "run": "retl.run",
 }
 """Each table of a state file, and the one module whose SQL names it."""
-
-STORAGE_VERSION = "v1.4.0"
-"""DuckDB's file format, kept readable by the oldest DuckDB that retl supports."""
 
 
 class FirstPass(StrEnum):
@@ -164,23 +162,25 @@ def transaction(db: duckdb.DuckDBPyConnection) -> Iterator[None]:
     db.execute("COMMIT")
 
 
-def open_state(path: Path, sync: str, memory: int | None = None) -> State:
+def open_state(path: Path, sync: str, memory: int | None = None, key: StateKey | None = None) -> State:
     """Open a sync's state file; a missing one is made, readable by its owner alone.
 
     Args:
         path: the file.
         sync: the name of the sync.
         memory: bytes that DuckDB may take; None leaves that to DuckDB.
+        key: of an encrypted file.
 
     Raises:
-        StateError: the file is damaged, is not a state file, or was written by a newer retl.
+        ConfigError: DuckDB cannot encrypt here.
+        StateError: the file is damaged, is not a state file, was written by a newer retl, or has another key.
         StorageError: it cannot be read or written.
         LockedError: another process has it open.
     """
     with own_errors(path):
         if not state_exists(path):
-            _make(path, sync)
-        state = State(_attach(path, memory), path, memory)
+            _make(path, sync, key)
+        state = State(_attach(path, memory, key), path, memory)
         try:
             for version in range(_check(state, path, sync), SCHEMA_VERSION):
                 with state.transaction():
@@ -191,13 +191,14 @@ def open_state(path: Path, sync: str, memory: int | None = None) -> State:
     return state
 
 
-def peek_state(path: Path, sync: str | None, memory: int | None = None) -> State:
+def peek_state(path: Path, sync: str | None, memory: int | None = None, key: StateKey | None = None) -> State:
     """The state, for looking only; an empty one in memory where there is no file.
 
     Args:
         path: the file.
         sync: the name of the sync that it must be of; None takes any.
         memory: as for `open_state`.
+        key: as for `open_state`.
 
     The file stays as it is. An older one is migrated in a transaction that is never committed, so that it
     looks like a file of this version until it is closed.
@@ -210,7 +211,7 @@ def peek_state(path: Path, sync: str | None, memory: int | None = None) -> State
     if not state_exists(path):
         return new_state(sync or path.stem, memory)
     with own_errors(path):
-        state = State(_attach(path, memory), path)
+        state = State(_attach(path, memory, key), path)
         try:
             version = _check(state, path, sync)
             if version < SCHEMA_VERSION:
@@ -232,16 +233,16 @@ def new_state(sync: str, memory: int | None = None) -> State:
     return State(db, None)
 
 
-def _make(path: Path, sync: str) -> None:
+def _make(path: Path, sync: str, key: StateKey | None) -> None:
     """Make the file under another name first, so that a half-made one never stands in the way."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.new")
     for leftover in (unfinished, unfinished.with_name(f"{unfinished.name}.wal")):
         leftover.unlink(missing_ok=True)
     with duckdb.connect(":memory:") as db:
-        db.execute(
-            f"ATTACH {sql.text(str(unfinished))} AS state (STORAGE_VERSION {sql.text(STORAGE_VERSION)})"
-        )
+        if key:
+            encryption.prepare(db)
+        encryption.attach(db, unfinished, "state", key, new=True)
         _create(db, sync)
         db.execute("DETACH state")
     unfinished.chmod(0o600)
@@ -261,11 +262,16 @@ def _create(db: duckdb.DuckDBPyConnection, sync: str) -> None:
         )
 
 
-def _attach(path: Path, memory: int | None) -> duckdb.DuckDBPyConnection:
+def _attach(path: Path, memory: int | None, key: StateKey | None) -> duckdb.DuckDBPyConnection:
     spill = path.with_name(f"{path.name}.tmp")
     db = duckdb.connect(":memory:")
     try:
-        db.execute(f"ATTACH {sql.text(str(path))} AS state")
+        if key:
+            encryption.prepare(db)
+        encryption.attach(db, path, "state", key)
+    except ConfigError:
+        db.close()
+        raise
     except duckdb.Error as error:
         db.close()
         if "Could not set lock" in str(error) or "Unique file handle conflict" in str(error):
@@ -274,7 +280,9 @@ def _attach(path: Path, memory: int | None) -> duckdb.DuckDBPyConnection:
                 where=str(path),
                 hint="wait for it; if it is not retl, close what you opened the file with",
             ) from error
-        raise storage_error(error, path) or not_readable(error, path) from error
+        raise (
+            encryption.key_error(error, path) or storage_error(error, path) or not_readable(error, path)
+        ) from error
     # The file is ours alone from here on, so what a killed process spilled to disk can go.
     shutil.rmtree(spill, ignore_errors=True)
     db.execute(f"SET temp_directory = {sql.text(str(spill))}")

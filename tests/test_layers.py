@@ -30,6 +30,7 @@ GROUND = [
     "address",
     "clock",
     "damage",
+    "encryption",
     "errors",
     "json_values",
     "lazy",

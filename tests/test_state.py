@@ -16,13 +16,13 @@ from harness import runner
 
 from retl.config.sync import Change
 from retl.delivery.outbox import pending
+from retl.encryption import STORAGE_VERSION
 from retl.engine.mapping import Part, SyncMapping, Use, field_use
 from retl.errors import LockedError, StateError
 from retl.lock import Holder, hold, holder
 from retl.sandbox.server import Sandbox
 from retl.state import (
     SCHEMA_VERSION,
-    STORAGE_VERSION,
     FirstPass,
     new_state,
     open_state,

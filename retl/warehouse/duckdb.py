@@ -11,6 +11,7 @@ import duckdb
 import pyarrow as pa
 
 from retl.address import Address, shown, without_secrets
+from retl.encryption import prepare
 from retl.errors import ModelError, WarehouseError
 from retl.memory import Room
 from retl.model import Model
@@ -89,6 +90,8 @@ class DuckDBWarehouse(Warehouse):
             )
         except duckdb.Error as error:
             raise self._out_of_reach(error) from None
+        if room is not None and room.encrypted:
+            prepare(self._connection)
         self._root = root
         self._running: set[duckdb.DuckDBPyConnection] = set()
 
