@@ -23,7 +23,7 @@ from retl.config.fields import (
     Value,
     Zone,
 )
-from retl.config.settings import Age, Defaults, GuardLimit, Guards, Receivers, SegmentSettings
+from retl.config.settings import Age, Defaults, GuardLimit, Guards, OAuth, Receivers, SegmentSettings
 from retl.config.sync import Audience, Group, Identify, RemovedTraits, Sync, Track, TrackCall
 from retl.forms.form import Frozen, keys
 
@@ -82,8 +82,8 @@ group:
 ```
 
 `${NAME}` and `${NAME:-default}` inside a value come from the environment, or from `.env` in the project
-folder; `$${` stands for a plain `${`. The variables of `warehouse` and of `segment.write_key` are looked up
-when a command needs them, all others when the file is read.
+folder; `$${` stands for a plain `${`. The variables of `warehouse`, `segment.write_key` and
+`segment.oauth.private_key` are looked up when a command needs them, all others when the file is read.
 
 An unknown key is an error, as is a key that stands twice. The file is YAML 1.2: `yes`, `no` and `on` are
 text, and dates stay the text they are. Tags and merge keys (`<<`) are refused, and so are numbers that not
@@ -109,6 +109,11 @@ _BLOCKS: tuple[tuple[str, str, type[Frozen]], ...] = (
     ),
     ("`guards`", "Limits, checked before the first call; `--force NAME` lets one pass once.", Guards),
     ("`segment`", "The source that gets the calls.", SegmentSettings),
+    (
+        "`segment.oauth`",
+        "The OAuth application, for sources that take calls only with an access token.",
+        OAuth,
+    ),
     (
         "retl.yml",
         "Optional, in the project folder: defaults for all its syncs. A sync's own keys win, one by one.",

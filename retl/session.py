@@ -17,6 +17,7 @@ from retl.config.project import (
     load_model,
     load_sync,
     name_in,
+    private_key,
     refuse_namesake,
     warehouse_url,
     write_key,
@@ -42,11 +43,12 @@ if TYPE_CHECKING:
     from urllib3 import exceptions as http_errors
 
     from retl.delivery import file as ndjson
-    from retl.delivery import segment
+    from retl.delivery import oauth, segment
     from retl.sandbox.server import Sandbox
 else:
     http_errors = lazy_module("urllib3.exceptions")
     ndjson = lazy_module("retl.delivery.file")
+    oauth = lazy_module("retl.delivery.oauth")
     segment = lazy_module("retl.delivery.segment")
 
 SANDBOX_KEY = "sandbox"
@@ -253,11 +255,11 @@ class Session:
         if sandbox is None and settings.file is not None:
             path = self.project.root / expanded(Path(settings.file))
             return ndjson.NdjsonFile(path, settings.file, clock)
-        source = self._source(sandbox)
+        source = replace(self._source(sandbox), application=None if sandbox else self._application())
         rate = 0 if sandbox else settings.calls_per_second
         rate_limiter = rate_limiters.setdefault(source.hash, RateLimiter(rate, clock))
         try:
-            return segment.Segment(source, rate_limiter, RetryPolicy(), settings.concurrency)
+            return segment.Segment(source, rate_limiter, RetryPolicy(), settings.concurrency, clock)
         except (ValueError, http_errors.HTTPError) as error:
             # The text may hold the password of the proxy.
             raise ConfigError(
@@ -303,6 +305,20 @@ class Session:
             return segment.Source(sandbox.url, SANDBOX_KEY, known_as="sandbox")
         source = segment.source_of(self.sync.segment, write_key(self.sync, self.project))
         return replace(source, ssl_cert=self.certificates())
+
+    def _application(self) -> "oauth.Application | None":
+        """The OAuth application of the sync; None where the write key is enough."""
+        settings, key = self.sync.segment, private_key(self.sync, self.project)
+        if settings.oauth is None or key is None:
+            return None
+        return oauth.Application(
+            client_id=settings.oauth.client_id,
+            key_id=settings.oauth.key_id,
+            private_key=key,
+            auth_server=settings.oauth.auth_server or oauth.AUTH_SERVERS[settings.region],
+            scope=settings.oauth.scope,
+            where=self.sync.where("segment", "oauth"),
+        )
 
     def certificates(self) -> str | None:
         """The file of certificates that the sync trusts; see `retl.config.project.certificates`."""

@@ -279,8 +279,8 @@ BAD = [
     (identify("keep: 0d"), ":5 keep: must be a number of days such as 30d, or off"),
     (identify("schedule: x"), ":5 schedule: `schedule` is not supported in this version"),
     (
-        identify("segment: {oauth: {}}"),
-        ":5 segment.oauth: `oauth` is not supported in this version",
+        identify("segment: {oauth: {key_id: a}}"),
+        ":5 segment.oauth.client_id: `client_id` is missing",
     ),
     (
         identify("  traits: each"),
@@ -586,7 +586,14 @@ BAD = [
         identify(f"guards: {{added: '{'9' * 5000}'}}"),
         ":5 guards.added: must be a count such as 500000, a percentage such as 20%, or off",
     ),
-    (identify("segment: {oauth: {key: x}}"), ":5 segment.oauth: `oauth` is not supported in this version"),
+    (
+        identify("segment: {oauth: {client_id: a, key_id: b}}"),
+        ":5 segment.oauth: needs either `private_key` or `private_key_file`",
+    ),
+    (
+        identify("segment: {oauth: {client_id: a, key_id: b, private_key_file: k, auth_server: 'file:x'}}"),
+        ":5 segment.oauth.auth_server: must be a URL that starts with http:// or https://",
+    ),
 ]
 
 NO_URLS = [

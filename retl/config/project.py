@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 else:
     ssl = lazy_module("ssl")
 
-_SECRET = (("segment", "write_key"), ("warehouse",))
+_SECRET = (("segment", "write_key"), ("segment", "oauth", "private_key"), ("warehouse",))
 """Keys of the files whose variables are filled in when they are needed, so that checking needs no secret."""
 
 _ENDINGS = (".yml", ".yaml")
@@ -149,6 +149,30 @@ def write_key(sync: Sync, project: Project) -> str:
     """
     where = sync.where("segment", "write_key")
     return _filled(sync.segment.write_key.get_secret_value(), project, where, "the write key")
+
+
+def private_key(sync: Sync, project: Project) -> str | None:
+    """The private key of the sync's OAuth application; None where it has none. Keep it out of messages.
+
+    Raises:
+        ConfigError: its variable is not set or empty, or its file cannot be read.
+    """
+    oauth = sync.segment.oauth
+    if oauth is None:
+        return None
+    if oauth.private_key is not None:
+        where = sync.where("segment", "oauth", "private_key")
+        text = _filled(oauth.private_key.get_secret_value(), project, where, "the private key")
+        return text.replace("\\n", "\n")  # in one line, as many vaults and .env files have it
+    assert oauth.private_key_file is not None, "a key is a text or a file"
+    try:
+        return read_file(project.root / expanded(Path(oauth.private_key_file)), LARGEST).decode("ascii")
+    except (OSError, ValueError) as error:
+        words = system_words(error) if isinstance(error, OSError) else "it is not PEM"
+        raise ConfigError(
+            f"the private key cannot be read ({words})",
+            where=sync.where("segment", "oauth", "private_key_file"),
+        ) from None
 
 
 def warehouse_url(sync: Sync, project: Project) -> str:

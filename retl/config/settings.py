@@ -2,9 +2,9 @@
 
 import re
 from datetime import timedelta
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
 
 from retl.config.fields import Count, Endpoint, Name, Text, Zone
 from retl.forms.form import Frozen, explain, nearest, refusal
@@ -89,10 +89,31 @@ def _age(written: object) -> timedelta | None:
 Age = Annotated[timedelta | None, BeforeValidator(_age)]
 
 
+class OAuth(Frozen):
+    """The OAuth application that may write to the source, where its workspace asks for one."""
+
+    client_id: Text = Field(description="Client id of the application.")
+    key_id: Text = Field(description="Id of its public key, as Segment shows it.")
+    private_key: SecretStr | None = Field(
+        default=None, description="Its private key as PEM, as a variable: `${NAME}`; or `private_key_file`."
+    )
+    private_key_file: Text | None = Field(default=None, description="File of the private key, as PEM.")
+    auth_server: Endpoint | None = Field(
+        default=None, description="URL of the token server; not written: that of the region."
+    )
+    scope: Text = Field(default="tracking_api:write", description="Scope of the tokens.")
+
+    @model_validator(mode="after")
+    def _one_key(self) -> Self:
+        if (self.private_key is None) == (self.private_key_file is None):
+            raise refusal("needs either `private_key` or `private_key_file`")
+        if self.auth_server is not None and self.auth_server.startswith("file:"):
+            raise refusal("must be a URL that starts with http:// or https://", "auth_server")
+        return self
+
+
 class SegmentSettings(Frozen):
     """The destination of the calls: a Segment source, or a file."""
-
-    later: ClassVar[frozenset[str]] = frozenset({"oauth"})
 
     write_key: SecretStr = Field(
         default=SecretStr("${SEGMENT_WRITE_KEY}"),
@@ -113,6 +134,9 @@ class SegmentSettings(Frozen):
     )
     gzip: bool = Field(default=False, description="Compress the requests.")
     ssl_cert: Text | None = Field(default=None, description="File of certificates to trust, as PEM.")
+    oauth: OAuth | None = Field(
+        default=None, description="OAuth application for sources that ask for one; see the block."
+    )
 
     @property
     def file(self) -> str | None:

@@ -19,10 +19,12 @@ from urllib.parse import quote, urlsplit
 
 from urllib3.exceptions import HTTPError
 
+from retl.clock import Clock, SystemClock
 from retl.config.sync import SegmentSettings
 from retl.delivery.batch import Batch
 from retl.delivery.destination import Action, Attempt, Decision, Limits
 from retl.delivery.http import Http, never_left, words
+from retl.delivery.oauth import Application, NoToken, Tokens
 from retl.delivery.quoted import without_quotes
 from retl.delivery.rate_limit import RateLimiter
 from retl.delivery.response import Response, RetryPolicy, decide
@@ -52,6 +54,10 @@ ENDPOINTS = {"us": "https://api.segment.io", "eu": "https://events.eu1.segmentap
 SETTINGS_URL = "https://cdn.segment.com/v1/projects/{write_key}/settings"
 """Answers 404 for an unknown write key; Segment's own destination asks it before it sends."""
 
+NO_TOKEN = frozenset({401, 511})
+"""Answers after which another access token may help. The official client takes one after 400 and 403, too:
+they are about a batch and a right, which another token of the same application does not change."""
+
 LONGEST_WAIT = 1_000_000
 """Seconds that a `Retry-After` can ask for; more is beyond any run's deadline anyway."""
 
@@ -67,6 +73,7 @@ class Source:
         gzip: whether bodies are compressed.
         ssl_cert: a file of certificates to trust instead of the system's.
         known_as: by what the state knows it, where that is not the endpoint.
+        application: the OAuth application that may write to it; None where the write key is enough.
     """
 
     endpoint: str
@@ -75,6 +82,7 @@ class Source:
     gzip: bool = False
     ssl_cert: str | None = None
     known_as: str | None = None
+    application: Application | None = None
 
     @property
     def hash(self) -> str:
@@ -116,13 +124,23 @@ class Segment:
     name = "Segment"
 
     def __init__(
-        self, source: Source, rate_limiter: RateLimiter, retry_policy: RetryPolicy, connections: int
+        self,
+        source: Source,
+        rate_limiter: RateLimiter,
+        retry_policy: RetryPolicy,
+        connections: int,
+        clock: Clock | None = None,
     ) -> None:
         self.source = source
         self.rate_limiter = rate_limiter
         self.retry_policy = retry_policy
         self.connections = connections
         self._http = Http(source.endpoint, connections, source.ssl_cert)
+        self._tokens = (
+            Tokens(source.application, source.ssl_cert, clock or SystemClock())
+            if source.application
+            else None
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -131,6 +149,8 @@ class Segment:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._http.close()
+        if self._tokens:
+            self._tokens.close()
 
     @cached_property
     def _headers(self) -> dict[str, str]:
@@ -152,7 +172,10 @@ class Segment:
 
     def send(self, batch: Batch, attempt: Attempt) -> Decision:
         """Post a batch once, and decide about the response; see `Destination.send`."""
-        response = self.post(batch, attempt.sent_at, attempt.number)
+        try:
+            response = self.post(batch, attempt.sent_at, attempt.number)
+        except DestinationError as error:
+            return Decision(Action.REFUSED, error.message, error=error)
         if response.body and not response.is_success:
             response = replace(response, shown=without_quotes(response.body, batch))
         decision = decide(response, attempt.retries, self.retry_policy, random.random())
@@ -171,9 +194,11 @@ class Segment:
 
     def _refused(self, reason: str) -> DestinationError:
         return DestinationError(
-            f"Segment refuses the write key ({reason})",
+            f"Segment refuses the {'write key' if self._tokens is None else 'access token'} ({reason})",
             where=self.source.endpoint,
-            hint="check the write key and the region; the calls stay pending",
+            hint="check the write key"
+            + ("" if self._tokens is None else ", the scope and sources of the OAuth application")
+            + " and the region; the calls stay pending",
         )
 
     def post(self, batch: Batch, sent_at: datetime, retry: int) -> Response:
@@ -195,7 +220,27 @@ class Segment:
         if self.source.gzip:
             body = gzip.compress(body, compresslevel=1)
             headers["Content-Encoding"] = "gzip"
-        return self._request("POST", f"{self.source.endpoint}/v1/batch", headers, body)
+        url = f"{self.source.endpoint}/v1/batch"
+        if self._tokens is None:
+            return self._request("POST", url, headers, body)
+        return self._with_token(self._tokens, url, headers, body)
+
+    def _with_token(self, tokens: Tokens, url: str, headers: Mapping[str, str], body: bytes) -> Response:
+        """Post with an access token; where Segment refuses it, once more with another one.
+
+        Raises:
+            DestinationError: the token server refuses the application.
+        """
+        for is_last in (False, True):
+            try:
+                token = tokens.get()
+            except NoToken as missing:
+                return Response(None, error=str(missing), retry_after=missing.retry_after)
+            response = self._request("POST", url, {**headers, "Authorization": f"Bearer {token}"}, body)
+            if response.status not in NO_TOKEN or is_last:
+                break
+            tokens.forget(token)
+        return response
 
     def check(self) -> str | None:
         """Ask Segment whether it knows the write key; where that cannot be told, returns why.
@@ -203,6 +248,11 @@ class Segment:
         Raises:
             DestinationError: Segment does not know it, and would answer 200 and drop every call.
         """
+        if self._tokens is not None:
+            try:
+                self._tokens.get()
+            except NoToken as missing:
+                return str(missing)
         if self.source.settings_url is None:
             return None
         answer = self._request(
@@ -228,6 +278,8 @@ class Segment:
 
     def _without_key(self, text: str) -> str:
         """A text from outside that may quote the request; what it says is shown and stored."""
+        if self._tokens is not None:
+            text = self._tokens.hide(text)
         if not self.source.write_key:
             return text
         basic = self._headers["Authorization"].removeprefix("Basic ")
