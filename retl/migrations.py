@@ -23,6 +23,8 @@ def _name_metadata(db: duckdb.DuckDBPyConnection) -> None:
         written = json.loads(mapping)
         for group in ("fields", "compared", "carried"):
             uses = written.get(group, {})
+            if isinstance(uses, list):
+                continue  # the last files of schema 2 are written out already
             written[group] = [{**_use(name), "column": column} for name, column in uses.items()]
         db.execute("UPDATE state.metadata SET mapping = ?", [json.dumps(written)])
 
