@@ -88,10 +88,44 @@ def _render_later(db: duckdb.DuckDBPyConnection) -> None:
     )
 
 
+def _as_new(db: duckdb.DuckDBPyConnection) -> None:
+    """Give the tables that grew by a step the form of new ones: order of columns, NOT NULL, no defaults."""
+    db.execute(
+        """
+        CREATE TABLE state.receipt_as_new (
+            run_id VARCHAR NOT NULL, lane INTEGER NOT NULL, first_seq BIGINT NOT NULL,
+            last_seq BIGINT NOT NULL, calls INTEGER NOT NULL, bytes BIGINT NOT NULL,
+            repeated INTEGER NOT NULL, attempts INTEGER NOT NULL, status INTEGER NOT NULL,
+            answered_at TIMESTAMP NOT NULL
+        );
+        INSERT INTO state.receipt_as_new BY NAME
+        SELECT * REPLACE (coalesce(repeated, 0) AS repeated) FROM state.receipt ORDER BY rowid;
+        DROP TABLE state.receipt;
+        ALTER TABLE state.receipt_as_new RENAME TO receipt;
+
+        CREATE TABLE state.rejected_call_as_new (
+            run_id VARCHAR NOT NULL, key VARCHAR NOT NULL, change VARCHAR NOT NULL, message_id VARCHAR,
+            body VARCHAR, reason VARCHAR NOT NULL, answer VARCHAR, rejected_at TIMESTAMP NOT NULL,
+            rejected_in VARCHAR NOT NULL, user_id VARCHAR, overtaken BOOLEAN NOT NULL
+        );
+        INSERT INTO state.rejected_call_as_new BY NAME
+        SELECT
+            * REPLACE (coalesce(rejected_in, run_id) AS rejected_in, coalesce(overtaken, false) AS overtaken)
+        FROM state.rejected_call
+        ORDER BY rowid;
+        DROP TABLE state.rejected_call;
+        ALTER TABLE state.rejected_call_as_new RENAME TO rejected_call;
+
+        ALTER TABLE state.snapshot ALTER COLUMN stale DROP DEFAULT
+        """
+    )
+
+
 MIGRATIONS: dict[int, Callable[[duckdb.DuckDBPyConnection], None]] = {
     1: _add_stale,
     2: _name_metadata,
     3: _to_schema_4,
     4: _render_later,
+    5: _as_new,
 }
 """The step from each older schema version to the next."""

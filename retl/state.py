@@ -24,7 +24,7 @@ from retl.encryption import StateKey
 from retl.errors import ConfigError, LockedError, StateError
 from retl.migrations import MIGRATIONS
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 OWNERS = {
     "metadata": "retl.state",
