@@ -52,6 +52,9 @@ def purge(session: Session, clock: Clock, with_pending: bool) -> list[Path]:
             with session.open_state() as state:
                 refuse_pending(session, 0 if with_pending else outbox.pending(state.db))
         deleted = list(_delete(session.state_path))
+        link = session.state_path
+        if link.is_symlink():  # to the file that is gone: the next run would miss it
+            link.unlink()
     rehearsal = replace(session, rehearsal=True)
     if not session.rehearsal and rehearsal.state_path.parent.is_dir():
         with rehearsal.hold(clock):

@@ -1,0 +1,48 @@
+"""A state over years: its file beside the data that is in it."""
+
+from pathlib import Path
+
+import duckdb
+import pytest
+from delivery import IDENTIFY, FakeClock, Shop, Table
+
+from retl.encryption import STORAGE_VERSION
+from retl.sandbox.server import Sandbox
+
+RUNS = 1_000
+ROWS = 2_000
+CHANGED = 40
+MOST = 2.5
+"""Times the size of its data that a file has at most: DuckDB writes new blocks before it frees old ones."""
+
+
+def data_size(path: Path) -> int:
+    """The size of a file that holds the same and nothing else."""
+    copy = path.with_name("copy.duckdb")
+    copy.unlink(missing_ok=True)
+    with duckdb.connect() as db:
+        db.execute(f"ATTACH '{path}' AS state (READ_ONLY)")
+        db.execute(f"ATTACH '{copy}' AS copy (STORAGE_VERSION '{STORAGE_VERSION}')")
+        db.execute("COPY FROM DATABASE state TO copy")
+        db.execute("DETACH copy")
+    return copy.stat().st_size
+
+
+@pytest.mark.slow
+def test_a_thousand_runs_do_not_make_the_file_grow(tmp_path: Path) -> None:
+    """With small changes in each, the file stays in proportion to its data, to the last run."""
+    ids = [f"u{number:05}" for number in range(ROWS)]
+    names = [f"name {number}" for number in range(ROWS)]
+    sizes = []
+    with Sandbox(keep=10) as sandbox:
+        shop = Shop(tmp_path, sandbox.url, IDENTIFY + "keep: 30d\n", clock=FakeClock())
+        for number in range(RUNS):
+            for one in range(CHANGED):
+                names[(number * CHANGED + one * 7) % ROWS] = f"name {one} of run {number}"
+            table = Table({"id": ids, "name": names, "plan": ["x"] * ROWS})
+            record = shop.run(table)
+            assert record.error is None
+            shop.clock.pass_to(shop.clock.seconds + 3_600)
+            sizes.append(shop.state_path.stat().st_size)
+    assert max(sizes[100:]) <= MOST * data_size(shop.state_path)
+    assert max(sizes[-100:]) <= max(sizes[100:-100])
