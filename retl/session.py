@@ -112,7 +112,7 @@ class Session:
         """
         with ExitStack() as stack:
             state = stack.enter_context(
-                open_state(self.state_path, self.sync.name, self._state_memory, self._state_key)
+                open_state(self.state_path, self.sync.name, self._state_memory, self.state_key)
             )
             if claim:
                 self._refuse_shared(state)
@@ -182,10 +182,10 @@ class Session:
             StateError: the file is not a state that this retl can read, or another sync file uses it.
         """
         if not state_exists(self.state_path):
-            with peek_state(self.state_path, self.sync.name, self._state_memory) as state:
+            with peek_state(self.state_path, self.sync.name, self._state_memory, self.state_key) as state:
                 yield state
             return
-        memory, key = self._state_memory, self._state_key
+        memory, key = self._state_memory, self.state_key
         with self.hold(clock), peek_state(self.state_path, self.sync.name, memory, key) as state:
             self._refuse_shared(state)
             yield state
@@ -207,7 +207,7 @@ class Session:
             rewrite(self.state_path, before, after)
 
     @property
-    def _state_key(self) -> StateKey | None:
+    def state_key(self) -> StateKey | None:
         """The key of the state; None where it is not encrypted."""
         return state_key(self.project.env)
 
@@ -234,7 +234,7 @@ class Session:
         url, root = warehouse_url(self.sync, self.project), self.project.root
         memory = warehouse_memory(memory_limit(os.environ))
         scratch = self.state_path.with_name(f"{self.state_path.name}.warehouse.tmp")
-        room = Room(memory, scratch, encrypted=self._state_key is not None)
+        room = Room(memory, scratch, encrypted=self.state_key is not None)
         with chdir(root), open_warehouse(url, root, room) as warehouse:
             yield warehouse
 

@@ -209,7 +209,7 @@ def peek_state(path: Path, sync: str | None, memory: int | None = None, key: Sta
         LockedError: as `open_state`.
     """
     if not state_exists(path):
-        return new_state(sync or path.stem, memory)
+        return new_state(sync or path.stem, memory, key)
     with own_errors(path):
         state = State(_attach(path, memory, key), path)
         try:
@@ -224,9 +224,14 @@ def peek_state(path: Path, sync: str | None, memory: int | None = None, key: Sta
     return state
 
 
-def new_state(sync: str, memory: int | None = None) -> State:
-    """An empty state in memory, for looking only; `memory` is that of `open_state`."""
+def new_state(sync: str, memory: int | None = None, key: StateKey | None = None) -> State:
+    """An empty state in memory, for looking only; `memory` is that of `open_state`.
+
+    With a key, what it spills to disk is encrypted; in the working folder, as DuckDB has it.
+    """
     db = duckdb.connect(":memory:")
+    if key:
+        encryption.prepare(db)
     db.execute("ATTACH ':memory:' AS state")
     _set_up(db, memory)
     _create(db, sync)

@@ -105,7 +105,7 @@ def _check_calls(
     session: Session, names: Sequence[str], plan: TrackingPlan | None, sample: int | None
 ) -> CheckReport:
     """Check a sync by the rules of receivers and of a tracking plan."""
-    with new_state(session.sync.name) as state:
+    with new_state(session.sync.name, key=session.state_key) as state:
         return check_sync(looking_job(session, state), receiver_settings(session, names), plan, sample)
 
 
