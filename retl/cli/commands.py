@@ -8,7 +8,7 @@ from retl.lazy import lazy_module
 COMMANDS = {
     "check": "Check sync files, their models and their settings; without SYNC, all in syncs/.",
     "discard": "Forget the rejected calls, or with --pending those that wait.",
-    "encrypt": "Encrypt a state with the key in RETL_STATE_KEY, or give it another key.",
+    "encrypt": "Encrypt the state of a sync with the key in RETL_STATE_KEY, or give it another key.",
     "explain": "Show the calls of one row or user, and what receivers would make of them.",
     "plan": "Show what a run would send; nothing is sent, and nothing changes.",
     "rejected": "Show the rows and calls that could not be sent, and why.",

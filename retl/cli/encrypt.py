@@ -19,7 +19,7 @@ from retl.session import Session, find_sessions
 @REHEARSAL
 @STATE_DIR
 def encrypt_command(sync: str, decrypt: bool, rehearsal: bool, state_dir: Path | None) -> int:
-    """Encrypt the state of a sync with the key in RETL_STATE_KEY.
+    """Encrypt the state of a sync with the key in RETL_STATE_KEY, or give it another key.
 
     A state that has another key is read with that in RETL_STATE_OLD_KEY. Everything in it goes on: rows,
     calls that wait, message ids.
