@@ -400,6 +400,35 @@ def test_odd_requests_are_answered(
     assert [] == sandbox.accepted
 
 
+FOREIGN = (
+    *("http://evil.example", "https://localhost:{port}", "http://localhost:1", "http://localhost"),
+    *("http://127.0.0.1.evil.example:{port}", "http://evil.example:{port}", "null", "", "file://"),
+)
+
+
+@pytest.mark.parametrize("origin", FOREIGN)
+def test_a_page_of_another_site_is_refused(http: urllib3.PoolManager, sandbox: Sandbox, origin: str) -> None:
+    """A browser that sends a request for a page of another site gets 403: no calls, and no look at them."""
+    headers = {"Origin": origin.format(port=port_of(sandbox)), "Content-Type": "application/json"}
+    body = json.dumps(batch(call())).encode()
+    taken = http.request("POST", f"{sandbox.url}/v1/batch", headers=headers, body=body)
+    listed = [http.request("GET", sandbox.url + path, headers=headers) for path in ("/", "/calls.json")]
+
+    assert [403, 403, 403] == [answer.status for answer in (taken, *listed)]
+    assert [] == sandbox.accepted
+    assert all(name.lower() != "access-control-allow-origin" for answer in listed for name in answer.headers)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "LOCALHOST", "[::1]"])
+def test_a_page_of_the_sandbox_itself_is_served(
+    http: urllib3.PoolManager, sandbox: Sandbox, host: str
+) -> None:
+    """The sandbox's own origin, by whichever name of this machine, is let in."""
+    headers = {"Origin": f"http://{host}:{port_of(sandbox)}", "Host": f"{host}:{port_of(sandbox)}"}
+
+    assert 200 == http.request("GET", f"{sandbox.url}/calls.json", headers=headers).status
+
+
 def test_noise_is_answered(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
     """Good requests with bytes changed at random break nothing."""
     random = Random(7)

@@ -22,7 +22,7 @@ class RefusalError(Exception):
         self.status = status
 
 
-_LOOPBACK = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d*)?", re.IGNORECASE)
+_LOOPBACK = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(?::(?P<port>\d*))?", re.IGNORECASE)
 
 
 def is_loopback(host: str | None) -> bool:
@@ -31,6 +31,18 @@ def is_loopback(host: str | None) -> bool:
     A web page may lead a name of its own to 127.0.0.1, and read what the sandbox holds: the Host tells.
     """
     return host is None or _LOOPBACK.fullmatch(host) is not None
+
+
+def is_own_origin(origin: str | None, port: int) -> bool:
+    """Whether a request comes from a page of the sandbox on that port, or from no page at all.
+
+    A browser says in Origin which page made a request, and sends many requests of foreign pages unasked.
+    """
+    if origin is None:
+        return True
+    scheme, _, host = origin.partition("://")
+    found = _LOOPBACK.fullmatch(host)
+    return scheme.lower() == "http" and found is not None and (found["port"] or "80") == str(port)
 
 
 def call_size(call: Any) -> int:

@@ -27,6 +27,7 @@ from retl.sandbox.body import (
     call_size,
     failure,
     is_loopback,
+    is_own_origin,
     read_calls,
     read_envelope,
     read_write_key,
@@ -358,8 +359,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         sandbox = self.server.sandbox
         address = self._path()
-        if not is_loopback(self.headers.get("Host")):
-            self._send(Reply(HTTPStatus.MISDIRECTED_REQUEST))
+        foreign = self._foreign(self._lowered_headers())
+        if foreign is not None:
+            self._send(Reply(foreign))
             return
         if address.path in ("/", "/calls.json"):
             limit = parse_qs(address.query).get("limit", ["100"])[-1]
@@ -374,10 +376,18 @@ class _Handler(BaseHTTPRequestHandler):
         sandbox.note(Request("GET", address.path, self._lowered_headers(), b"", 0, reply.status))
         self._send(reply)
 
-    def _unreadable(self, headers: Mapping[str, str]) -> HTTPStatus | None:
-        """The status for a request whose body is not read; None where it is."""
+    def _foreign(self, headers: Mapping[str, str]) -> HTTPStatus | None:
+        """The status for a request that a page of another site has a browser send; None for any other."""
         if not is_loopback(headers.get("host")):
             return HTTPStatus.MISDIRECTED_REQUEST
+        own = is_own_origin(headers.get("origin"), self.server.server_address[1])
+        return None if own else HTTPStatus.FORBIDDEN
+
+    def _unreadable(self, headers: Mapping[str, str]) -> HTTPStatus | None:
+        """The status for a request whose body is not read; None where it is."""
+        foreign = self._foreign(headers)
+        if foreign is not None:
+            return foreign
         length = headers.get("content-length", "")
         if not length.isdecimal() or "transfer-encoding" in headers:
             return HTTPStatus.LENGTH_REQUIRED
