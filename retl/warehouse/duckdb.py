@@ -29,6 +29,7 @@ from retl.warehouse.base import (
     sentence_in,
     wanted,
 )
+from retl.warehouse.duckdb_access import HINT, SETTINGS, access_of
 from retl.warehouse.message import WHOLE_MESSAGE, without_values
 from retl.warehouse.parse import within_years
 from retl.warehouse.query import more_than_read, no_sql, refuse_odd_characters, second_statement
@@ -69,6 +70,7 @@ class DuckDBWarehouse(Warehouse):
             room: what it may take, where the URL does not say so.
 
         Raises:
+            ConfigError: the URL restricts what a model may read in a way that cannot be kept.
             WarehouseError: there is no such file, or DuckDB cannot open it.
         """
         in_memory = url.database in (None, "", ":memory:")
@@ -81,6 +83,9 @@ class DuckDBWarehouse(Warehouse):
                 where=self._shown,
                 hint="Three slashes begin a path relative to the project folder, four an absolute one.",
             )
+        self._root = root
+        self._running: set[duckdb.DuckDBPyConnection] = set()
+        self._access = access_of(url, root)
         try:
             self._connection = duckdb.connect(
                 ":memory:" if in_memory else path,
@@ -88,12 +93,15 @@ class DuckDBWarehouse(Warehouse):
                 # The access mode of a URL would win over `read_only`.
                 config=_settings(url, room),
             )
+            self._connection.execute("SET GLOBAL arrow_lossless_conversion = true")
+            self._connection.execute("SET GLOBAL TimeZone = 'UTC'")
+            with suppress(duckdb.CatalogException):  # before DuckDB 2.0 each connection has its own
+                self._connection.execute("SET GLOBAL file_search_path = ?", [str(root)])
+            if room is not None and room.encrypted:
+                prepare(self._connection)
+            self._access.restrict(self._connection)
         except duckdb.Error as error:
             raise self._out_of_reach(error) from None
-        if room is not None and room.encrypted:
-            prepare(self._connection)
-        self._root = root
-        self._running: set[duckdb.DuckDBPyConnection] = set()
 
     def columns(self, model: Model) -> tuple[Column, ...]:
         """The columns of the model's result; see `Warehouse.columns`."""
@@ -136,10 +144,9 @@ class DuckDBWarehouse(Warehouse):
     def _cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """A connection of its own, since one with an unfinished read takes no other work."""
         with self._connection.cursor() as cursor:
-            cursor.execute("SET arrow_lossless_conversion = true")
-            cursor.execute("SET TimeZone = 'UTC'")
-            cursor.execute("SET enable_progress_bar = false")
-            cursor.execute("SET file_search_path = ?", [str(self._root)])
+            if not self._access.is_locked:
+                cursor.execute("SET enable_progress_bar = false")
+                cursor.execute("SET file_search_path = ?", [str(self._root)])
             self._running.add(cursor)
             try:
                 yield cursor
@@ -157,6 +164,8 @@ class DuckDBWarehouse(Warehouse):
         if not _BEFORE_ROWS.match(message):
             sentence = without_values(_without_own_words(sentence, model), model)
         hint = WHOLE_MESSAGE if "…" in sentence else None
+        if message.startswith("Permission Error") and self._access.is_restricted:
+            hint = HINT
         return ModelError(f"model {model.name}: {sentence}", where=where, hint=hint)
 
     def _out_of_reach(self, error: Exception) -> WarehouseError:
@@ -170,7 +179,9 @@ class DuckDBWarehouse(Warehouse):
 def _settings(url: Address, room: Room | None) -> dict[str, Any]:
     """DuckDB's settings: those of the URL, else those of the room."""
     said: dict[str, Any] = {
-        key.lower(): str(one) for key, one in url.query.items() if key.lower() != "access_mode"
+        key.lower(): str(one)
+        for key, one in url.query.items()
+        if key.lower() not in ("access_mode", *SETTINGS)
     }
     if room is None:
         return said
