@@ -48,7 +48,8 @@ _BEFORE_ROWS = re.compile("(Binder|Catalog|Parser) Error")
 
 _WRITING_FUNCTIONS = re.compile(
     r"nextval|setval|(force_)?checkpoint|json_execute_serialized_sql|(postgres|mysql)_execute"
-    r"|(enable|disable)_(logging|profiling)|write_log|truncate_duckdb_logs|query",
+    r"|(enable|disable)_(logging|profiling)|write_log|truncate_duckdb_logs|query"
+    r"|(create|destroy|(de)?register)_external_resource(_type)?|(add|remove)_grammar_extension",
     re.IGNORECASE,
 )
 """Functions that write to the database, its log or one that is attached, or run the SQL of a text."""
@@ -183,6 +184,8 @@ def _settings(url: Address, room: Room | None) -> dict[str, Any]:
         for key, one in url.query.items()
         if key.lower() not in ("access_mode", *SETTINGS)
     }
+    # A table that is not there would be looked for among Python's variables.
+    said["python_enable_replacements"] = "false"
     if room is None:
         return said
     return {"memory_limit": f"{room.memory}B", "temp_directory": str(room.scratch), **said}

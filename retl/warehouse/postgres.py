@@ -58,6 +58,7 @@ _WRITING_FUNCTIONS = re.compile(
   | pg_(backup_start|backup_stop|start_backup|stop_backup) | pg_stat(_statements)?_reset\w*
   | pg_import_system_collations | pg_replication_origin_\w+ | pg_sync_replication_slots
   | pg_(export|log_standby)_snapshot | pg_ls_\w+ | pg_stat_file | gin_clean_pending_list | brin_\w+
+  | pg_(restore|clear)_(relation|attribute)_stats
   | ts_stat | (query|cursor)_to_xml\w*
     """,
     re.VERBOSE | re.IGNORECASE,
