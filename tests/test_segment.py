@@ -145,7 +145,7 @@ def test_connections_are_kept() -> None:
     assert 1 == server.connections
 
 
-@pytest.mark.rule("L6")
+@pytest.mark.rule("L6", "S1")
 def test_redirects_are_not_followed(sandbox: Sandbox) -> None:
     """A redirect is an answer like another: the batch goes nowhere else, and certainly not as a GET."""
     sandbox.script([Reply(status, location=f"{sandbox.url}/elsewhere") for status in (301, 302, 307)])
@@ -155,6 +155,7 @@ def test_redirects_are_not_followed(sandbox: Sandbox) -> None:
     assert [] == sandbox.accepted
 
 
+@pytest.mark.rule("S1")
 def test_netrc_is_ignored(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An account in .netrc does not take the write key's place."""
     netrc = tmp_path / ".netrc"
