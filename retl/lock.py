@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -52,7 +53,9 @@ def hold(
     timeout: float = LOCK_TIMEOUT_SECONDS,
     hint: str = TRY_LATER,
 ) -> Iterator[None]:
-    """Hold a sync's state for this process alone.
+    """Hold a sync's state for this process alone; no file that is made meanwhile is for anybody else's eyes.
+
+    The rights of new files are the whole process's, other threads included: DuckDB takes no others.
 
     Args:
         path: the state file; the lock stands beside it and outlives no process.
@@ -66,6 +69,14 @@ def hold(
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     _refuse_strangers(path)
+    with _PRIVATE_FILES:
+        _close_to_others(path)
+        with _held(path, now, timeout, hint):
+            yield
+
+
+@contextmanager
+def _held(path: Path, now: datetime, timeout: float, hint: str) -> Iterator[None]:
     lock = FileLock(lock_path(path), timeout=timeout, mode=0o600)
     try:
         lock.acquire(poll_interval=0.02)
@@ -84,6 +95,39 @@ def hold(
         with suppress(OSError):
             note.unlink(missing_ok=True)
         lock.release()
+
+
+class _Umask:
+    """The umask of the process, narrow for as long as any thread holds a state."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._before = 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._users == 0:
+                self._before = os.umask(0o077)
+            self._users += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                os.umask(self._before)
+
+
+_PRIVATE_FILES = _Umask()
+
+
+def _close_to_others(path: Path) -> None:
+    """Take from others the right to read a state that was copied, or brought back from a backup."""
+    for ending in ("", *FILES, ".new.wal", ".wal"):
+        beside = path.with_name(path.name + ending)
+        with suppress(OSError):  # it is not there, or somebody else's
+            if beside.stat().st_mode & 0o077:
+                beside.chmod(0o600)
 
 
 def _refuse_strangers(path: Path) -> None:

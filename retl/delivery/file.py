@@ -105,7 +105,7 @@ class NdjsonFile:
             Timeout: another process writes to it for too long.
         """
         lock = FileLock(f"{self.path}.lock", timeout=LOCK_SECONDS, mode=0o600)
-        with lock, open(self.path, "ab+", buffering=0) as file:
+        with lock, open(self.path, "ab+", buffering=0, opener=_private) as file:
             size = file.seek(0, os.SEEK_END)
             end, missing = self._whole_lines(file)
             if end < size:
@@ -145,6 +145,11 @@ class NdjsonFile:
             f"the calls cannot be written here ({reason})",
             "make room or correct the rights, then run it again; nothing is lost",
         )
+
+
+def _private(path: str, flags: int) -> int:
+    """Open a file that is the owner's alone where it is made; one that is there keeps its rights."""
+    return os.open(path, flags, 0o600)
 
 
 def _is_json(text: bytes) -> bool:
