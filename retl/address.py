@@ -124,15 +124,21 @@ def without_secrets(text: str, url: "Address | URL") -> str:
     """
     text = text.replace(url.render_as_string(hide_password=False), shown(url))
     password = str(url.password or "")
-    found = {*_settings(url), url.username or ""}
-    secrets = {one for one in found if len(one) >= _LONG_ENOUGH} | ({password} - {""})
+    user = url.username or ""
+    secrets = secrets_in(url) | ({user} if len(user) >= _LONG_ENOUGH else set())
     for secret in sorted(secrets, key=len, reverse=True):
-        pattern = "|".join(_spellings(secret))
+        pattern = "|".join(spellings(secret))
         if secret != password or len(password) < _LONG_ENOUGH:
             pattern = rf"(?<!\w)({pattern})(?!\w)"
         text = re.sub(pattern, "***", text, flags=re.IGNORECASE)
     text = re.sub(r"(\w://)[^\s/'\"@]+@", r"\1", text)
     return re.sub(r"(\w://[^\s'\"?]*)\?[^\s'\"]+", r"\1?…", text)
+
+
+def secrets_in(url: "Address | URL") -> set[str]:
+    """The password of a URL, and those of its settings that are long enough to be secret."""
+    password = str(url.password or "")
+    return {one for one in _settings(url) if len(one) >= _LONG_ENOUGH} | ({password} - {""})
 
 
 def _pairs(url: "Address | URL") -> Iterator[tuple[str, str]]:
@@ -150,8 +156,8 @@ def _settings(url: "Address | URL") -> Iterator[str]:
             yield from text.split()
 
 
-def _spellings(secret: str) -> list[str]:
+def spellings(secret: str) -> list[str]:
     """Patterns for a secret as it is, and as URLs, Python and JSON write it; the longest first."""
     ways = {secret, quote(secret), quote(secret, safe=""), quote_plus(secret)}
-    ways |= {re.sub(r"(['\\])", r"\\\1", secret), json.dumps(secret)[1:-1]}
+    ways |= {re.sub(r"(['\\])", r"\\\1", secret), json.dumps(secret)[1:-1], ascii(secret)[1:-1]}
     return [re.escape(way) for way in sorted(ways, key=len, reverse=True)]

@@ -35,6 +35,7 @@ GROUND = [
     "json_values",
     "lazy",
     "lock",
+    "mask",
     "memory",
     "migrations",
     "model",

@@ -1,5 +1,6 @@
 """The error to report, for whatever stops a command."""
 
+import sys
 import traceback
 from datetime import UTC, datetime
 
@@ -8,6 +9,7 @@ from retl.cli.console import Printer
 from retl.cli.log import log
 from retl.damage import storage_error
 from retl.errors import BugError, RetlError
+from retl.mask import masked
 from retl.version import __version__
 
 
@@ -35,7 +37,7 @@ def to_report(error: BaseException) -> RetlError:
             return told
         except Exception as bug:
             error = bug
-    traceback.print_exception(error)
+    print(masked("".join(traceback.format_exception(error))), end="", file=sys.stderr)
     moment = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     return BugError(
         f"this is a bug in retl {__version__} ({moment}); the state file is intact",

@@ -6,8 +6,18 @@ import sys
 import time
 
 from retl.cli.output import takes_unicode
+from retl.mask import masked
 
 log = logging.getLogger("retl")
+
+
+class Masked(logging.Formatter):
+    """A line for people; what is written for whoever looks for a cause has no secret in it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as text."""
+        text = super().format(record)
+        return masked(text) if record.levelno <= logging.DEBUG else text
 
 
 class JsonLines(logging.Formatter):
@@ -18,6 +28,8 @@ class JsonLines(logging.Formatter):
         moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
         line = {"time": moment, "level": record.levelname.lower(), "message": record.getMessage()}
         fields = {**line, **getattr(record, "fields", {})}
+        if record.levelno <= logging.DEBUG:
+            fields["message"] = masked(fields["message"])
         return json.dumps(fields, ensure_ascii=not takes_unicode(sys.stderr))
 
 
@@ -29,7 +41,7 @@ def set_up_logs(level: str, as_json: bool) -> None:
         as_json: whether each line is a JSON object.
     """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines() if as_json else logging.Formatter("%(message)s"))
+    handler.setFormatter(JsonLines() if as_json else Masked("%(message)s"))
     log.handlers[:] = [handler]
     log.propagate = False
     log.setLevel(level.upper())

@@ -18,6 +18,7 @@ from retl.forms.form import nearest
 from retl.forms.nodes import LARGEST
 from retl.forms.yaml_file import Document, interpolate, load
 from retl.lazy import lazy_module
+from retl.mask import note, note_url
 from retl.model import Model, make_model, read_model
 from retl.system import expanded, in_utf8, is_file, is_folder, read_file, system_words
 
@@ -148,7 +149,7 @@ def write_key(sync: Sync, project: Project) -> str:
         ConfigError: its variable is not set, or it is empty.
     """
     where = sync.where("segment", "write_key")
-    return _filled(sync.segment.write_key.get_secret_value(), project, where, "the write key")
+    return note(_filled(sync.segment.write_key.get_secret_value(), project, where, "the write key"))
 
 
 def private_key(sync: Sync, project: Project) -> str | None:
@@ -181,7 +182,7 @@ def warehouse_url(sync: Sync, project: Project) -> str:
     Raises:
         ConfigError: its variable is not set, or it is empty.
     """
-    return _filled(sync.warehouse, project, sync.where("warehouse"), "the warehouse's URL")
+    return note_url(_filled(sync.warehouse, project, sync.where("warehouse"), "the warehouse's URL"))
 
 
 def certificates(sync: Sync, project: Project) -> str | None:

@@ -3,6 +3,7 @@
 urllib3 bounds the wait for each piece of an answer, and neither the number of pieces nor their size.
 """
 
+import base64
 import re
 import socket
 import ssl
@@ -30,6 +31,7 @@ from urllib3.exceptions import (
 )
 
 from retl.errors import ConfigError
+from retl.mask import note_url
 
 TIMEOUT = urllib3.Timeout(connect=5, read=15)
 """Seconds; the official client's."""
@@ -39,6 +41,9 @@ MOST_SECONDS = 60.0
 
 MOST_BYTES = 64 * 1024
 """How much of an answer is read."""
+
+_LONG_ENOUGH = 3
+"""Characters of the shortest password that is taken out of a text."""
 
 
 class Http:
@@ -60,6 +65,15 @@ class Http:
         """
         self._watch = _Watch(most_seconds)
         self._pool = _pool(url, connections, ssl_cert)
+
+    @property
+    def secrets(self) -> list[str]:
+        """The account at the proxy as requests carry it, and its password; answers may quote them."""
+        headers = getattr(self._pool, "proxy_headers", None) or {}
+        carried = headers.get("proxy-authorization", "").removeprefix("Basic ")
+        login = base64.b64decode(carried).decode("latin-1")
+        found = (carried, carried.rstrip("="), login, login.partition(":")[2])
+        return [one for one in found if len(one) >= _LONG_ENOUGH]
 
     def close(self) -> None:
         """Close the connections; a request that is still under way is broken off."""
@@ -303,4 +317,4 @@ def _proxy(scheme: str, host: str) -> str | None:
     proxy = found.get(scheme) or found.get("all")
     if not proxy or proxy_bypass(host):
         return None
-    return proxy if "://" in proxy else f"http://{proxy}"
+    return note_url(proxy if "://" in proxy else f"http://{proxy}")

@@ -273,22 +273,19 @@ class Segment:
         try:
             status, answered, text = self._http.request(method, url, headers, body)
         except HTTPError as error:
-            return Response(None, error=self._without_key(words(error)), unsure=not never_left(error))
-        return Response(status, self._without_key(text.decode("utf-8", "replace")), _retry_after(answered))
+            return Response(None, error=self._without_secrets(words(error)), unsure=not never_left(error))
+        return Response(
+            status, self._without_secrets(text.decode("utf-8", "replace")), _retry_after(answered)
+        )
 
-    def _without_key(self, text: str) -> str:
+    def _without_secrets(self, text: str) -> str:
         """A text from outside that may quote the request; what it says is shown and stored."""
         if self._tokens is not None:
             text = self._tokens.hide(text)
-        if not self.source.write_key:
-            return text
+        key = self.source.write_key
         basic = self._headers["Authorization"].removeprefix("Basic ")
-        for secret in (
-            self.source.write_key,
-            basic,
-            basic.rstrip("="),
-            quote(self.source.write_key, safe=""),
-        ):
+        of_key = (key, basic, basic.rstrip("="), quote(key, safe="")) if key else ()
+        for secret in (*of_key, *self._http.secrets):
             text = text.replace(secret, "…")
         return text
 
