@@ -483,6 +483,7 @@ def test_an_unreadable_note_names_nobody(path: Path, note: str) -> None:
     assert holder(path) is None
 
 
+@pytest.mark.rule("S4")
 @pytest.mark.parametrize("ending", [".lock", ".holder", ".new", ".new.wal", ".wal", ".tmp"])
 def test_nothing_is_written_through_a_link_beside_the_state(path: Path, ending: str) -> None:
     """A link in the place of a file of retl's is refused, and what it leads to stays as it is."""

@@ -64,11 +64,17 @@ DEEPEST_NAME = 32
 """Keys that a dotted name leads through."""
 
 
+_DEVICE = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9])(\..*)?", re.IGNORECASE)
+"""Names that Windows gives to devices, whatever their ending and in each folder."""
+
+
 def _file_name(name: str) -> str:
     if len(name) > LONGEST_NAME:
         raise refusal(f"is too long: a name has at most {LONGEST_NAME} characters")
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", name) or not name.strip("."):
         raise refusal(f"`{name}` is not a name: only letters, digits, `_`, `.` and `-` may stand in it")
+    if _DEVICE.fullmatch(name):
+        raise refusal(f"`{name}` is not a name: on Windows it is a device, and no file can have it")
     return name
 
 
