@@ -118,6 +118,24 @@ def test_duckdb(sql: str, url: str, tmp_path: Path) -> None:
     assert before == sorted(os.listdir(tmp_path))
 
 
+DEEP = {
+    "a sum": "SELECT {} AS n".format("+".join(["1"] * 900)),
+    "cases": f"SELECT {'CASE WHEN true THEN ' * 800}1{' ELSE 0 END' * 800} AS n",
+    "names": """SELECT 1 AS n, '"function_name":"query"' AS a, """
+    """'\\","type":"INSERT' AS "x""type"":""DELETE" """,
+}
+
+
+@pytest.mark.parametrize("sql", DEEP.values(), ids=DEEP)
+def test_a_deep_query_is_read(sql: str, tmp_path: Path) -> None:
+    """A query as deep as DuckDB takes it, and one that quotes what is looked for, are taken."""
+    with open_warehouse("duckdb://", tmp_path) as warehouse:
+        assert 1 == len(rows(warehouse, sql))
+        hidden = sql.replace("SELECT ", "SELECT (SELECT 1 FROM query('SELECT 1')) AS q, ", 1)
+        with pytest.raises(ModelError, match="more than read: the function query"):
+            rows(warehouse, hidden)
+
+
 @pytest.mark.parametrize("name", ["model", "types", "duckdb"])
 def test_a_variable_of_python_is_no_table(name: str, tmp_path: Path) -> None:
     """A table that is not there is not looked for among retl's own variables."""
