@@ -387,6 +387,7 @@ ODD: dict[str, tuple[bytes, bytes]] = {
 }
 
 
+@pytest.mark.rule("S5")
 @pytest.mark.parametrize(("text", "status"), ODD.values(), ids=ODD)
 def test_odd_requests_are_answered(
     sandbox: Sandbox, capfd: pytest.CaptureFixture[str], text: bytes, status: bytes
@@ -406,6 +407,7 @@ FOREIGN = (
 )
 
 
+@pytest.mark.rule("S5")
 @pytest.mark.parametrize("origin", FOREIGN)
 def test_a_page_of_another_site_is_refused(http: urllib3.PoolManager, sandbox: Sandbox, origin: str) -> None:
     """A browser that sends a request for a page of another site gets 403: no calls, and no look at them."""
@@ -711,6 +713,7 @@ def test_port_in_use(sandbox: Sandbox) -> None:
         assert caught.value.hint
 
 
+@pytest.mark.rule("S5")
 def test_only_loopback(sandbox: Sandbox) -> None:
     """The sandbox cannot be reached by another address than 127.0.0.1, not even another of the loopback."""
     port = int(sandbox.url.removeprefix("http://127.0.0.1:"))

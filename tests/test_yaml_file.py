@@ -177,6 +177,7 @@ BOMBS = {
 }
 
 
+@pytest.mark.rule("S6")
 @pytest.mark.parametrize("text", BOMBS.values(), ids=BOMBS)
 def test_a_text_that_stands_for_too_much_is_refused(tmp_path: Path, text: str) -> None:
     """Values are counted while they are read, each alias as what it stands for; beyond a limit that stops."""
@@ -184,6 +185,7 @@ def test_a_text_that_stands_for_too_much_is_refused(tmp_path: Path, text: str) -
         read(tmp_path, text)
 
 
+@pytest.mark.rule("S6")
 def test_a_large_file_is_refused(tmp_path: Path) -> None:
     """No more than a million bytes are read."""
     with pytest.raises(ConfigError) as caught:
