@@ -24,9 +24,11 @@ TRY_LATER = "try again when it has ended"
 FILES = (".lock", ".holder", ".new")
 """Endings of the files that retl writes beside a state file."""
 
-BESIDE = (*FILES, ".new.wal", ".wal", ".tmp")
-"""Endings of all that stands beside a state file: retl's own files, DuckDB's logs, and its folder for what
-does not fit into memory."""
+SPILL, WAREHOUSE_SPILL = SPILLS = (".tmp", ".warehouse.tmp")
+"""Endings of DuckDB's folders for rows that do not fit into memory: of the state, and of a warehouse."""
+
+BESIDE = (*FILES, ".new.wal", ".wal", *SPILLS)
+"""Endings of all that stands beside a state file: retl's own files, DuckDB's logs and folders."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ def _refuse_strangers(path: Path) -> None:
             found = "link"
         elif ending in FILES and beside.is_dir():
             found = "folder"
-        elif ending == ".tmp" and beside.is_file():
+        elif ending in SPILLS and beside.is_file():
             found = "file"
         if found is not None:
             raise StateError(

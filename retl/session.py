@@ -31,7 +31,7 @@ from retl.delivery.response import RetryPolicy
 from retl.encryption import StateKey, rewrite, state_key
 from retl.errors import ConfigError, StateError, WarehouseError
 from retl.lazy import lazy_module
-from retl.lock import LOCK_TIMEOUT_SECONDS, TRY_LATER, hold
+from retl.lock import LOCK_TIMEOUT_SECONDS, TRY_LATER, WAREHOUSE_SPILL, hold
 from retl.memory import Room, memory_limit, state_memory, warehouse_memory
 from retl.model import Model
 from retl.state import State, open_state, peek_state
@@ -233,7 +233,7 @@ class Session:
         """
         url, root = warehouse_url(self.sync, self.project), self.project.root
         memory = warehouse_memory(memory_limit(os.environ))
-        scratch = self.state_path.with_name(f"{self.state_path.name}.warehouse.tmp")
+        scratch = self.state_path.with_name(self.state_path.name + WAREHOUSE_SPILL)
         room = Room(memory, scratch, encrypted=self.state_key is not None)
         with chdir(root), open_warehouse(url, root, room) as warehouse:
             yield warehouse

@@ -22,6 +22,7 @@ from retl import encryption, sql
 from retl.damage import not_readable, own_errors, state_exists, storage_error
 from retl.encryption import StateKey
 from retl.errors import ConfigError, LockedError, StateError
+from retl.lock import SPILL, SPILLS
 from retl.migrations import MIGRATIONS
 
 SCHEMA_VERSION = 6
@@ -268,7 +269,7 @@ def _create(db: duckdb.DuckDBPyConnection, sync: str) -> None:
 
 
 def _attach(path: Path, memory: int | None, key: StateKey | None) -> duckdb.DuckDBPyConnection:
-    spill = path.with_name(f"{path.name}.tmp")
+    spill = path.with_name(path.name + SPILL)
     db = duckdb.connect(":memory:")
     try:
         if key:
@@ -289,7 +290,8 @@ def _attach(path: Path, memory: int | None, key: StateKey | None) -> duckdb.Duck
             encryption.key_error(error, path) or storage_error(error, path) or not_readable(error, path)
         ) from error
     # The file is ours alone from here on, so what a killed process spilled to disk can go.
-    shutil.rmtree(spill, ignore_errors=True)
+    for ending in SPILLS:
+        shutil.rmtree(path.with_name(path.name + ending), ignore_errors=True)
     db.execute(f"SET temp_directory = {sql.text(str(spill))}")
     _set_up(db, memory)
     return db

@@ -145,10 +145,11 @@ def test_a_half_made_file_does_not_stand_in_the_way(path: Path) -> None:
     assert [path] == list(path.parent.iterdir())
 
 
-def test_spilled_data_of_a_killed_process_is_swept_away(path: Path) -> None:
+@pytest.mark.parametrize("ending", [".tmp", ".warehouse.tmp"])
+def test_spilled_data_of_a_killed_process_is_swept_away(path: Path, ending: str) -> None:
     """What DuckDB wrote beside the file and could not take away goes at the next opening."""
     open_state(path, "users").db.close()
-    spill = path.with_name(f"{path.name}.tmp")
+    spill = path.with_name(f"{path.name}{ending}")
     spill.mkdir()
     (spill / "duckdb_temp_storage-0.tmp").write_bytes(b"rows")
     open_state(path, "users").db.close()
@@ -484,7 +485,7 @@ def test_an_unreadable_note_names_nobody(path: Path, note: str) -> None:
 
 
 @pytest.mark.rule("S4")
-@pytest.mark.parametrize("ending", [".lock", ".holder", ".new", ".new.wal", ".wal", ".tmp"])
+@pytest.mark.parametrize("ending", [".lock", ".holder", ".new", ".new.wal", ".wal", ".tmp", ".warehouse.tmp"])
 def test_nothing_is_written_through_a_link_beside_the_state(path: Path, ending: str) -> None:
     """A link in the place of a file of retl's is refused, and what it leads to stays as it is."""
     path.parent.mkdir()
