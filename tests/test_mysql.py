@@ -248,6 +248,18 @@ def test_line_of_a_syntax_error(columns: list[str] | None, mysql_url: str) -> No
         ("SELECT 1 AS a /*M!100100 INTO @a */", "a comment that the database executes"),
         ("SELECT id FROM instants FOR UPDATE", "a lock on rows"),
         ("SELECT GET_LOCK('a', 1) AS a", "the function get_lock"),
+        ("SELECT 1 AS a INTO DUMPFILE '/tmp/retl-must-not-write'", "more than read: INTO"),
+        ("SELECT 1 AS a UNION SELECT 2 INTO OUTFILE '/tmp/retl-must-not-write'", "more than read: INTO"),
+        ("SELECT LOAD_FILE('/etc/passwd') AS a", "the function load_file"),
+        ("SELECT sys_exec('id') AS a", "the function sys_exec"),
+        ("WITH x AS (SELECT 1) DELETE FROM instants", "DELETE"),
+        ("SELECT 1 AS a; DELETE FROM instants", "more than one statement"),
+        ("SELECT 1 AS a -- \n; DELETE FROM instants", "more than one statement"),
+        ("HANDLER instants OPEN", "not a SELECT"),
+        ("EXECUTE IMMEDIATE 'DELETE FROM instants'", "not a SELECT"),
+        ("LOAD DATA INFILE '/etc/passwd' INTO TABLE instants", "not a SELECT"),
+        ("SET GLOBAL read_only = OFF", "not a SELECT"),
+        ("DO GET_LOCK('a', 1)", "not a SELECT"),
     ],
 )
 def test_selects_that_write(sql: str, said: str, mysql_url: str) -> None:
