@@ -97,12 +97,10 @@ class DuckDBWarehouse(Warehouse):
                 # The access mode of a URL would win over `read_only`.
                 config=_settings(url, room),
             )
-            self._connection.execute("SET GLOBAL arrow_lossless_conversion = true")
-            self._connection.execute("SET GLOBAL TimeZone = 'UTC'")
-            with suppress(duckdb.CatalogException):  # before DuckDB 2.0 each connection has its own
-                self._connection.execute("SET GLOBAL file_search_path = ?", [str(root)])
             if room is not None and room.encrypted:
                 prepare(self._connection)
+            if self._access.is_locked:
+                self._set_up(self._connection, "SET GLOBAL")
             self._access.restrict(self._connection)
         except duckdb.Error as error:
             raise self._out_of_reach(error) from None
@@ -149,13 +147,22 @@ class DuckDBWarehouse(Warehouse):
         """A connection of its own, since one with an unfinished read takes no other work."""
         with self._connection.cursor() as cursor:
             if not self._access.is_locked:
+                self._set_up(cursor, "SET")
                 cursor.execute("SET enable_progress_bar = false")
-                cursor.execute("SET file_search_path = ?", [str(self._root)])
             self._running.add(cursor)
             try:
                 yield cursor
             finally:
                 self._running.discard(cursor)
+
+    def _set_up(self, connection: duckdb.DuckDBPyConnection, set_: str) -> None:
+        """Set what a read needs: for a connection, or for all."""
+        connection.execute(f"{set_} arrow_lossless_conversion = true")
+        connection.execute(f"{set_} TimeZone = 'UTC'")
+        # A table that is not there would be looked for among Python's variables.
+        connection.execute(f"{set_} python_enable_replacements = false")
+        with suppress(duckdb.CatalogException):  # before DuckDB 2 each connection has its own, if not locked
+            connection.execute(f"{set_} file_search_path = ?", [str(self._root)])
 
     def _translated(self, model: Model, error: Exception) -> ModelError | WarehouseError:
         message = without_secrets(str(error), self._url)
@@ -187,8 +194,6 @@ def _settings(url: Address, room: Room | None) -> dict[str, Any]:
         for key, one in url.query.items()
         if key.lower() not in ("access_mode", *SETTINGS)
     }
-    # A table that is not there would be looked for among Python's variables.
-    said["python_enable_replacements"] = "false"
     if room is None:
         return said
     return {"memory_limit": f"{room.memory}B", "temp_directory": str(room.scratch), **said}
