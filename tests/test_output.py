@@ -9,10 +9,13 @@ from io import BufferedWriter, FileIO
 from pathlib import Path
 
 import pytest
-from harness import two_syncs
+from harness import TWO_SYNCS, runner, two_syncs
 
 from retl.cli import output
+from retl.cli.console import Steady
 from retl.cli.output import Outlet
+from retl.sandbox.failures import Reply
+from retl.sandbox.server import Sandbox
 
 
 @pytest.fixture
@@ -32,6 +35,39 @@ def start(project: Path, *arguments: str, shell: str = "", **environment: str) -
         check=False,
     )
     return done.returncode, done.stdout, done.stderr.decode()
+
+
+ESCAPES = "\x1b[2Jx\x9b1m\x07\x1b]0;title\x07"
+"""Signs by which a terminal clears itself, changes colours, rings and takes a title."""
+
+
+@pytest.mark.rule("S7")
+def test_no_row_and_no_answer_steers_the_terminal(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Signs that a terminal obeys are spelled out, whether a key or the answer of a server holds them."""
+    monkeypatch.chdir(project)
+    retl = runner(capsys)
+    codes = " || ".join(f"chr({ord(sign)})" for sign in ESCAPES)
+    twice = f"SELECT {codes} AS user_id, 'x' AS city UNION ALL SELECT {codes}, 'y' UNION ALL SELECT 'u1', 'z'"
+    with Sandbox() as sandbox:
+        sandbox.script([Reply(401, body=f"key{ESCAPES}")])
+        text = TWO_SYNCS.replace("SELECT 'u1' AS user_id, 'Zürich → 東京' AS city", twice)
+        text += f"segment: {{endpoint: '{sandbox.url}', write_key: geheim}}\n"
+        (project / "syncs/a.yml").write_text(text, encoding="utf-8")
+        said = [retl("run", "a"), retl("rejected", "a"), retl("explain", "a", ESCAPES)]
+
+    assert "key\\x1b[" in said[0][2]
+    assert "\\x1b[2Jx" in said[1][1]
+    assert [] == [text for _, *texts in said for text in texts if set("\x1b\x07\x9b") & set(text)]
+
+
+def test_colours_are_not_spelled_out(capsys: pytest.CaptureFixture[str]) -> None:
+    """On a terminal retl's own colours are the terminal's to obey."""
+    printed = Steady(force_terminal=True, color_system="standard", width=40)
+    printed.print("a\x1bb", style="red", highlight=False)
+
+    assert "\x1b[31ma\\x1bb\x1b[0m\n" == capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -4,16 +4,17 @@ import json
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from retl.cli.output import takes_unicode
+from retl.cli.output import takes_unicode, without_controls
 from retl.errors import RetlError
 
 SIGNS = {
@@ -91,9 +92,18 @@ class Ragged:
             yield text
 
 
+class Steady(Console):
+    """A console whose terminal obeys retl alone, and no text that is printed."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """The pieces of what is printed."""
+        for piece in super().render(renderable, options):
+            yield piece if piece.control else Segment(without_controls(piece.text), piece.style)
+
+
 def console(stderr: bool = False) -> Console:
     """A console that prints text as it is, without markup, emoji codes or highlighting of the data."""
-    printed = Console(stderr=stderr, highlight=False, soft_wrap=True, emoji=False, markup=False)
+    printed = Steady(stderr=stderr, highlight=False, soft_wrap=True, emoji=False, markup=False)
     if not printed.is_terminal and "COLUMNS" not in os.environ:
         printed.width = WIDE
     return printed

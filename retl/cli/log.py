@@ -5,7 +5,7 @@ import logging
 import sys
 import time
 
-from retl.cli.output import takes_unicode
+from retl.cli.output import takes_unicode, without_controls
 from retl.mask import masked
 
 log = logging.getLogger("retl")
@@ -16,7 +16,7 @@ class Masked(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as text."""
-        text = super().format(record)
+        text = without_controls(super().format(record))
         return masked(text) if record.levelno <= logging.DEBUG else text
 
 

@@ -7,6 +7,7 @@ take is dropped, and `close` says so once all is done.
 import codecs
 import io
 import os
+import re
 import select
 import sys
 from typing import Any, TextIO
@@ -18,6 +19,10 @@ LOST = 3
 
 _ASCII = {"→": "->", "…": "...", "↳": "->", "━": "-", "─": "-"}
 """Characters of retl's own that not every encoding has, and what is printed instead."""
+
+
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Characters that a terminal obeys, but for the ends of lines and tabs."""
 
 
 class Outlet(io.RawIOBase):
@@ -88,6 +93,11 @@ def close(code: int) -> int:
         code = code or LOST
     sys.stderr.flush()
     return code
+
+
+def without_controls(text: str) -> str:
+    """A text in which the signs that a terminal obeys are spelled out: keys and answers may hold any."""
+    return _CONTROLS.sub(lambda sign: f"\\x{ord(sign[0]):02x}", text)
 
 
 def takes_unicode(stream: TextIO) -> bool:
