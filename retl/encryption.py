@@ -13,6 +13,7 @@ import duckdb
 
 from retl import sql
 from retl.errors import ConfigError, StateError
+from retl.mask import note
 
 VARIABLE = "RETL_STATE_KEY"
 """The variable that holds the key; without it states are not encrypted."""
@@ -51,7 +52,7 @@ def state_key(environ: Mapping[str, str], variable: str = VARIABLE) -> StateKey 
             where=variable,
             hint="make one: openssl rand -hex 32",
         )
-    return StateKey(text)
+    return StateKey(note(text))
 
 
 def prepare(db: duckdb.DuckDBPyConnection) -> None:

@@ -13,6 +13,7 @@ from harness import Retl, runner
 
 from retl.encryption import StateKey, state_key
 from retl.errors import ConfigError
+from retl.mask import masked
 from retl.sandbox.failures import Reply
 from retl.sandbox.server import Sandbox
 from retl.state import open_state, peek_state
@@ -97,6 +98,13 @@ def test_a_key_that_duckdb_would_read_in_its_own_way_is_refused(key: str) -> Non
         state_key({"RETL_STATE_KEY": key})
     assert "openssl rand" in (caught.value.hint or "")
     assert key not in f"{caught.value} {caught.value.hint}"
+
+
+def test_a_key_is_taken_out_of_tracebacks() -> None:
+    """A bug's traceback may quote anything, but for the key of the state."""
+    key = "0123456789abcdef-" * 2
+    state_key({"RETL_STATE_KEY": key})
+    assert "attach ***" == masked(f"attach {key}")
 
 
 def test_a_key_does_not_show_itself() -> None:

@@ -25,6 +25,7 @@ from retl.delivery.oauth import Application, NoToken, Tokens
 from retl.delivery.rate_limit import RateLimiter
 from retl.delivery.segment import Segment, Source
 from retl.errors import ConfigError, DestinationError
+from retl.mask import masked
 from retl.sandbox.failures import Reply
 from retl.sandbox.server import Sandbox
 
@@ -241,6 +242,13 @@ def test_a_server_that_cannot_be_reached_is_told_apart() -> None:
     with pytest.raises(NoToken, match="cannot be reached") as caught:
         tokens(url).get()
     assert "object at" not in str(caught.value)
+
+
+def test_keys_and_tokens_are_taken_out_of_tracebacks(server: TokenServer) -> None:
+    """A bug's traceback may quote anything, but for the private key, assertions and tokens."""
+    token = tokens(server).get()
+    assertion = parse_qs(server.requests[-1])["client_assertion"][0]
+    assert "*** *** ***" == masked(f"{token} {assertion} {PEM}").strip()
 
 
 def test_what_the_server_quotes_is_hidden(server: TokenServer) -> None:

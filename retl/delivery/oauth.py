@@ -22,6 +22,7 @@ from retl.clock import Clock
 from retl.delivery.http import Http, words
 from retl.errors import ConfigError, DestinationError
 from retl.lazy import lazy_module
+from retl.mask import note
 
 if TYPE_CHECKING:
     import jwt
@@ -95,7 +96,7 @@ class Tokens:
         self._token: str | None = None
         self._renew_at = 0.0
         self._skew = timedelta()
-        self._shown: set[str] = {application.private_key}
+        self._shown: set[str] = {note(application.private_key)}
         self._key = _private_key(application)
 
     def get(self) -> str:
@@ -134,7 +135,7 @@ class Tokens:
             if status == 200 and isinstance(said.get("access_token"), str) and said["access_token"]:
                 self._renew_at = self._clock.monotonic() + _life(said.get("expires_in")) / 2
                 token: str = said["access_token"]
-                self._shown.add(token)
+                self._shown.add(note(token))
                 return token
             if status == 400 and not is_last and self._is_skewed(headers):
                 continue
@@ -174,7 +175,7 @@ class Tokens:
             "jti": str(uuid.uuid4()),
         }
         made = jwt.encode(claims, self._key, algorithm="RS256", headers={"kid": self._application.key_id})
-        self._shown.add(made)
+        self._shown.add(note(made))
         return made
 
     def _is_skewed(self, headers: Mapping[str, str]) -> bool:
