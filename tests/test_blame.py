@@ -11,8 +11,9 @@ from retl.delivery.blame import (
 )
 from retl.delivery.destination import Action, Decision
 
-FAILS = Decision(Action.RETRY, "500", status=500)
-NO_ANSWER = Decision(Action.RETRY, "reset", unsure=True)
+FAILS = Decision(Action.RETRY, "500", status=500, may_pass=True)
+WILL_NOT_PASS = Decision(Action.RETRY, "200 <html>", status=200)
+NO_ANSWER = Decision(Action.RETRY, "reset", unsure=True, may_pass=True)
 NOT_REACHED = Decision(Action.RETRY, "connection refused")
 PUT_OFF = Decision(Action.RETRY, "429", requested=True, status=429)
 GIVEN_UP = Decision(Action.GIVE_UP, "500, 11 times", status=500)
@@ -43,6 +44,8 @@ STEPS = [
     (FAILS, Tries(retries=RETRIES_BEFORE_HALVING + 1, is_alone=True), 1, Step.WAIT),
     (FAILS, Tries(retries=RETRIES_BEFORE_HALVING + 1, is_alone=True, is_behind=True), 1, Step.HOLD),
     (FAILS, Tries(retries=RETRIES_BEFORE_HALVING, is_alone=True, is_behind=True), 1, Step.WAIT),
+    (WILL_NOT_PASS, Tries(is_part=True, is_alone=True, is_behind=True), 1, Step.HOLD),
+    (WILL_NOT_PASS, Tries(is_part=True, is_alone=True), 1, Step.WAIT),
 ]
 
 

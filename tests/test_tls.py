@@ -11,9 +11,8 @@ from typing import Any, Self
 import pytest
 import trustme
 from harness import Retl, runner
-from urllib3.exceptions import HTTPError
 
-from retl.delivery.http import Http, never_left
+from retl.delivery.http import Http, NoAnswer
 
 PAST = datetime(2020, 1, 1, tzinfo=UTC)
 
@@ -90,11 +89,12 @@ def test_a_certificate_that_proves_nothing(
     """A server whose certificate is unknown, of another host or out of date gets nothing."""
     with (
         Guarded(tmp_path, name, ends) as server,
-        pytest.raises(HTTPError, match="certificate verify failed") as caught,
+        pytest.raises(NoAnswer, match="certificate verify failed") as caught,
     ):
         posted(server, server.certificate if trusts else None)
 
-    assert never_left(caught.value)
+    assert not caught.value.left
+    assert caught.value.lasting
     assert [] == server.bodies
 
 

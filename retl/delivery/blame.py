@@ -113,5 +113,6 @@ def next_step(decision: Decision, tries: Tries, calls: int) -> Step:
             if tries.contrary >= CONTRARY_ANSWERS:
                 return Step.REJECT
             # What one call was given all its retries for, the next ones behind it need not wait for again.
-            passes = tries.is_alone and tries.is_behind and tries.retries > RETRIES_BEFORE_HALVING
+            is_enough = tries.retries > RETRIES_BEFORE_HALVING or not decision.may_pass
+            passes = tries.is_alone and tries.is_behind and is_enough
             return Step.HOLD if passes else Step.WAIT

@@ -35,8 +35,9 @@ class Decision:
         action: the next step.
         reason: the answer in a few words.
         wait: with RETRY, seconds before the next attempt.
-        requested: with RETRY, whether the destination asked for the wait. Such a wait holds for every lane,
-            and the retry is not counted.
+        requested: with RETRY, whether the destination asked for the wait; such a retry is not counted.
+        for_all: with RETRY, whether the wait holds for every lane, as the destination wants fewer calls.
+        may_pass: whether the failure may pass by itself, so that it is waited for up to the deadline.
         status: HTTP status, for the receipt; 0 where there is none.
         unsure: whether the calls may have arrived although there was no answer.
         error: with GIVE_UP, REFUSED and STOP, the error to report.
@@ -46,6 +47,8 @@ class Decision:
     reason: str
     wait: float = 0.0
     requested: bool = False
+    for_all: bool = False
+    may_pass: bool = False
     status: int = 0
     unsure: bool = False
     error: RetlError | None = None

@@ -19,11 +19,13 @@ class Held:
         call: as a batch.
         answer: of the destination, in a few words.
         error: to report if no other call is accepted; None where the destination refused this very call.
+        may_pass: whether the failure may pass by itself.
     """
 
     call: Batch
     answer: str
     error: RetlError | None = None
+    may_pass: bool = False
 
 
 @dataclass
@@ -53,6 +55,11 @@ class HeldCalls:
     def are_refused(self) -> bool:
         """Whether the destination refused each of them itself."""
         return all(held.error is None for held in self.calls)
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether the failure of one of them may pass by itself."""
+        return any(held.may_pass for held in self.calls)
 
     def reject(self, db: duckdb.DuckDBPyConnection, run_id: str, now: datetime) -> None:
         """Write that they are rejected; to be run in a transaction."""

@@ -21,13 +21,9 @@ import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import (
-    ConnectTimeoutError,
     HTTPError,
     LocationValueError,
-    NewConnectionError,
     ProtocolError,
-    ProxyError,
-    SSLError,
 )
 
 from retl.errors import ConfigError
@@ -44,6 +40,30 @@ MOST_BYTES = 64 * 1024
 
 _LONG_ENOUGH = 3
 """Characters of the shortest password that is taken out of a text."""
+
+
+NO_SUCH_NAME = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
+"""The errors of a name server that answered: it knows no such host."""
+
+INTERIM = range(102, 200)
+"""Statuses of an answer behind which the real one comes; 101 is the last one on its connection."""
+
+CUT_OFF = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
+"""Errors of TLS where the connection broke, and nothing is wrong with TLS itself."""
+
+
+class NoAnswer(Exception):
+    """No answer came to a request, or none in time; its text says why.
+
+    Attributes:
+        left: whether the request may have gone out.
+        lasting: whether a further request is expected to end in the same way.
+    """
+
+    def __init__(self, reason: str, left: bool, lasting: bool) -> None:
+        super().__init__(reason)
+        self.left = left
+        self.lasting = lasting
 
 
 class Http:
@@ -86,22 +106,25 @@ class Http:
         """Send a request; gives status, headers and the beginning of the answer, unpacked.
 
         Raises:
-            urllib3.exceptions.HTTPError: no answer came, or none in time.
+            NoAnswer: no answer came, or none in time.
         """
         with self._watch.limit() as limit:
-            response = self._pool.request(
-                method,
-                url,
-                headers=headers,
-                body=body,
-                retries=False,
-                redirect=False,
-                timeout=TIMEOUT,
-                preload_content=False,
-            )
-            answer = b"".join(_pieces(response))
-        if limit.is_over:
-            raise ProtocolError("the answer took too long")
+            try:
+                response = self._pool.request(
+                    method,
+                    url,
+                    headers=headers,
+                    body=body,
+                    retries=False,
+                    redirect=False,
+                    timeout=TIMEOUT,
+                    preload_content=False,
+                )
+                answer = b"".join(_pieces(response))
+                if limit.is_over:
+                    raise ProtocolError("the answer took too long")
+            except HTTPError as error:
+                raise NoAnswer(_words(error), limit.was_connected, _is_lasting(error)) from error
         if len(answer) > MOST_BYTES:
             response.close()  # the rest is not wanted
         else:
@@ -109,18 +132,28 @@ class Http:
         return response.status, response.headers, _unpacked(answer, response.headers)
 
 
-def never_left(error: HTTPError) -> bool:
-    """Whether a request failed before it went out, so that the server cannot have seen it."""
-    return isinstance(error, (ConnectTimeoutError, NewConnectionError, ProxyError, LocationValueError)) or (
-        isinstance(error, SSLError) and isinstance(error.args[0], ssl.SSLCertVerificationError)
-    )
+def _is_lasting(error: BaseException) -> bool:
+    """Whether the way to the server is wrong, rather than broken for a while.
+
+    So it is where there is no such host, where no TLS can be spoken with it, or where a proxy refuses.
+    """
+    if isinstance(error, socket.gaierror):
+        return error.errno in NO_SUCH_NAME
+    if isinstance(error, LocationValueError):
+        return True
+    if isinstance(error, ssl.SSLError) and not isinstance(error, CUT_OFF):
+        return True
+    if "Tunnel connection failed: 4" in str(error):
+        return True
+    causes = (*error.args[-1:], error.__cause__)
+    return any(_is_lasting(cause) for cause in causes if isinstance(cause, Exception))
 
 
-def words(error: BaseException) -> str:
+def _words(error: BaseException) -> str:
     """A network error in a few words, without the connection objects that urllib3 prints."""
     if isinstance(error, HTTPError) and error.args and isinstance(error.args[-1], Exception):
         head = error.args[0] if isinstance(error.args[0], str) else ""
-        return f"{head} {words(error.args[-1])}".strip()
+        return f"{head} {_words(error.args[-1])}".strip()
     return re.sub(r"^(<.*?>|\w+\(host=.*?\)): ", "", str(error)) or type(error).__name__
 
 
@@ -146,6 +179,7 @@ class _Limit:
     Attributes:
         ends_at: on the monotonic clock.
         is_over: whether the time was up.
+        was_connected: whether a request could go out.
     """
 
     of_thread = threading.local()
@@ -153,12 +187,14 @@ class _Limit:
     def __init__(self, ends_at: float) -> None:
         self.ends_at = ends_at
         self.is_over = False
+        self.was_connected = False
         self._socket: socket.socket | None = None
 
-    def hold(self, connected: socket.socket | None) -> None:
+    def hold(self, connected: socket.socket) -> None:
         """Take the socket that is in use; it is broken off at once where the time is over already."""
         # Python forgets the socket of a connection that the server will close, before the answer is read.
         self._socket = connected
+        self.was_connected = True
         if self.is_over:
             self.break_off()
 
@@ -235,10 +271,19 @@ class _Lines:
 
 
 class _WholeHead(HTTPResponse):
-    """An answer whose head has come to its end: Python takes a connection that breaks in it for that end."""
+    """An answer whose head has come to its end: Python takes a connection that breaks in it for that end.
+
+    Of the answers that say that another one will follow, Python passes over 100 alone.
+    """
 
     def begin(self) -> None:
         """Read the head; see http.client."""
+        self._read_head()
+        while self.status in INTERIM:
+            cast(Any, self).headers = None
+            self._read_head()
+
+    def _read_head(self) -> None:
         stream = self.fp
         lines = _Lines(stream)
         self.fp = cast(Any, lines)

@@ -16,10 +16,8 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from urllib3.exceptions import HTTPError
-
 from retl.clock import Clock
-from retl.delivery.http import Http, words
+from retl.delivery.http import Http, NoAnswer
 from retl.errors import ConfigError, DestinationError
 from retl.lazy import lazy_module
 from retl.mask import note
@@ -160,8 +158,8 @@ class Tokens:
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
         try:
             return self._http.request("POST", f"{self._server}/token", headers, urlencode(form).encode())
-        except HTTPError as error:
-            raise NoToken(f"the token server cannot be reached ({self.hide(words(error))})") from None
+        except NoAnswer as none:
+            raise NoToken(f"the token server cannot be reached ({self.hide(str(none))})") from None
 
     def _assertion(self) -> str:
         """The claim to be the application, signed with its private key."""

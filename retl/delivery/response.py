@@ -1,4 +1,7 @@
-"""Deciding what Segment's response to a batch means; nothing is touched."""
+"""Deciding what Segment's response to a batch means; nothing is touched.
+
+The decisions are a table in docs/answers.md, whose rows are the cases of tests/test_answers.py.
+"""
 
 import json
 from dataclasses import dataclass
@@ -15,6 +18,10 @@ PERMANENT = frozenset({404, 405, 501, 505})
 """Answers of a server that does not know what is asked of it; something in between may mean one call."""
 
 
+MOST_DOUBLINGS = 60
+"""Retries after which a wait has long come to its cap; a number that doubles further grows too large."""
+
+
 @dataclass(frozen=True)
 class Response:
     """The result of one attempt: an HTTP response, or the reason why none came.
@@ -25,6 +32,7 @@ class Response:
         retry_after: seconds that the server asks to wait; None where it does not.
         error: what broke, in words; None where an answer came.
         unsure: whether Segment may have taken the calls although no answer came.
+        lasting: where no answer came, whether a retry is expected to end in the same way.
         shown: the text to show and keep in place of the body; None is the body itself.
     """
 
@@ -33,12 +41,18 @@ class Response:
     retry_after: int | None = None
     error: str | None = None
     unsure: bool = False
+    lasting: bool = False
     shown: str | None = None
 
     @property
     def is_success(self) -> bool:
         """Whether Segment took the calls."""
         return self.status is not None and 200 <= self.status < 300 and _is_success(self.body)
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether it is a failure that may pass by itself, as an outage of Segment does."""
+        return not self.lasting if self.status is None else is_retryable(self.status)
 
 
 @dataclass(frozen=True)
@@ -49,8 +63,9 @@ class RetryPolicy:
         base: seconds before the first retry; doubles with each.
         cap: the longest such wait, in seconds.
         jitter: by how much of itself a wait is made longer at random.
-        retries: counted retries of a batch before giving up. Waits that the server asks for are not
-            counted; the run's deadline ends them.
+        retries: counted retries of a batch, about four minutes, before it is given up; what may pass by
+            itself is waited for all the same, up to the run's deadline. Waits that the server asks for are
+            not counted.
     """
 
     base: float = 0.5
@@ -60,7 +75,8 @@ class RetryPolicy:
 
     def wait(self, retry: int, chance: float) -> float:
         """Seconds before retry number `retry`, 0-based; `chance` is in [0, 1)."""
-        return float(min(self.base * 2**retry, self.cap) * (1 + self.jitter * chance))
+        doubled = self.base * 2 ** min(retry, MOST_DOUBLINGS)
+        return float(min(doubled, self.cap) * (1 + self.jitter * chance))
 
 
 def decide(response: Response, retry: int, retry_policy: RetryPolicy, chance: float) -> Decision:
@@ -79,15 +95,24 @@ def decide(response: Response, retry: int, retry_policy: RetryPolicy, chance: fl
     if status in {401, 403}:
         return Decision(Action.REFUSED, reason)
     if status is None or 200 <= status < 300 or is_retryable(status):
-        if response.retry_after:
-            return Decision(Action.RETRY, reason, float(response.retry_after), requested=True)
-        if retry < retry_policy.retries:
-            return Decision(Action.RETRY, reason, retry_policy.wait(retry, chance))
-        reached = status is not None or response.unsure
-        return Decision(Action.GIVE_UP if reached else Action.STOP, f"{reason}, {retry + 1} times")
+        return _again(response, retry, retry_policy, chance)
     if status in PERMANENT:
         return Decision(Action.GIVE_UP, reason)
     return Decision(Action.SPLIT if 400 <= status < 500 and status != 407 else Action.STOP, reason)
+
+
+def _again(response: Response, retry: int, retry_policy: RetryPolicy, chance: float) -> Decision:
+    """Decide after a response that a retry may help against; the arguments are those of `decide`."""
+    reason, may_pass, asked = describe(response), response.may_pass, float(response.retry_after or 0)
+    if asked and may_pass:
+        return Decision(Action.RETRY, reason, asked, requested=True, for_all=True, may_pass=True)
+    reached = response.status is not None or response.unsure
+    if retry < retry_policy.retries or (may_pass and not reached):
+        wait = asked or retry_policy.wait(retry, chance)
+        for_all = asked > 0 or response.status == 429
+        return Decision(Action.RETRY, reason, wait, for_all=for_all, may_pass=may_pass)
+    action = Action.GIVE_UP if reached else Action.STOP
+    return Decision(action, f"{reason}, {retry + 1} times", may_pass=may_pass)
 
 
 def is_retryable(status: int) -> bool:

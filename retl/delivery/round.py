@@ -48,6 +48,7 @@ class Delivery:
         undecided: whether it ended as calls failed alone and no other was accepted, so that only newer calls
             can tell if they are the cause or the destination.
         refused: whether the destination refused each of these calls.
+        may_pass: whether what ended it may pass by itself.
     """
 
     delivered: int = 0
@@ -59,6 +60,12 @@ class Delivery:
     error: RetlError | None = None
     undecided: bool = False
     refused: bool = False
+    may_pass: bool = False
+
+    def then(self, later: "Delivery") -> "Delivery":
+        """The delivery with one that went on from it."""
+        counts = ("delivered", "rejected", "unsure", "batches", "bytes", "retries")
+        return replace(later, **{name: getattr(self, name) + getattr(later, name) for name in counts})
 
     def plus(self, **more: int) -> "Delivery":
         """The delivery with so many more of what is named."""
@@ -74,12 +81,15 @@ class Terms:
         deadline: on the monotonic clock; no wait goes beyond it.
         limit: how many calls may leave; None is all.
         grace: seconds that answers of batches in flight are waited for, after the deadline or a signal.
+        until_undecided: whether delivery ends where only newer calls can tell if the calls that wait are the
+            cause, or the destination; else it goes on up to the deadline.
     """
 
     run_id: str
     deadline: float
     limit: int | None = None
     grace: float = GRACE_SECONDS
+    until_undecided: bool = False
 
     def after(self, delivery: Delivery) -> "Terms":
         """The terms for the rest of a run, in which so many calls left already."""
@@ -120,6 +130,7 @@ class Round:
         held: calls that failed each alone.
         parked: lanes in which calls are refused and none is accepted; taken up again once a call is.
         gave_up: whether it ended as no retry could help a call, which may be the cause, or the destination.
+        may_pass: whether what ended it may pass by itself.
         paused_until: on the monotonic clock; before that, the destination wants no calls.
         lock: for all that the threads write, here and in the outbox.
     """
@@ -139,6 +150,7 @@ class Round:
     held: HeldCalls = field(default_factory=HeldCalls)
     parked: list[outbox.Lane] = field(default_factory=list)
     gave_up: bool = False
+    may_pass: bool = False
     paused_until: float = 0.0
     tally: Delivery = field(default_factory=Delivery)
     error: RetlError | None = None
@@ -182,10 +194,11 @@ class Round:
             self.left -= allowed
             return allowed
 
-    def end(self, error: RetlError) -> None:
-        """End the round; the first error is the one that counts."""
+    def end(self, error: RetlError, may_pass: bool = False) -> None:
+        """End the round by an error, which may pass by itself; the first one is the one that counts."""
         with self.lock:
-            self.error = self.error or error
+            if self.error is None:
+                self.error, self.may_pass = error, may_pass
             self.stop.set()
 
     def end_by(self, decision: Decision) -> None:
@@ -193,7 +206,7 @@ class Round:
         assert decision.error is not None, "a decision to stop has an error"
         with self.lock:
             self.gave_up = self.error is None and decision.action is Action.GIVE_UP
-            self.end(decision.error)
+            self.end(decision.error, decision.may_pass)
 
     def give_back(self, calls: int) -> None:
         """Let other calls leave in place of so many that were allowed to."""

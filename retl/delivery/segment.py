@@ -10,20 +10,20 @@ import hashlib
 import json
 import random
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
+from email.utils import format_datetime, parsedate_to_datetime
 from functools import cached_property
 from types import SimpleNamespace, TracebackType
 from typing import TYPE_CHECKING, Self
 from urllib.parse import quote, urlsplit
 
-from urllib3.exceptions import HTTPError
-
 from retl.clock import Clock, SystemClock
 from retl.config.sync import SegmentSettings
 from retl.delivery.batch import Batch
 from retl.delivery.destination import Action, Attempt, Decision, Limits
-from retl.delivery.http import Http, never_left, words
+from retl.delivery.http import MOST_SECONDS, Http, NoAnswer
 from retl.delivery.oauth import Application, NoToken, Tokens
 from retl.delivery.quoted import without_quotes
 from retl.delivery.rate_limit import RateLimiter
@@ -57,6 +57,9 @@ SETTINGS_URL = "https://cdn.segment.com/v1/projects/{write_key}/settings"
 NO_TOKEN = frozenset({401, 511})
 """Answers after which another access token may help. The official client takes one after 400 and 403, too:
 they are about a batch and a right, which another token of the same application does not change."""
+
+LONGEST_NUMBER = 1_000
+"""Digits of a number that is read; Python refuses a few thousand."""
 
 LONGEST_WAIT = 1_000_000
 """Seconds that a `Retry-After` can ask for; more is beyond any run's deadline anyway."""
@@ -130,12 +133,14 @@ class Segment:
         retry_policy: RetryPolicy,
         connections: int,
         clock: Clock | None = None,
+        most_seconds: float = MOST_SECONDS,
     ) -> None:
+        """Open a way to a source, on which a request takes so many seconds at most."""
         self.source = source
         self.rate_limiter = rate_limiter
         self.retry_policy = retry_policy
         self.connections = connections
-        self._http = Http(source.endpoint, connections, source.ssl_cert)
+        self._http = Http(source.endpoint, connections, source.ssl_cert, most_seconds)
         self._tokens = (
             Tokens(source.application, source.ssl_cert, clock or SystemClock())
             if source.application
@@ -272,8 +277,9 @@ class Segment:
     def _request(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Response:
         try:
             status, answered, text = self._http.request(method, url, headers, body)
-        except HTTPError as error:
-            return Response(None, error=self._without_secrets(words(error)), unsure=not never_left(error))
+        except NoAnswer as none:
+            why = self._without_secrets(str(none))
+            return Response(None, error=why, unsure=none.left, lasting=none.lasting)
         return Response(
             status, self._without_secrets(text.decode("utf-8", "replace")), _retry_after(answered)
         )
@@ -293,11 +299,19 @@ class Segment:
 def _retry_after(headers: Mapping[str, str]) -> int | None:
     """Seconds to wait, as the official client reads them, but without its cap of 300 seconds.
 
-    To ask again sooner than the server wants makes no call arrive earlier.
+    To ask again sooner than the server wants makes no call arrive earlier. A date is by the server's clock.
     """
-    seconds: int | None = client.parse_retry_after(SimpleNamespace(headers=headers))
     asked = headers.get("Retry-After", "").strip()
-    return min(int(asked), LONGEST_WAIT) if seconds and asked.isdecimal() else seconds
+    if asked.isdecimal() and len(asked) <= LONGEST_NUMBER:
+        return min(int(asked), LONGEST_WAIT)
+    if "," not in asked:
+        seconds: int | None = client.parse_retry_after(SimpleNamespace(headers=headers))
+        return seconds
+    with suppress(TypeError, ValueError, OverflowError):
+        answered_at = headers.get("Date") or format_datetime(datetime.now(UTC), usegmt=True)
+        wait = parsedate_to_datetime(asked) - parsedate_to_datetime(answered_at)
+        return max(0, min(int(wait.total_seconds()), LONGEST_WAIT))
+    return None
 
 
 def iso(moment: datetime) -> str:

@@ -229,9 +229,9 @@ class Worker:
             taken = self._other_is_taken(batch, MOST_REFUSED)
             return held < MOST_HELD if taken is None else taken
         error = decision.error or self.round.not_taken(decision)
-        if self._add_held(Held(batch, decision.reason, error)) < MOST_PASSED:
+        if self._add_held(Held(batch, decision.reason, error, decision.may_pass)) < MOST_PASSED:
             return True
-        self.round.end(error)
+        self.round.end(error, decision.may_pass)
         return False
 
     def _add_held(self, held: Held) -> int:
@@ -279,17 +279,17 @@ class Worker:
         return round_.wait(seconds, error)
 
     def _note_retry(self, decision: Decision) -> None:
-        """Count a retry that is to come; where Segment asked for a wait, it holds for all lanes."""
+        """Count a retry that is to come; all lanes wait where the destination wants fewer calls."""
         if decision.action is Action.RETRY:
             self.round.count(retries=1)
             self.round.observer.waiting(decision.reason, decision.wait)
-        if decision.requested:
+        if decision.for_all:
             self.round.pause(decision.wait)
 
     def _wait_for_retry(self, lane: int, decision: Decision) -> bool:
         """Wait before a retry; False where the round is over."""
         late = self.round.not_taken(decision, ", and the time for this run is up")
-        return self._wait(lane, self.round.pause_left if decision.requested else decision.wait, late)
+        return self._wait(lane, self.round.pause_left if decision.for_all else decision.wait, late)
 
     def _note_delivered(self, batch: Batch, attempts: int, status: int) -> None:
         round_ = self.round
