@@ -57,7 +57,8 @@ def run(job: Job, destination: Destination) -> Run:
         with state.transaction():
             open_run(state.db, record)
         refuse_other_destination(job, destination)
-        left_over = deliver(state, destination, terms, clock, job.observer)
+        before_reading = replace(terms, until_undecided=True)
+        left_over = deliver(state, destination, before_reading, clock, job.observer)
         record = record.with_delivery(left_over)
         if left_over.undecided or (left_over.error is None and outbox.pending(state.db) == 0):
             engine = open_engine(job, terms.deadline, in_state=True)

@@ -49,7 +49,7 @@ def retry(job: Job, destination: Destination, stale: bool) -> Retry:
             outbox.enqueue_again(state.db)
             state.rekey(destination.id, job.address)
         record = record.with_calls(again, undated=0, refused=0)
-        terms = Terms(record.run_id, began + job.options.deadline_seconds)
+        terms = Terms(record.run_id, began + job.options.deadline_seconds, until_undecided=True)
         delivery = deliver(state, destination, terms, clock, job.observer)
         delivery = _put_back(job, delivery, record.run_id)
         record = record.with_delivery(delivery)

@@ -133,10 +133,11 @@ def send(
     grace: float = 5.0,
     observer: Observer | None = None,
     run_id: str = "run-1",
+    until_undecided: bool = False,
 ) -> Delivery:
     """Deliver the outbox of a state."""
     clock = clock or SystemClock()
-    terms = Terms(run_id, clock.monotonic() + seconds, limit, grace)
+    terms = Terms(run_id, clock.monotonic() + seconds, limit, grace, until_undecided)
     return deliver(state, to, terms, clock, observer or SilentObserver())
 
 

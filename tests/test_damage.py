@@ -16,6 +16,7 @@ from retl.delivery.response import RetryPolicy
 from retl.delivery.segment import Segment, Source
 from retl.engine import snapshot
 from retl.errors import RetlError, StateError, StorageError
+from retl.job import Options
 from retl.run import Run
 from retl.sandbox.server import Sandbox
 from retl.state import State, open_state, peek_state
@@ -38,12 +39,12 @@ def run(folder: Path, url: str, table: Table) -> Run:
         return run_with(state, url, table)
 
 
-def run_with(state: State, url: str, table: Table) -> Run:
+def run_with(state: State, url: str, table: Table, options: Options | None = None) -> Run:
     """A run with a state that is open; every address is the same source to it."""
     assert state.path is not None
     source = Source(url, "key", known_as="a source")
     with Segment(source, RateLimiter(0, SystemClock()), ONCE, connections=1) as to:
-        return Shop(state.path.parent, url, BASELINE).run_with(state, table, to)
+        return Shop(state.path.parent, url, BASELINE).run_with(state, table, to, options)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,8 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert 0 == run(folder, sandbox.url, BEFORE).exit_code
     with open_state(folder / "shop.duckdb", "shop") as state:
         state.db.execute("CHECKPOINT state")
-        assert 3 == run_with(state, "http://127.0.0.1:1", AFTER).exit_code
+        unreached = run_with(state, "http://127.0.0.1:1", AFTER, Options(deadline_seconds=2))
+        assert (3, 1) == (unreached.exit_code, unreached.calls.pending)
         for name in ("shop.duckdb", "shop.duckdb.wal"):
             shutil.copy(folder / name, kept)
         ((block,),) = state.db.execute(

@@ -15,6 +15,7 @@ from delivery import NOON, FakeClock, fill, memory_state, numbers, rows, segment
 from retl.delivery import marks, outbox
 from retl.delivery.deliver import WORKERS_AT_FIRST
 from retl.delivery.response import RetryPolicy
+from retl.delivery.segment import Segment
 from retl.delivery.worker import MOST_REFUSED
 from retl.errors import DeadlineError, DestinationError, Interrupted, SegmentError, StorageError
 from retl.observer import SilentObserver
@@ -243,7 +244,7 @@ def test_bad_calls_side_by_side_let_the_others_pass(
         now=clock.now, reply_if=lambda call: refusal if call["properties"]["n"] in bad else None
     )
     with replies as sandbox, segment(sandbox.url, clock) as to:
-        delivery = send(state, to, clock, seconds=36_000)
+        delivery = send(state, to, clock, seconds=36_000, until_undecided=True)
     good = [n for n in range(150) if n not in bad]
     assert good == sorted(numbers(sandbox.accepted))
     for user in range(min(users, 50)):
@@ -377,16 +378,75 @@ def test_answers_that_no_retry_can_mend_stop_at_once(
 def test_an_unreachable_segment_leaves_everything_pending(
     state: State, clock: FakeClock, sandbox: Sandbox
 ) -> None:
-    """No connection after all retries: exit code 3, and the next delivery sends each call once."""
+    """No connection up to the deadline: exit code 3, and the next delivery sends each call once."""
     fill(state, 10)
-    with segment("http://127.0.0.1:1", clock) as to:
-        delivery = send(state, to, clock)
+    with segment("http://127.0.0.1:1", clock, retry_policy=RetryPolicy(jitter=0.0)) as to:
+        delivery = send(state, to, clock, seconds=3_600)
     assert isinstance(delivery.error, SegmentError)
-    assert 3 == delivery.error.exit_code
-    assert (0, 0, 10) == (delivery.delivered, delivery.unsure, delivery.retries)
+    assert (3, True) == (delivery.error.exit_code, "the time for this run is up" in str(delivery.error))
+    # Seven waits that double, 63.5 seconds together, and then one each minute; the last attempt is no retry.
+    assert (0, 0, 7 + 58 + 1) == (delivery.delivered, delivery.unsure, delivery.retries)
+    assert 3_540 < clock.monotonic() <= 3_600
     assert list(range(10)) == waiting(state)
     with segment(sandbox.url) as to:
         assert (10, 0) == (send(state, to).delivered, len(sandbox.duplicates))
+
+
+HALF_A_DAY = 12 * 3_600
+
+
+def patient(url: str, clock: FakeClock) -> Segment:
+    """A way to a sandbox with the waits of a real run."""
+    return segment(url, clock, connections=2, retry_policy=RetryPolicy(jitter=0.0))
+
+
+OUTAGES = [
+    (1, 1, Reply(503)),
+    (20, 1, Reply(503)),
+    (2_000, 2_000, Reply(503)),
+    (30, 30, Reply(503, retry_after=45)),
+    (30, 30, Reply(429)),
+    (30, 30, Reply(refused=True)),
+]
+
+
+@pytest.mark.rule("L19")
+@pytest.mark.parametrize(("calls", "users", "reply"), OUTAGES)
+def test_an_outage_of_twenty_minutes_is_survived(
+    state: State, clock: FakeClock, calls: int, users: int, reply: Reply
+) -> None:
+    """Whatever Segment answers meanwhile, and however few calls there are: soon after it all have arrived."""
+    fill(state, calls, users=users, lanes=min(users, 2))
+
+    def answer(_: object) -> Reply | None:
+        return reply if clock.seconds < 1_200 else None
+
+    with Sandbox(now=clock.now, reply_if=answer) as sandbox, patient(sandbox.url, clock) as to:
+        delivery = send(state, to, clock, seconds=HALF_A_DAY)
+        arrived = numbers(sandbox.accepted)
+    assert (calls, 0, None) == (delivery.delivered, delivery.rejected, delivery.error)
+    assert list(range(calls)) == (arrived if users == 1 else sorted(arrived))
+    assert clock.seconds < 1_200 + 300
+    assert len(sandbox.requests) < 600
+
+
+LASTING = [Reply(200, body="<html>"), Reply(404), Reply(200, body="<html>", retry_after=20)]
+
+
+@pytest.mark.rule("L19")
+@pytest.mark.parametrize("reply", LASTING, ids=["a web page", "404", "a web page that asks to wait"])
+@pytest.mark.parametrize(("calls", "users"), [(1, 1), (30, 1), (2_000, 2_000)])
+def test_what_no_retry_can_mend_is_given_up_in_minutes(
+    state: State, sandbox: Sandbox, clock: FakeClock, calls: int, users: int, reply: Reply
+) -> None:
+    """An answer that will be the same next time ends the run long before its deadline."""
+    fill(state, calls, users=users)
+    sandbox.script([reply] * 5_000)
+    with patient(sandbox.url, clock) as to:
+        delivery = send(state, to, clock, seconds=HALF_A_DAY)
+    assert 3 == getattr(delivery.error, "exit_code", None)
+    assert (0, calls) == (delivery.delivered, outbox.pending(state.db))
+    assert clock.seconds < 30 * 60
 
 
 @pytest.mark.rule("D1", "D2")
@@ -411,8 +471,8 @@ def test_calls_are_unsure_when_they_go_out_again_not_before(
     with segment(sandbox.url, clock, rate=10) as to:
         first = send(state, to, clock)
     assert (10, 0) == (first.delivered, first.unsure)
-    with segment("http://127.0.0.1:1", clock, retry_policy=RetryPolicy(retries=0)) as to:
-        second = send(state, to, clock)
+    with segment("http://127.0.0.1:1", clock) as to:
+        second = send(state, to, clock, seconds=0.1)
     assert (0, 0) == (second.delivered, second.unsure)
     with segment(sandbox.url, clock) as to:
         third = send(state, to, clock)

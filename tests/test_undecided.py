@@ -4,6 +4,7 @@ import pytest
 from delivery import IDENTIFY, TRACK, Shop, Table
 
 from retl.delivery.response import RetryPolicy
+from retl.job import Options
 from retl.sandbox.failures import Reply
 from retl.sandbox.server import Sandbox
 
@@ -31,7 +32,7 @@ def test_calls_that_fail_alone_do_not_keep_a_run_from_reading(tmp_path: Path, re
     with failing(reply, "1") as sandbox:
         shop = Shop(tmp_path, sandbox.url, IDENTIFY)
         for _ in range(2):
-            alone = shop.run(Table(ADA), retry_policy=AT_ONCE)
+            alone = shop.run(Table(ADA), Options(deadline_seconds=30), retry_policy=AT_ONCE)
             assert (3, 1, 0, 1) == (
                 alone.exit_code,
                 alone.rows_read,

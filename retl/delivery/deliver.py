@@ -2,9 +2,11 @@
 
 Each lane is delivered by one thread, in order, batch after batch. Attempts are noted before they are made and
 their answers after, so that a process that dies in between leaves a trace: see `ledger`. The destination
-decides what follows from an answer, `blame` what follows from several; `worker` does it.
+decides what follows from an answer, `blame` what follows from several; `worker` does it. A round that ends by
+a failure that may pass by itself, as an outage, is followed by another one, up to the deadline.
 """
 
+import threading
 from collections import deque
 from contextlib import suppress
 from dataclasses import replace
@@ -25,6 +27,9 @@ from retl.state import State
 WORKERS_AT_FIRST = 4
 """Workers from the beginning; further ones start where answers take long, up to the connections."""
 
+SECONDS_BETWEEN_ROUNDS = 60.0
+"""The wait for an outage to pass, after a round that ended as the destination took no call."""
+
 MOST_UNDECIDED = 1_000
 """Calls that wait, up to which repeated failures of each one alone may be due to the calls."""
 
@@ -37,6 +42,25 @@ def deliver(
     Never raises for a failure of the destination or the network, nor for a signal: it is the result's
     `error`, and all calls that were not accepted stay in the outbox.
     """
+    delivery = _round(state, destination, terms, clock, observer)
+    while delivery.may_pass and not (delivery.undecided and terms.until_undecided):
+        assert delivery.error is not None, "a failure that may pass is an error"
+        if clock.monotonic() + SECONDS_BETWEEN_ROUNDS > terms.deadline:
+            late = f"{delivery.error.message}, and the time for this run is up"
+            return replace(delivery, error=destination.error(late, "run it again; nothing is lost"))
+        observer.waiting(delivery.error.message, SECONDS_BETWEEN_ROUNDS)
+        try:
+            clock.wait(SECONDS_BETWEEN_ROUNDS, threading.Event())
+        except Interrupted as interrupted:
+            return replace(delivery, error=interrupted)
+        delivery = delivery.then(_round(state, destination, terms.after(delivery), clock, observer))
+    return delivery
+
+
+def _round(
+    state: State, destination: Destination, terms: Terms, clock: Clock, observer: Observer
+) -> Delivery:
+    """One round over the outbox."""
     if outbox.is_empty(state.db):
         return Delivery()
     with state.transaction():
@@ -121,10 +145,11 @@ def _settle(state: State, round_: Round) -> Delivery:
             raise
     if held.calls and round_.error is None:
         doubt = held.error(round_.destination)
-        return replace(round_.tally, error=doubt, undecided=True, refused=held.are_refused)
+        tally = replace(round_.tally, error=doubt, undecided=True)
+        return replace(tally, refused=held.are_refused, may_pass=held.may_pass)
     waiting = outbox.pending(db) if round_.gave_up else 0
     undecided = 0 < waiting <= MOST_UNDECIDED and len(held.failed_alone) >= min(waiting, MOST_REFUSED)
-    return replace(round_.tally, error=round_.error, undecided=undecided)
+    return replace(round_.tally, error=round_.error, undecided=undecided, may_pass=round_.may_pass)
 
 
 def _calls_are_the_cause(round_: Round, db: duckdb.DuckDBPyConnection) -> bool:
