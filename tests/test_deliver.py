@@ -12,6 +12,7 @@ import duckdb
 import pytest
 from delivery import NOON, FakeClock, fill, memory_state, numbers, rows, segment, send, waiting
 
+from retl.config.settings import SegmentSettings
 from retl.delivery import marks, outbox
 from retl.delivery.deliver import WORKERS_AT_FIRST
 from retl.delivery.response import RetryPolicy
@@ -19,7 +20,7 @@ from retl.delivery.segment import Segment
 from retl.delivery.worker import MOST_REFUSED
 from retl.errors import DeadlineError, DestinationError, Interrupted, SegmentError, StorageError
 from retl.observer import SilentObserver
-from retl.sandbox.failures import Reply
+from retl.sandbox.failures import Failures, Reply
 from retl.sandbox.server import Sandbox
 from retl.state import State, open_state
 
@@ -142,7 +143,49 @@ def test_throttling_pauses_every_lane(state: State, sandbox: Sandbox, clock: Fak
         assert 80 == send(state, to, clock).delivered
     arrivals = sorted(seconds(call) for call in sandbox.accepted)
     assert 30 <= arrivals[0]
-    assert all(later - earlier >= 1 for earlier, later in zip(arrivals, arrivals[10:], strict=False))
+    # In a second leaves the batch that opens it, and no more than the rate of 10 allows besides.
+    assert all(later - earlier >= 1 for earlier, later in zip(arrivals, arrivals[20:], strict=False))
+
+
+@pytest.mark.rule("L20")
+def test_a_429_pauses_every_lane_also_without_retry_after(
+    state: State, sandbox: Sandbox, clock: FakeClock
+) -> None:
+    """A 429 says that calls come too fast, whichever lane they are of."""
+    fill(state, 80, users=4, lanes=4)
+    sandbox.script([Reply(429)] * 6)
+    clock.threads = 4
+    policy = RetryPolicy(jitter=0.0, base=10)
+    with segment(sandbox.url, clock, rate=10, connections=4, retry_policy=policy) as to:
+        assert 80 == send(state, to, clock).delivered
+    assert all(seconds(call) >= 10 for call in sandbox.accepted)
+
+
+USUAL = SegmentSettings()
+
+
+@pytest.mark.rule("L20")
+@pytest.mark.parametrize(
+    ("limit", "most", "least"), [(1_000, 0.0, 1.0), (500, 0.01, 0.99), (400, 0.02, 0.7), (250, 0.05, 0.6)]
+)
+def test_the_default_rate_is_hardly_ever_too_fast(
+    state: State, clock: FakeClock, limit: int, most: float, least: float
+) -> None:
+    """At Segment's own limit, and at half of it, 1 % of answers at most are 429.
+
+    Where others use up the rest of the limit, the rate settles below what is left, and uses most of it.
+    """
+    fill(state, 40_000, users=1_000, lanes=16)
+    failures = Failures(calls_per_second=limit)
+    with (
+        Sandbox(now=clock.now, failures=failures) as sandbox,
+        segment(sandbox.url, clock, rate=USUAL.calls_per_second, connections=USUAL.concurrency) as to,
+    ):
+        assert 40_000 == send(state, to, clock, seconds=3_600).delivered
+        answers = [request.status for request in sandbox.requests]
+    assert answers.count(429) <= most * len(answers)
+    assert set(answers) <= {200, 429}
+    assert clock.seconds <= 40_000 / min(limit, 500) / least
 
 
 def test_waits_that_segment_asks_for_are_not_counted(

@@ -5,7 +5,7 @@ from delivery import FakeClock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retl.delivery.rate_limit import RateLimiter
+from retl.delivery.rate_limit import RateLimiter, lowered
 
 
 @given(
@@ -18,6 +18,8 @@ def test_any_stretch_of_time_keeps_the_rate(rate: int, plan: list[tuple[int, flo
     rate_limiter = RateLimiter(rate, clock)
     left = []
     for calls, idle in plan:
+        if idle > 2:
+            rate_limiter.slow_down(clock.seconds)
         clock.pass_to(clock.monotonic() + rate_limiter.reserve(calls))
         left.append((clock.monotonic(), calls))
         clock.pass_to(clock.monotonic() + idle)
@@ -57,6 +59,40 @@ def test_idle_time_is_not_saved_up() -> None:
     assert [0.0, 1.0, 2.0] == [rate_limiter.reserve(10) for _ in range(3)]
 
 
+def test_the_rate_is_halved_once_for_attempts_that_were_under_way_together() -> None:
+    """Several lanes that are told the same at a time lower the rate once, and a later attempt does again."""
+    clock = FakeClock()
+    rate_limiter = RateLimiter(400, clock)
+    clock.pass_to(1)
+    for sent_at in (0.5, 0.6, 1.0):
+        rate_limiter.slow_down(sent_at)
+    assert 200 == rate_limiter.allowance
+    clock.pass_to(2)
+    rate_limiter.slow_down(1.5)
+    assert 100 == rate_limiter.allowance
+
+
+def test_a_lower_rate_is_raised_step_by_step() -> None:
+    """Each second of sending adds the same, up to the full rate and no further; to wait adds nothing."""
+    clock = FakeClock()
+    rate_limiter = RateLimiter(4_000, clock)
+    rate_limiter.slow_down(0.0)
+    seen = []
+    for _ in range(202):
+        clock.pass_to(clock.seconds + 100)
+        seen.append(rate_limiter.allowance)
+        rate_limiter.reserve(seen[-1] or 0)
+    assert [2_000, 2_010, 2_020, 2_030] == seen[:4]
+    assert [3_990, 4_000, 4_000] == seen[-3:]
+
+
+def test_the_rate_has_a_lowest_value() -> None:
+    """A destination that wants fewer calls again and again still gets some."""
+    assert 1.0 == lowered(lowered(1.5, 64), 64)
+
+
 def test_zero_is_without_limit() -> None:
     """A rate of 0 makes nobody wait."""
-    assert [0.0, 0.0] == [RateLimiter(0, FakeClock()).reserve(1_000_000) for _ in range(2)]
+    rate_limiter = RateLimiter(0, FakeClock())
+    rate_limiter.slow_down(0.0)
+    assert [0.0, 0.0, None] == [*(rate_limiter.reserve(1_000_000) for _ in range(2)), rate_limiter.allowance]

@@ -565,6 +565,20 @@ def test_reject_if(http: urllib3.PoolManager) -> None:
         assert ["a"] == [accepted["messageId"] for accepted in sandbox.accepted]
 
 
+def test_a_rate_is_kept_by_429(http: urllib3.PoolManager) -> None:
+    """Calls beyond the rate are answered 429 with a wait, after which there is room; they are not taken."""
+    moments = [datetime(2026, 3, 1, tzinfo=UTC)]
+    with Sandbox(failures=Failures.parse("rate=10"), now=lambda: moments[-1]) as sandbox:
+        calls = [call(f"m{n}") for n in range(25)]
+        assert [200, 429] == [post(http, sandbox, batch(*calls)).status for _ in range(2)]
+        moments.append(moments[-1] + timedelta(seconds=1))
+        again = post(http, sandbox, batch(call("late")))
+        assert (429, "1") == (again.status, again.headers["Retry-After"])
+        moments.append(moments[-1] + timedelta(seconds=1))
+        assert 200 == post(http, sandbox, batch(call("late"))).status
+        assert 26 == len(sandbox.accepted)
+
+
 def test_faults_text() -> None:
     """Each part of a failures text is understood, and no text means no failures."""
     text = "429=0.05, 503=.5,hang=0.01,lost_answer=0,latency=30ms"
@@ -576,6 +590,7 @@ def test_faults_text() -> None:
     )
     assert Failures(chances, latency=0.03) == Failures.parse(text)
     assert Failures(latency=1.5) == Failures.parse("latency=1.5s")
+    assert Failures(calls_per_second=1_000) == Failures.parse("rate=1000")
     assert Failures() == Failures.parse("")
 
 

@@ -22,7 +22,8 @@ from retl.sandbox.server import Sandbox
     "failures",
     default="",
     help="Failures to simulate, each with its probability, such as "
-    "429=0.05,500=0.02,hang=0.01,lost_answer=0.02,latency=30ms.",
+    "429=0.05,500=0.02,hang=0.01,lost_answer=0.02,latency=30ms; rate=1000 answers 429 where more calls come "
+    "in a second.",
 )
 def sandbox_command(port: int, failures: str) -> int:
     """Run a local Segment until it is interrupted; what it took is listed as JSON at its address."""

@@ -97,7 +97,8 @@ class Worker:
                 continue
             for start, stop in cut(page.ends, limits.bytes, limits.calls):
                 while start < stop:
-                    calls = self.round.allow(stop - start)
+                    in_a_second = self.round.destination.rate_limiter.allowance or stop
+                    calls = self.round.allow(min(stop - start, in_a_second))
                     if not calls:
                         return
                     self.reach = self._reach(page, calls)
@@ -106,7 +107,7 @@ class Worker:
 
     def _reach(self, page: Batch, calls: int) -> int:
         """How many calls may leave within a second after so many, and no more than a page has."""
-        in_a_second = self.round.destination.rate_limiter.calls_per_second or page.calls
+        in_a_second = self.round.destination.rate_limiter.allowance or page.calls
         more = max(0, min(in_a_second, page.calls) - calls)
         return more if self.round.left is None else min(more, self.round.left)
 
@@ -182,6 +183,8 @@ class Worker:
         decision = destination.send(batch, Attempt(tries.attempts, tries.retries, clock.now()))
         answered_at = clock.monotonic()
         self.waited += answered_at - sent_at
+        if decision.for_all:
+            destination.rate_limiter.slow_down(sent_at)
         if decision.action is Action.DELIVERED and self.waited > MOSTLY * (answered_at - self.began_at):
             self.round.bring_in()
         return decision

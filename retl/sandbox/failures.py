@@ -49,16 +49,19 @@ class Failures:
     Attributes:
         chances: probabilities, together at most 1, each with the reply that it brings.
         latency: seconds that each POST waits before it is looked at.
+        calls_per_second: beyond which a POST is answered 429; 0 is without limit.
     """
 
     chances: tuple[tuple[float, Reply], ...] = ()
     latency: float = 0.0
+    calls_per_second: int = 0
 
     @classmethod
     def parse(cls, text: str) -> "Failures":
         """Read failures such as `429=0.05,500=0.02,hang=0.01,lost_answer=0.02,latency=30ms`.
 
-        A 429 by chance asks for one second by `Retry-After`.
+        A 429 by chance asks for one second by `Retry-After`. `rate=1000` answers 429 where more calls come in
+        a second, and asks to wait until there is room.
 
         Raises:
             ConfigError: a part of the text is unknown, or the probabilities exceed 1.
@@ -68,9 +71,12 @@ class Failures:
             if latency := re.fullmatch(r"latency=([0-9]{0,6}\.?[0-9]{1,6})(ms|s)", part):
                 failures = replace(failures, latency=float(latency[1]) / (1000 if latency[2] == "ms" else 1))
                 continue
+            if rate := re.fullmatch(r"rate=([0-9]{1,6})", part):
+                failures = replace(failures, calls_per_second=int(rate[1]))
+                continue
             chance = re.fullmatch(r"(hang|lost_answer|[45][0-9]{2})=([0-9]*\.?[0-9]+)", part)
             if chance is None:
-                hint = "write failures as 429=0.05,500=0.02,hang=0.01,lost_answer=0.02,latency=30ms"
+                hint = "write failures as 429=0.05,500=0.02,hang=0.01,lost_answer=0.02,latency=30ms,rate=1000"
                 raise ConfigError(f"{part!r} is not a failure", where="failures", hint=hint)
             reply = _NAMED_REPLIES[chance[1]] if chance[1] in _NAMED_REPLIES else Reply(int(chance[1]))
             failures = replace(failures, chances=(*failures.chances, (float(chance[2]), reply)))

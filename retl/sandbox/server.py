@@ -46,6 +46,7 @@ from retl.sandbox.ingestion import (
     stamped,
 )
 from retl.sandbox.kept import Kept
+from retl.sandbox.throttle import Throttle
 
 HOST = "127.0.0.1"
 
@@ -128,6 +129,7 @@ class Sandbox:
         self._now = now
         self._keep = keep
         self._random = Random(seed)
+        self._throttle = Throttle(self.failures.calls_per_second)
         self._lock = threading.Lock()
         self._script: deque[Reply] = deque()
         self._first_arrivals: dict[str, datetime] = {}
@@ -228,12 +230,20 @@ class Sandbox:
         except RefusalError as refusal:
             if reply.takes_calls:
                 reply = replace(reply, status=refusal.status, body=failure(str(refusal)))
+        if reply.takes_calls and (seconds := self._seconds_to_wait(len(calls))):
+            reply = Reply(HTTPStatus.TOO_MANY_REQUESTS, retry_after=seconds)
         if reply.takes_calls and self.reply_if:
             reply = next(filter(None, map(self.reply_if, calls)), reply)
         if reply.takes_calls and not (reply.lost and self.reply_if):
             self._take(calls, envelope, read_write_key(headers, envelope), len(body))
         self.note(Request("POST", path, headers, body, len(calls), reply.seen_status))
         return reply
+
+    def _seconds_to_wait(self, calls: int) -> int:
+        if not self.failures.calls_per_second:
+            return 0
+        with self._lock:
+            return self._throttle.seconds_to_wait(calls, self._now())
 
     def note(self, request: Request) -> None:
         """Remember a request."""
