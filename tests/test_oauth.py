@@ -386,18 +386,19 @@ def test_a_refused_application_ends_the_run_at_once(
 
 @pytest.mark.rule("A2")
 def test_a_token_server_that_stays_away_ends_delivery_in_time(server: TokenServer, sandbox: Sandbox) -> None:
-    """The counted retries of a batch bound the requests for tokens; no thread of its own goes on."""
+    """A token is asked for once for each attempt, up to the deadline; no thread of its own goes on."""
     server.script = [(500, {}, "")] * 1_000
     before = set(threading.enumerate())
     source = Source(sandbox.url, "key", application=application(server))
-    with Segment(source, RateLimiter(0, SystemClock()), HURRIED, 1) as to:
+    clock = FakeClock()
+    with Segment(source, RateLimiter(0, clock), HURRIED, 1) as to:
         state = memory_state()
         fill(state, 3)
-        found = send(state, to)
+        found = send(state, to, clock, seconds=600)
     assert found.error is not None
     assert "the token server gives no token (500)" in str(found.error)
     assert 3 == state.db.execute("SELECT count(*) FROM state.outbox").fetchone()[0]
     assert 0 == found.unsure
-    assert len(server.requests) == HURRIED.retries + 1
+    assert len(server.requests) == found.retries == 25
     state.db.close()
     assert not {one for one in threading.enumerate() if "Timer" in type(one).__name__} - before
