@@ -40,7 +40,9 @@ class Turns:
 
     def wait(self, seconds: float, stop: threading.Event) -> bool:
         """Wait; True where `stop` was set before or meanwhile."""
-        if not stop.is_set():
+        if not _is_worker(threading.current_thread()):
+            self.seconds += seconds  # nobody works meanwhile
+        elif not stop.is_set():
             self.pause(seconds)
         return stop.is_set()
 
