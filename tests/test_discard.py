@@ -184,7 +184,7 @@ def test_a_change_behind_a_call_that_is_sent_again_is_taken_back(tmp_path: Path,
     shop.run(people(ada="bad", bob="new", eve="pro"))
     sent_once_more(shop)
     sandbox.reject_if, sandbox.reply_if = None, lambda _: Reply(500)
-    assert 3 == shop.run(people(bob="new", eve="pro")).exit_code
+    assert 3 == shop.run(people(bob="new", eve="pro"), Options(deadline_seconds=3)).exit_code
     with opened(shop) as state:
         assert 2 == discard_pending(state)
         assert [("ada", True)] == rows(state, "SELECT key, stale FROM state.snapshot WHERE key = 'ada'")
