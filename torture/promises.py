@@ -11,15 +11,8 @@ from typing import Any
 
 from torture.rows import History
 
-LOST, TWICE, OUT_OF_ORDER, FLOOD, UNNOTED, WRONG = (
-    "lost",
-    "twice",
-    "out of order",
-    "flood",
-    "repeat not noted",
-    "wrong",
-)
-KINDS = (LOST, TWICE, OUT_OF_ORDER, FLOOD, UNNOTED, WRONG)
+LOST, TWICE, OUT_OF_ORDER, FLOOD, WRONG = "lost", "twice", "out of order", "flood", "wrong"
+KINDS = (LOST, TWICE, OUT_OF_ORDER, FLOOD, WRONG)
 
 
 class Broken(Exception):
