@@ -19,24 +19,16 @@ import pyarrow as pa
 from retl.sandbox.failures import Failures
 from retl.sandbox.server import Sandbox
 from retl.state import open_state
+from torture.life import TRACK
 from torture.promises import FLOOD, LOST, WRONG, Broken, check_order, check_ways
 from torture.record import Record
 from torture.rows import SCHEMA, History
 
-SYNC = """\
-sql: SELECT * FROM users
+MORE = """\
 warehouse: duckdb:///shop.duckdb
-primary_key: id
-track:
-  user_id: owner
-  added: {{event: Added}}
-  changed: {{event: Changed, previous: true}}
-  removed: {{event: Removed}}
-  properties: {{id: id, version: version}}
-initial: send
-guards: {{removed: off, changed: off, added: off}}
 segment: {{endpoint: "{url}", events_per_second: 1500, concurrency: 4}}
 """
+"""What the track sync of a life needs to run as a command."""
 
 FAILURES = "500=0.03,503=0.03,lost_answer=0.04,latency=5ms"
 
@@ -77,7 +69,8 @@ class ProcessLife:
             Broken: a promise is broken.
         """
         with self._sandbox:
-            (self._folder / "life.yml").write_text(SYNC.format(url=self._sandbox.url), encoding="utf-8")
+            sync = TRACK.format(more="") + MORE.format(url=self._sandbox.url)
+            (self._folder / "life.yml").write_text(sync, encoding="utf-8")
             for _ in range(self._random.randint(3, 5)):
                 most = self._random.choice([50, 1_000, 6_000]) if self._history.current else 6_000
                 self._history.change(self._random, most)
