@@ -290,7 +290,7 @@ def test_each_way_there_ends_as_the_page_says(row: str, monkeypatch: pytest.Monk
     _, action, arrived, ends = WAYS[row]
     with ExitStack() as stack:
         way = prepared(row, stack)
-        if row in RESOLVED:
+        if row in RESOLVED:  # the system's resolver is asked, which no test can make fail on loopback
             monkeypatch.setattr(socket, "getaddrinfo", resolver(RESOLVED[row]))
         if way.proxy:
             monkeypatch.setenv("https_proxy", way.proxy)
