@@ -6,6 +6,7 @@ import struct
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from http.server import HTTPServer
 from pathlib import Path
 from typing import Self
 
@@ -15,6 +16,23 @@ import trustme
 def ok() -> bytes:
     """Segment's usual answer."""
     return b"HTTP/1.1 200 OK\r\nContent-Length: 17\r\n\r\n" + b'{"success": true}'
+
+
+class Handled:
+    """A server of Python's, in a thread of its own for as long as it is entered."""
+
+    def __init__(self, server: HTTPServer) -> None:
+        self._server = server
+        self._thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
 
 
 class Served:

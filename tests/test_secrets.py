@@ -3,7 +3,6 @@
 import base64
 import json
 import socket
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -13,6 +12,7 @@ from urllib.parse import quote, quote_plus
 import duckdb
 import psycopg
 import pytest
+from servers import Handled
 from sqlalchemy.dialects import registry
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.engine.default import DefaultDialect
@@ -77,7 +77,7 @@ class Broken(DefaultDialect):
         raise LookupError(f"{url.render_as_string(hide_password=False)} {url.password!r}")
 
 
-class Proxy:
+class Proxy(Handled):
     """A proxy that lets nobody through, and quotes the request in its answer; `url` is where it is."""
 
     def __init__(self) -> None:
@@ -95,18 +95,9 @@ class Proxy:
             def log_message(self, *_: Any) -> None:
                 """Say nothing."""
 
-        self._server = HTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
-
-    def __enter__(self) -> "Proxy":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"127.0.0.1:{server.server_address[1]}"
+        super().__init__(server)
 
 
 @pytest.fixture(scope="module")

@@ -2,22 +2,22 @@
 
 import json
 import ssl
-import threading
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 import trustme
 from harness import Retl, runner
+from servers import Handled
 
 from retl.delivery.http import Http, NoAnswer
 
 PAST = datetime(2020, 1, 1, tzinfo=UTC)
 
 
-class Guarded:
+class Guarded(Handled):
     """A server that speaks TLS and takes whatever is posted.
 
     Attributes:
@@ -46,19 +46,10 @@ class Guarded:
         authority.cert_pem.write_to_path(str(self.certificate))
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         authority.issue_cert(name, not_after=ends).configure_cert(context)
-        self._server = Quiet(("127.0.0.1", 0), Handler)
-        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
-        self.url = f"https://localhost:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        server = Quiet(("127.0.0.1", 0), Handler)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        self.url = f"https://localhost:{server.server_address[1]}"
+        super().__init__(server)
 
 
 class Quiet(HTTPServer):
