@@ -138,5 +138,6 @@ def test_a_run_with_nothing_to_send_loads_no_client(project: Path) -> None:
         sends_nothing = loaded_by("run", "users", cwd=project, ENDPOINT=sandbox.url)
 
     assert {"segment", "requests", "jsonschema_rs"} < heavy(sends)
+    assert "pandas" not in sends
     assert {"ssl", "urllib3"} == heavy(sends_nothing) - {*NEEDED, "numpy", "pyarrow"}
     assert len(sends_nothing) < 680

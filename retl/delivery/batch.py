@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 else:
     np = lazy_module("numpy")
+    pa = lazy_module("pyarrow")
 
 
 @dataclass(frozen=True)
@@ -79,10 +80,13 @@ def joined(lane: int, calls: "pa.Table") -> Batch:
         lane: their lane.
         calls: `seq` and `text`, each text with a comma at its end; at least one, nearly in their order.
     """
-    seqs = calls.column("seq").combine_chunks().to_numpy()
+    # Buffers, as Arrow's ways from and to NumPy load pandas, where it is installed.
+    column = calls.column("seq").combine_chunks()
+    seqs = np.frombuffer(column.buffers()[1], np.int64, count=len(column), offset=8 * column.offset)
     if np.any(seqs[1:] < seqs[:-1]):
         order = np.argsort(seqs)
-        seqs, calls = seqs[order], calls.take(order)
+        places = pa.Array.from_buffers(pa.int64(), len(order), [None, pa.py_buffer(order)])
+        seqs, calls = seqs[order], calls.take(places)
     text = calls.column("text").combine_chunks()
     _, offsets, characters = text.buffers()
     starts = np.frombuffer(offsets, np.int32, count=len(text) + 1, offset=4 * text.offset).astype(np.int64)

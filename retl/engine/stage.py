@@ -129,7 +129,9 @@ def _numbered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Batches with the column `SEQ`."""
     seq = 1
     for batch in batches:
-        yield batch.append_column(SEQ, pa.array(np.arange(seq, seq + batch.num_rows)))
+        # pa.array() of a NumPy array would load pandas, where it is installed.
+        places = pa.py_buffer(np.arange(seq, seq + batch.num_rows))
+        yield batch.append_column(SEQ, pa.Array.from_buffers(pa.int64(), batch.num_rows, [None, places]))
         seq += batch.num_rows
 
 
