@@ -87,6 +87,37 @@ def test_the_text_that_is_made_early_is_the_one_that_would_have_left(shop: Shop)
         assert all(f'"messageId":"{message_id}"' in body for _, message_id, body in texts(state))
 
 
+def in_order_of_rows(state: State) -> bool:
+    """Whether each row of the snapshot has a later place than the row before it."""
+    query = "SELECT bool_and(seq > before) FROM (SELECT seq, lag(seq) OVER () AS before FROM state.snapshot)"
+    ((is_so,),) = rows(state, query)
+    return bool(is_so)
+
+
+def test_rows_of_a_first_pass_stand_in_the_order_of_their_places(shop: Shop) -> None:
+    """However many threads take the rows in, the snapshot has them as they were read."""
+    many = [f"u{n}" for n in range(300_000)]
+    shop.run(Table({"id": many, "name": many, "plan": many}), NOT_NOW)
+    with open_state(shop.state_path, "shop") as state:
+        assert in_order_of_rows(state)
+
+
+def test_calls_of_rows_in_another_order_leave_in_theirs(shop: Shop) -> None:
+    """Where the rows of a state are not in the order of their places, each lane gives its calls in it."""
+    many = [f"u{n}" for n in range(5_000)]
+    shop.run(Table({"id": many, "name": many, "plan": many}), NOT_NOW)
+    with open_state(shop.state_path, "shop") as state:
+        planned = waiting(state)
+        rows(state, "CREATE TABLE state.other AS SELECT * FROM state.snapshot ORDER BY hash(seq)")
+        rows(state, "DROP TABLE state.snapshot")
+        rows(state, "ALTER TABLE state.other RENAME TO snapshot")
+        assert not in_order_of_rows(state)
+
+        assert planned == waiting(state)
+        seqs = [page.seqs for lane in outbox.lanes(state.db) for page in outbox.pages(state.db, lane.number)]
+        assert list(range(1, 5_001)) == [int(seq) for some in seqs for seq in some]
+
+
 def test_a_reset_makes_the_text_of_calls_that_wait(
     shop: Shop, sandbox: Sandbox, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,13 +5,20 @@ the calls at these places (`seq`, `key`, `change`, `message_id`, `user_id`, `bod
 have to stay as they are until the calls have left; before they are touched, the text of all calls is made.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import duckdb
 
 from retl import sql
 from retl.delivery.batch import Batch, joined
+from retl.lazy import lazy_module
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+else:
+    pa = lazy_module("pyarrow")
 
 
 @dataclass(frozen=True)
@@ -57,25 +64,81 @@ class UnrenderedLane:
         ahead: Sequence[int],
         page_bytes: Callable[[], int],
     ) -> Iterator[Batch]:
-        """Its calls in order, each page as one large batch of about so many bytes.
+        """Its calls in order, each page as one large batch of about so many bytes."""
+        waiting = replace(self, first_seq=max(self.first_seq, behind + 1))
+        make = waiting._in_stretches if waiting._is_in_order(db) else waiting._one_by_one
+        yield from make(db, ahead, page_bytes)
+
+    def _is_in_order(self, db: duckdb.DuckDBPyConnection) -> bool:
+        """Whether the statement yields the calls by their places, as DuckDB keeps the order of rows."""
+        return not db.execute(_OUT_OF_ORDER.format(calls=self.select(0, ()))).fetchall()
+
+    def _in_stretches(
+        self, db: duckdb.DuckDBPyConnection, ahead: Sequence[int], page_bytes: Callable[[], int]
+    ) -> Iterator[Batch]:
+        """Pages of calls whose rows stand in their order: each query but the first makes those of many."""
+        places = reach = FIRST_PAGE
+        seq = self.first_seq
+        with db.cursor() as cursor:  # the other one writes meanwhile
+            while seq <= self.last_seq:
+                until = min(seq + places - 1, self.last_seq)
+                stretch = replace(self, first_seq=seq, last_seq=until)
+                batches = sql.stream(cursor, stretch._texts(ahead), reach)
+                for calls in _tables(batches, page_bytes):
+                    page = joined(self.lane, calls)
+                    yield page
+                    reach = max(1, min(FIRST_PAGE, page.calls * page_bytes() // len(page.text) // 4))
+                seq, places = until + 1, STRETCH
+
+    def _one_by_one(
+        self, db: duckdb.DuckDBPyConnection, ahead: Sequence[int], page_bytes: Callable[[], int]
+    ) -> Iterator[Batch]:
+        """Pages of calls whose rows are nearly in order, as an older retl left them: each has its query.
 
         A larger page costs memory, a smaller one looks through the same rows more often.
         """
-        seq, places = max(self.first_seq, behind + 1), FIRST_PAGE
+        seq, places = self.first_seq, FIRST_PAGE
         while seq <= self.last_seq:
             until = min(seq + places - 1, self.last_seq)
-            part = replace(self, first_seq=seq, last_seq=until).select(behind, ahead)
-            # In the order of the rows, which is nearly that of the places: to sort texts costs too much.
-            calls = sql.stream(db, f"SELECT seq, body || ',' AS text FROM ({part})", places).read_all()
+            part = replace(self, first_seq=seq, last_seq=until)
+            calls = sql.stream(db, part._texts(ahead), places).read_all()
             if len(calls):
                 page = joined(self.lane, calls)
                 yield page
                 places = max(1, min(8 * places, places * page_bytes() // len(page.text)))
             seq = until + 1
 
+    def _texts(self, ahead: Sequence[int]) -> str:
+        """The SELECT of its calls as `joined` takes them, in the order of the rows: a sort costs too much."""
+        return f"SELECT seq, body || ',' AS text FROM ({self.select(0, ahead)})"
+
+
+def _tables(batches: "Iterable[pa.RecordBatch]", page_bytes: Callable[[], int]) -> "Iterator[pa.Table]":
+    """Batches in tables of so many bytes at most, but for a batch that has more by itself."""
+    read: list[pa.RecordBatch] = []
+    for batch in batches:
+        if read and sum(one.nbytes for one in read) + batch.nbytes > page_bytes():
+            yield pa.Table.from_batches(read)
+            read = []
+        if batch.num_rows:
+            read.append(batch)
+    if read:
+        yield pa.Table.from_batches(read)
+
+
+_OUT_OF_ORDER = """
+SELECT 1
+FROM (SELECT seq, lag(seq) OVER () AS before FROM ({calls}))
+WHERE seq <= before
+LIMIT 1
+"""
+
+STRETCH = 1 << 18
+"""Places whose calls one query makes. To begin a query takes some milliseconds; and while one is under way
+DuckDB keeps what others replace."""
 
 FIRST_PAGE = 1_000
-"""Calls in the first page of a lane; the next ones are as large as its bytes suggest."""
+"""Calls that are asked for at once; pages are as large as the bytes of these suggest."""
 
 
 def enter(db: duckdb.DuckDBPyConnection, run_id: str, statement: str, lane_count: int) -> int:

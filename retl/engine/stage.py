@@ -44,7 +44,7 @@ def stage(
     table: Table | None = None
     zoneless: set[str] = set()
     stream = _Stream(batches, numbered=landing is Landing.IN_STATE)
-    db.execute(_AS_WRITTEN)
+    db.execute(_AS_READ if landing is Landing.IN_STATE else _AS_WRITTEN)
     try:
         for schema, group in groupby(stream, key=lambda batch: batch.schema):
             columns = _canonical_columns(db, sync, mapping, schema)
@@ -66,6 +66,13 @@ def stage(
     mapping = replace(mapping, types=types, zoneless=tuple(sorted(zoneless)), hash_check=hash_check(db))
     return Staged(mapping, stream.rows, table.landing, table.turn)
 
+
+# The rows of a first pass stand in the state in the order in which they are read, so that the calls that are
+# made of them later come in the order of their places.
+_AS_READ = """
+SET preserve_insertion_order = true;
+SET disabled_optimizers = 'build_side_probe_side'
+"""
 
 # Threads share the work where the order does not count. The rows that arrive are never those of which a hash
 # table is made, although DuckDB cannot know how many there are.
