@@ -1,7 +1,7 @@
 """Session: a sync with all that a command needs for it, found in the project's files and opened."""
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, MutableMapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, chdir, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -239,7 +239,7 @@ class Session:
             yield warehouse
 
     def open_destination(
-        self, sandbox: "Sandbox | None", rate_limiters: dict[str, RateLimiter], clock: Clock
+        self, sandbox: "Sandbox | None", rate_limiters: MutableMapping[str, RateLimiter], clock: Clock
     ) -> Destination:
         """The place that the calls go to: the sandbox, a file, or the sync's Segment source.
 

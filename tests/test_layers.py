@@ -56,6 +56,7 @@ STORIES = [
     "discard",
     "explain",
     "job",
+    "launch",
     "orphans",
     "pipeline",
     "planning",

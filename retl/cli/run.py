@@ -25,17 +25,13 @@ from retl.cli.errors import to_report
 from retl.cli.options import AS_JSON, BACKFILL, MEMORY_LIMIT, MOST, STATE_DIR, SYNCS, seconds
 from retl.clock import SystemClock
 from retl.config.project import check_names, find_syncs
-from retl.damage import state_exists
 from retl.delivery.rate_limit import RateLimiter
 from retl.engine.guard import NAMES as GUARDS
-from retl.engine.mapping import first_pass_sentence
-from retl.errors import GuardError, Interrupted, LockedError
-from retl.job import Job, Options
+from retl.errors import Interrupted, LockedError
+from retl.job import Options
+from retl.launch import Launch, launch
 from retl.lazy import lazy_module
-from retl.lock import LOCK_TIMEOUT_SECONDS
-from retl.orphans import find_orphans, orphans_sentence, refuse_former_name
-from retl.pipeline import run
-from retl.rehearsal import copy_production
+from retl.orphans import find_orphans, orphans_sentence
 from retl.run import Run, Status, begin_run
 from retl.session import Session, load_session
 
@@ -85,15 +81,16 @@ class RunFlags:
     state_dir: Path | None
 
     @property
-    def options(self) -> Options:
+    def launch(self) -> Launch:
         """The options that the story of a run knows."""
-        return Options(
+        options = Options(
             backfill=self.backfill,
             forced=frozenset(self.forced),
             limit=self.limit,
             full=self.full,
             deadline_seconds=self.deadline,
         )
+        return Launch(options, self.from_production, self.expect_state, self.wait)
 
 
 @dataclass(frozen=True)
@@ -192,52 +189,16 @@ def run_command(syncs: Sequence[str], **given: Any) -> int:
     return max(codes, default=0)
 
 
-_LOCAL = (
-    "calls go to {} on this machine, and count as sent; "
-    "to rehearse: --sandbox, or `segment: {{name: …}}` for a state of its own"
-)
-
-
 def _run_one(path: Path, flags: RunFlags, shared: _Shared) -> Run | None:
     """Run a sync; None where another run is under way and `--skip-if-running` allows for that."""
-    clock = SystemClock()
-    began = begin_run(path.stem, clock.now(), flags.full)
+    began = begin_run(path.stem, SystemClock().now(), flags.full)
     observer = progress.observer_for(path.stem, flags.quiet, console(stderr=True))
     try:
         session = load_session(path, flags.state_dir, flags.rehearsal)
         began = began.evolve(sync=session.sync.name)
         shared.refuse_same_name(session, path)
-        if flags.from_production:
-            copy_production(session, clock)
-        if flags.expect_state:
-            _refuse_missing_state(session)
         shared.tell_orphans(session, flags)
-        doubt = refuse_former_name(session)
-        if doubt is not None:
-            observer.notice(doubt)
-        model = session.model
-        with (
-            session.open_destination(shared.sandbox, shared.rate_limiters, clock) as destination,
-            session.hold(
-                clock,
-                flags.deadline if flags.wait else LOCK_TIMEOUT_SECONDS,
-                "give it more time with --deadline" if flags.wait else "use --wait or --skip-if-running",
-            ),
-            session.open_state() as state,
-        ):
-            if session.is_local and session.sync.segment.name is None:
-                observer.notice(_LOCAL.format(session.address.partition(", ")[0]))
-            job = Job(
-                session.sync,
-                model,
-                state,
-                session.warehouse,
-                flags.options,
-                clock,
-                observer,
-                session.address,
-            )
-            return run(job, destination)
+        return launch(session, flags.launch, observer, shared.sandbox, shared.rate_limiters)
     except LockedError as error:
         if flags.skip_if_running:
             observer.notice(f"skipped: {error.message}")
@@ -247,16 +208,6 @@ def _run_one(path: Path, flags: RunFlags, shared: _Shared) -> Run | None:
         return began.failed(to_report(error))
     finally:
         observer.close()
-
-
-def _refuse_missing_state(session: Session) -> None:
-    if not state_exists(session.state_path):
-        raise GuardError(
-            "the state file is missing",
-            where=str(session.state_path),
-            hint="restore it, or run once without --expect-state to start anew with a first pass, "
-            + first_pass_sentence(session.sync),
-        )
 
 
 def print_run(printer: Printer, run: Run) -> None:
