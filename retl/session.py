@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Collection, Iterator, MutableMapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, chdir, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -223,9 +223,7 @@ class Session:
 
     @contextmanager
     def open_warehouse(self) -> Iterator[Warehouse]:
-        """The sync's warehouse, with the project as working folder.
-
-        DuckDB looks for a model's files in the working folder first, wherever else it may look.
+        """The sync's warehouse.
 
         Raises:
             ConfigError: no URL, or one that cannot be used.
@@ -235,7 +233,7 @@ class Session:
         memory = warehouse_memory(memory_limit(os.environ))
         scratch = self.state_path.with_name(self.state_path.name + WAREHOUSE_SPILL)
         room = Room(memory, scratch, encrypted=self.state_key is not None)
-        with chdir(root), open_warehouse(url, root, room) as warehouse:
+        with open_warehouse(url, root, room) as warehouse:
             yield warehouse
 
     def open_destination(

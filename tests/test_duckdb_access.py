@@ -1,5 +1,6 @@
 """A model in DuckDB reads no more than the settings in the warehouse's URL let it read."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,9 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def read(root: Path, monkeypatch: pytest.MonkeyPatch) -> Read:
-    """Reads the rows of a model through a URL, with the project as working folder, as a run has it."""
-    monkeypatch.chdir(root)
+    """Reads the rows of a model through a URL; the working folder is not the project's, but looks alike."""
+    shutil.copytree(root, root / "elsewhere", symlinks=True)
+    monkeypatch.chdir(root / "elsewhere")
 
     def read_rows(url: str, sql: str) -> list[dict[str, Any]]:
         with open_warehouse(url, root) as warehouse:

@@ -584,9 +584,8 @@ def test_absolute_path(dialect: str, tmp_path: Path) -> None:
 
 @pytest.mark.rule("W4")
 @pytest.mark.parametrize("url", ["duckdb://", "duckdb:///:memory:"])
-def test_files_through_duckdb(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Paths in a model's SQL start from the project folder, where the working folder has no such file."""
-    monkeypatch.chdir(tmp_path.parent)
+def test_files_through_duckdb(url: str, tmp_path: Path) -> None:
+    """Paths in a model's SQL start from the project folder, and an error about one names the file."""
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "users.csv").write_text("user_id,email\n1,a@example.com\n")
     with open_warehouse(url, tmp_path) as warehouse:
@@ -595,6 +594,64 @@ def test_files_through_duckdb(url: str, tmp_path: Path, monkeypatch: pytest.Monk
             rows(warehouse, "SELECT * FROM 'data/none.csv'")
 
     assert [{"user_id": 1, "email": "a@example.com"}] == found
+
+
+@pytest.mark.rule("W4")
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT place FROM read_csv('data/a.csv')",
+        "SELECT place FROM READ_CSV_AUTO($$data/a.csv$$)",
+        "SELECT place FROM read_csv(['data/a.csv'])",
+        "SELECT place FROM read_csv(ARRAY['data/a.csv'], header = true)",
+        "SELECT place FROM read_csv('./data/../data/a.csv')",
+        "SELECT place FROM read_csv('data/*.csv')",
+        "SELECT place FROM 'data/a.csv'",
+        'FROM "data/a.csv" SELECT place',
+        "SELECT a.place FROM 'data/a.csv'",
+        "WITH é AS (SELECT 'ü' AS u, * FROM 'data/a.csv') SELECT place FROM é",
+        "SELECT (SELECT place FROM read_csv('data/a.csv')) AS place",
+        "SELECT place FROM read_csv('data/a.csv') UNION SELECT place FROM 'data/a.csv'",
+        "SELECT content[7:-2] AS place FROM read_text('data/a.csv')",
+    ],
+)
+@pytest.mark.parametrize("folder", ["project", "it's a project, 50% ünique"])
+def test_a_file_of_the_project_is_read(
+    sql: str, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model reads its project's files, however it names them, and not those of the working folder."""
+    for name in (folder, "elsewhere"):
+        (tmp_path / name / "data").mkdir(parents=True)
+        (tmp_path / name / "data/a.csv").write_text(f"place\n{name[:4]}\n")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with open_warehouse("duckdb://", tmp_path / folder) as warehouse:
+        assert [{"place": folder[:4]}] == rows(warehouse, sql)
+
+
+@pytest.mark.rule("W4")
+def test_a_folder_whose_name_looks_like_a_pattern(tmp_path: Path) -> None:
+    """The name of the project folder is never a pattern of names."""
+    for name in ("a[b]*?c", "abxc"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.csv").write_text(f"place\n{name}\n")
+    with open_warehouse("duckdb://", tmp_path / "a[b]*?c") as warehouse:
+        assert [{"place": "a[b]*?c"}] == rows(warehouse, "SELECT place FROM 'a.csv'")
+
+
+@pytest.mark.rule("W4")
+def test_what_is_no_path_stays(tmp_path: Path) -> None:
+    """A table whose quoted name is that of a file, and texts that are no paths, are left as they are."""
+    (tmp_path / "users").write_text("a\nfile\n")
+    with duckdb.connect(tmp_path / "shop.duckdb") as db:
+        db.execute("CREATE TABLE users AS SELECT 'data/a.csv' AS path")
+    with open_warehouse("duckdb:///shop.duckdb", tmp_path) as warehouse:
+        found = rows(
+            warehouse, """SELECT path, 'data/a.csv' AS text FROM "users" WHERE path = 'data/a.csv'"""
+        )
+        deep = rows(warehouse, "SELECT " + "+".join(["1"] * 400) + " AS n FROM users")
+
+    assert [{"path": "data/a.csv", "text": "data/a.csv"}] == found
+    assert [{"n": 400}] == deep
 
 
 def test_unreachable_server() -> None:

@@ -29,6 +29,7 @@ from retl.warehouse.base import (
     wanted,
 )
 from retl.warehouse.duckdb_access import HINT, SETTINGS, access_of
+from retl.warehouse.duckdb_paths import with_absolute_paths
 from retl.warehouse.message import WHOLE_MESSAGE, without_values
 from retl.warehouse.parse import within_years
 from retl.warehouse.query import more_than_read, no_sql, refuse_odd_characters, second_statement
@@ -109,7 +110,7 @@ class DuckDBWarehouse(Warehouse):
         """The columns of the model's result; see `Warehouse.columns`."""
         with self._cursor() as cursor:
             try:
-                sql = _one_query(cursor, model)
+                sql = _one_query(cursor, model, self._root)
                 described = cursor.execute(f"DESCRIBE {sql}").fetchall()
             except duckdb.Error as error:
                 raise self._translated(model, error) from None
@@ -124,7 +125,7 @@ class DuckDBWarehouse(Warehouse):
         names = wanted(model, list(types), columns)
         with self._cursor() as cursor:
             try:
-                sql = _one_query(cursor, model)
+                sql = _one_query(cursor, model, self._root)
                 if columns is not None:
                     chosen = ", ".join(_for_arrow(name, types[name]) for name in names)
                     sql = f"SELECT {chosen} FROM ({sql}\n)"
@@ -206,8 +207,10 @@ def _without_own_words(sentence: str, model: Model) -> str:
     return sentence
 
 
-def _one_query(cursor: duckdb.DuckDBPyConnection, model: Model) -> str:
+def _one_query(cursor: duckdb.DuckDBPyConnection, model: Model, root: Path) -> str:
     """The model's SQL without the semicolon that ends it, by DuckDB's own parser.
+
+    Its relative paths start from the project folder, `root`.
 
     Raises:
         ModelError: it is not one query that only reads.
@@ -231,7 +234,7 @@ def _one_query(cursor: duckdb.DuckDBPyConnection, model: Model) -> str:
     for part in _KINDS.finditer(tree):
         if part["node"] or _WRITING_FUNCTIONS.fullmatch(part["function"]):
             raise more_than_read(model, part["node"] or f"the function {part['function']}")
-    return sql
+    return with_absolute_paths(sql, tree, root)
 
 
 def _without_end(cursor: duckdb.DuckDBPyConnection, sql: str) -> str:

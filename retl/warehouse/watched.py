@@ -5,13 +5,11 @@ of its own, while whoever wants a batch looks at the clock. The thread reads a f
 reading and what is done with the rows go on side by side.
 """
 
-import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -122,8 +120,6 @@ class WatchedWarehouse(Warehouse):
         if is_given_up:
             Thread(target=self._cancel, args=[closed], daemon=True).start()
         wait([closed], GRACE_SECONDS)
-        if not closed.done():
-            os.chdir(thread.folder)  # which the read may have left for as long as it lasts
 
     def _cancel(self, closed: "Future[None]") -> None:
         """Cancel until the read has ended, as it may be between two statements now."""
@@ -135,14 +131,9 @@ class WatchedWarehouse(Warehouse):
 
 
 class _ReadingThread:
-    """A thread that does one piece of work after the other; it keeps no process from ending.
-
-    Attributes:
-        folder: the process's working folder before.
-    """
+    """A thread that does one piece of work after the other; it keeps no process from ending."""
 
     def __init__(self) -> None:
-        self.folder = Path.cwd()
         self._unfinished: list[Future[Any]] = []
         self._work: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
         Thread(target=self._run, name=THREAD, daemon=True).start()
