@@ -7,7 +7,8 @@ from pathlib import Path
 import duckdb
 
 from retl.clock import SystemClock
-from retl.config.project import Project, name_in, sync_names
+from retl.config.folder import name_in
+from retl.config.project import Project, sync_names
 from retl.damage import state_exists
 from retl.encryption import StateKey, state_key
 from retl.engine.mapping import SyncMapping, read_mapping, refuse_other_identity

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retl.clock import Clock
+from retl.config.folder import name_in
 from retl.config.project import (
     Project,
     certificates,
@@ -16,7 +17,6 @@ from retl.config.project import (
     find_syncs,
     load_model,
     load_sync,
-    name_in,
     private_key,
     refuse_namesake,
     warehouse_url,

@@ -1,9 +1,7 @@
 """A project folder: where models, syncs, state and settings are."""
 
-import os
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from dotenv import dotenv_values
 
+from retl.config.folder import ENDINGS, absolute, files_in, name_in, root_of
 from retl.config.settings import check_defaults
 from retl.config.sync import Sync, parse
 from retl.errors import ConfigError
@@ -29,8 +28,6 @@ else:
 
 _SECRET = (("segment", "write_key"), ("segment", "oauth", "private_key"), ("warehouse",))
 """Keys of the files whose variables are filled in when they are needed, so that checking needs no secret."""
-
-_ENDINGS = (".yml", ".yaml")
 
 
 @dataclass(frozen=True)
@@ -67,7 +64,7 @@ def find_project(path: Path, environ: Mapping[str, str]) -> Project:
     Raises:
         ConfigError: .env or retl.yml cannot be read, or retl.yml is wrong; the folder's path is not text.
     """
-    root = in_utf8(_root(path))
+    root = in_utf8(root_of(path))
     env = {**_dotenv(root), **environ}
     settings = root / "retl.yml"
     if not is_file(settings):
@@ -88,18 +85,18 @@ def find_syncs(arguments: Sequence[str], cwd: Path) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for argument in arguments:
-        path = _absolute(cwd / argument)
+        path = absolute(cwd / argument)
         if is_file(path):
             found[path] = None
         elif is_folder(path):
-            inside = _sync_files(path)
+            inside = files_in(path)
             if not inside:
                 raise ConfigError(
                     f"there are no sync files in {argument}", hint="a sync file ends in .yml or .yaml"
                 )
             found.update(dict.fromkeys(inside))
-        elif path.suffix in _ENDINGS:
-            near = [file.name for file in _sync_files(path.parent)]
+        elif path.suffix in ENDINGS:
+            near = [file.name for file in files_in(path.parent)]
             raise ConfigError(f"there is no file {argument}{nearest(path.name, near)}")
         else:
             found[_named(argument, cwd)] = None
@@ -112,7 +109,7 @@ def load_sync(path: Path, project: Project) -> Sync:
     Raises:
         ConfigError: the file cannot be read, or is wrong.
     """
-    document = load(in_utf8(_absolute(path)), project.env, root=project.root, as_written=_SECRET)
+    document = load(in_utf8(absolute(path)), project.env, root=project.root, as_written=_SECRET)
     return parse(document, project.defaults)
 
 
@@ -225,7 +222,7 @@ def refuse_namesake(sync: Sync, path: Path, project: Project) -> None:
     Raises:
         ConfigError: one does; it says which.
     """
-    for other in _sync_files(path.parent):
+    for other in files_in(path.parent):
         if other.name != path.name and name_in(other) == sync.name:
             raise _namesake(sync, project.shown(other))
 
@@ -234,21 +231,7 @@ def sync_names(project: Project, folder: Path | None = None) -> set[str]:
     """The names of the syncs in the project's `syncs/` and below it, and in another folder."""
     syncs = project.root / "syncs"
     folders = {syncs, *(one for one in syncs.rglob("*") if one.is_dir()), *([folder] if folder else [])}
-    return {name for one in folders for file in _sync_files(one) if (name := name_in(file))}
-
-
-def name_in(path: Path) -> str | None:
-    """The name that a sync file gives to its sync, though the rest may be wrong; None where it is none."""
-    with suppress(OSError, UnicodeDecodeError):
-        text = read_file(path, LARGEST).decode("utf-8-sig")
-        if not re.search(r"^(track|audience|identify|group):", text, re.MULTILINE):
-            return None
-        written = re.search(r"^name:(.*)$", text, re.MULTILINE)
-        if written is None:
-            return path.stem
-        name = re.fullmatch(r"\s*(['\"]?)([\w.-]+)\1\s*(?:\s#.*)?", written[1])
-        return name[2] if name else None
-    return None
+    return {name for one in folders for file in files_in(one) if (name := name_in(file))}
 
 
 def _namesake(sync: Sync, other: str) -> ConfigError:
@@ -264,24 +247,6 @@ def _filled(text: str, project: Project, where: str, what: str) -> str:
     if not value:
         raise ConfigError(f"{what} is empty", where=where, hint="set it in the environment or in .env")
     return value
-
-
-def _absolute(path: Path) -> Path:
-    # Links are kept: a mounted sync file may be a link to a folder outside the project.
-    return Path(os.path.abspath(path))
-
-
-def _root(path: Path) -> Path:
-    start = _absolute(path)
-    folder = start if start.is_dir() else start.parent
-    around = [folder, *folder.parents]
-    for place in around:
-        if (place / "models").is_dir():
-            return place
-    for place in around:
-        if (place / "syncs").is_dir() or (place / "retl.yml").is_file():
-            return place
-    return folder
 
 
 def _dotenv(root: Path) -> dict[str, str]:
@@ -301,23 +266,13 @@ def _dotenv(root: Path) -> dict[str, str]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _sync_files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix in _ENDINGS and path.is_file() and path.name != "retl.yml" and path.name[0] != "."
-    )
-
-
 def _named(name: str, cwd: Path) -> Path:
-    folder = _root(cwd) / "syncs"
-    for ending in _ENDINGS:
+    folder = root_of(cwd) / "syncs"
+    for ending in ENDINGS:
         path = folder / f"{name}{ending}"
         if is_file(path):
             return path
-    files = _sync_files(folder)
+    files = files_in(folder)
     says_so = re.compile(rf"""^name:[ \t]*(["']?){re.escape(name)}\1[ \t]*(#.*)?$""", re.MULTILINE)
     for path in files:
         if says_so.search(path.read_text(encoding="utf-8", errors="replace")):
