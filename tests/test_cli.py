@@ -786,8 +786,28 @@ def test_several_syncs_run_one_after_another(retl: Retl, project: Path, sandbox:
         (run["sync"], run["exit_code"]) for run in map(json.loads, out.splitlines())
     ]
     assert len(sandbox.accepted) == 2
-    assert "nope" in err
-    assert "did you mean `traits`" in err
+    assert "a_broken: error: syncs/a_broken.yml" in err
+    assert "b_wrong: error: syncs/b_wrong.yml:5 identify.tarits: unknown key" in err
+    assert "\nerror" not in retl("run", "b_wrong")[2]
+
+
+def test_all_syncs_run_from_any_folder(
+    retl: Retl, project: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--all` and the project folder mean every sync of the project, from any folder in it."""
+    (project / "syncs/b.yml").write_text(SYNC)
+    (project / "compose.yml").write_text("services: {}\n")
+    monkeypatch.chdir(project / "models")
+
+    assert ["b", "users"] == [
+        json.loads(line)["sync"] for line in retl("run", "--all", "--json")[1].splitlines()
+    ]
+    assert ["b", "users"] == [
+        json.loads(line)["sync"] for line in retl("plan", "..", "--json")[1].splitlines()
+    ]
+    for wrong in ([], ["--all", "users"]):
+        code, _, err = retl("run", *wrong)
+        assert (2, True) == (code, "take every sync with --all" in err)
 
 
 def test_status_shows_what_is(retl: Retl, project: Path, sandbox: Sandbox) -> None:

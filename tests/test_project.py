@@ -1,5 +1,6 @@
 """A project folder: finding it, its syncs and models, and its settings."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -136,7 +137,8 @@ def test_state_dir(
         (["team/deep"], ["syncs/team/deep.yml"]),
         (["syncs"], ["syncs/a.yml", "syncs/users.yml", "syncs/vip.yaml"]),
         (["syncs/"], ["syncs/a.yml", "syncs/users.yml", "syncs/vip.yaml"]),
-        (["."], ["top.yml"]),
+        (["."], ["syncs/a.yml", "syncs/users.yml", "syncs/vip.yaml"]),
+        (["other"], ["other/x.yml"]),
         (
             ["vip", "syncs", "syncs/../syncs/a.yml"],
             ["syncs/vip.yaml", "syncs/a.yml", "syncs/users.yml"],
@@ -146,7 +148,7 @@ def test_state_dir(
 )
 def test_find_syncs(root: Path, arguments: list[str], found: list[str]) -> None:
     """An argument is a file, a folder or a name; each file is taken once."""
-    for name in ("syncs/vip.yaml", "syncs/a.yml", "syncs/team/deep.yml", "top.yml"):
+    for name in ("syncs/vip.yaml", "syncs/a.yml", "syncs/team/deep.yml", "top.yml", "other/x.yml"):
         write(root / name, "x: y")
     for name in ("syncs/notes.txt", "syncs/.hidden.yml", "retl.yml"):
         write(root / name, "")
@@ -154,9 +156,15 @@ def test_find_syncs(root: Path, arguments: list[str], found: list[str]) -> None:
     assert [root / name for name in found] == find_syncs(arguments, root)
 
 
-def test_find_by_name_from_below(root: Path) -> None:
-    """A name is looked up in the project around the working folder."""
-    assert [root / "syncs/users.yml"] == find_syncs(["users"], root / "models")
+@pytest.mark.parametrize("argument", ["users", "syncs/users.yml", "syncs", ".."])
+@pytest.mark.parametrize("folder", ["models", "models/users"])
+def test_find_from_below(root: Path, folder: str, argument: str) -> None:
+    """In a subfolder of a project its syncs are found by name, and by their paths from the project folder."""
+    (root / "models/users").mkdir()
+    here = root / folder
+    argument = argument if argument != ".." else os.path.relpath(root, here)
+
+    assert [root / "syncs/users.yml"] == find_syncs([argument], here)
 
 
 def test_find_by_the_name_that_a_file_gives_itself(root: Path) -> None:

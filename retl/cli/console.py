@@ -65,14 +65,17 @@ def undated_sentence(calls: int) -> str:
 _COMMAND = re.compile(r"\bretl (run|plan|reset|rekey|rejected) [\w./-]+")
 
 
-def error_report(error: RetlError, flags: str = "") -> RenderableType:
+def error_report(error: RetlError, flags: str = "", sync: str | None = None) -> RenderableType:
     """An error for people: the sentence with its place, and the hint.
 
     Args:
         error: the error.
         flags: options that are repeated after each command that the hint names.
+        sync: the sync that it is of, to be named.
     """
     lines = [Text.assemble(("error", "bold red"), f": {error}")]
+    if sync:
+        lines[0] = Text.assemble((sync, "bold"), ": ", lines[0])
     if error.hint:
         hint = _COMMAND.sub(lambda command: command[0] + flags, error.hint)
         lines.append(Text(f"  → {hint}"))
@@ -122,23 +125,25 @@ class Printer:
         quiet: whether to print nothing but errors.
         rehearsal: whether the command is about the sandbox.
         state_dir: the folder of state files, where the command line gave one.
+        several: whether the command works on several syncs, so that an error names its own.
     """
 
     as_json: bool = False
     quiet: bool = False
     rehearsal: bool = False
     state_dir: Path | None = None
+    several: bool = False
 
     def failed(self, sync: str, error: RetlError) -> None:
         """Print the error that kept a command from its work on a sync; with `as_json` also as JSON."""
         if self.as_json:
             about = {"code": error.code, "message": str(error), "hint": error.hint}
             print(as_json_line({"sync": sync, "error": about}))
-        self.error(error)
+        self.error(error, sync)
 
-    def error(self, error: RetlError) -> None:
-        """Print an error on stderr."""
-        console(stderr=True).print(error_report(error, self.flags))
+    def error(self, error: RetlError, sync: str | None = None) -> None:
+        """Print an error on stderr, with the sync that it is of, where there are several."""
+        console(stderr=True).print(error_report(error, self.flags, sync if self.several else None))
 
     @property
     def flags(self) -> str:

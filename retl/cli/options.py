@@ -8,7 +8,8 @@ from pathlib import Path
 
 import click
 
-from retl.config.project import find_project, find_syncs
+from retl.config.folder import root_of
+from retl.config.project import find_syncs
 from retl.memory import VARIABLE, memory_limit
 
 
@@ -30,7 +31,9 @@ class _Folder(click.Path):
 MOST = 10**12
 """The largest number that an option takes."""
 
-SYNCS = click.argument("syncs", nargs=-1, required=True, metavar="SYNC...")
+
+SOME_SYNCS = click.argument("syncs", nargs=-1, metavar="SYNC...")
+ALL = click.option("--all", "every", is_flag=True, help="Take every sync in syncs/ of the project.")
 ONE_SYNC = click.argument("sync", metavar="SYNC")
 STATE_DIR = click.option(
     "--state-dir",
@@ -92,4 +95,16 @@ MEMORY_LIMIT = click.option(
 def sync_files(syncs: Sequence[str]) -> list[Path]:
     """The files that arguments mean; without arguments, all of the project around the working folder."""
     here = Path.cwd()
-    return find_syncs(syncs or (str(find_project(here, os.environ).root / "syncs"),), here)
+    return find_syncs(syncs or (str(root_of(here) / "syncs"),), here)
+
+
+def chosen_files(syncs: Sequence[str], every: bool) -> list[Path]:
+    """The files that arguments mean, or with `--all` all of the project; one of the two must be given.
+
+    Raises:
+        UsageError: neither is given, or both are.
+    """
+    if bool(syncs) == every:
+        said = "--all goes without names" if every else "Missing argument 'SYNC...'"
+        raise click.UsageError(f"{said}: name syncs, files or folders, or take every sync with --all")
+    return sync_files(syncs)

@@ -20,10 +20,9 @@ from retl.cli.console import (
     undated_sentence,
 )
 from retl.cli.errors import print_failure
-from retl.cli.options import AS_JSON, BACKFILL, MEMORY_LIMIT, MOST, STATE_DIR, SYNCS
+from retl.cli.options import ALL, AS_JSON, BACKFILL, MEMORY_LIMIT, MOST, SOME_SYNCS, STATE_DIR, chosen_files
 from retl.cli.receivers import reason_meaning
 from retl.clock import SystemClock
-from retl.config.project import find_syncs
 from retl.delivery import outbox
 from retl.engine.edits import unsent_sentence
 from retl.errors import GuardError, Interrupted
@@ -35,7 +34,8 @@ from retl.session import Session, load_session
 
 
 @click.command("plan")
-@SYNCS
+@SOME_SYNCS
+@ALL
 @BACKFILL
 @click.option("--full", is_flag=True, help="Plan a run with --full.")
 @click.option("--sandbox", "rehearsal", is_flag=True, help="Plan the next rehearsal.")
@@ -47,6 +47,7 @@ from retl.session import Session, load_session
 @MEMORY_LIMIT
 def plan_command(
     syncs: Sequence[str],
+    every: bool,
     backfill: bool,
     full: bool,
     rehearsal: bool,
@@ -56,9 +57,10 @@ def plan_command(
 ) -> int:
     """Show what a run would send; nothing is sent, and nothing changes."""
     options = Options(backfill=backfill, full=full)
-    printer = Printer(as_json, rehearsal=rehearsal, state_dir=state_dir)
+    paths = chosen_files(syncs, every)
+    printer = Printer(as_json, rehearsal=rehearsal, state_dir=state_dir, several=len(paths) > 1)
     codes = [0]
-    for path in find_syncs(syncs, Path.cwd()):
+    for path in paths:
         try:
             plan = _plan_one(load_session(path, state_dir, rehearsal), options, samples)
         except Exception as error:

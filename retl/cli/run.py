@@ -22,9 +22,19 @@ from retl.cli.console import (
     undated_sentence,
 )
 from retl.cli.errors import to_report
-from retl.cli.options import AS_JSON, BACKFILL, MEMORY_LIMIT, MOST, STATE_DIR, SYNCS, seconds
+from retl.cli.options import (
+    ALL,
+    AS_JSON,
+    BACKFILL,
+    MEMORY_LIMIT,
+    MOST,
+    SOME_SYNCS,
+    STATE_DIR,
+    chosen_files,
+    seconds,
+)
 from retl.clock import SystemClock
-from retl.config.project import check_names, find_syncs
+from retl.config.project import check_names
 from retl.delivery.rate_limit import RateLimiter
 from retl.engine.guard import NAMES as GUARDS
 from retl.errors import Interrupted, LockedError
@@ -127,7 +137,8 @@ class _Shared:
 
 
 @click.command("run")
-@SYNCS
+@SOME_SYNCS
+@ALL
 @BACKFILL
 @click.option("--full", is_flag=True, help="Send every current row again, changed or not; asks first.")
 @click.option("--yes", is_flag=True, help="With --full: do not ask.")
@@ -159,11 +170,11 @@ class _Shared:
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @STATE_DIR
 @MEMORY_LIMIT
-def run_command(syncs: Sequence[str], **given: Any) -> int:
+def run_command(syncs: Sequence[str], every: bool, **given: Any) -> int:
     """Send what changed since the last run, and remember it.
 
-    SYNC is a file, a folder of files, or a name. Several run one after another; one that fails does not
-    stop the next.
+    SYNC is a name, a file, or a folder: syncs/, or the project's own. Several run one after another; one that
+    fails does not stop the next.
 
     Example: retl run syncs/users.yml --sandbox
     """
@@ -172,11 +183,12 @@ def run_command(syncs: Sequence[str], **given: Any) -> int:
         raise click.UsageError("--from-production goes with --sandbox")
     if flags.full and not flags.yes:
         click.confirm("--full sends every current row again; go on?", abort=True, err=True)
-    printer = Printer(flags.as_json, flags.quiet, flags.rehearsal, flags.state_dir)
+    paths = chosen_files(syncs, every)
+    printer = Printer(flags.as_json, flags.quiet, flags.rehearsal, flags.state_dir, several=len(paths) > 1)
     codes: list[int] = []
     with server.Sandbox() if flags.rehearsal else nullcontext() as sandbox:
         shared = _Shared(sandbox)
-        for path in find_syncs(syncs, Path.cwd()):
+        for path in paths:
             record = _run_one(path, flags, shared)
             if record is None:
                 continue
@@ -217,7 +229,7 @@ def print_run(printer: Printer, run: Run) -> None:
     elif not printer.quiet and run.did_anything:
         console().print(run_report(run, printer.flags))
     if run.error is not None:
-        printer.error(run.error)
+        printer.error(run.error, run.sync)
 
 
 def print_sandbox(printer: Printer, summary: dict[str, Any]) -> None:

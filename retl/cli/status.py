@@ -42,7 +42,7 @@ def status_command(syncs: Sequence[str], as_json: bool, rehearsal: bool, state_d
             own[session.sync.name] = session.state_path
             found.append(sync_status(session))
         except Exception as error:
-            failed = print_failure(Printer(as_json), path.stem, error)
+            failed = print_failure(Printer(as_json, several=len(paths) > 1), path.stem, error)
             codes.append(failed.exit_code)
             if isinstance(failed, Interrupted):
                 break

@@ -77,30 +77,39 @@ def find_project(path: Path, environ: Mapping[str, str]) -> Project:
 def find_syncs(arguments: Sequence[str], cwd: Path) -> list[Path]:
     """The sync files that the arguments mean, each once, in their order.
 
-    An argument is a file, a folder (its *.yml and *.yaml, sorted), or a name (`users`: syncs/users.yml in
-    the project of `cwd`, or the file there that says `name: users`).
+    An argument is a file, a folder (its *.yml and *.yaml, sorted; of a project folder those in its `syncs/`),
+    or a name (`users`: syncs/users.yml in the project of `cwd`, or the file there that says `name: users`).
+    Paths start from `cwd`, and where nothing is there, from its project folder.
 
     Raises:
         ConfigError: an argument means no file, or a folder without sync files.
     """
     found: dict[Path, None] = {}
     for argument in arguments:
-        path = absolute(cwd / argument)
-        if is_file(path):
-            found[path] = None
-        elif is_folder(path):
-            inside = files_in(path)
-            if not inside:
-                raise ConfigError(
-                    f"there are no sync files in {argument}", hint="a sync file ends in .yml or .yaml"
-                )
-            found.update(dict.fromkeys(inside))
-        elif path.suffix in ENDINGS:
-            near = [file.name for file in files_in(path.parent)]
-            raise ConfigError(f"there is no file {argument}{nearest(path.name, near)}")
-        else:
-            found[_named(argument, cwd)] = None
+        found.update(dict.fromkeys(_meant(argument, cwd)))
     return list(found)
+
+
+def _meant(argument: str, cwd: Path) -> list[Path]:
+    paths = [absolute(start / argument) for start in (cwd, root_of(cwd))]
+    for path in paths:
+        if is_file(path):
+            return [path]
+        if is_folder(path) and (inside := files_in(path / "syncs") or files_in(path)):
+            return inside
+    if paths[0].suffix in ENDINGS:
+        near = [file.name for path in paths for file in files_in(path.parent)]
+        raise ConfigError(f"there is no file {argument}{nearest(paths[0].name, list(dict.fromkeys(near)))}")
+    named = _named(argument, cwd)
+    if named is not None:
+        return [named]
+    if any(map(is_folder, paths)):
+        raise ConfigError(f"there are no sync files in {argument}", hint="a sync file ends in .yml or .yaml")
+    known = [path.stem for path in files_in(root_of(cwd) / "syncs")]
+    raise ConfigError(
+        f"there is no sync `{argument}`{nearest(argument, known)}",
+        hint="name a file, a folder, or a file in syncs/",
+    )
 
 
 def load_sync(path: Path, project: Project) -> Sync:
@@ -266,18 +275,14 @@ def _dotenv(root: Path) -> dict[str, str]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _named(name: str, cwd: Path) -> Path:
+def _named(name: str, cwd: Path) -> Path | None:
     folder = root_of(cwd) / "syncs"
     for ending in ENDINGS:
         path = folder / f"{name}{ending}"
         if is_file(path):
             return path
-    files = files_in(folder)
     says_so = re.compile(rf"""^name:[ \t]*(["']?){re.escape(name)}\1[ \t]*(#.*)?$""", re.MULTILINE)
-    for path in files:
+    for path in files_in(folder):
         if says_so.search(path.read_text(encoding="utf-8", errors="replace")):
             return path
-    known = [path.stem for path in files]
-    raise ConfigError(
-        f"there is no sync `{name}`{nearest(name, known)}", hint="name a file, a folder, or a file in syncs/"
-    )
+    return None
