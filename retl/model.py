@@ -10,8 +10,17 @@ from retl.system import read_file, system_words
 LARGEST = 1_000_000
 """Bytes of a model's file."""
 
+LONGEST_QUOTE = 60
+"""Characters of what a message quotes of a model."""
+
 _VOID = re.compile(r"(?:--[^\n]*|/\*.*?\*/|[\s;])*", re.DOTALL)
 """Comments, blanks and semicolons, and nothing else."""
+
+_JINJA = re.compile(
+    r"""'[^']*' | "[^"]*" | --[^\n]* | /\*.*?\*/ | (?P<jinja> \{\{.*?\}\} | \{%.*?%\} | \{[{%] )""",
+    re.VERBOSE | re.DOTALL,
+)
+"""Texts and comments of SQL, which may hold anything, and Jinja elsewhere, which no database takes."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +47,7 @@ def read_model(path: Path, name: str, shown: str) -> Model:
         shown: the path as error messages show it.
 
     Raises:
-        ModelError: the file cannot be read or holds no SQL.
+        ModelError: the file cannot be read, or holds no SQL, or Jinja.
     """
     try:
         text = read_file(path, LARGEST).decode("utf-8-sig")
@@ -53,9 +62,29 @@ def make_model(name: str, text: str, shown: str, first_line: int = 1) -> Model:
     """A model of SQL text, whose first line is the given one of the file.
 
     Raises:
-        ModelError: the text holds no SQL.
+        ModelError: the text holds no SQL, or Jinja.
     """
     where = shown if first_line == 1 else f"{shown}:{first_line}"
     if _VOID.fullmatch(text):
         raise ModelError("there is no SQL here", where=where, hint="write one SELECT")
+    _refuse_jinja(text, shown, first_line)
     return Model(name, text, where, first_line)
+
+
+def _refuse_jinja(text: str, shown: str, first_line: int) -> None:
+    """See that a text is SQL already, and not a template of it, as models of dbt are.
+
+    Raises:
+        ModelError: Jinja stands in it.
+    """
+    for found in _JINJA.finditer(text):
+        if found["jinja"]:
+            line = first_line + text.count("\n", 0, found.start("jinja"))
+            jinja = " ".join(found["jinja"].split())
+            shown_jinja = jinja if len(jinja) <= LONGEST_QUOTE else f"{jinja[:LONGEST_QUOTE]}…"
+            raise ModelError(
+                f"here is Jinja, `{shown_jinja}`; retl reads SQL as it is",
+                where=f"{shown}:{line}",
+                hint="for a model of dbt: read the table that it makes, `sql: SELECT * FROM schema.name`, or "
+                "copy its compiled SQL from target/compiled/",
+            )

@@ -830,10 +830,46 @@ def test_status_shows_what_is(retl: Retl, project: Path, sandbox: Sandbox) -> No
 
 
 def test_check_and_schema(retl: Retl) -> None:
-    """Check says that a sync is fine, with --connect after asking the warehouse; schema is JSON Schema."""
-    assert "syncs/users.yml: identify from models/users.sql, fine" in retl("check", "syncs")[1]
+    """Check says that a sync is fine, with --connect after asking Segment, too; schema is JSON Schema."""
+    assert "syncs/users.yml: identify from models/users.sql, 3 columns, fine" in retl("check", "syncs")[1]
     assert "3 columns, fine" in retl("check", "users", "--connect")[1]
     assert "identify" in json.loads(retl("schema")[1])["properties"]
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (
+            "SELECT user_id, city FROM read_csv('data/users.csv')",
+            "syncs/users.yml:6 identify.traits.email: model",
+        ),
+        ("SELECT user_id,\nFROM FROM x", "models/users.sql:2: model users: Parser Error"),
+        ("SELECT * FROM nowhere", "Table with name nowhere does not exist"),
+        (
+            "SELECT '{{a}}' -- {% b %}\nFROM {{ ref('x') }}",
+            "models/users.sql:2: here is Jinja, `{{ ref('x') }}`",
+        ),
+    ],
+)
+def test_check_asks_an_embedded_duckdb(retl: Retl, project: Path, model: str, message: str) -> None:
+    """Without --connect a model in DuckDB is described, so that bad SQL and missing columns are found."""
+    (project / "models/users.sql").write_text(model)
+
+    code, _, err = retl("check")
+
+    assert (2, True) == (code, message in err)
+    assert not (project / "state").exists()
+
+
+def test_check_needs_no_data(retl: Retl, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files can be checked where the data is not, and no server is asked."""
+    (project / "data/users.csv").unlink()
+    code, out, _ = retl("check")
+    assert (0, True) == (code, "models/users.sql, but its columns are not known (" in out)
+
+    (project / "retl.yml").unlink()
+    monkeypatch.setenv("RETL_WAREHOUSE_URL", "postgresql://127.0.0.1:1/none")
+    assert (0, "syncs/users.yml: identify from models/users.sql, fine\n", "") == retl("check")
 
 
 @pytest.mark.rule("E12")

@@ -57,6 +57,7 @@ STORIES = [
     "explain",
     "job",
     "launch",
+    "model_check",
     "orphans",
     "pipeline",
     "planning",

@@ -1,6 +1,5 @@
 """`retl check`: sync files, and the calls of their rows, by the rules of receivers and tracking plans."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,17 +16,14 @@ from retl.cli.console import Printer, Ragged, as_json_line, console, count
 from retl.cli.errors import print_failure
 from retl.cli.options import AS_JSON, MOST, RECEIVERS, sync_files
 from retl.cli.receivers import EFFECT_COLORS, looking_job, receiver_settings
-from retl.clock import SystemClock
 from retl.config.project import check_names
-from retl.engine.local import read_columns
 from retl.errors import Interrupted
-from retl.observer import SilentObserver
+from retl.model_check import ModelCheck, check_connections, check_model
 from retl.orphans import find_orphans, orphans_sentence
 from retl.receivers.compiled_check import Violation
 from retl.receivers.data_file import Effect, chosen_receivers
 from retl.session import Session, load_session
 from retl.state import new_state
-from retl.warehouse.watched import WatchedWarehouse
 
 
 @click.command("check")
@@ -58,6 +54,8 @@ def check_command(
 ) -> int:
     """Check sync files, their models and their settings; without SYNC, all in syncs/.
 
+    An embedded DuckDB is asked for the columns of the model; any other database only with --connect.
+
     Two options check the calls as well: --receiver by the rules of systems that get them from Segment, and
     --tracking-plan by a Segment tracking plan. Each looks at the sync file first, then at the calls that the
     rows of the model make now. Nothing is sent.
@@ -70,16 +68,16 @@ def check_command(
     plan = read_tracking_plan(plan_file) if plan_file else None
     if sample is not None and not (names or plan):
         raise click.UsageError("--sample goes with --receiver or --tracking-plan")
-    for path in sync_files(syncs):
+    paths = sync_files(syncs)
+    for path in paths:
         try:
             session = load_session(path, None, rehearsal=False)
             sessions.append(session)
-            session.certificates()
-            line = f"{session.sync.path}: {session.sync.kind} from {session.model.where}"
-            line += _check_connections(session) if connect else ""
-            checked = _check_calls(session, names, plan, sample) if names or plan else None
+            looks_at_calls = bool(names or plan)
+            line = _line(session, _model_check(session, connect, looks_at_calls))
+            checked = _check_calls(session, names, plan, sample) if looks_at_calls else None
         except Exception as error:
-            found = print_failure(Printer(as_json), path.stem, error)
+            found = print_failure(Printer(as_json, several=len(paths) > 1), path.stem, error)
             codes.append(found.exit_code)
             if isinstance(found, Interrupted):
                 break
@@ -109,17 +107,21 @@ def _check_calls(
         return check_sync(looking_job(session, state), receiver_settings(session, names), plan, sample)
 
 
-def _check_connections(session: Session) -> str:
-    """Ask the model for its columns and Segment about the write key; returns the answers in words."""
-    columns = 0
-    warehouse = WatchedWarehouse(session.warehouse, SilentObserver(), SystemClock(), math.inf)
-    _, batches = read_columns(session.sync, session.model, warehouse)
-    for batch in batches:
-        columns = batch.num_columns
-        break
-    with session.open_destination(None, {}, SystemClock()) as destination:
-        doubt = destination.check()
-    return f", {columns} columns" + (f", but {doubt}" if doubt else "")
+def _model_check(session: Session, connect: bool, looks_at_calls: bool) -> ModelCheck:
+    """The check of the model; whoever looks at calls reads its rows, or wants the file alone."""
+    if connect:
+        return check_connections(session)
+    if looks_at_calls:
+        session.certificates()
+        return ModelCheck()
+    return check_model(session)
+
+
+def _line(session: Session, checked: ModelCheck) -> str:
+    """The line of a sync whose files are right, but for the last word."""
+    line = f"{session.sync.path}: {session.sync.kind} from {session.model.where}"
+    columns = "" if checked.columns is None else f", {count(checked.columns, 'column')}"
+    return f"{line}{columns}" + (f", but {checked.doubt}" if checked.doubt else "")
 
 
 def check_report(report: CheckReport) -> RenderableType:

@@ -1,6 +1,7 @@
 """The local engine: all rows are staged in DuckDB and compared there."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import duckdb
 import pyarrow as pa
@@ -16,6 +17,7 @@ from retl.engine.unmatched import all_unmatched, find_unmatched
 from retl.errors import MissingColumnError, ModelError
 from retl.model import Model
 from retl.warehouse import Warehouse
+from retl.warehouse.base import wanted
 
 
 class LocalEngine(Engine):
@@ -93,8 +95,28 @@ def read_columns(sync: Sync, model: Model, warehouse: Warehouse) -> tuple[Sync, 
     return sync, _located(sync, warehouse.read(model, read_mapping(sync).columns))
 
 
+def needed_columns(sync: Sync, model: Model, warehouse: Warehouse) -> list[str]:
+    """The columns of the model that the sync needs, without reading its rows.
+
+    Raises:
+        ModelError: the SQL fails, or its result lacks a column; it says where the sync names it.
+        WarehouseError: the warehouse cannot be reached.
+    """
+    names = [column.name for column in warehouse.columns(model)]
+    sync = with_columns(sync, names)
+    with _locating(sync):
+        return wanted(model, names, read_mapping(sync).columns)
+
+
 def _located(sync: Sync, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    try:
+    with _locating(sync):
         yield from batches
+
+
+@contextmanager
+def _locating(sync: Sync) -> Iterator[None]:
+    """Say of a column that is missing where the sync names it."""
+    try:
+        yield
     except MissingColumnError as error:
         raise ModelError(error.message, where=sync.where_used(error.column), hint=error.hint) from error
