@@ -1,4 +1,11 @@
-"""retl sends what changed in a SQL model to Twilio Segment, and remembers what it sent."""
+"""retl sends what changed in a SQL model to Twilio Segment, and remembers what it sent.
+
+import retl
+
+users = retl.load("shop/syncs/users.yml")
+users.plan().to_pandas()
+users.run()
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -6,12 +13,67 @@ from typing import TYPE_CHECKING
 from retl.version import __version__
 
 if TYPE_CHECKING:  # at run time `__getattr__` loads them
-    from retl.api import plan
+    from retl.api import LoadedSync, load, plan
+    from retl.check import CheckReport
+    from retl.errors import (
+        BugError,
+        ConfigError,
+        DeadlineError,
+        DestinationError,
+        ExternalError,
+        GuardError,
+        Interrupted,
+        LockedError,
+        MissingColumnError,
+        ModelError,
+        RetlError,
+        SegmentError,
+        SetupError,
+        StateError,
+        StorageError,
+        WarehouseError,
+    )
     from retl.planning import Plan
+    from retl.run import Run
+    from retl.status import SyncStatus
 
-__all__ = ["Plan", "__version__", "plan"]
+__all__ = [
+    "BugError",
+    "CheckReport",
+    "ConfigError",
+    "DeadlineError",
+    "DestinationError",
+    "ExternalError",
+    "GuardError",
+    "Interrupted",
+    "LoadedSync",
+    "LockedError",
+    "MissingColumnError",
+    "ModelError",
+    "Plan",
+    "RetlError",
+    "Run",
+    "SegmentError",
+    "SetupError",
+    "StateError",
+    "StorageError",
+    "SyncStatus",
+    "WarehouseError",
+    "__version__",
+    "load",
+    "plan",
+]
 
-_HOMES = {"plan": "retl.api", "Plan": "retl.planning"}
+_HOMES = {
+    "CheckReport": "retl.check",
+    "LoadedSync": "retl.api",
+    "Plan": "retl.planning",
+    "Run": "retl.run",
+    "SyncStatus": "retl.status",
+    "load": "retl.api",
+    "plan": "retl.api",
+}
+"""The homes of names that are not errors."""
 
 
 def __getattr__(name: str) -> object:
@@ -19,6 +81,10 @@ def __getattr__(name: str) -> object:
 
     The command line begins without them, so that it can say what keeps a library from loading.
     """
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_HOMES.get(name, "retl.errors")), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -7,23 +7,31 @@ and, where a sync has an event of its own for it, as if it had changed and as if
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 
+from retl import notebook
 from retl.checks.call_check import CheckedCall, find_violations
 from retl.checks.static_check import Finding, check_file, receivers_reached
 from retl.checks.tracking_plan import CHECKER as PLAN
 from retl.checks.tracking_plan import TrackingPlan
+from retl.clock import SystemClock
 from retl.config.sync import Sync
 from retl.delivery.rejected import REASONS
-from retl.job import Job
+from retl.job import Job, Options
+from retl.observer import SilentObserver
 from retl.pipeline import find_changes, open_engine
 from retl.receivers.checker import Checker, ReceiverChecker
 from retl.receivers.compiled_check import Violation
 from retl.receivers.data_file import Effect
-from retl.receivers.settings import Settings
+from retl.receivers.settings import Settings, read_settings
+from retl.session import Session
+from retl.state import State
 from retl.what_if import fill_changes, render_what_if, telling_kinds
+
+if TYPE_CHECKING:
+    import pandas as pd  # an extra: only notebooks need it
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,7 @@ class CheckReport:
         outcome: how many of the calls are refused, and how many doubtful.
         findings: the violations, the worst first.
         checkers: names of the receivers that were asked, and of the tracking plan.
+        columns: how many columns the sync needs of its model; None where no database was asked for them.
     """
 
     sync: str
@@ -47,6 +56,35 @@ class CheckReport:
     outcome: Mapping[Effect, int]
     findings: Sequence[Finding]
     checkers: Sequence[str]
+    columns: int | None = None
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """One line for each finding, with a column for each field of it, as `retl check --json` has them.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        return notebook.frame([one.as_json() for one in self.findings])
+
+    def _repr_html_(self) -> str:
+        """The report as a notebook shows it."""
+        rows = [
+            (
+                one.violation.effect,
+                one.violation.rule,
+                one.call,
+                one.rows,
+                one.violation.says,
+                one.violation.do,
+            )
+            for one in self.findings
+        ]
+        asked = (
+            f"checked by the rules of {', '.join(self.checkers)}" if self.checkers else "the files are right"
+        )
+        columns = f", {self.columns} columns" if self.columns is not None else ""
+        color = notebook.GOOD if self.is_clean else notebook.BAD
+        return notebook.html(self.sync, asked + columns, color, rows)
 
     def as_json(self) -> dict[str, Any]:
         """The object that `retl check --json` prints."""
@@ -64,6 +102,17 @@ class CheckReport:
     def is_clean(self) -> bool:
         """Whether no call would be refused, as far as the receivers' documents go."""
         return not any(finding.violation.effect.is_breach for finding in self.findings)
+
+
+def looking_job(session: Session, state: State) -> Job:
+    """The job of a command that only looks: the options of a plain run, and no progress."""
+    clock, observer = SystemClock(), SilentObserver()
+    return Job(session.sync, session.model, state, session.warehouse, Options(), clock, observer)
+
+
+def receiver_settings(session: Session, names: Sequence[str]) -> dict[str, Settings]:
+    """The settings of receivers by their names: those of the sync, else the defaults."""
+    return {name: session.sync.receivers.get(name) or read_settings(name, {}) for name in names}
 
 
 def check_sync(

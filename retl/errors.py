@@ -30,10 +30,12 @@ class RetlError(Exception):
         hint: what to do now; None where the message says it all.
         code: a stable word for machines.
         exit_code: the process's exit code.
+        run: the record of the run that it ended, a `retl.Run`, where a program in Python started that run.
     """
 
     code = "error"
     exit_code = 70
+    run: object = None
 
     def __init__(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
         super().__init__(message)

@@ -1,5 +1,6 @@
 """A plan: what a run would send, without sending and without changing anything."""
 
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -9,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import pyarrow as pa
 
+from retl import notebook
 from retl.calls.parts import LIBRARY
 from retl.delivery.destination import Limits
 from retl.engine.advice import Advice, advise
 from retl.engine.diff import Diff
 from retl.engine.guard import Guard
-from retl.errors import ConfigError
 from retl.job import Job
 from retl.pipeline import find_changes, make_calls, open_engine, resumed, resumes_full
 
 if TYPE_CHECKING:
-    import pandas  # an extra: only notebooks need it
+    import pandas as pd  # an extra: only notebooks need it
 
 
 @dataclass(frozen=True)
@@ -96,19 +97,52 @@ class Plan:
         """About how long delivery takes at the given rate; 0 where there is no limit."""
         return self.total_calls / self.calls_per_second if self.calls_per_second else 0.0
 
-    def to_pandas(self) -> "pandas.DataFrame":
-        """One line for each call: change, key, type, event, user_id, timestamp, reason, call.
+    def to_pandas(self) -> "pd.DataFrame":
+        """One line for each call, and a column for each of its fields.
 
-        `timestamp` is UTC; `call` is the JSON text; a call with a `reason` would be rejected.
+        The columns are change, key, type, event, user_id, message_id, timestamp (UTC), reason (a call that
+        has one would be rejected), then the call's own fields, `traits.email` or `properties.plan`, and its
+        JSON as `call`. Before the first run, the run's calls will have other message ids; and a moment
+        of detection is that of the plan here.
 
         Raises:
             ConfigError: pandas is not installed.
         """
-        try:
-            frame: pandas.DataFrame = self._table.to_pandas()
-        except ModuleNotFoundError as error:
-            raise ConfigError("pandas is not installed", hint="pip install pandas") from error
-        return frame
+        notebook.refuse_missing_pandas()
+        calls: pd.DataFrame = self._table.to_pandas()
+        calls["timestamp"] = calls["timestamp"].dt.tz_localize("UTC")
+        parts = ("traits", "properties", "context", "integrations", "groupId", "anonymousId")
+        bodies = [json.loads(body) for body in calls["call"]]
+        fields = notebook.frame([{part: body[part] for part in parts if part in body} for body in bodies])
+        own = [name for name in fields.columns if not name.startswith("context.library.")]
+        text = calls.pop("call")
+        return calls.join(fields[own]).assign(call=text)
+
+    def _repr_html_(self) -> str:
+        """The plan as a notebook shows it."""
+        rows = [
+            (
+                change,
+                self.diff.resent if change == "unchanged" else getattr(self.diff, change),
+                calls,
+                f"{name} calls",
+            )
+            for (change, name), calls in self.calls.items()
+        ]
+        if not self.sends:
+            rows = [("added", self.diff.added, 0, "calls: a silent baseline, remembered and not sent")]
+        stops = [
+            f"guard {guard.name} stops this: {guard.value:,} rows, the limit is {guard.limit}"
+            for guard in self.guards
+            if guard.tripped and not guard.forced
+        ]
+        rejected = [f"{rows:,} rows rejected: {reason}" for reason, rows in self.diff.rejected_by.items()]
+        note = (
+            f"{self.diff.rows_read:,} rows read, {self.total_calls:,} API calls in {self.requests:,} requests"
+        )
+        color = notebook.BAD if stops else notebook.DOUBTFUL if rejected else notebook.GOOD
+        samples = [sample.call for sample in self.samples]
+        return notebook.html(self.sync, note, color, rows, [*stops, *rejected, *samples])
 
     def as_json(self) -> dict[str, Any]:
         """The object that `retl plan --json` prints."""
@@ -204,7 +238,7 @@ def make_plan(
 
 
 _TABLE = """
-SELECT change, key, type, event, user_id, moment AS timestamp, reason, body AS call
+SELECT change, key, type, event, user_id, message_id, moment AS timestamp, reason, body AS call
 FROM call
 ORDER BY moment, rank, key
 """

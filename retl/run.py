@@ -6,15 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 
+from retl import notebook
 from retl.delivery import outbox, receipts, rejected
 from retl.delivery.round import Delivery
 from retl.engine.diff import Diff
 from retl.engine.guard import Guard
 from retl.errors import RetlError
+
+if TYPE_CHECKING:
+    import pandas as pd  # an extra: only notebooks need it
 
 KEPT_RUNS = 1_000
 """How many runs are kept, with their receipts."""
@@ -59,9 +63,32 @@ class Calls:
 class Run:
     """The record of a run, as `retl run --json` prints it; counts are None where it did not get so far.
 
-    `rows_read = unchanged + added + changed + rejected_rows` holds in each. `violations` has how many calls
-    break a rule of a receiver, by the rule's code. `full` is whether every current row was sent again,
-    `resumed_full` whether the rest of an earlier such pass was delivered in its place.
+    `rows_read = unchanged + added + changed + rejected_rows` holds in each.
+
+    Attributes:
+        sync: name of the sync.
+        run_id: its id, which sorts by time.
+        started_at: when it began, in UTC.
+        seconds: how long it took.
+        baseline: whether it was a silent baseline, which remembers all rows and sends nothing.
+        full: whether every current row was sent again.
+        resumed_full: whether the rest of an earlier such pass was delivered in its place.
+        rows_read: rows of the model.
+        unchanged: rows that are as they were.
+        added: rows whose key is new.
+        changed: rows that differ in what is compared.
+        removed: rows that are gone.
+        rejected_rows: rows that cannot be sent.
+        rejected_by: the same by reason.
+        calls: numbers of calls.
+        batches: HTTP requests that were accepted.
+        bytes: of these batches, before compression.
+        retries: attempts beyond the first of each batch.
+        guards: the guards and what they found.
+        violations: how many calls break a rule of a receiver, by the rule's code.
+        error: what stopped it; None where it came to its end.
+        exit_code: as the command line has it: 0 for success, 1 where rows or calls were rejected; None while
+            it is under way.
     """
 
     sync: str
@@ -155,6 +182,31 @@ class Run:
         """The run at its end; `rejected_fails` says whether rejected rows and calls make it partial."""
         code = self.error.exit_code if self.error else int(rejected_fails and self.rejected_anything)
         return self.evolve(seconds=seconds, exit_code=code, calls=replace(self.calls, pending=pending))
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """One line with a column for each field of `as_json`, such as `calls.delivered`; `started_at` is UTC.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        return notebook.frame([self.as_json()], times=["started_at"])
+
+    def _repr_html_(self) -> str:
+        """The run as a notebook shows it."""
+        colors = {Status.SUCCEEDED: notebook.GOOD, Status.PARTIAL: notebook.DOUBTFUL}
+        rows = [
+            ("rows read", self.rows_read, "calls delivered", self.calls.delivered),
+            ("added", self.added, "rejected", self.calls.rejected),
+            ("changed", self.changed, "pending", self.calls.pending),
+            ("removed", self.removed, "batches", self.batches),
+            ("rejected", self.rejected_rows, "retries", self.retries),
+        ]
+        reasons = [f"{reason}: {number:,} rows rejected" for reason, number in self.rejected_by.items()]
+        error = [str(self.error), *([self.error.hint] if self.error.hint else [])] if self.error else []
+        note = f"{self.status}, {self.started_at:%Y-%m-%d %H:%M} UTC, {self.seconds:.1f} s"
+        if self.baseline:
+            note += ", a silent baseline: nothing is sent"
+        return notebook.html(self.sync, note, colors.get(self.status, notebook.BAD), rows, [*reasons, *error])
 
     def as_json(self) -> dict[str, Any]:
         """The object that `--json` prints."""

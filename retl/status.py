@@ -1,8 +1,9 @@
 """The status of a sync, which `retl status` shows."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from retl import notebook
 from retl.clock import SystemClock
 from retl.damage import state_exists
 from retl.delivery import outbox, rejected
@@ -12,6 +13,9 @@ from retl.lock import holder
 from retl.run import last_run
 from retl.session import Session
 from retl.state import State
+
+if TYPE_CHECKING:
+    import pandas as pd  # an extra: only notebooks need it
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,27 @@ class SyncStatus:
     def as_json(self) -> dict[str, Any]:
         """The object that `retl status --json` prints."""
         return asdict(self)
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """One line with a column for each field; `last_run` is UTC.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        return notebook.frame([self.as_json()], times=["last_run"])
+
+    def _repr_html_(self) -> str:
+        """The status as a notebook shows it."""
+        colors = {"succeeded": notebook.GOOD, "never": notebook.GOOD, "running": notebook.GOOD}
+        colors["partial"] = notebook.DOUBTFUL
+        rows = [
+            ("rows", self.rows),
+            ("delivered", self.delivered),
+            ("pending", self.pending),
+            ("rejected", self.rejected),
+        ]
+        note = f"{self.status}{f', last run {self.last_run}' if self.last_run else ''}"
+        return notebook.html(self.sync, note, colors.get(self.status, notebook.BAD), rows)
 
 
 def sync_status(session: Session) -> SyncStatus:

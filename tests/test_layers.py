@@ -40,6 +40,7 @@ GROUND = [
     "migrations",
     "model",
     "nearest",
+    "notebook",
     "observer",
     "reason",
     "signals",

@@ -41,6 +41,7 @@ from warehouses import (
 
 from retl.cli.main import execute
 from retl.errors import ConfigError, ModelError, WarehouseError
+from retl.memory import Room
 from retl.model import Model
 from retl.warehouse import Warehouse, open_warehouse
 from retl.warehouse.message import without_values
@@ -626,6 +627,23 @@ def test_a_file_of_the_project_is_read(
     monkeypatch.chdir(tmp_path / "elsewhere")
     with open_warehouse("duckdb://", tmp_path / folder) as warehouse:
         assert [{"place": folder[:4]}] == rows(warehouse, sql)
+
+
+def test_two_threads_read_one_duckdb_file(tmp_path: Path) -> None:
+    """Two syncs of one process, each with a folder of its own to spill to, read one file after the other."""
+    with duckdb.connect(tmp_path / "shop.duckdb") as db:
+        db.execute("CREATE TABLE users AS SELECT 1 AS n")
+
+    def read(room: Room) -> list[dict[str, Any]]:
+        with open_warehouse("duckdb:///shop.duckdb", tmp_path, room) as warehouse:
+            return rows(warehouse, "SELECT n FROM users")
+
+    one, two = (Room(50_000_000, tmp_path / name, encrypted=False) for name in ("one", "two"))
+    with ThreadPoolExecutor(2) as threads:
+        with open_warehouse("duckdb:///shop.duckdb", tmp_path, one):
+            others = [threads.submit(read, room) for room in (two, one)]
+            assert [{"n": 1}] == others[1].result()  # with the same settings there is no need to wait
+        assert [{"n": 1}] == others[0].result()
 
 
 @pytest.mark.rule("W4")

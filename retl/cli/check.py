@@ -8,14 +8,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from retl.check import CheckReport, check_sync
+from retl.check import CheckReport, check_sync, looking_job, receiver_settings
 from retl.checks.static_check import Finding
 from retl.checks.tracking_plan import CHECKER as PLAN
 from retl.checks.tracking_plan import TrackingPlan, read_tracking_plan
 from retl.cli.console import Printer, Ragged, as_json_line, console, count
 from retl.cli.errors import print_failure
 from retl.cli.options import AS_JSON, MOST, RECEIVERS, sync_files
-from retl.cli.receivers import EFFECT_COLORS, looking_job, receiver_settings
+from retl.cli.receivers import EFFECT_COLORS
 from retl.config.project import check_names
 from retl.errors import Interrupted
 from retl.model_check import ModelCheck, check_connections, check_model

@@ -10,9 +10,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from retl.check import looking_job, receiver_settings
 from retl.cli.console import SIGNS, Ragged, as_json_line, console
 from retl.cli.options import AS_JSON, ONE_SYNC, RECEIVERS, REHEARSAL, STATE_DIR
-from retl.cli.receivers import EFFECT_COLORS, looking_job, reason_meaning, receiver_settings
+from retl.cli.receivers import EFFECT_COLORS, reason_meaning
 from retl.clock import SystemClock
 from retl.explain import Explained, ReceiverResult, explain
 from retl.receivers.data_file import Effect, chosen_receivers, receiver

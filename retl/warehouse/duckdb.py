@@ -1,8 +1,9 @@
 """Models read from a DuckDB file, or through DuckDB from Parquet, CSV and JSON files."""
 
 import re
+import threading
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,35 @@ _KINDS = re.compile(r'"type":"(?P<node>INSERT|UPDATE|DELETE|MERGE)|"function_nam
 """Statements and functions in DuckDB's JSON of a query; within a text, each quote follows a backslash."""
 
 
+class _OpenFiles:
+    """The files that this process has open: DuckDB opens one a second time only with the same settings.
+
+    Those differ by sync, as each spills rows to a folder of its own. So a thread waits for another's read.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._open: dict[Path, tuple[dict[str, Any], int]] = {}
+
+    def take(self, path: Path, settings: dict[str, Any]) -> None:
+        """Wait until the file is open nowhere else with other settings."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._open.get(path, (settings, 0))[0] == settings)
+            _, users = self._open.get(path, (settings, 0))
+            self._open[path] = (settings, users + 1)
+
+    def give_back(self, path: Path) -> None:
+        """Let others have it."""
+        with self._changed:
+            settings, users = self._open.pop(path)
+            if users > 1:
+                self._open[path] = (settings, users - 1)
+            self._changed.notify_all()
+
+
+_open_files = _OpenFiles()
+
+
 class DuckDBWarehouse(Warehouse):
     """A DuckDB database, opened read-only.
 
@@ -91,13 +121,18 @@ class DuckDBWarehouse(Warehouse):
         self._root = root
         self._running: set[duckdb.DuckDBPyConnection] = set()
         self._access = access_of(url, root)
+        self._file = None if in_memory else path.resolve()
+        settings = _settings(url, room)  # the access mode of a URL would win over `read_only`
+        with ExitStack() as failing:
+            if self._file is not None:
+                _open_files.take(self._file, settings)
+                failing.callback(_open_files.give_back, self._file)
+            self._open(":memory:" if in_memory else path, settings, room)
+            failing.pop_all()
+
+    def _open(self, path: str | Path, settings: dict[str, Any], room: Room | None) -> None:
         try:
-            self._connection = duckdb.connect(
-                ":memory:" if in_memory else path,
-                read_only=not in_memory,
-                # The access mode of a URL would win over `read_only`.
-                config=_settings(url, room),
-            )
+            self._connection = duckdb.connect(path, read_only=self._file is not None, config=settings)
             if room is not None and room.encrypted:
                 prepare(self._connection)
             if self._access.is_locked:
@@ -142,6 +177,9 @@ class DuckDBWarehouse(Warehouse):
     def close(self) -> None:
         """Close the database."""
         self._connection.close()
+        if self._file is not None:
+            _open_files.give_back(self._file)
+            self._file = None
 
     @contextmanager
     def _cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
