@@ -66,7 +66,7 @@ def test_of_ten_processes_one_sends_and_the_others_wait_their_turn(project: Path
 @pytest.mark.rule("G12")
 def test_of_ten_processes_that_do_not_wait_those_too_late_say_so(project: Path, sandbox: Sandbox) -> None:
     """While one run is under way, others end with exit code 5 and name it, and nothing is sent twice."""
-    sandbox.script([Reply(hang=True)])
+    sandbox.script([Reply(hang=True)] * 20)  # each for 15 seconds
     first = start(project)
     until(lambda: len(sandbox.requests) == 1)
     others = [start(project) for _ in range(9)]
