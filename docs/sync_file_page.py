@@ -10,10 +10,12 @@ from retl.config.fields import (
     AllOrFields,
     Column,
     Columns,
+    Connections,
     Count,
     Endpoint,
     Event,
     Fields,
+    Flag,
     Ids,
     ModelName,
     Name,
@@ -153,8 +155,8 @@ _FORMS: tuple[tuple[object, str], ...] = (
     (SecretStr, "text"),
     (Ids, "list of ids"),
     (Count, "whole number"),
-    (int, "whole number"),
-    (bool, "`true` or `false`"),
+    (Connections, "whole number"),
+    (Flag, "`true` or `false`"),
     (object, "anything"),
 )
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from sync_file_page import sync_file_markdown
 
-from retl.config.json_schema import json_schema
 from retl.config.settings import check_defaults
 from retl.config.sync import Change, Limit, Nulls, Sync, Value, parse
 from retl.errors import ConfigError
@@ -797,26 +796,3 @@ EXAMPLES = re.findall(r"```yaml\n(.*?)```", sync_file_markdown(), re.DOTALL)
 def test_examples_in_docs(tmp_path: Path, example: str) -> None:
     """Each example of the page is a sync."""
     assert read(tmp_path, example).primary_key
-
-
-def test_every_key_is_described() -> None:
-    """Each key that a user may write has a sentence, in the JSON Schema as well."""
-    schema = json_schema()
-    blocks = [schema, *schema["$defs"].values()]
-    blocks += [long for block in blocks for long in block.get("anyOf", [])]
-    properties = [(name, key) for block in blocks for name, key in block.get("properties", {}).items()]
-
-    assert [] == [name for name, key in properties if not key.get("description", "").endswith(".")]
-    assert {"as", "value", "write_key", "primary_key"} <= {name for name, _ in properties}
-
-
-def test_json_schema_knows_the_short_forms() -> None:
-    """An editor with the schema accepts what retl accepts: short forms, and no name."""
-    schema = json_schema()
-
-    assert ["primary_key"] == schema["required"]
-    assert {"type": "string", "minLength": 1} == schema["$defs"]["Value"]["anyOf"][0]
-    assert {"type": "string", "minLength": 1} == schema["$defs"]["TrackCall"]["anyOf"][0]
-    assert {"type": "string", "minLength": 1} in schema["properties"]["primary_key"]["anyOf"]
-    assert {"type": "integer", "minimum": 0} == schema["$defs"]["Limit"]["anyOf"][0]
-    assert "${SEGMENT_WRITE_KEY}" == schema["$defs"]["SegmentSettings"]["properties"]["write_key"]["default"]

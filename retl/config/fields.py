@@ -43,15 +43,30 @@ def _distinct(columns: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _whole(value: object) -> object:
-    if isinstance(value, bool):
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,13}", value.strip()):
+        return int(value)  # of a variable, whose value is always text
+    if isinstance(value, bool | str):
         raise refusal("must be a whole number")
     return value
+
+
+def _flag(value: object) -> object:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.strip() in ("true", "false"):
+        return value.strip() == "true"
+    raise refusal("must be true or false")
 
 
 def _ids(value: object) -> object:
     if not isinstance(value, list):
         return value
-    return [str(one) if type(one) is int else one for one in value]
+    return [str(int(one)) if is_whole(one) else one for one in value]
+
+
+def is_whole(value: object) -> bool:
+    """Whether a value is a whole number, be it written as `1.0`."""
+    return type(value) is int or (isinstance(value, float) and value.is_integer())
 
 
 LONGEST_NAME = 100
@@ -122,17 +137,22 @@ def _endpoint(address: str) -> str:
     return address
 
 
-_NO_ZONES = {"localtime", "posixrules", "Factory"}
+NO_ZONES = {"localtime", "posixrules", "Factory"}
 """Zones that Python opens as files of the machine, and DuckDB does not know."""
+
+
+def zones() -> set[str]:
+    """The names of all time zones."""
+    return available_timezones() - NO_ZONES
 
 
 def _zone(name: str) -> str:
     try:
         ZoneInfo(name[:LONGEST_NAME])
-        if name in _NO_ZONES or len(name) > LONGEST_NAME or name.startswith(("posix/", "right/")):
+        if name in NO_ZONES or len(name) > LONGEST_NAME or name.startswith(("posix/", "right/")):
             raise KeyError(name)
     except (KeyError, ValueError, OSError):
-        question = did_you_mean(name, available_timezones() - _NO_ZONES, likeness=0.75)
+        question = did_you_mean(name, zones(), likeness=0.75)
         hint = question or "write one such as `Europe/Berlin`"
         raise refusal(f"`{cut(name)}` is not a time zone; {hint}") from None
     return name
@@ -146,6 +166,8 @@ ModelName = Annotated[Text, AfterValidator(_model_name)]
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
 Zone = Annotated[str, AfterValidator(_zone)]
 Count = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=10**12)]
+Connections = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=64)]
+Flag = Annotated[bool, BeforeValidator(_flag)]
 Ids = Annotated[tuple[str, ...], BeforeValidator(_ids)]
 
 

@@ -14,6 +14,7 @@ from retl.config.fields import (
     Columns,
     Event,
     Fields,
+    Flag,
     Options,
     Text,
     Timestamp,
@@ -137,7 +138,7 @@ class TrackCall(Frozen):
         default=None,
         description="Properties of this call, over those of the block where the name is the same.",
     )
-    previous: bool = Field(
+    previous: Flag = Field(
         default=False, description="Only for `changed`: also send the values before the change."
     )
 
@@ -269,7 +270,9 @@ class Audience(_Envelope):
     @model_validator(mode="before")
     @classmethod
     def _key_from_name(cls, written: object) -> object:
-        if not isinstance(written, dict) or written.get("style") != "engage" or written.get("key"):
+        if not isinstance(written, dict) or written.get("style") != "engage":
+            return written
+        if written.get("key") is not None:
             return written
         name = written.get("name")
         key = re.sub(r"\W+", "_", name).strip("_").lower() if isinstance(name, str) else ""

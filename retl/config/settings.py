@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
 
-from retl.config.fields import Count, Endpoint, Name, Text, Zone
+from retl.config.fields import Connections, Count, Endpoint, Flag, Name, Text, Zone, is_whole
 from retl.forms.form import Frozen, explain, nearest, refusal
 from retl.forms.yaml_file import Document
 from retl.receivers.settings import Settings, known_receivers, read_settings
@@ -34,7 +34,7 @@ def _limit(written: object) -> Limit:
     """
     if isinstance(written, Limit):
         return written
-    text = str(written).strip()
+    text = str(int(written) if isinstance(written, float) and is_whole(written) else written).strip()
     if written is False or text == "off":
         return Limit(off=True)
     if re.fullmatch(r"[0-9]{1,12}", text):
@@ -126,13 +126,11 @@ class SegmentSettings(Frozen):
     )
     name: Name | None = Field(default=None, description="Name of the source, where one sync feeds several.")
     events_per_second: Count = Field(default=500, description="Most calls a second; 0: without a rate limit.")
-    concurrency: int = Field(
+    concurrency: Connections = Field(
         default=16,
-        ge=1,
-        le=64,
         description="Most requests under way at once, 1 to 64; more than 4 only where answers take long.",
     )
-    gzip: bool = Field(default=False, description="Compress the requests.")
+    gzip: Flag = Field(default=False, description="Compress the requests.")
     ssl_cert: Text | None = Field(default=None, description="File of certificates to trust, as PEM.")
     oauth: OAuth | None = Field(
         default=None, description="OAuth application for sources that ask for one; see the block."
