@@ -59,6 +59,7 @@ STORIES = [
     "job",
     "launch",
     "model_check",
+    "new_project",
     "orphans",
     "pipeline",
     "planning",

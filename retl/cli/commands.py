@@ -10,6 +10,7 @@ COMMANDS = {
     "discard": "Forget the rejected calls, or with --pending those that wait.",
     "encrypt": "Encrypt the state of a sync with the key in RETL_STATE_KEY, or give it another key.",
     "explain": "Show the calls of one row or user, and what receivers would make of them.",
+    "init": "Make a new project in FOLDER, or here: a model, two syncs, and settings.",
     "plan": "Show what a run would send; nothing is sent, and nothing changes.",
     "rejected": "Show the rows and calls that could not be sent, and why.",
     "rekey": "Say that a new write key or endpoint is the same Segment source: state and pending calls go "
