@@ -21,6 +21,10 @@ help:
 # Its state goes to a folder of its own, so that the demo starts from nothing each time.
 demo: .venv/retl
 	RETL_STATE_DIR=$$(mktemp -d) $(BIN)/retl run syncs/users.yml --sandbox
+	@echo "next:"
+	@echo "  . .venv/bin/activate       # puts retl on the path"
+	@echo "  retl plan users --sandbox  # what a run would send, call by call"
+	@echo "  retl init shop             # a project of your own"
 
 test: .venv/test
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow"

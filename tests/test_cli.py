@@ -1024,6 +1024,18 @@ def test_the_list_of_commands_has_the_first_line_of_the_help_of_each(name: str, 
     assert command.get_short_help_str(width) == cli.commands[name].get_short_help_str(width)
 
 
+def test_the_list_of_commands_is_not_cut(retl: Retl, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`retl` alone begins with the commands of a day, and has the whole line of each at 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+    _, out, err = retl()
+    shown = out + err
+
+    day = re.findall(r"^  (retl \w+)", shown.split("Commands:")[0], re.MULTILINE)
+    assert ["retl check", "retl plan", "retl run", "retl init"] == day
+    assert max(map(len, shown.splitlines())) <= 80
+    assert all(line in " ".join(shown.split()) for line in COMMANDS.values())
+
+
 def test_the_list_of_commands_is_whole() -> None:
     """Each module with a command is in the list of commands, and no other."""
     files = (ROOT / "retl/cli").glob("*.py")

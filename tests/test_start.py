@@ -69,21 +69,73 @@ def test_help_loads_no_library_but_click(arguments: list[str]) -> None:
     assert len(found) < 200
 
 
-@pytest.mark.parametrize(("words", "answer"), [("retl ru", "plain,run\n"), ("retl ", "plain,status\n")])
-def test_completing_a_command_loads_no_library_but_click(words: str, answer: str) -> None:
-    """The shell's completion of a command's name loads as little as the help."""
+def completed(words: str, cwd: Path | None = None) -> tuple[list[str], set[str]]:
+    """The words that a shell proposes for the last one, and the modules that this takes."""
     program = "import atexit, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr));"
+    number = str(len(words.split()) - (not words.endswith(" ")))
     done = subprocess.run(
         [sys.executable, "-c", f"{program} from retl.cli.main import main; main()"],
-        env={**os.environ, "_RETL_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": "1"},
+        env={**os.environ, "_RETL_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": number},
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [line.partition(",")[2] for line in done.stdout.split()], set(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        ("retl ru", ["run"]),
+        ("retl run ", ["b", "users"]),
+        ("retl plan b u", ["users"]),
+        ("retl explain x", []),
+    ],
+)
+def test_completing_a_name_loads_no_library_but_click(words: str, answer: list[str], project: Path) -> None:
+    """The shell's completion of a command's name, or of a sync's, loads as little as the help."""
+    (project / "syncs/other.yml").write_text("name: b\nidentify: {}\n")
+    (project / "syncs/notes.yml").write_text("no: sync\n")
+
+    found, modules = completed(words, project / "syncs")
+
+    assert answer == found
+    assert set() == heavy(modules)
+    assert len(modules) < 230
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        ("retl run users --sk", ["--skip-if-running"]),
+        ("retl run --force re", ["rejected", "removed"]),
+        ("retl run users --json u", []),
+        ("retl schema --p", ["--project"]),
+    ],
+)
+def test_options_are_completed_too(words: str, answer: list[str], project: Path) -> None:
+    """The options of a command are completed, and what they take; no sync is proposed twice."""
+    assert answer == completed(words, project)[0]
+
+
+def test_bash_completes(project: Path) -> None:
+    """The line of the README makes bash complete the names of syncs; zsh and fish get theirs."""
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    line = 'eval "$(_RETL_COMPLETE=bash_source retl)"'
+    script = f"{line}; COMP_WORDS=(retl run us); COMP_CWORD=2; _retl_completion retl; echo ${{COMPREPLY[@]}}"
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=project,
+        env={**os.environ, "PATH": path},
         capture_output=True,
         text=True,
         check=True,
     )
 
-    assert done.stdout.endswith(answer)
-    assert set() == heavy(set(done.stderr.split()))
-    assert len(done.stderr.split()) < 220
+    assert "users\n" == done.stdout
+    assert all(one in readme for one in (line, "zsh_source", "_RETL_COMPLETE=fish_source retl | source"))
 
 
 NEEDED = {"dotenv", "duckdb", "filelock", "pydantic", "rich", "ruamel"}

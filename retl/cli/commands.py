@@ -1,7 +1,11 @@
 """The commands by name, each with its line in `retl --help`; a command's own module is loaded to run it."""
 
-import click
+from pathlib import Path
 
+import click
+from click.shell_completion import CompletionItem
+
+from retl.config.folder import files_in, name_in, root_of
 from retl.errors import RetlError
 from retl.lazy import lazy_module
 
@@ -50,6 +54,55 @@ def command_of(name: str) -> click.Command:
     return loaded
 
 
+WITH_SYNCS = set(COMMANDS) - {"init", "sandbox", "schema"}
+"""Commands whose arguments are syncs, or begin with one."""
+
+
+class WithSyncs(click.Command):
+    """A command in whose place a shell completes the names of syncs; it is loaded for its options alone."""
+
+    def __init__(self, name: str) -> None:
+        everything = {"ignore_unknown_options": True, "allow_extra_args": True}
+        super().__init__(name, context_settings=everything, add_help_option=False)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The names of syncs that begin so; where an option is typed, what the command itself completes."""
+        typed = list(ctx.args)
+        last = typed[-1] if typed else ""
+        if incomplete.startswith("-") or last.startswith("-"):
+            command = command_of(self.name or "")
+            context = command.make_context(self.name, list(typed), parent=ctx.parent, resilient_parsing=True)
+            if incomplete.startswith("-"):
+                return command.shell_complete(context, incomplete)
+            for option in command.params:
+                if isinstance(option, click.Option) and last in option.opts and not option.is_flag:
+                    return option.shell_complete(context, incomplete)
+        return [one for one in sync_names(incomplete) if one.value not in typed]
+
+
+def sync_names(incomplete: str) -> list[CompletionItem]:
+    """The names of the project's syncs that begin so, each with its file; files where a path is typed."""
+    if "/" in incomplete or incomplete.startswith("."):
+        return [CompletionItem(incomplete, type="file")]
+    root = root_of(Path.cwd())
+    found = {name: file for file in files_in(root / "syncs") if (name := name_in(file))}
+    return [
+        CompletionItem(name, help=f"syncs/{file.name}")
+        for name, file in sorted(found.items())
+        if name.startswith(incomplete)
+    ]
+
+
+EACH_DAY = {
+    "retl check": "Are the files right?",
+    "retl plan users": "What would be sent? Nothing is.",
+    "retl run users": "Send it; --sandbox rehearses, --all takes every sync.",
+}
+"""The commands of a day, before the list of all."""
+
+NEW_HERE = {"retl init shop": "Make a project that runs at once."}
+
+
 class LazyGroup(click.Group):
     """The command line, which lists its commands without loading them."""
 
@@ -58,9 +111,22 @@ class LazyGroup(click.Group):
         for name, line in COMMANDS.items():
             self.add_command(click.Command(name, help=line))
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands of a day, then all, each with its whole line; see `click.Group`."""
+        with formatter.section("Each day"):
+            formatter.write_dl(list(EACH_DAY.items()))
+        with formatter.section("New here"):
+            formatter.write_dl(list(NEW_HERE.items()))
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """The command that is called, loaded; see `click.Group.resolve_command`."""
         name, command, rest = super().resolve_command(ctx, args)
-        return name, command and command_of(command.name or ""), rest
+        if command is None:
+            return name, command, rest
+        if ctx.resilient_parsing and command.name in WITH_SYNCS:  # a shell completes what is typed
+            return name, WithSyncs(command.name), rest
+        return name, command_of(command.name or ""), rest
