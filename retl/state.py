@@ -8,7 +8,7 @@ one module that reads and writes it (`OWNERS`); this one has the file, transacti
 import json
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -163,7 +163,18 @@ def transaction(db: duckdb.DuckDBPyConnection) -> Iterator[None]:
     db.execute("COMMIT")
 
 
-def open_state(path: Path, sync: str, memory: int | None = None, key: StateKey | None = None) -> State:
+def new_connection() -> duckdb.DuckDBPyConnection:
+    """A connection to a DuckDB of its own, in memory."""
+    return duckdb.connect(":memory:")
+
+
+def open_state(
+    path: Path,
+    sync: str,
+    memory: int | None = None,
+    key: StateKey | None = None,
+    connect: Callable[[], duckdb.DuckDBPyConnection] = new_connection,
+) -> State:
     """Open a sync's state file; a missing one is made, readable by its owner alone.
 
     Args:
@@ -171,6 +182,7 @@ def open_state(path: Path, sync: str, memory: int | None = None, key: StateKey |
         sync: the name of the sync.
         memory: bytes that DuckDB may take; None leaves that to DuckDB.
         key: of an encrypted file.
+        connect: gives a connection to which no `state` is attached.
 
     Raises:
         ConfigError: DuckDB cannot encrypt here.
@@ -180,8 +192,8 @@ def open_state(path: Path, sync: str, memory: int | None = None, key: StateKey |
     """
     with own_errors(path):
         if not state_exists(path):
-            _make(path, sync, key)
-        state = State(_attach(path, memory, key), path, memory)
+            _make(path, sync, key, connect)
+        state = State(_attach(path, memory, key, connect), path, memory)
         try:
             for version in range(_check(state, path, sync), SCHEMA_VERSION):
                 with state.transaction():
@@ -230,7 +242,7 @@ def new_state(sync: str, memory: int | None = None, key: StateKey | None = None)
 
     With a key, what it spills to disk is encrypted; in the working folder, as DuckDB has it.
     """
-    db = duckdb.connect(":memory:")
+    db = new_connection()
     if key:
         encryption.prepare(db)
     db.execute("ATTACH ':memory:' AS state")
@@ -239,13 +251,15 @@ def new_state(sync: str, memory: int | None = None, key: StateKey | None = None)
     return State(db, None)
 
 
-def _make(path: Path, sync: str, key: StateKey | None) -> None:
+def _make(
+    path: Path, sync: str, key: StateKey | None, connect: Callable[[], duckdb.DuckDBPyConnection]
+) -> None:
     """Make the file under another name first, so that a half-made one never stands in the way."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.new")
     for leftover in (unfinished, unfinished.with_name(f"{unfinished.name}.wal")):
         leftover.unlink(missing_ok=True)
-    with duckdb.connect(":memory:") as db:
+    with connect() as db:
         if key:
             encryption.prepare(db)
         encryption.attach(db, unfinished, "state", key, new=True)
@@ -268,9 +282,14 @@ def _create(db: duckdb.DuckDBPyConnection, sync: str) -> None:
         )
 
 
-def _attach(path: Path, memory: int | None, key: StateKey | None) -> duckdb.DuckDBPyConnection:
+def _attach(
+    path: Path,
+    memory: int | None,
+    key: StateKey | None,
+    connect: Callable[[], duckdb.DuckDBPyConnection] = new_connection,
+) -> duckdb.DuckDBPyConnection:
     spill = path.with_name(path.name + SPILL)
-    db = duckdb.connect(":memory:")
+    db = connect()
     try:
         if key:
             encryption.prepare(db)
