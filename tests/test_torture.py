@@ -156,7 +156,7 @@ def test_the_reader_sees_timestamps_that_go_back() -> None:
 def test_a_seed_lives_the_same_life_again() -> None:
     """Rows, faults, the order of the threads and the end of each run are those of the seed."""
     told: list[list[str]] = [[], []]
-    records = [live(seed, told[number].append) for number, seed in enumerate((2, 2))]
+    records = [live(seed, told[number].append, runs=8) for number, seed in enumerate((2, 2))]
     assert told[0] == told[1] != []
     assert records[0] == records[1]
     assert records[0].faults.total() > 0
@@ -167,7 +167,7 @@ def test_a_seed_lives_the_same_life_again() -> None:
 @pytest.mark.parametrize("first", [1, 7, 13])
 def test_no_promise_is_broken(first: int) -> None:
     """Whatever happens in a few lives, their calls tell what became of the rows."""
-    assert [] == [broken for seed in range(first, first + 6) for broken in live(seed).broken]
+    assert [] == [broken for seed in range(first, first + 6) for broken in live(seed, runs=12).broken]
 
 
 @pytest.mark.slow

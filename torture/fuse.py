@@ -9,6 +9,7 @@ from typing import Any
 
 import duckdb
 
+from retl.observer import SilentObserver
 from torture.turns import Turns
 
 
@@ -17,19 +18,23 @@ class Killed(BaseException):
 
 
 class Fuse:
-    """Burns down by one with each step of a run; at its end the fault happens.
+    """Burns down with the steps of a run; at one of them the fault happens.
 
     Attributes:
-        left: steps until then; None never burns down.
+        end: the step at which it happens; None never does.
         is_full: whether the disk becomes full, in place of a kill.
         bury: copies the files as they are.
+        burnt: steps up to now.
         blown: the step at which it happened; None where it did not.
     """
 
-    def __init__(self, left: int | None, is_full: bool, bury: Callable[[], None]) -> None:
-        self.left = left
+    def __init__(
+        self, end: int | None, is_full: bool = False, bury: Callable[[], None] = lambda: None
+    ) -> None:
+        self.end = end
         self.is_full = is_full
         self.bury = bury
+        self.burnt = 0
         self.blown: str | None = None
 
     @property
@@ -38,25 +43,42 @@ class Fuse:
         return self.blown is not None and not self.is_full
 
     def burn(self, step: str) -> None:
-        """Burn down by one.
+        """Take a step.
 
         Raises:
             Killed: the process is killed now, or was.
         """
         if self.is_dead:
             raise Killed
-        if self.left is None or self.blown is not None:
+        self.burnt += 1
+        if self.end is None or self.blown is not None:
             return
-        self.left -= 1
-        if self.left <= 0:
+        if self.burnt >= self.end:
             self.blown = step
             if not self.is_full:
                 self.bury()
                 raise Killed
 
 
+class BurningObserver(SilentObserver):
+    """Takes each batch of rows, as it is handed over to DuckDB, for a step."""
+
+    def __init__(self, fuse: Fuse) -> None:
+        self._fuse = fuse
+
+    def rows_read(self, rows: int) -> None:
+        """Take a step; the warehouse is read ahead, in a thread whose moments no seed decides."""
+        self._fuse.burn("while reading")
+
+
 _WRITES = re.compile(
-    r"\s*(BEGIN|COMMIT|(?:INSERT|UPDATE|DELETE|CREATE|ALTER|DROP)\b.*?\bstate\.(\w+))", re.DOTALL
+    r"""
+    \s*(BEGIN|COMMIT|ATTACH|DETACH
+    |(?:INSERT\s+INTO|UPDATE|DELETE\s+FROM|ALTER\s+TABLE|CREATE\s+(?:OR\s+REPLACE\s+)?TABLE
+        |DROP\s+TABLE(?:\s+IF\s+EXISTS)?)
+    \s+state\.(\w+))
+    """,
+    re.VERBOSE,
 )
 
 
@@ -79,7 +101,7 @@ class Connection:
         if found is None:
             return self._db.execute(query, parameters)
         step = f"writing {found[2]}" if found[2] else f"at {found[1]}"
-        if self._fuse.is_full and found[1] != "BEGIN":
+        if self._fuse.is_full and (found[2] or found[1] == "COMMIT"):
             self._fuse.burn(step)
             if self._fuse.blown is not None:
                 raise duckdb.IOException('Could not write file "state": No space left on device')
@@ -98,6 +120,12 @@ class Connection:
         self._db.close()
         if self._is_worker:
             self._turns.leave()
+
+    def __enter__(self) -> "Connection":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._db, name)

@@ -7,26 +7,24 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from retl.config.project import Project, load_model, load_sync
-from retl.delivery.batch import Batch
-from retl.delivery.destination import Attempt, Decision, Limits
-from retl.delivery.rate_limit import RateLimiter
-from retl.delivery.response import RetryPolicy
-from retl.delivery.segment import MAX_BATCH_BYTES, Segment, Source
+from retl.config.sync import Sync
+from retl.errors import RetlError
 from retl.job import Job, Options
-from retl.observer import SilentObserver
+from retl.model import Model
 from retl.pipeline import run
 from retl.retry import retry
 from retl.run import Run
 from retl.sandbox.failures import Reply
 from retl.sandbox.server import Sandbox
-from retl.state import State, open_state
-from torture.fuse import Connection, Fuse, Killed
+from torture.bad_day import ANSWERS, KEY, TakingTurns
+from torture.fault import Fault, draw_fault
+from torture.fuse import BurningObserver, Fuse, Killed
 from torture.promises import (
     FLOOD,
     LOST,
@@ -39,113 +37,18 @@ from torture.promises import (
 )
 from torture.record import Record
 from torture.rows import History, Warehouse
+from torture.store import Store
+from torture.syncs import EDITS, SYNCS
 from torture.turns import Turns
-
-TRACK = """\
-sql: SELECT * FROM users
-primary_key: id
-track:
-  user_id: owner
-  added: {{event: Added}}
-  changed: {{event: Changed, previous: true}}
-  removed: {{event: Removed}}
-  properties: {{id: id, version: version{more}}}
-initial: send
-guards: {{removed: off, changed: off, added: off, rejected: off}}
-"""
-
-IDENTIFY = """\
-sql: SELECT * FROM users
-primary_key: id
-identify:
-  user_id: id
-  traits: {{version: version{more}}}
-  removed: {{traits: {{version: {{value: gone}}}}}}
-guards: {{removed: off, changed: off, added: off}}
-"""
-
-AUDIENCE = """\
-sql: SELECT * FROM users
-primary_key: id
-audience:
-  user_id: id
-  name: Members
-  properties: {{version: version{more}}}
-initial: send
-guards: {{removed: off, changed: off, added: off, rejected: off}}
-"""
-
-SYNCS = {"track": TRACK, "identify": IDENTIFY, "audience": AUDIENCE}
-
-EDITS = ("", ", note: note", ", n: {column: note, nulls: omit}")
-"""Further properties that edits of the sync add and take away."""
-
-KEY = "a write key"
-
-ANSWERS = {
-    "answer lost": Reply(lost=True),
-    "connection reset": Reply(refused=True),
-    "500": Reply(500),
-    "503": Reply(503),
-    "429 with Retry-After": Reply(429, retry_after=7),
-    "429": Reply(429),
-    "401": Reply(401),
-    "redirect": Reply(302, location="http://127.0.0.1:9/"),
-    "200 with HTML": Reply(200, body="<html>Sign in</html>", content_type="text/html"),
-    "404": Reply(404),
-}
-"""Answers of a Segment that has a bad day."""
 
 MOST_RUNS_TO_END = 25
 """Runs without a fault of their own after which a life has to be at its end."""
 
+STEPS_AT_FIRST = 60
+"""Steps of a run, as long as none has told how many there are."""
 
-class TakingTurns(Segment):
-    """Segment with small batches, whose requests are steps, before and after which other threads work."""
-
-    def __init__(self, url: str, turns: Turns, fuse: Fuse, connections: int, batch_calls: int) -> None:
-        retry_policy = RetryPolicy(jitter=0.0, retries=2)
-        super().__init__(Source(url, KEY), RateLimiter(0, turns), retry_policy, connections)
-        self._turns = turns
-        self._fuse = fuse
-        self._batch_calls = batch_calls
-
-    @property
-    def limits(self) -> Limits:
-        """Few calls in a batch, so that there are many."""
-        return Limits(self._batch_calls, MAX_BATCH_BYTES)
-
-    def send(self, batch: Batch, attempt: Attempt) -> Decision:
-        """Send a batch in the thread's turn."""
-        self._turns.pause()
-        self._fuse.burn("before a request")
-        decision = super().send(batch, attempt)
-        self._fuse.burn("after an answer")
-        self._turns.pause()
-        return decision
-
-
-@dataclass(frozen=True)
-class Fault:
-    """The faults of one run.
-
-    Attributes:
-        steps: after which the process is killed, or the disk is full; None is never.
-        is_full: whether the disk gets full.
-        answers: of Segment, by their names in `ANSWERS`.
-        breaks_after: batches after which the read breaks off.
-        is_empty: whether the model has no rows this time.
-        limit: calls that may leave.
-        full: whether every row is sent again.
-    """
-
-    steps: int | None = None
-    is_full: bool = False
-    answers: tuple[str, ...] = ()
-    breaks_after: int | None = None
-    is_empty: bool = False
-    limit: int | None = None
-    full: bool = False
+MOST_ANSWERS = 20
+"""Answers that are lined up at a time, so that the end of a life does not have to work off many."""
 
 
 class Life:
@@ -155,24 +58,39 @@ class Life:
         seed: of all chances.
         folder: for its files.
         trace: gets a sentence for each thing that happens.
+        runs: how many runs meet faults; drawn, from 2 to 64, where none is given.
     """
 
-    def __init__(self, seed: int, folder: Path, trace: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        seed: int,
+        folder: Path,
+        trace: Callable[[str], None] = lambda _: None,
+        runs: int | None = None,
+    ) -> None:
         self.seed = seed
         self.record = Record()
         self._trace = trace
         self._random = random = Random(seed)
         self._turns = Turns(random)
+        self._project = Project(folder, {"SEGMENT_WRITE_KEY": KEY, "RETL_WAREHOUSE_URL": "duckdb://"})
         self._folder = folder / "0"
         self._kind = random.choice(["track", "track", "track", "identify", "identify", "audience"])
-        is_large = random.random() < 0.04
-        keys = [f"k{number}" for number in range(4_500 if is_large else random.randint(2, 12))]
+        is_large = random.random() < 0.03
+        keys = [f"k{number}" for number in range(4_500 if is_large else random.randint(2, 24))]
         owners = [f"u{number}" for number in range(300 if is_large else 4)]
-        self._batch_calls = 500 if is_large else random.randint(1, 4)
+        self._runs = runs or (random.randint(3, 8) if is_large else int(2 ** random.uniform(1.5, 6)))
+        self._batch_calls = 500 if is_large else random.randint(1, 3)
         self._batch_rows = 1_000 if is_large else random.randint(1, 4)
         self._connections = random.randint(1, 4)
         self._history = History(keys, owners)
+        self._store = Store(self._turns)
+        # What makes the reader of the calls less strict happens in some lives only.
+        self._may_go_back, self._may_be_edited = random.random() < 0.3, random.random() < 0.6
+        self._may_refuse = self._kind == "track" and random.random() < 0.3
         self._edit = ""
+        self._files: dict[str, tuple[Sync, Model]] = {}
+        self._steps = STEPS_AT_FIRST
         self._answers: list[str] = []
         self._noted = 0
         self._poisoned: set[str] = set()
@@ -188,8 +106,8 @@ class Life:
         Raises:
             Broken: a promise is broken.
         """
-        with self._sandbox:
-            for _ in range(self._random.randint(2, 8)):
+        with self._store, self._sandbox:
+            for _ in range(self._runs):
                 self._something_happens()
                 self._run(self._fault())
             self._end()
@@ -203,42 +121,28 @@ class Life:
         if not self._history.current or random.random() < 0.85:
             self._history.change(random, max(3, len(self._history.keys) // random.choice([1, 3, 30])))
             self._trace(f"rows change; there are {len(self._history.current)}")
-        if random.random() < 0.15:
+        if self._may_be_edited and random.random() < 0.2:
             self._edit = random.choice(EDITS)
             self._repeats = True  # as profiles get a new trait
             self._trace(f"the sync is edited: {self._edit or 'nothing more'}")
         if random.random() < 0.1:
-            back = random.random() < 0.3
+            back = self._may_go_back and random.random() < 0.5
             self._went_back = self._went_back or back
             self._turns.seconds += -3_600 if back else 86_400
             self.record.faults["clock: an hour back"] += back
-        if self._kind == "track" and random.random() < 0.15:
+        if self._may_refuse and random.random() < 0.2:
             self._poisoned = set() if self._poisoned else {random.choice(self._history.owners)}
             self._trace(f"calls of these users are refused: {self._poisoned}")
-        if not self._poisoned and random.random() < 0.1:
+        if self._may_refuse and not self._poisoned and random.random() < 0.2:
             self._run(self._fault(), again=True)
 
     def _fault(self) -> Fault:
-        random = self._random
-        draw = random.random()
-        answers: tuple[str, ...] = ()
-        if random.random() < 0.5:
-            names = [*ANSWERS, "taken", "taken", "taken"]
-            answers = tuple(random.choice(names) for _ in range(random.randint(1, 6)))
-        limit = random.randint(0, 5) if random.random() < 0.1 else None
-        full = self._kind == "identify" and random.random() < 0.1
-        fault = Fault(answers=answers, limit=limit, full=full)
-        if draw < 0.6:
-            steps = int(2 ** random.uniform(0, 6.5))
-            return Fault(steps, random.random() < 0.25, answers, limit=limit, full=full)
-        if draw < 0.68:
-            return Fault(breaks_after=random.randint(0, 3))
-        if draw < 0.73:
-            return Fault(is_empty=True)
-        return fault
+        fault = draw_fault(self._random, self._steps, may_be_full=self._kind == "identify")
+        lined_up = len(self._answers) - self._sandbox.summary()["requests"]
+        return replace(fault, answers=fault.answers[: max(0, MOST_ANSWERS - lined_up)])
 
     def _run(self, fault: Fault, again: bool = False) -> Run | None:
-        """A run, or a retry of refused calls; None where it was killed."""
+        """A run, or a retry of refused calls; None where it was killed, or could not begin."""
         self._was_retried = self._was_retried or again
         remains = self._folder.with_name(str(int(self._folder.name) + 1))
         fuse = Fuse(fault.steps, fault.is_full, lambda: _copy(self._folder, remains))
@@ -253,30 +157,42 @@ class Life:
         except Killed:
             shutil.rmtree(self._folder)
             self._folder = remains
+        except RetlError as error:
+            self._trace(f"the state cannot be opened: {error}")
         self._note(fault, fuse, result)
-        if fault.is_empty and result is not None and result.calls.enqueued:
+        if fault.is_empty and result is not None and result.calls.enqueued and not again:
             raise Broken(FLOOD, f"{result.calls.enqueued} calls were made of a model without rows")
         return result
 
     @contextmanager
     def _opened(self, fuse: Fuse, fault: Fault) -> Iterator[Job]:
-        path = self._folder / "life.yml"
-        path.write_text(SYNCS[self._kind].format(more=self._edit), encoding="utf-8")
-        project = Project(self._folder, {"SEGMENT_WRITE_KEY": KEY, "RETL_WAREHOUSE_URL": "duckdb://"})
-        sync = load_sync(path, project)
-        with open_state(self._folder / "life.duckdb", sync.name) as opened:
-            state = State(Connection(opened.db, fuse, self._turns), opened.path)  # type: ignore[arg-type]
-            warehouse = Warehouse(self._history, fuse, self._batch_rows, fault.breaks_after, fault.is_empty)
+        sync, model = self._load()
+        with self._store.opened(self._state, sync.name, fuse) as state:
+            warehouse = Warehouse(self._history, self._batch_rows, fault.breaks_after, fault.is_empty)
             options = Options(limit=fault.limit, full=fault.full)
-            model = load_model(sync, project)
-            yield Job(sync, model, state, warehouse, options, self._turns, SilentObserver())
+            yield Job(sync, model, state, warehouse, options, self._turns, BurningObserver(fuse))
+
+    def _load(self) -> tuple[Sync, Model]:
+        """The sync as it is written now, and its model."""
+        if self._edit not in self._files:
+            path = self._project.root / "life.yml"
+            path.write_text(SYNCS[self._kind].format(more=self._edit), encoding="utf-8")
+            sync = load_sync(path, self._project)
+            self._files[self._edit] = sync, load_model(sync, self._project)
+        return self._files[self._edit]
+
+    @property
+    def _state(self) -> Path:
+        return self._folder / "life.duckdb"
 
     def _segment(self, fuse: Fuse) -> TakingTurns:
         return TakingTurns(self._sandbox.url, self._turns, fuse, self._connections, self._batch_calls)
 
     def _note(self, fault: Fault, fuse: Fuse, result: Run | None) -> None:
         faults = self.record.faults
-        if fuse.blown is not None:
+        if fuse.blown is None:
+            self._steps = max(10, (self._steps + fuse.burnt) // 2)
+        else:
             faults[f"disk full: {fuse.blown}" if fault.is_full else f"killed: {fuse.blown}"] += 1
         faults["read: the connection breaks"] += fault.breaks_after is not None
         faults["read: no rows"] += fault.is_empty
@@ -328,10 +244,10 @@ class Life:
 
     def _refused(self) -> dict[str, dict[str, Any]]:
         """The calls that are kept as refused, by message id; none may wait any more."""
-        with open_state(self._folder / "life.duckdb", "life") as state:
-            found = state.db.execute("SELECT message_id, body FROM state.rejected_call").fetchall()
-            waiting = state.db.execute("SELECT count(*) FROM state.outbox").fetchall()
-            noted = state.db.execute("SELECT coalesce(sum(repeated), 0) FROM state.receipt").fetchall()
+        with self._store.looked_at(self._state, "life") as db:
+            found = db.execute("SELECT message_id, body FROM state.rejected_call").fetchall()
+            waiting = db.execute("SELECT count(*) FROM state.outbox").fetchall()
+            noted = db.execute("SELECT coalesce(sum(repeated), 0) FROM state.receipt").fetchall()
         self._noted = int(noted[0][0])
         if waiting != [(0,)]:
             raise Broken(LOST, f"after a run with exit code 0, {waiting} calls wait")

@@ -1,6 +1,8 @@
 """Lives: one after another, and some at a time, until time is up or a promise is broken."""
 
 import multiprocessing
+import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -15,17 +17,31 @@ from torture.record import Record
 PROCESSES_EACH = 50
 """Of so many lives one is of real processes."""
 
+MEMORY = Path("/dev/shm")
+"""The folder of files in memory on Linux."""
 
-def live(seed: int, trace: Callable[[str], None] = lambda _: None) -> Record:
-    """Live the life of a seed; a broken promise is in its record."""
-    kind = ProcessLife if seed % PROCESSES_EACH == 0 else Life
-    with tempfile.TemporaryDirectory(prefix="torture-") as folder:
-        life = kind(seed, Path(folder), trace)
+ROOM = 500_000_000
+"""Bytes that lives may take there."""
+
+
+def live(seed: int, trace: Callable[[str], None] = lambda _: None, runs: int | None = None) -> Record:
+    """Live the life of a seed, with so many runs that meet faults; a broken promise is in its record."""
+    of_processes = seed % PROCESSES_EACH == 0
+    with tempfile.TemporaryDirectory(prefix="torture-", dir=None if of_processes else _memory()) as name:
+        folder = Path(name)
+        life = ProcessLife(seed, folder, trace) if of_processes else Life(seed, folder, trace, runs)
         try:
             life.live()
         except Broken as broken:
             life.record.broken.append((seed, broken.kind, str(broken)))
         return life.record
+
+
+def _memory() -> Path | None:
+    """A folder in memory, where files need no disk; None where there is none with room."""
+    if MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > ROOM:
+        return MEMORY
+    return None
 
 
 def live_on(seed: int, seconds: float, faults: int, jobs: int) -> Record:

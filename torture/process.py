@@ -19,10 +19,10 @@ import pyarrow as pa
 from retl.sandbox.failures import Failures
 from retl.sandbox.server import Sandbox
 from retl.state import open_state
-from torture.life import TRACK
 from torture.promises import FLOOD, LOST, WRONG, Broken, check_order, check_ways
 from torture.record import Record
 from torture.rows import SCHEMA, History
+from torture.syncs import TRACK
 
 MORE = """\
 warehouse: duckdb:///shop.duckdb

@@ -10,7 +10,6 @@ import pyarrow as pa
 from retl.errors import WarehouseError
 from retl.model import Model
 from retl.warehouse import Column
-from torture.fuse import Fuse
 
 SCHEMA = pa.schema(
     [("id", pa.string()), ("owner", pa.string()), ("version", pa.int64()), ("note", pa.string())]
@@ -62,11 +61,10 @@ class History:
 
 
 class Warehouse:
-    """A warehouse with the rows that are there now; each batch is a step of the run.
+    """A warehouse with the rows that are there now.
 
     Args:
         history: the rows.
-        fuse: of the run.
         batch_rows: rows of a batch.
         breaks_after: batches after which the connection breaks; None is never.
         is_empty: whether it has no rows today, as after a load that failed.
@@ -75,13 +73,11 @@ class Warehouse:
     def __init__(
         self,
         history: History,
-        fuse: Fuse,
         batch_rows: int,
         breaks_after: int | None = None,
         is_empty: bool = False,
     ) -> None:
         self._rows = {} if is_empty else dict(history.current)
-        self._fuse = fuse
         self._batch_rows = batch_rows
         self._breaks_after = breaks_after
 
@@ -104,7 +100,6 @@ class Warehouse:
         for number, batch in enumerate(batches):
             if number == self._breaks_after:
                 raise WarehouseError("the connection broke off")
-            self._fuse.burn("while reading")
             yield batch
         if self._breaks_after is not None:
             raise WarehouseError("the connection broke off")

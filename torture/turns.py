@@ -11,6 +11,9 @@ from random import Random
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
+MOST_SECONDS = 120.0
+"""Real time for the last work of the threads of a run."""
+
 
 class Turns:
     """The turns of the threads that deliver, and the clock of all. The main thread only waits for these.
@@ -24,6 +27,7 @@ class Turns:
         self._random = random
         self._changed = threading.Condition()
         self._expected = 0
+        self._began_at = 0.0
         self._running: threading.Thread | None = None
         self._waiting: dict[threading.Thread, float] = {}
 
@@ -32,9 +36,14 @@ class Turns:
         return NOON + timedelta(seconds=self.seconds)
 
     def monotonic(self) -> float:
-        """Seconds since noon; a thread that asks for the first time waits for its first turn."""
+        """Seconds since noon; a thread that asks for the first time waits for its first turn.
+
+        For the main thread time stands still while others work: its waits for these take real time.
+        """
         me = threading.current_thread()
-        if _is_worker(me) and me is not self._running:
+        if not _is_worker(me):
+            return self._began_at if self._expected else self.seconds
+        if me is not self._running:
             self.pause()
         return self.seconds
 
@@ -60,6 +69,8 @@ class Turns:
     def expect(self) -> None:
         """One more thread is to come."""
         with self._changed:
+            if not self._expected:
+                self._began_at = self.seconds
             self._expected += 1
 
     def leave(self) -> None:
@@ -68,7 +79,14 @@ class Turns:
             self._expected -= 1
             if self._running is threading.current_thread():
                 self._running = None
+            self._changed.notify_all()
             self._next()
+
+    def wait_for_all(self) -> None:
+        """Wait until all threads are done: a run may go on without one whose answer comes too late."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: not self._expected, timeout=MOST_SECONDS):
+                raise RuntimeError(f"{self._expected} threads are not done after {MOST_SECONDS} seconds")
 
     def _next(self) -> None:
         """Give the turn to one of those that wait, once all do."""
