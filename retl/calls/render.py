@@ -69,7 +69,7 @@ CREATE OR REPLACE TEMP TABLE rendered (
     user_id    VARCHAR,    -- the user id, else the anonymous id
     message_id VARCHAR,
     moment     TIMESTAMP,  -- UTC; as it is sent
-    place      TIMESTAMP,  -- by which it is ordered
+    ordered_by TIMESTAMP,  -- the moment by which it is ordered
     lane       INTEGER,
     body       VARCHAR,
     bytes      BIGINT,
@@ -110,7 +110,7 @@ def _select_unrendered(rendering: Rendering, template: Template) -> str:
     calls = _finished(rendering, select_parts(rendering, template))
     return f"""\
 SELECT
-    change, key, rank, type, event, user_id, message_id, moment, {_place(rendering)} AS place,
+    change, key, rank, type, event, user_id, message_id, moment, {_ordered_by(rendering)} AS ordered_by,
     0 AS lane, body, strlen(body) AS bytes, undated, fault AS reason, NULL::BIGINT AS number, most_bytes
 FROM ({calls})"""
 
@@ -122,11 +122,11 @@ def _select_later(rendering: Rendering, template: Template, promoted: str) -> st
 
 
 def _select_calls(rendering: Rendering, answered: Sequence[Template]) -> str:
-    """The SELECT of finished calls, their place in the order, their lane, and the reason against them."""
+    """The SELECT of finished calls, by which moment each is ordered, its lane, and the reason against it."""
     parts = "\n    UNION ALL\n".join(select_parts(rendering, template) for template in answered)
     return f"""\
 SELECT
-    change, key, rank, type, event, user_id, message_id, moment, {_place(rendering)} AS place,
+    change, key, rank, type, event, user_id, message_id, moment, {_ordered_by(rendering)} AS ordered_by,
     (hash(lane_of) % {rendering.lanes})::INTEGER AS lane, body, strlen(body) AS bytes, undated,
     CASE
         WHEN fault IS NOT NULL THEN fault
@@ -136,7 +136,7 @@ SELECT
 FROM ({_finished(rendering, parts)})"""
 
 
-def _place(rendering: Rendering) -> str:
+def _ordered_by(rendering: Rendering) -> str:
     """The moment by which a call is ordered."""
     # Who leaves an audience and comes to it again in one run is in it afterwards, whatever the timestamps.
     return _detected(rendering) if rendering.sync.kind == "audience" else "moment"

@@ -103,7 +103,7 @@ SELECT
     -- In the order of the rows below: texts are sorted once, and not for their numbers as well.
     {_LAST} + row_number() OVER () AS seq,
     CASE WHEN $is_first THEN lane ELSE 0 END AS lane, $run_id AS run_id, key, change, message_id, body, bytes
-FROM (SELECT * FROM leaving ORDER BY lane, place, rank, key)
+FROM (SELECT * FROM leaving ORDER BY lane, ordered_by, rank, key)
 """
 
 _APPEND = _INSERT.format(
