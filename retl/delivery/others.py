@@ -54,24 +54,32 @@ def _first_of_others(db: duckdb.DuckDBPyConnection, lane: int, seq: int) -> list
 
     Last the newest run's, as an older one's were tried before.
     """
-    query = _FIRST_OF_OTHERS.format(waiting=outbox.waiting(db))
+    waiting = outbox.waiting(db)
     values = {"lane": lane, "seq": seq, "most": LOOKED_UP, "looked_at": LOOKED_AT}
-    return [_alone(*call) for call in reversed(db.execute(query, values).fetchall())]
+    found = [first for (first,) in db.execute(_FIRST_OF_OTHERS.format(waiting=waiting), values).fetchall()]
+    if not found:
+        return []
+    wanted = ", ".join(map(str, found))
+    bodies = dict(db.execute(_BODIES.format(waiting=waiting, wanted=wanted), {"lane": lane}).fetchall())
+    return [_alone(lane, first, bodies[first]) for first in reversed(found)]
 
 
+# Without the texts: those of unrendered calls would be made, and only a few are wanted.
 _FIRST_OF_OTHERS = """
 WITH waiting AS (
-    SELECT lane, seq, run_id, user_id, body FROM ({waiting}) WHERE lane = $lane AND seq <= $seq + $looked_at
+    SELECT seq, run_id, user_id FROM ({waiting}) WHERE lane = $lane AND seq <= $seq + $looked_at
 ),
 first_of_user AS (
     SELECT min(seq) AS seq FROM waiting GROUP BY user_id
 )
-SELECT lane, seq, body
+SELECT seq
 FROM waiting JOIN first_of_user USING (seq)
 WHERE seq > $seq
 ORDER BY run_id DESC, hash(seq)
 LIMIT $most
 """
+
+_BODIES = "SELECT seq, body FROM ({waiting}) WHERE lane = $lane AND seq IN ({wanted})"
 
 
 def _alone(lane: int, seq: int, body: str) -> Batch:
