@@ -30,6 +30,7 @@ SCHEMA_VERSION = 6
 OWNERS = {
     "metadata": "retl.state",
     "snapshot": "retl.engine.snapshot",
+    "arriving": "retl.engine.snapshot",
     "replaced": "retl.engine.snapshot",
     "outbox": "retl.delivery.outbox",
     "unrendered": "retl.delivery.unrendered",
@@ -39,7 +40,10 @@ OWNERS = {
     "rejected_call": "retl.delivery.rejected",
     "run": "retl.run",
 }
-"""Each table of a state file, and the one module whose SQL names it."""
+"""Each table of a state file, and the one module whose SQL names it.
+
+`arriving` is there only while a first pass is read; `retl.engine.landing` makes and fills it.
+"""
 
 
 class FirstPass(StrEnum):

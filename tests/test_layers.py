@@ -231,7 +231,8 @@ def test_only_one_module_knows_the_official_client() -> None:
 def test_each_table_of_the_state_has_one_module() -> None:
     """Only the module that owns a table names it in SQL; migrations, which are never changed, aside."""
     schema = (PACKAGE / "state.sql").read_text(encoding="utf-8")
-    assert sorted(re.findall(r"CREATE TABLE state\.(\w+)", schema)) == sorted(OWNERS)
+    lasting = OWNERS.keys() - {"arriving"}  # which a first pass makes, and no file has at its beginning
+    assert sorted(re.findall(r"CREATE TABLE state\.(\w+)", schema)) == sorted(lasting)
     tables = "|".join(OWNERS)
     strangers = [
         (module, table)
