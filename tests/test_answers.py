@@ -36,7 +36,7 @@ def table(letter: str) -> dict[str, list[str]]:
     return {number: [cell.strip() for cell in rest.split("|")] for number, rest in lines}
 
 
-ANSWERS, WAITS, WAYS = table("A"), table("R"), table("T")
+ANSWERS, WAITS, RESETS, WAYS = table("A"), table("R"), table("X"), table("T")
 
 
 def statuses(cell: str) -> Iterator[int]:
@@ -146,6 +146,22 @@ def test_each_retry_after_is_read_as_the_page_says(row: str) -> None:
     written = WRITTEN.get(row, cell.strip("`"))
     asked = "" if written == "none" else f"Retry-After: {written}\r\n"
     answer = f"HTTP/1.1 503 Busy\r\nDate: {ANSWERED_AT}\r\n{asked}Content-Length: 0\r\n\r\n"
+    with Recorder([answer.encode()]) as server, way_to(server.url) as to:
+        decision = decide(to.post(batch(), NOON, 0), FIRST, POLICY, 0.0)
+    assert decision.requested == (expected != "counted")
+    assert float(expected.removesuffix(" s").replace("counted", "0.5")) == decision.wait
+
+
+@pytest.mark.parametrize("row", RESETS)
+def test_each_rate_limit_reset_is_read_as_the_page_says(row: str) -> None:
+    """The second header of a 429 has seconds to wait; it counts where the first one asks for none."""
+    status, *written, expected = RESETS[row]
+    names = ("Retry-After", "X-RateLimit-Reset")
+    values = [re.sub(r"`(.*)`.*", r"\1", cell) for cell in written]
+    asked = "".join(
+        f"{name}: {value}\r\n" for name, value in zip(names, values, strict=True) if value != "none"
+    )
+    answer = f"HTTP/1.1 {status} Busy\r\n{asked}Content-Length: 0\r\n\r\n"
     with Recorder([answer.encode()]) as server, way_to(server.url) as to:
         decision = decide(to.post(batch(), NOON, 0), FIRST, POLICY, 0.0)
     assert decision.requested == (expected != "counted")

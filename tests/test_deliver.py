@@ -573,6 +573,22 @@ def test_a_deadline_ends_a_wait_at_once(state: State, sandbox: Sandbox, clock: F
     assert 10 == len(waiting(state))
 
 
+@pytest.mark.rule("L20")
+def test_a_pause_holds_for_the_next_sync_to_the_same_source(
+    state: State, tmp_path: Path, sandbox: Sandbox, clock: FakeClock
+) -> None:
+    """What Segment asks of one sync of a process, the next one keeps to, though it heard nothing of it."""
+    fill(state, 10)
+    sandbox.script([Reply(429, retry_after=3_600)])
+    with segment(sandbox.url, clock) as to, open_state(tmp_path / "next.duckdb", "next") as other:
+        fill(other, 5)
+        send(state, to, clock, seconds=600)
+        next_one = Segment(to.source, to.rate_limiter, RetryPolicy(), connections=1)
+        with next_one:
+            assert 5 == send(other, next_one, clock, seconds=7_200).delivered
+    assert {3_600.0} == {seconds(call) for call in sandbox.accepted}
+
+
 def test_a_deadline_ends_a_low_rate_in_time(state: State, sandbox: Sandbox, clock: FakeClock) -> None:
     """What fits before the deadline is delivered, the rest stays pending."""
     fill(state, 100)

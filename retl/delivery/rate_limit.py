@@ -1,4 +1,7 @@
-"""The rate at which calls may leave for one destination: halved where it wants fewer, and raised in steps."""
+"""The rate at which calls may leave for one destination: halved where it wants fewer, and raised in steps.
+
+A pause that it asks for holds for all that send to it, too.
+"""
 
 import threading
 
@@ -16,6 +19,10 @@ class RateLimiter:
 
     Segment counts the calls of a whole workspace (Segment docs, "Rate limits"). A sender first reserves a
     time for its calls, and then waits for that time.
+
+    Attributes:
+        calls_per_second: the full rate; 0 is without limit.
+        paused_until: on the monotonic clock; before that, the destination wants no calls.
     """
 
     def __init__(self, calls_per_second: int, clock: Clock) -> None:
@@ -24,7 +31,7 @@ class RateLimiter:
         self._clock = clock
         self._lock = threading.Lock()
         self._rate = float(calls_per_second)
-        self._free_at = self._lowered_at = float("-inf")
+        self._free_at = self._lowered_at = self.paused_until = float("-inf")
 
     @property
     def allowance(self) -> int | None:
@@ -41,6 +48,11 @@ class RateLimiter:
             self._free_at = starts_at + calls / self._rate
             self._rate = raised(self._rate, self.calls_per_second, calls)
             return starts_at - now
+
+    def pause_until(self, moment: float) -> None:
+        """Let no calls leave before a moment on the monotonic clock; a longer pause goes on."""
+        with self._lock:
+            self.paused_until = max(self.paused_until, moment)
 
     def slow_down(self, sent_at: float) -> None:
         """Lower the rate, as the destination wants fewer calls than it got.

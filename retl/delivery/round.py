@@ -131,7 +131,6 @@ class Round:
         parked: lanes in which calls are refused and none is accepted; taken up again once a call is.
         gave_up: whether it ended as no retry could help a call, which may be the cause, or the destination.
         may_pass: whether what ended it may pass by itself.
-        paused_until: on the monotonic clock; before that, the destination wants no calls.
         lock: for all that the threads write, here and in the outbox.
     """
 
@@ -151,7 +150,6 @@ class Round:
     parked: list[outbox.Lane] = field(default_factory=list)
     gave_up: bool = False
     may_pass: bool = False
-    paused_until: float = 0.0
     tally: Delivery = field(default_factory=Delivery)
     error: RetlError | None = None
     bug: BaseException | None = None
@@ -249,14 +247,13 @@ class Round:
         return self.destination.error(message, "run it again; nothing is lost")
 
     def pause(self, seconds: float) -> None:
-        """Keep every lane from sending for a while."""
-        with self.lock:
-            self.paused_until = max(self.paused_until, self.clock.monotonic() + seconds)
+        """Keep all that send to the destination from it for a while, also later runs of this process."""
+        self.destination.rate_limiter.pause_until(self.clock.monotonic() + seconds)
 
     @property
     def pause_left(self) -> float:
         """Seconds until calls may go out again."""
-        return max(0.0, self.paused_until - self.clock.monotonic())
+        return max(0.0, self.destination.rate_limiter.paused_until - self.clock.monotonic())
 
     def wait(self, seconds: float, error: RetlError) -> bool:
         """Wait; False where the round is over, which it is at once, with that error, if time is too short."""

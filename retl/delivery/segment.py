@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import format_datetime, parsedate_to_datetime
 from functools import cached_property
+from http import HTTPStatus
 from types import SimpleNamespace, TracebackType
 from typing import TYPE_CHECKING, Self
 from urllib.parse import quote, urlsplit
@@ -281,7 +282,7 @@ class Segment:
             why = self._without_secrets(str(none))
             return Response(None, error=why, unsure=none.left, lasting=none.lasting)
         return Response(
-            status, self._without_secrets(text.decode("utf-8", "replace")), _retry_after(answered)
+            status, self._without_secrets(text.decode("utf-8", "replace")), _wait_asked_for(status, answered)
         )
 
     def _without_secrets(self, text: str) -> str:
@@ -294,6 +295,20 @@ class Segment:
         for secret in (*of_key, *self._http.secrets):
             text = text.replace(secret, "…")
         return text
+
+
+def _wait_asked_for(status: int, headers: Mapping[str, str]) -> int | None:
+    """Seconds that an answer asks to wait.
+
+    A 429 of Segment has them in two headers (Segment docs, "HTTP API", "Rate limits"). Other servers have a
+    moment in the second one, as seconds since 1970: a number that is too large for a wait.
+    """
+    wait = _retry_after(headers)
+    reset = headers.get("X-RateLimit-Reset", "").strip()
+    if wait or status != HTTPStatus.TOO_MANY_REQUESTS or not reset.isdecimal():
+        return wait
+    seconds = int(reset) if len(reset) <= LONGEST_NUMBER else LONGEST_WAIT
+    return seconds if seconds < LONGEST_WAIT else wait
 
 
 def _retry_after(headers: Mapping[str, str]) -> int | None:
