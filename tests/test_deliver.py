@@ -577,7 +577,7 @@ def test_a_deadline_ends_a_wait_at_once(state: State, sandbox: Sandbox, clock: F
 def test_a_pause_holds_for_the_next_sync_to_the_same_source(
     state: State, tmp_path: Path, sandbox: Sandbox, clock: FakeClock
 ) -> None:
-    """What Segment asks of one sync of a process, the next one keeps to, though it heard nothing of it."""
+    """What Segment asks of one sync of a process, the next one keeps to, though it got no such answer."""
     fill(state, 10)
     sandbox.script([Reply(429, retry_after=3_600)])
     with segment(sandbox.url, clock) as to, open_state(tmp_path / "next.duckdb", "next") as other:
