@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from torture.lives import live
+from torture.older import SCHEMAS
 from torture.promises import (
     LOST,
     OUT_OF_ORDER,
@@ -168,6 +169,26 @@ def test_a_seed_lives_the_same_life_again() -> None:
 def test_no_promise_is_broken(first: int) -> None:
     """Whatever happens in a few lives, their calls tell what became of the rows."""
     assert [] == [broken for seed in range(first, first + 6) for broken in live(seed, runs=12).broken]
+
+
+@pytest.mark.slow
+@pytest.mark.rule("L1", "L3")
+@pytest.mark.parametrize("schema", SCHEMAS)
+def test_no_promise_is_broken_on_the_way_from_an_older_state(schema: int) -> None:
+    """Runs that are killed while they migrate a state lose none of its calls, whatever its schema."""
+    records = [live(seed, runs=4, schema=schema) for seed in range(1, 5)]
+    assert [] == [broken for record in records for broken in record.broken]
+
+
+def test_a_full_run_tells_each_row_again() -> None:
+    """An event of a full run takes the place of those that led to its version, or repeats the last one."""
+    again = call("Added", "a", 4)
+    check_ways(history(), [*ALL, again], [], fulls=1)
+    check_ways(history(), [ADDED, CAME, WENT, again], [], fulls=1)
+    for told, fulls in (([*ALL, again], 0), ([*ALL, again, again], 1), ([*ALL, WENT], 1)):
+        with pytest.raises(Broken) as broken:
+            check_ways(history(), told, [], fulls)
+        assert broken.value.kind == TWICE
 
 
 @pytest.mark.slow

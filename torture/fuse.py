@@ -24,14 +24,20 @@ class Fuse:
         end: the step at which it happens; None never does.
         is_full: whether the disk becomes full, in place of a kill.
         bury: copies the files as they are.
+        phase: of the command, as the report has it.
         burnt: steps up to now.
         blown: the step at which it happened; None where it did not.
     """
 
     def __init__(
-        self, end: int | None, is_full: bool = False, bury: Callable[[], None] = lambda: None
+        self,
+        end: int | None,
+        is_full: bool = False,
+        bury: Callable[[], None] = lambda: None,
+        phase: str = "",
     ) -> None:
         self.end = end
+        self.phase = phase
         self.is_full = is_full
         self.bury = bury
         self.burnt = 0

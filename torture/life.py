@@ -4,27 +4,15 @@ All chances come of one seed, so that the same seed lives the same life.
 """
 
 import json
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from retl.config.project import Project, load_model, load_sync
-from retl.config.sync import Sync
-from retl.errors import RetlError
-from retl.job import Job, Options
-from retl.model import Model
-from retl.pipeline import run
-from retl.retry import retry
-from retl.run import Run
-from retl.sandbox.failures import Reply
-from retl.sandbox.server import Sandbox
-from torture.bad_day import ANSWERS, KEY, TakingTurns
+from torture.bad_day import ANSWERS
 from torture.fault import Fault, draw_fault
-from torture.fuse import BurningObserver, Fuse, Killed
+from torture.older import SCHEMAS, older_state
 from torture.promises import (
     FLOOD,
     LOST,
@@ -36,16 +24,16 @@ from torture.promises import (
     check_ways,
 )
 from torture.record import Record
-from torture.rows import History, Warehouse
-from torture.store import Store
-from torture.syncs import EDITS, SYNCS
-from torture.turns import Turns
+from torture.rows import History
+from torture.syncs import EDITS
+from torture.turns import NOON
+from torture.world import Command, World
 
 MOST_RUNS_TO_END = 25
 """Runs without a fault of their own after which a life has to be at its end."""
 
-STEPS_AT_FIRST = 60
-"""Steps of a run, as long as none has told how many there are."""
+FIRST_WITH_REPLACED = 4
+"""The first schema that has rows as they were before the changes whose calls wait."""
 
 MOST_ANSWERS = 20
 """Answers that are lined up at a time, so that the end of a life does not have to work off many."""
@@ -59,6 +47,7 @@ class Life:
         folder: for its files.
         trace: gets a sentence for each thing that happens.
         runs: how many runs meet faults; drawn, from 2 to 64, where none is given.
+        schema: of the state that it begins with; drawn where none is given, and mostly it begins with none.
     """
 
     def __init__(
@@ -67,38 +56,39 @@ class Life:
         folder: Path,
         trace: Callable[[str], None] = lambda _: None,
         runs: int | None = None,
+        schema: int | None = None,
     ) -> None:
-        self.seed = seed
         self.record = Record()
         self._trace = trace
         self._random = random = Random(seed)
-        self._turns = Turns(random)
-        self._project = Project(folder, {"SEGMENT_WRITE_KEY": KEY, "RETL_WAREHOUSE_URL": "duckdb://"})
-        self._folder = folder / "0"
         self._kind = random.choice(["track", "track", "track", "identify", "identify", "audience"])
         is_large = random.random() < 0.03
+        drawn = random.choice(SCHEMAS) if random.random() < 0.2 else None
+        if schema is None and self._kind == "track" and not is_large:
+            schema = drawn
         keys = [f"k{number}" for number in range(4_500 if is_large else random.randint(2, 24))]
         owners = [f"u{number}" for number in range(300 if is_large else 4)]
         self._runs = runs or (random.randint(3, 8) if is_large else int(2 ** random.uniform(1.5, 6)))
-        self._batch_calls = 500 if is_large else random.randint(1, 3)
-        self._batch_rows = 1_000 if is_large else random.randint(1, 4)
-        self._connections = random.randint(1, 4)
-        self._history = History(keys, owners)
-        self._store = Store(self._turns)
         # What makes the reader of the calls less strict happens in some lives only.
         self._may_go_back, self._may_be_edited = random.random() < 0.3, random.random() < 0.6
-        self._may_refuse = self._kind == "track" and random.random() < 0.3
-        self._edit = ""
-        self._files: dict[str, tuple[Sync, Model]] = {}
-        self._steps = STEPS_AT_FIRST
-        self._answers: list[str] = []
-        self._noted = 0
-        self._poisoned: set[str] = set()
+        self._may_be_full, self._may_discard = random.random() < 0.3, random.random() < 0.4
+        self._may_refuse = random.random() < 0.3
+        self._before: list[dict[str, Any]] = []
+        self._forgotten: set[str] = set()
+        self._fulls = 0
         self._repeats = self._was_retried = self._went_back = False
-        self._folder.mkdir()
-        self._sandbox = Sandbox(
-            now=self._turns.now, reject_if=lambda call: call.get("userId") in self._poisoned
-        )
+        history = History(keys, owners)
+        if schema is not None:
+            older = older_state(schema)
+            self._kind, history, self._before = "track", older.history, older.accepted
+            # Before, a state did not have the rows as they were, and a discard takes them for changed.
+            self._may_discard = self._may_discard and schema >= FIRST_WITH_REPLACED
+        self._world = World(random, folder, self._kind, history, is_large, self.record, trace)
+        if schema is not None:
+            trace(f"the state is one of schema {schema}")
+            self._world.state.write_bytes(older.content)
+            self._world.turns.seconds = (older.left_at - NOON).total_seconds() + 60
+            self.record.counts["older"] += 1
 
     def live(self) -> None:
         """Live it.
@@ -106,153 +96,151 @@ class Life:
         Raises:
             Broken: a promise is broken.
         """
-        with self._store, self._sandbox:
+        world = self._world
+        with world:
             for _ in range(self._runs):
                 self._something_happens()
-                self._run(self._fault())
+                self._do(Command.RUN)
             self._end()
-        counts = self._sandbox.summary()
-        given = self._answers[: counts["requests"]]
+        counts = world.sandbox.summary()
+        given = world.answers[: counts["requests"]]
         self.record.faults.update(f"answer: {name}" for name in given if name in ANSWERS)
         self.record.counts.update(lives=1, requests=counts["requests"])
 
     def _something_happens(self) -> None:
-        random = self._random
-        if not self._history.current or random.random() < 0.85:
-            self._history.change(random, max(3, len(self._history.keys) // random.choice([1, 3, 30])))
-            self._trace(f"rows change; there are {len(self._history.current)}")
+        random, world = self._random, self._world
+        history = world.history
+        if not history.current or random.random() < 0.85:
+            history.change(random, max(3, len(history.keys) // random.choice([1, 3, 30])))
+            self._trace(f"rows change; there are {len(history.current)}")
         if self._may_be_edited and random.random() < 0.2:
-            self._edit = random.choice(EDITS)
+            world.edit = random.choice(EDITS)
             self._repeats = True  # as profiles get a new trait
-            self._trace(f"the sync is edited: {self._edit or 'nothing more'}")
+            self.record.counts["edits"] += 1
+            self._trace(f"the sync is edited: {world.edit}")
         if random.random() < 0.1:
             back = self._may_go_back and random.random() < 0.5
             self._went_back = self._went_back or back
-            self._turns.seconds += -3_600 if back else 86_400
+            world.turns.seconds += -3_600 if back else 86_400
             self.record.faults["clock: an hour back"] += back
-        if self._may_refuse and random.random() < 0.2:
-            self._poisoned = set() if self._poisoned else {random.choice(self._history.owners)}
-            self._trace(f"calls of these users are refused: {self._poisoned}")
-        if self._may_refuse and not self._poisoned and random.random() < 0.2:
-            self._run(self._fault(), again=True)
+        if self._kind == "track" and self._may_refuse and random.random() < 0.2:
+            world.poisoned = set() if world.poisoned else {random.choice(history.owners)}
+            self._trace(f"calls of these users are refused: {world.poisoned}")
+        if self._kind == "track" and self._may_refuse and not world.poisoned and random.random() < 0.2:
+            self._do(Command.RETRY)
+        if self._may_discard and random.random() < 0.2:
+            self._discard()
+        if random.random() < 0.025:
+            self._rehearse()
 
     def _fault(self) -> Fault:
-        fault = draw_fault(self._random, self._steps, may_be_full=self._kind == "identify")
-        lined_up = len(self._answers) - self._sandbox.summary()["requests"]
-        return replace(fault, answers=fault.answers[: max(0, MOST_ANSWERS - lined_up)])
+        fault = draw_fault(self._random, self._world.steps, self._may_be_full)
+        return replace(fault, answers=fault.answers[: max(0, MOST_ANSWERS - self._world.lined_up)])
 
-    def _run(self, fault: Fault, again: bool = False) -> Run | None:
-        """A run, or a retry of refused calls; None where it was killed, or could not begin."""
-        self._was_retried = self._was_retried or again
-        remains = self._folder.with_name(str(int(self._folder.name) + 1))
-        fuse = Fuse(fault.steps, fault.is_full, lambda: _copy(self._folder, remains))
+    def _do(self, command: Command) -> None:
+        """Do a command under faults."""
+        fault = self._fault()
+        self._was_retried = self._was_retried or command is Command.RETRY
         self._repeats = self._repeats or fault.full
-        self._answers += fault.answers
-        self._sandbox.script(ANSWERS.get(name, Reply()) for name in fault.answers)
-        self.record.counts["runs"] += 1
-        result: Run | None = None
-        try:
-            with self._opened(fuse, fault) as job, self._segment(fuse) as to:
-                result = retry(job, to, stale=False).run if again else run(job, to)
-        except Killed:
-            shutil.rmtree(self._folder)
-            self._folder = remains
-        except RetlError as error:
-            self._trace(f"the state cannot be opened: {error}")
-        self._note(fault, fuse, result)
-        if fault.is_empty and result is not None and result.calls.enqueued and not again:
-            raise Broken(FLOOD, f"{result.calls.enqueued} calls were made of a model without rows")
-        return result
+        self._fulls += fault.full
+        result = self._world.do(command, fault)
+        is_flood = result is not None and fault.is_empty and bool(result.calls.enqueued)
+        if command is Command.RUN and is_flood:
+            raise Broken(FLOOD, "calls were made of a model without rows")
 
-    @contextmanager
-    def _opened(self, fuse: Fuse, fault: Fault) -> Iterator[Job]:
-        sync, model = self._load()
-        with self._store.opened(self._state, sync.name, fuse) as state:
-            warehouse = Warehouse(self._history, self._batch_rows, fault.breaks_after, fault.is_empty)
-            options = Options(limit=fault.limit, full=fault.full)
-            yield Job(sync, model, state, warehouse, options, self._turns, BurningObserver(fuse))
+    def _discard(self) -> None:
+        """Discard the calls that wait; of one that went out without an answer nobody knows any more."""
+        world = self._world
+        if not world.state.exists():
+            return
+        before = world.waiting()
+        world.do(Command.DISCARD, replace(self._fault(), answers=()))
+        dropped = before - world.waiting()
+        arrived = {call["messageId"] for call in self._accepted()}
+        self._forgotten |= dropped & arrived
+        self._trace(f"{len(dropped)} calls are discarded, {len(dropped & arrived)} of which had arrived")
 
-    def _load(self) -> tuple[Sync, Model]:
-        """The sync as it is written now, and its model."""
-        if self._edit not in self._files:
-            path = self._project.root / "life.yml"
-            path.write_text(SYNCS[self._kind].format(more=self._edit), encoding="utf-8")
-            sync = load_sync(path, self._project)
-            self._files[self._edit] = sync, load_model(sync, self._project)
-        return self._files[self._edit]
+    def _rehearse(self) -> None:
+        """Rehearse; what is real stays as it is, and the rehearsal goes on from there."""
+        world = self._world
+        if not world.state.exists():
+            return
+        before = self._real()
+        fault = replace(self._fault(), limit=None, full=False, is_empty=False, breaks_after=None)
+        result, rehearsed = world.rehearse(fault)
+        if self._real() != before:
+            raise Broken(WRONG, "a rehearsal changed the state or sent calls")
+        if result is not None and result.exit_code == 0 and self._kind == "track":
+            self._check(rehearsed)
 
-    @property
-    def _state(self) -> Path:
-        return self._folder / "life.duckdb"
-
-    def _segment(self, fuse: Fuse) -> TakingTurns:
-        return TakingTurns(self._sandbox.url, self._turns, fuse, self._connections, self._batch_calls)
-
-    def _note(self, fault: Fault, fuse: Fuse, result: Run | None) -> None:
-        faults = self.record.faults
-        if fuse.blown is None:
-            self._steps = max(10, (self._steps + fuse.burnt) // 2)
-        else:
-            faults[f"disk full: {fuse.blown}" if fault.is_full else f"killed: {fuse.blown}"] += 1
-        faults["read: the connection breaks"] += fault.breaks_after is not None
-        faults["read: no rows"] += fault.is_empty
-        error = None if result is None or result.error is None else result.error.message
-        code = None if result is None else result.exit_code
-        self._trace(f"run {fault}: blown {fuse.blown}, exit {code}, {error}")
-        if code == 70:
-            raise Broken(WRONG, f"a bug: {error}")
+    def _real(self) -> tuple[object, ...]:
+        """The state's files as they are, and how much Segment was asked."""
+        state = self._world.state
+        found = [path for path in (state, state.with_name(f"{state.name}.wal")) if path.exists()]
+        files = [path.read_bytes() for path in found]
+        return files, self._world.sandbox.summary()["requests"]
 
     def _end(self) -> None:
         """Runs without faults deliver all, and the last of them finds nothing to do."""
-        self._poisoned = set()
+        world = self._world
+        world.poisoned = set()
         for _ in range(MOST_RUNS_TO_END):
-            result = self._run(Fault())
+            result = world.do(Command.RUN, Fault())
             if result is not None and result.exit_code == 0:
                 break
         else:
             raise Broken(LOST, f"{MOST_RUNS_TO_END} runs did not deliver all")
         for _ in range(MOST_RUNS_TO_END):  # answers that were lined up may stop a few
-            again = self._run(Fault(), again=True) if self._refused() else None
+            again = None
+            if self._refused():
+                self._was_retried = True
+                again = world.do(Command.RETRY, Fault())
             if again is None or again.error is None:
                 break
-        self._check()
-        idle = self._run(Fault())
+        self._count()
+        self._check([])
+        idle = world.do(Command.RUN, Fault())
         assert idle is not None
         if idle.exit_code != 0 or idle.calls.enqueued or idle.calls.delivered:
             raise Broken(FLOOD, f"a run without changes made calls: {idle.calls}")
 
-    def _check(self) -> None:
+    def _accepted(self) -> list[dict[str, Any]]:
+        return [*self._before, *self._world.sandbox.accepted]
+
+    def _count(self) -> None:
+        """Count the calls that arrived, and those that came again, and see that none is left."""
+        sandbox, accepted = self._world.sandbox, self._accepted()
+        [(waiting,)], [(noted,)] = self._world.look(
+            "SELECT count(*) FROM state.outbox", "SELECT coalesce(sum(repeated), 0) FROM state.receipt"
+        )
+        if waiting:
+            raise Broken(LOST, f"after a run with exit code 0, {waiting} calls wait")
+        if sandbox.discarded:
+            raise Broken(LOST, f"Segment threw calls away: {sandbox.discarded[:3]}")
+        calls = len({call["messageId"] for call in accepted})
+        repeats = len(sandbox.duplicates) + len(accepted) - calls
+        self.record.counts.update(calls=calls, repeats=repeats, unnoted=max(0, repeats - int(str(noted))))
+
+    def _check(self, more: list[dict[str, Any]]) -> None:
+        """See that all calls that arrived, with some more, tell what became of the rows."""
         # Segment knows a message id again for 24 hours; after that it is up to others.
-        accepted = list({call["messageId"]: call for call in reversed(self._sandbox.accepted)}.values())[::-1]
-        if self._sandbox.discarded:
-            raise Broken(LOST, f"Segment threw calls away: {self._sandbox.discarded[:3]}")
-        refused = self._refused()
-        repeats = len(self._sandbox.duplicates) + len(self._sandbox.accepted) - len(accepted)
-        self.record.counts.update(calls=len(accepted), repeats=repeats)
-        self.record.counts["unnoted"] += max(0, repeats - self._noted)
-        arrived = {call["messageId"] for call in accepted}
-        refused = {one: call for one, call in refused.items() if one not in arrived}
+        arrived = [call for call in [*self._accepted(), *more] if call["messageId"] not in self._forgotten]
+        accepted = list({call["messageId"]: call for call in reversed(arrived)}.values())[::-1]
+        known = {call["messageId"] for call in accepted}
+        refused = [call for message_id, call in self._refused().items() if message_id not in known]
+        history = self._world.history
         match self._kind:
             case "track":
-                check_ways(self._history, accepted, list(refused.values()))
+                check_ways(history, accepted, refused, self._fulls)
             case "identify":
-                check_profiles(self._history, accepted, self._repeats)
+                check_profiles(history, accepted, self._repeats)
             case "audience":
-                check_members(self._history, accepted, {call["userId"] for call in refused.values()})
+                users = {call["userId"] for call in refused}
+                check_members(history, accepted, users, self._fulls > 0)
         if not self._went_back and not self._was_retried:
             check_order(accepted)
 
     def _refused(self) -> dict[str, dict[str, Any]]:
-        """The calls that are kept as refused, by message id; none may wait any more."""
-        with self._store.looked_at(self._state, "life") as db:
-            found = db.execute("SELECT message_id, body FROM state.rejected_call").fetchall()
-            waiting = db.execute("SELECT count(*) FROM state.outbox").fetchall()
-            noted = db.execute("SELECT coalesce(sum(repeated), 0) FROM state.receipt").fetchall()
-        self._noted = int(noted[0][0])
-        if waiting != [(0,)]:
-            raise Broken(LOST, f"after a run with exit code 0, {waiting} calls wait")
-        return {message_id: json.loads(body) for message_id, body in found}
-
-
-def _copy(folder: Path, to: Path) -> None:
-    shutil.copytree(folder, to)
+        """The calls that are kept as refused, by message id."""
+        [found] = self._world.look("SELECT message_id, body FROM state.rejected_call")
+        return {str(message_id): json.loads(str(body)) for message_id, body in found}

@@ -24,12 +24,17 @@ ROOM = 500_000_000
 """Bytes that lives may take there."""
 
 
-def live(seed: int, trace: Callable[[str], None] = lambda _: None, runs: int | None = None) -> Record:
-    """Live the life of a seed, with so many runs that meet faults; a broken promise is in its record."""
+def live(
+    seed: int,
+    trace: Callable[[str], None] = lambda _: None,
+    runs: int | None = None,
+    schema: int | None = None,
+) -> Record:
+    """Live the life of a seed; a broken promise is in its record. The arguments are those of `Life`."""
     of_processes = seed % PROCESSES_EACH == 0
     with tempfile.TemporaryDirectory(prefix="torture-", dir=None if of_processes else _memory()) as name:
         folder = Path(name)
-        life = ProcessLife(seed, folder, trace) if of_processes else Life(seed, folder, trace, runs)
+        life = ProcessLife(seed, folder, trace) if of_processes else Life(seed, folder, trace, runs, schema)
         try:
             life.live()
         except Broken as broken:

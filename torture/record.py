@@ -10,8 +10,8 @@ class Record:
 
     Attributes:
         faults: by kind and place, as "killed: at COMMIT".
-        counts: of lives, runs, requests, calls and repeats; `unnoted` are repeats that retl did not count
-            as unsure.
+        counts: of lives, commands, requests, calls and repeats, of edits of a sync, and of lives that begin
+            with an older state; `unnoted` are repeats that retl did not count as unsure.
         broken: the seed of each life that broke a promise, with the kind and the words.
         seconds: that all took.
     """

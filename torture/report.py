@@ -15,25 +15,30 @@ HEAD = """\
 # Torture
 
 `make torture` wrote this page. It lives **lives**: in each, rows of a table come, change and go, somebody
-edits the sync, and runs of `retl` meet faults. At the end runs without faults deliver what is left. Then
+edits the sync, and commands of `retl` meet faults. At the end runs without faults deliver what is left. Then
 a reader of its own goes through all calls that arrived, and puts the versions of each row together from
 them: every version has a number, and a call says from which one it leads to which. A call that is lost,
 that came twice under another message id, or that is out of order leaves a gap or a fork. A run in which
-nothing changed must send nothing, and a model without rows must not send that all are gone.
+nothing changed must send nothing, a model without rows must not send that all are gone, and a rehearsal must
+change nothing.
 
-- Most lives run inside of one process, where each statement that writes, each request and each batch of
+- Most lives are lived inside of one process, where each statement that writes, each request and each batch of
   rows is a step. A fault comes at a step that a seed decides: the process is **killed**, with its files
   as they are at that moment, or the **disk is full**. The threads that deliver take turns that the seed
   decides, too, so a life can be lived again: `python -m torture --replay SEED`.
+- The commands are `retl run`, also with `--full` and `--limit`, `retl retry`, `retl discard --pending` and
+  `retl run --sandbox --from-production`. They are killed while they make a state, and while they open one.
+  Some lives begin with a state that an older retl left, of each schema so far, with calls that wait.
 - One life of fifty is of real **processes** that get a real `kill -9`, SIGTERM or SIGINT, are not allowed
   to let a file grow, or run two at a time.
 - The local Segment **answers** as it does on a bad day; the table says how. `retl sandbox --faults` gives
   such answers to rehearse with.
 - A **repeat** is a call that arrived once more under the message id that it had, as after an answer that
   got lost. Segment takes both for one; it breaks no promise. Two kinds are not counted as unsure yet: of a
-  call that went out before its turn in an earlier run, and of one that was refused before `retl retry`.
+  call that went out before its turn in an earlier run, and of one that was refused before `retl retry`. A
+  call that arrived without an answer and was discarded then is made anew: nobody knows that it arrived.
 
-`make torture` takes two minutes; `python -m torture --seconds 0 --faults 100000` goes on for hours.
+`make torture` takes two minutes; `python -m torture --seconds 0 --faults 100000` goes on up to so many.
 """
 
 
@@ -41,7 +46,7 @@ def lines(record: Record) -> Iterator[str]:
     """The result for a terminal."""
     counts = record.counts
     yield (
-        f"{record.faults.total():,} faults in {counts['runs']:,} runs of {counts['lives']:,} lives; "
+        f"{record.faults.total():,} faults in {counts['runs']:,} commands of {counts['lives']:,} lives; "
         f"{counts['calls']:,} calls arrived, {counts['repeats']:,} of them again, "
         f"{counts['unnoted']:,} of these not counted as unsure ({record.seconds:.0f} s)"
     )
@@ -66,8 +71,9 @@ def page(record: Record, seed: int) -> str:
     parts = [
         HEAD,
         "\n## The last time\n\n",
-        f"retl {__version__}, {today}, {record.seconds:,.0f} s, seeds from {seed} on.\n\n",
-        "| lives | runs | faults | requests | calls that arrived | repeats | not counted as unsure |\n",
+        f"retl {__version__}, {today}, {record.seconds:,.0f} s, seeds from {seed} on; the sync was edited "
+        f"{counts['edits']:,} times, and {counts['older']:,} lives began with an older state.\n\n",
+        "| lives | commands | faults | requests | calls that arrived | repeats | not counted as unsure |\n",
         "|--:|--:|--:|--:|--:|--:|--:|\n",
         f"| {counts['lives']:,} | {counts['runs']:,} | {record.faults.total():,} | {counts['requests']:,} "
         f"| {counts['calls']:,} | {counts['repeats']:,} | {counts['unnoted']:,} |\n\n",

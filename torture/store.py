@@ -39,8 +39,10 @@ class Store:
         def connect() -> Any:
             return Connection(self._db.cursor(), fuse, self._turns)
 
+        command, fuse.phase = fuse.phase, "opening" if path.exists() else "making a state"
         try:
             with open_state(path, sync, connect=connect) as state:
+                fuse.phase = command
                 yield state
         finally:
             self._turns.wait_for_all()  # a file that is in use still must not be attached again

@@ -1,5 +1,16 @@
 """Syncs of lives: one for each way to tell what became of the rows, and what edits add to them."""
 
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from retl.config.project import Project, load_model, load_sync
+from retl.config.sync import Sync
+from retl.model import Model
+from torture.bad_day import KEY
+
+ENVIRONMENT = {"SEGMENT_WRITE_KEY": KEY, "RETL_WAREHOUSE_URL": "duckdb://"}
+
 TRACK = """\
 sql: SELECT * FROM users
 primary_key: id
@@ -36,5 +47,23 @@ guards: {{removed: off, changed: off, added: off, rejected: off}}
 
 SYNCS = {"track": TRACK, "identify": IDENTIFY, "audience": AUDIENCE}
 
-EDITS = ("", ", note: note", ", n: {column: note, nulls: omit}")
-"""Further properties that edits of the sync add and take away."""
+EDITS = (
+    ("", ""),
+    (", note: note", ""),
+    (", n: {column: note, nulls: omit}", ""),
+    (", fixed: {value: 7}", ""),
+    (", note: note", "compare: [version]\n"),
+)
+"""Edits of a sync: further properties, and further lines."""
+
+
+@cache
+def load(kind: str, edit: tuple[str, str]) -> tuple[Sync, Model]:
+    """A sync with an edit, and its model; a file is read once, whoever needs it."""
+    more, below = edit
+    with tempfile.TemporaryDirectory(prefix="torture-") as folder:
+        path = Path(folder) / "life.yml"
+        path.write_text(SYNCS[kind].format(more=more) + below, encoding="utf-8")
+        project = Project(path.parent, ENVIRONMENT)
+        sync = load_sync(path, project)
+        return sync, load_model(sync, project)
