@@ -19,6 +19,7 @@ from retl.checks.tracking_plan import TrackingPlan
 from retl.clock import SystemClock
 from retl.config.sync import Sync
 from retl.delivery.rejected import REASONS
+from retl.engine.landing import Purpose
 from retl.job import Job, Options
 from retl.observer import SilentObserver
 from retl.pipeline import find_changes, open_engine
@@ -133,7 +134,7 @@ def check_sync(
     if sample == 0:
         findings = _ranked(_file_findings(job.sync, settings, plan))
         return CheckReport(job.sync.name, None, None, 0, {}, findings, asked)
-    changes = find_changes(job, open_engine(job, job.deadline, every_row=True)).changes
+    changes = find_changes(job, open_engine(job, job.deadline, Purpose.LOOK_UP)).changes
     tally = _Tally()
     checkers: list[Checker] = [
         ReceiverChecker(receivers_reached(job.sync, settings)),

@@ -13,6 +13,7 @@ from retl.config.sync import Change
 from retl.delivery.rejected import REASONS
 from retl.engine.base import Changes
 from retl.engine.canonical import plain_text
+from retl.engine.landing import Purpose
 from retl.engine.mapping import SyncMapping
 from retl.errors import ConfigError
 from retl.job import Job
@@ -95,7 +96,7 @@ def explain(job: Job, key: str, settings: Mapping[str, Settings]) -> list[Explai
         RetlError: whatever would stop a run before its guards.
     """
     db = job.state.db
-    proposal = find_changes(job, open_engine(job, job.deadline, every_row=True))
+    proposal = find_changes(job, open_engine(job, job.deadline, Purpose.LOOK_UP))
     changes = proposal.changes
     found_rows = _find_rows(db, key, changes)
     db.execute("DELETE FROM differing WHERE key NOT IN (SELECT key FROM found)")

@@ -25,6 +25,7 @@ from retl.engine import guard, snapshot
 from retl.engine.base import Changes, Engine
 from retl.engine.diff import Diff
 from retl.engine.edits import unsent, unsent_sentence
+from retl.engine.landing import Purpose
 from retl.engine.local import LocalEngine
 from retl.engine.mapping import SyncMapping, read_mapping, refuse_other_identity
 from retl.errors import ConfigError, DestinationError
@@ -61,7 +62,7 @@ def run(job: Job, destination: Destination) -> Run:
         left_over = deliver(state, destination, before_reading, clock, job.observer)
         record = record.with_delivery(left_over)
         if left_over.undecided or (left_over.error is None and outbox.pending(state.db) == 0):
-            engine = open_engine(job, terms.deadline, in_state=True)
+            engine = open_engine(job, terms.deadline, Purpose.PROMOTE)
             proposal = find_changes(job, engine)
             record = record.with_diff(proposal.diff, proposal.guards, baseline=not proposal.sends)
             guard.stop_if_tripped(sync, proposal.changes, proposal.guards)
@@ -131,17 +132,16 @@ def _oldest(job: Job) -> datetime | None:
     return job.clock.now() - job.sync.keep if job.sync.keep else None
 
 
-def open_engine(job: Job, deadline: float, every_row: bool = False, in_state: bool = False) -> Engine:
+def open_engine(job: Job, deadline: float, purpose: Purpose) -> Engine:
     """The engine that finds changes, and stops reading at a deadline on the monotonic clock.
 
     Args:
         job: the sync, its state and its warehouse.
         deadline: on the monotonic clock.
-        every_row: whether the rows that the snapshot has just so are of interest, too.
-        in_state: whether rows may go to the state file before they are a snapshot.
+        purpose: of staging the model's rows; only a run may write to the state file.
     """
     warehouse = WatchedWarehouse(job.warehouse, job.observer, job.clock, deadline)
-    return LocalEngine(job.state.db, warehouse, every_row, in_state)
+    return LocalEngine(job.state.db, warehouse, purpose)
 
 
 @dataclass(frozen=True)

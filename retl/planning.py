@@ -16,6 +16,7 @@ from retl.delivery.destination import Limits
 from retl.engine.advice import Advice, advise
 from retl.engine.diff import Diff
 from retl.engine.guard import Guard
+from retl.engine.landing import Purpose
 from retl.job import Job
 from retl.pipeline import find_changes, make_calls, open_engine, resumed, resumes_full
 
@@ -204,7 +205,7 @@ def make_plan(
     resumed_full = resumes_full(job)
     if resumed_full:
         job = resumed(job)
-    proposal = find_changes(job, open_engine(job, job.deadline))
+    proposal = find_changes(job, open_engine(job, job.deadline, Purpose.COMPARE))
     outgoing = make_calls(job, proposal, connections=1)
     ((size,),) = db.execute("SELECT coalesce(sum(bytes), 0)::BIGINT FROM leaving").fetchall()
     names = db.execute(

@@ -14,6 +14,7 @@ from delivery import TRACK, Shop, Table, memory_state
 from retl.config.sync import Change
 from retl.engine import base
 from retl.engine.base import Changes
+from retl.engine.landing import Purpose
 from retl.engine.local import LocalEngine
 from retl.model import Model
 from retl.state import State
@@ -104,7 +105,7 @@ def met_again(
     state: State, shop: Shop, after: Warehouse, before: Warehouse | None = None
 ) -> tuple[Changes, list[tuple[Any, ...]]]:
     """The changes from `BEFORE`, which is promoted, to other rows, and the keys that came more than once."""
-    first = LocalEngine(state.db, before or Table(BEFORE), in_state=True)
+    first = LocalEngine(state.db, before or Table(BEFORE), Purpose.PROMOTE)
     changes = first.find_changes(shop.sync, shop.model, None, full=False)
     state.db.execute("CREATE OR REPLACE TEMP TABLE rejected (key VARCHAR, reason VARCHAR, rows BIGINT)")
     mapping = first.promote(changes)

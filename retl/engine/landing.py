@@ -29,6 +29,30 @@ class Landing(StrEnum):
     snapshot's rows that no row was just like."""
 
 
+class Purpose(StrEnum):
+    """The purpose for which a model's rows are staged: it decides which rows are kept, and where."""
+
+    COMPARE = "compare"
+    """Rows that may differ from the snapshot, and those of a first pass, aside: the state stays as it is."""
+
+    LOOK_UP = "look up"
+    """Every row, also where the snapshot has it just so, aside."""
+
+    PROMOTE = "promote"
+    """As to compare; but the rows of a first pass go to the state file at once, which saves a copy."""
+
+    def landing(self, is_first: bool, all_rows: bool) -> Landing:
+        """The table that takes the rows.
+
+        Args:
+            is_first: whether there is no snapshot.
+            all_rows: whether rows are needed though the snapshot has them just so.
+        """
+        if is_first:
+            return Landing.IN_STATE if self is Purpose.PROMOTE else Landing.ASIDE
+        return Landing.ASIDE if all_rows or self is Purpose.LOOK_UP else Landing.UNLESS_KNOWN
+
+
 @dataclass(frozen=True)
 class Table:
     """The table that takes the rows of one read.

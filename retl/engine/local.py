@@ -10,7 +10,7 @@ from retl.config.sync import Sync, with_columns
 from retl.engine import diff, snapshot
 from retl.engine.base import Changes, Engine
 from retl.engine.cast import refuse_casts
-from retl.engine.landing import Landing
+from retl.engine.landing import Landing, Purpose
 from retl.engine.mapping import SyncMapping, comparisons, read_mapping
 from retl.engine.stage import stage
 from retl.engine.unmatched import all_unmatched, find_unmatched
@@ -26,22 +26,15 @@ class LocalEngine(Engine):
     Attributes:
         db: the state's connection.
         warehouse: where models are read.
-        every_row: whether `stage` holds every row, also where the snapshot has it just so.
-        in_state: whether the rows of a first pass go to the state file as they are read, so that `promote`
-            need not copy them.
+        purpose: which rows `stage` holds, and where.
     """
 
     def __init__(
-        self,
-        db: duckdb.DuckDBPyConnection,
-        warehouse: Warehouse,
-        every_row: bool = False,
-        in_state: bool = False,
+        self, db: duckdb.DuckDBPyConnection, warehouse: Warehouse, purpose: Purpose = Purpose.COMPARE
     ) -> None:
         self.db = db
         self.warehouse = warehouse
-        self.every_row = every_row
-        self.in_state = in_state
+        self.purpose = purpose
 
     def find_changes(self, sync: Sync, model: Model, old_mapping: SyncMapping | None, full: bool) -> Changes:
         """Stage the model's rows and compare them; see `Engine.find_changes`."""
@@ -49,7 +42,9 @@ class LocalEngine(Engine):
         mapping = read_mapping(sync)
         snapshot.make_known(self.db, mapping, old_mapping)
         rows_before = snapshot.row_count(self.db)
-        landing = self._landing(mapping, old_mapping, full)
+        is_first = old_mapping is None
+        edited = old_mapping is not None and not mapping.is_alike(old_mapping)
+        landing = self.purpose.landing(is_first, all_rows=full or edited)
         staged = stage(self.db, sync, mapping, batches, landing, old_mapping)
         if staged.landing is Landing.UNLESS_KNOWN:
             find_unmatched(self.db, staged.turn)
@@ -61,17 +56,9 @@ class LocalEngine(Engine):
         found = diff.diff(self.db, staged, old_mapping, compared, rows_before, full)
         return Changes(sync, mapping, old_mapping, compared, found)
 
-    def _landing(self, mapping: SyncMapping, old_mapping: SyncMapping | None, full: bool) -> Landing:
-        """The table that takes the rows; an edited mapping and a full run need all of them."""
-        if old_mapping is None:
-            return Landing.IN_STATE if self.in_state else Landing.ASIDE
-        if self.every_row or full or not mapping.is_alike(old_mapping):
-            return Landing.ASIDE
-        return Landing.UNLESS_KNOWN
-
     def promote(self, changes: Changes) -> SyncMapping:
         """Move the snapshot in the state file; see `Engine.promote`."""
-        if changes.old_mapping is None and self.in_state:
+        if changes.old_mapping is None and self.purpose is Purpose.PROMOTE:
             snapshot.promote_arriving(self.db, changes.mapping)
             return changes.mapping
         return snapshot.promote(
