@@ -232,7 +232,7 @@ class Run:
             "batches": self.batches,
             "bytes": self.bytes,
             "retries": self.retries,
-            "guards": [dict(guard.__dict__) for guard in self.guards],
+            "guards": [guard.as_json() for guard in self.guards],
             "violations": self.violations,
             "error": {"code": error.code, "message": str(error), "hint": error.hint} if error else None,
         }

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
 
 from retl.config.sync import Limit, Sync
 from retl.engine.advice import Advice, advise
@@ -27,6 +29,16 @@ KEY_FAULTS = {Reason.NULL_KEY, Reason.DUPLICATE_KEY}
 """Reasons for which rows are rejected that a wrong primary key gives to all of them."""
 
 
+class Outcome(StrEnum):
+    """The outcome of a guard: whether it lets the run go on, and why."""
+
+    OK = "ok"  # within the limit
+    STOPS = "stops"  # the limit is broken
+    FORCED = "forced"  # the limit is broken, and the user lets it pass
+    OFF = "off"  # there is no limit
+    WAIVED = "waived"  # broken, but it is a percentage of a snapshot that is small, or not there yet
+
+
 @dataclass(frozen=True)
 class Guard:
     """A guard and what it found.
@@ -37,6 +49,8 @@ class Guard:
         value: the rows that it counted.
         tripped: whether the limit is broken.
         forced: whether the user let it pass.
+        waived: whether the limit is broken, but does not hold for this diff.
+        whole: the rows that a percentage is of; None where it is of none.
     """
 
     name: str
@@ -44,6 +58,22 @@ class Guard:
     value: int
     tripped: bool
     forced: bool
+    waived: bool = False
+    whole: int | None = None
+
+    @property
+    def outcome(self) -> Outcome:
+        """Whether it lets the run go on, and why."""
+        if self.tripped:
+            return Outcome.FORCED if self.forced else Outcome.STOPS
+        if self.limit == "off":
+            return Outcome.OFF
+        return Outcome.WAIVED if self.waived else Outcome.OK
+
+    def as_json(self) -> dict[str, Any]:
+        """The object that stands for it in the record of a run."""
+        names = ("name", "limit", "value", "tripped", "forced")
+        return {name: getattr(self, name) for name in names}
 
 
 def check(
@@ -78,7 +108,8 @@ def check(
         else:
             applies = written is not None or whole >= SMALL_SNAPSHOT or value > MANY_ROWS
         broken = _broken(limit, value, whole)
-        found.append(Guard(name, str(limit), value, applies and broken, name in forced))
+        tripped, waived = applies and broken, broken and not applies
+        found.append(Guard(name, str(limit), value, tripped, name in forced, waived, whole or None))
     return tuple(found)
 
 
@@ -107,7 +138,7 @@ def stop_if_tripped(sync: Sync, changes: Changes, guards: Iterable[Guard]) -> No
     Raises:
         GuardError: says what was found, and the two lines of which one lets it pass.
     """
-    tripped = [guard for guard in guards if guard.tripped and not guard.forced]
+    tripped = [guard for guard in guards if guard.outcome is Outcome.STOPS]
     if not tripped:
         return
     advice = advise(sync, changes)
@@ -117,6 +148,15 @@ def stop_if_tripped(sync: Sync, changes: Changes, guards: Iterable[Guard]) -> No
         where=sync.where(cause) if cause else sync.where("guards", tripped[0].name),
         hint="; ".join(_ways_on(sync, changes, tripped, advice)),
     )
+
+
+def ways_on(sync: Sync, changes: Changes, guards: Iterable[Guard]) -> tuple[str, ...]:
+    """The ways on where guards stop a run, each as a sentence without an end; empty where none does.
+
+    The arguments are those of `stop_if_tripped`.
+    """
+    tripped = [guard for guard in guards if guard.outcome is Outcome.STOPS]
+    return tuple(_ways_on(sync, changes, tripped, advise(sync, changes))) if tripped else ()
 
 
 def _has_wrong_key(diff: Diff, tripped: Sequence[Guard]) -> bool:
