@@ -116,7 +116,7 @@ def diff(
     if old is None and staged.landing is Landing.IN_STATE:
         db.execute(_ALL_ADDED)
         return _count_added(db, staged.rows)
-    differ = _any([*(_differs(one, new, old, "old.row", "new.row") for one in compared), "old.stale"])
+    differ = _any([*(differs(one, new, old, "old.row", "new.row") for one in compared), "old.stale"])
     db.execute(_create_changes(differ, full))
     show_changes(db)
     if old is not None:
@@ -176,7 +176,7 @@ def _any(conditions: Iterable[str]) -> str:
     return f"({sql.join_lines(list(conditions) or ['false'], ' OR', indent=' ' * 8)})"
 
 
-def _differs(
+def differs(
     one: Comparison, new: SyncMapping, old: SyncMapping | None, before_row: str, after_row: str
 ) -> str:
     """True where the two rows differ in one thing; equal spelling is equal, whatever the types.
@@ -190,11 +190,11 @@ def _differs(
         return f"{after} IS NOT NULL"
     before = f"{before_row}[{sql.text(one.before)}]"
     if old.types[one.before] == after_type:
-        differs = f"{before} IS DISTINCT FROM {after}"
+        unequal = f"{before} IS DISTINCT FROM {after}"
     else:
-        differs = f"{_spelled(one, before_type, before)} IS DISTINCT FROM {_spelled(one, after_type, after)}"
+        unequal = f"{_spelled(one, before_type, before)} IS DISTINCT FROM {_spelled(one, after_type, after)}"
     if one.cast is None or new.timezone is None:
-        return differs
+        return unequal
     cast_before = cast_json(one.cast, before_type, before, new.timezone)
     cast_after = cast_json(one.cast, after_type, after, new.timezone)
     faults = (
@@ -203,7 +203,7 @@ def _differs(
     )
     readable = [f"NOT coalesce({fault[0]}, false)" for fault in faults if fault]
     still = " AND ".join([f"{cast_before} IS NOT DISTINCT FROM {cast_after}", *readable])
-    return f"({differs} AND NOT ({still}))"
+    return f"({unequal} AND NOT ({still}))"
 
 
 def _spelled(one: Comparison, kind: str, value: str) -> str:
@@ -254,11 +254,11 @@ def _ignore_json_spelling(
         return
     same = [f"{_form(before)} IS NOT DISTINCT FROM {_form(after)}" for before, after in pairs]
     alike = [
-        f"({equal} OR NOT {_differs(one, new, old, 'before', 'after')})" if one.cast else equal
+        f"({equal} OR NOT {differs(one, new, old, 'before', 'after')})" if one.cast else equal
         for one, equal in zip(doubtful, same, strict=False)
     ]
     others = [one for one in compared if one not in doubtful]
-    differs_elsewhere = _any(_differs(one, new, old, "before", "after") for one in others)
+    differs_elsewhere = _any(differs(one, new, old, "before", "after") for one in others)
     only_respelled = " AND ".join(["NOT stale", f"NOT {differs_elsewhere}", *alike])
     db.execute(f"INSERT INTO respelled SELECT key FROM change WHERE change = 'changed' AND {only_respelled}")
     is_respelled = "change = 'changed' AND key IN (SELECT key FROM respelled)"
@@ -369,7 +369,7 @@ def _count(
     rows_before: int,
 ) -> Diff:
     conditions = [f"change = '{kind}'" for kind in ("added", "changed", "removed", "unchanged")]
-    conditions += [f"change = 'changed' AND {_differs(one, new, old, 'before', 'after')}" for one in compared]
+    conditions += [f"change = 'changed' AND {differs(one, new, old, 'before', 'after')}" for one in compared]
     counts = (f"count(*) FILTER ({condition})" for condition in conditions)
     row = db.execute(f"SELECT {', '.join(counts)} FROM change").fetchone()
     assert row is not None
