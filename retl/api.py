@@ -17,7 +17,6 @@ from retl import signals
 from retl.check import CheckReport, check_sync, looking_job, receiver_settings
 from retl.clock import SystemClock
 from retl.damage import storage_error
-from retl.delivery import outbox
 from retl.delivery.rate_limit import RateLimiter
 from retl.engine.guard import NAMES as GUARDS
 from retl.errors import ConfigError
@@ -146,8 +145,7 @@ class LoadedSync:
                 job = Job(
                     session.sync, session.model, state, session.warehouse, options, clock, SilentObserver()
                 )
-                pending = outbox.pending(state.db)
-                return make_plan(job, pending, session.limits, session.file, with_calls=True)
+                return make_plan(job, session.limits, session.file, with_calls=True)
 
     def run(
         self,

@@ -12,13 +12,15 @@ import pyarrow as pa
 
 from retl import notebook
 from retl.calls.parts import LIBRARY
+from retl.delivery import outbox
 from retl.delivery.destination import Limits
 from retl.engine.advice import Advice, advise
 from retl.engine.diff import Diff
-from retl.engine.guard import Guard
+from retl.engine.difference import Difference, count_differences, list_differences
+from retl.engine.guard import Guard, Outcome, ways_on
 from retl.engine.landing import Purpose
 from retl.job import Job
-from retl.pipeline import find_changes, make_calls, open_engine, resumed, resumes_full
+from retl.pipeline import Outgoing, Proposal, find_changes, make_calls, open_engine, resumed, resumes_full
 
 if TYPE_CHECKING:
     import pandas as pd  # an extra: only notebooks need it
@@ -30,13 +32,40 @@ class Sample:
 
     Attributes:
         change: "added", "changed" or "removed"; "unchanged" where it is sent again.
+        name: of the event; the type of an identify or group call.
         key: of the row.
         call: its JSON as it would be sent, less the message id and retl's own context.
+        differences: in which the row differs from what was sent last; empty unless it is changed.
     """
 
     change: str
+    name: str
     key: str
     call: str
+    differences: tuple[Difference, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """The object that stands for it in a plan; the values are JSON text, which has all digits."""
+        return {**self.__dict__, "differences": [dict(one.__dict__) for one in self.differences]}
+
+
+@dataclass(frozen=True)
+class Volume:
+    """The calls that would leave, counted.
+
+    Attributes:
+        by_name: number of calls by change and name; the name of an identify or group call is its type.
+        bytes: of all of them.
+        users: distinct user ids, or anonymous ids where a call has no user id: Segment bills by them.
+        undated: calls that would take the moment of detection, as the column of their timestamp is null.
+        violations: how many break a rule of a receiver, by the rule's code.
+    """
+
+    by_name: Mapping[tuple[str, str], int]
+    bytes: int
+    users: int
+    undated: int
+    violations: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -45,16 +74,18 @@ class Plan:
 
     Attributes:
         sync: name of the sync.
+        path: its file, as commands name it.
         first_pass: whether there is no snapshot yet.
         sends: whether changes become calls; a first pass may be a silent baseline.
-        diff: how many rows changed, and how.
+        full: whether every current row is sent again.
+        diff: how many rows changed, and how; rows that cannot be sent are among the rejected ones alone.
+        changed_by: how many of the changed rows differ in each thing compared.
+        rejected_changed_by: the same of rows that changed and cannot be sent.
         guards: what the guards say.
+        ways_on: what lets a run pass that a guard stops.
         advice: on what makes nearly every row changed.
         unsent: names of what an edit of the sync added or altered, and what no row is sent for.
-        violations: how many calls break a rule of a receiver, by the rule's code.
-        calls: number of calls by change and name; the name of an identify or group call is its type.
-        bytes: of all calls.
-        undated: calls that would take the moment of detection, as the column of their timestamp is null.
+        volume: the calls, counted.
         calls_per_second: the rate at which they would leave; 0 is without limit.
         pending: calls that an earlier run left over; they go first.
         resumed_full: whether they are of an earlier --full, in whose place no other starts.
@@ -64,16 +95,18 @@ class Plan:
     """
 
     sync: str
+    path: str
     first_pass: bool
     sends: bool
+    full: bool
     diff: Diff
+    changed_by: Mapping[str, int]
+    rejected_changed_by: Mapping[str, int]
     guards: tuple[Guard, ...]
+    ways_on: tuple[str, ...]
     advice: Advice
     unsent: tuple[str, ...]
-    violations: Mapping[str, int]
-    calls: Mapping[tuple[str, str], int]
-    bytes: int
-    undated: int
+    volume: Volume
     calls_per_second: int
     pending: int
     resumed_full: bool
@@ -83,14 +116,24 @@ class Plan:
     _table: pa.Table = field(repr=False)
 
     @property
+    def calls(self) -> Mapping[tuple[str, str], int]:
+        """Number of calls by change and name; the name of an identify or group call is its type."""
+        return self.volume.by_name
+
+    @property
     def total_calls(self) -> int:
-        """All calls, each of which Segment bills as one API call."""
+        """All calls, each of which Segment counts as one API call."""
         return sum(self.calls.values())
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether a guard would stop the run."""
+        return any(guard.outcome is Outcome.STOPS for guard in self.guards)
 
     @property
     def requests(self) -> int:
         """About how many HTTP requests it takes."""
-        by_bytes: int = math.ceil(self.bytes / self.limits.bytes)
+        by_bytes: int = math.ceil(self.volume.bytes / self.limits.bytes)
         return max(math.ceil(self.total_calls / self.limits.calls), by_bytes)
 
     @property
@@ -146,11 +189,12 @@ class Plan:
         return notebook.html(self.sync, note, color, rows, [*stops, *rejected, *samples])
 
     def as_json(self) -> dict[str, Any]:
-        """The object that `retl plan --json` prints."""
+        """The object that `retl plan --json` prints; docs/plan.md describes it."""
         return {
             "sync": self.sync,
             "first_pass": self.first_pass,
             "sends": self.sends,
+            "full": self.full,
             "rows_read": self.diff.rows_read,
             "unchanged": self.diff.unchanged,
             "added": self.diff.added,
@@ -158,7 +202,8 @@ class Plan:
             "removed": self.diff.removed,
             "rejected_rows": self.diff.rejected,
             "rejected_by": dict(self.diff.rejected_by),
-            "changed_by": dict(self.diff.by_column),
+            "changed_by": dict(self.changed_by),
+            "rejected_changed_by": dict(self.rejected_changed_by),
             "suspicious_columns": {
                 name: round(share, 4) for name, share in self.diff.suspicious_columns.items()
             },
@@ -167,35 +212,33 @@ class Plan:
                 for (change, name), count in self.calls.items()
             ],
             "total_calls": self.total_calls,
-            "bytes": self.bytes,
-            "undated": self.undated,
+            "users": self.volume.users,
+            "bytes": self.volume.bytes,
+            "undated": self.volume.undated,
             "requests": self.requests,
+            "calls_per_second": self.calls_per_second,
             "seconds": round(self.seconds, 1),
+            "edit_sends": self.advice.found if self.advice.by_edit else None,
             "unsent": list(self.unsent),
             "pending": self.pending,
             "resumed_full": self.resumed_full,
-            "guards": [dict(guard.__dict__) for guard in self.guards],
-            "violations": dict(self.violations),
-            "samples": [dict(sample.__dict__) for sample in self.samples],
+            "guards": [{**guard.as_json(), "outcome": guard.outcome.value} for guard in self.guards],
+            "ways_on": list(self.ways_on),
+            "violations": dict(self.volume.violations),
+            "samples": [sample.as_json() for sample in self.samples],
         }
 
 
 def make_plan(
-    job: Job,
-    pending: int,
-    limits: Limits,
-    file: str | None = None,
-    samples: int = 2,
-    with_calls: bool = False,
+    job: Job, limits: Limits, file: str | None = None, samples: int = 1, with_calls: bool = False
 ) -> Plan:
     """Find out what a run would do.
 
     Args:
         job: what the run would work with; its state file stays as it is.
-        pending: calls that an earlier run left over.
         limits: of a batch at the destination.
         file: the file that takes the calls; None for Segment.
-        samples: how many calls of each kind of change to show.
+        samples: how many calls of each kind to show.
         with_calls: whether the plan holds every call, for `to_pandas`.
 
     Raises:
@@ -206,56 +249,99 @@ def make_plan(
     if resumed_full:
         job = resumed(job)
     proposal = find_changes(job, open_engine(job, job.deadline, Purpose.COMPARE))
-    outgoing = make_calls(job, proposal, connections=1)
-    ((size,),) = db.execute("SELECT coalesce(sum(bytes), 0)::BIGINT FROM leaving").fetchall()
-    names = db.execute(
+    outgoing = make_calls(job, proposal, connections=1, may_wait=True)
+    changes = proposal.changes
+    changed_by, rejected_changed_by = _changed_by(db, proposal, outgoing)
+    return Plan(
+        sync=job.sync.name,
+        path=job.sync.path,
+        first_pass=changes.old_mapping is None,
+        sends=proposal.sends,
+        full=job.options.full,
+        diff=outgoing.diff,
+        changed_by=changed_by,
+        rejected_changed_by=rejected_changed_by,
+        guards=proposal.guards,
+        ways_on=ways_on(job.sync, changes, proposal.guards),
+        advice=advise(job.sync, changes),
+        unsent=proposal.unsent,
+        volume=_count_calls(db, outgoing),
+        calls_per_second=job.sync.segment.calls_per_second,
+        pending=outbox.pending(db),
+        resumed_full=resumed_full,
+        limits=limits,
+        file=file,
+        samples=_samples(db, proposal, samples),
+        _table=db.sql(CALLS if with_calls else f"{CALLS} LIMIT 0").to_arrow_table(),
+    )
+
+
+def _changed_by(
+    db: duckdb.DuckDBPyConnection, proposal: Proposal, outgoing: Outgoing
+) -> tuple[dict[str, int], dict[str, int]]:
+    """How many changed rows differ in each thing compared: of those that can be sent, and of the others."""
+    if proposal.diff.changed == outgoing.diff.changed:
+        return proposal.diff.by_column, {}
+    is_rejected = "key IN (SELECT key FROM rejected)"
+    rejected = count_differences(db, proposal.changes, is_rejected)
+    return count_differences(db, proposal.changes, f"NOT ({is_rejected})"), rejected
+
+
+def _count_calls(db: duckdb.DuckDBPyConnection, outgoing: Outgoing) -> Volume:
+    """Count the calls that leave; a text is made where there is none, and not kept."""
+    counts = db.execute(
         """
-        SELECT change, coalesce(event, type) AS name, count(*)
+        SELECT change, coalesce(event, type) AS name, count(*), sum(bytes)::BIGINT
         FROM leaving
         GROUP BY ALL
         ORDER BY min(rank), name
         """
     ).fetchall()
-    return Plan(
-        sync=job.sync.name,
-        first_pass=proposal.changes.old_mapping is None,
-        sends=proposal.sends,
-        diff=outgoing.diff,
-        guards=proposal.guards,
-        advice=advise(job.sync, proposal.changes),
-        unsent=proposal.unsent,
-        violations=outgoing.violations,
-        calls={(change, name): count for change, name, count in names},
-        bytes=size,
+    ((users,),) = db.execute("SELECT count(DISTINCT user_id) FROM leaving").fetchall()
+    return Volume(
+        by_name={(change, name): calls for change, name, calls, _ in counts},
+        bytes=sum(size for *_, size in counts),
+        users=users,
         undated=outgoing.undated,
-        calls_per_second=job.sync.segment.calls_per_second,
-        pending=pending,
-        resumed_full=resumed_full,
-        limits=limits,
-        file=file,
-        samples=_samples(db, samples),
-        _table=db.sql(_TABLE if with_calls else f"{_TABLE} LIMIT 0").to_arrow_table(),
+        violations=outgoing.violations,
     )
 
 
-_TABLE = """
+CALLS = """
 SELECT change, key, type, event, user_id, message_id, moment AS timestamp, reason, body AS call
 FROM call
 ORDER BY moment, rank, key
 """
+"""The SELECT of all calls, those of rejected rows as well, in the order in which they would leave."""
 
 
-def _samples(db: duckdb.DuckDBPyConnection, each: int) -> tuple[Sample, ...]:
+def _samples(db: duckdb.DuckDBPyConnection, proposal: Proposal, each: int) -> tuple[Sample, ...]:
+    """The calls of the first rows of each kind, by their keys; no other text is made."""
+    if not each:
+        return ()
     rows = db.execute(
-        """
-        SELECT change, key, body
+        f"""
+        WITH chosen AS (
+            SELECT change, name, unnest(keys) AS key
+            FROM (
+                SELECT change, coalesce(event, type) AS name, min(key, {each}) AS keys
+                FROM leaving
+                GROUP BY ALL
+            )
+        )
+        SELECT change, coalesce(event, type), key, body
         FROM leaving
-        QUALIFY row_number() OVER (PARTITION BY change ORDER BY key, rank) <= ?
-        ORDER BY change, key, rank
-        """,
-        [each],
+        WHERE key IN (SELECT key FROM chosen)
+            AND (change, coalesce(event, type), key) IN (SELECT (change, name, key) FROM chosen)
+        ORDER BY change, rank, key
+        """
     ).fetchall()
-    return tuple(Sample(change, key, shown(body)) for change, key, body in rows)
+    changed = [key for change, _, key, _ in rows if change == "changed"]
+    differences = list_differences(db, proposal.changes, changed)
+    return tuple(
+        Sample(change, name, key, shown(body), differences.get(key, ()) if change == "changed" else ())
+        for change, name, key, body in rows
+    )
 
 
 def shown(body: str) -> str:

@@ -174,11 +174,13 @@ class Session:
         return os.path.relpath(self.path.parent.resolve() / self.path.name, folder)
 
     @contextmanager
-    def peeked_state(self, clock: Clock) -> Iterator[State]:
+    def peeked_state(
+        self, clock: Clock, timeout: float = LOCK_TIMEOUT_SECONDS, hint: str = TRY_LATER
+    ) -> Iterator[State]:
         """The state, locked and for looking only; nothing is made where there is none.
 
         Raises:
-            LockedError: another process holds it.
+            LockedError: another process holds it after `timeout` seconds.
             StateError: the file is not a state that this retl can read, or another sync file uses it.
         """
         if not state_exists(self.state_path):
@@ -186,7 +188,10 @@ class Session:
                 yield state
             return
         memory, key = self._state_memory, self.state_key
-        with self.hold(clock), peek_state(self.state_path, self.sync.name, memory, key) as state:
+        with (
+            self.hold(clock, timeout, hint),
+            peek_state(self.state_path, self.sync.name, memory, key) as state,
+        ):
             self._refuse_shared(state)
             yield state
 

@@ -610,7 +610,8 @@ def test_a_plan_with_a_tripped_guard_exits_as_the_run_would(retl: Retl, project:
     code, out, _ = retl("plan", "users")
 
     assert code == 4
-    assert "guard min_rows stops this" in out
+    assert "guard min_rows stops: 0 (1 or more)" in out
+    assert "→ if this is right: retl run syncs/users.yml --force min_rows, once" in out
 
 
 @pytest.mark.rule("K16")
@@ -813,7 +814,7 @@ def test_status_shows_what_is(retl: Retl, project: Path, sandbox: Sandbox) -> No
     with hold(project / "state/users.duckdb", datetime.now(UTC)):
         assert json.loads(retl("status", "users", "--json")[1])["status"] == "running"
         code, _, err = retl("plan", "users")
-        assert (5, True) == (code, "try again when it has ended" in err)
+        assert (5, True) == (code, "use --wait" in err)
     out = retl("status")[1]
     assert "succeeded" in out
     assert [line.rstrip() for line in out.splitlines()] == out.splitlines()

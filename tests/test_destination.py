@@ -317,7 +317,7 @@ def test_a_plan_for_a_file_counts_calls_alone(retl: Retl) -> None:
     """A plan names the file, and neither requests nor API calls, which a file has not."""
     code, out, _ = retl("plan", "users")
     assert 0 == code
-    assert "5 calls to calls.ndjson" in out
+    assert "5 calls of 5 users, 2.1 kB, to calls.ndjson" in out
     assert "API calls" not in out
 
 

@@ -65,6 +65,11 @@ def undated_sentence(calls: int) -> str:
 _COMMAND = re.compile(r"\bretl (run|plan|reset|rekey|rejected) [\w./-]+")
 
 
+def with_flags(text: str, flags: str) -> str:
+    """A text in which options follow each command that it names."""
+    return _COMMAND.sub(lambda command: command[0] + flags, text)
+
+
 def error_report(error: RetlError, flags: str = "", sync: str | None = None) -> RenderableType:
     """An error for people: the sentence with its place, and the hint.
 
@@ -77,8 +82,7 @@ def error_report(error: RetlError, flags: str = "", sync: str | None = None) -> 
     if sync:
         lines[0] = Text.assemble((sync, "bold"), ": ", lines[0])
     if error.hint:
-        hint = _COMMAND.sub(lambda command: command[0] + flags, error.hint)
-        lines.append(Text(f"  → {hint}"))
+        lines.append(Text(f"  → {with_flags(error.hint, flags)}"))
     return Group(*lines)
 
 

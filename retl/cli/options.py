@@ -10,6 +10,7 @@ import click
 
 from retl.config.folder import root_of
 from retl.config.project import find_syncs
+from retl.engine.guard import NAMES as GUARDS
 from retl.memory import VARIABLE, memory_limit
 
 
@@ -63,6 +64,15 @@ def seconds(_context: click.Context, _option: click.Parameter, written: str) -> 
     if match is None:
         raise click.BadParameter(f"{written!r} is not a duration; write 45s, 30m or 12h")
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+WAIT = click.option("--wait", is_flag=True, help="Wait for another run of the sync to end.")
+DEADLINE = click.option(
+    "--deadline", callback=seconds, default="12h", help="Stop after this long: 45s, 30m, 12h. [default: 12h]"
+)
+FORCE = click.option(
+    "--force", "forced", multiple=True, type=click.Choice(GUARDS), help="Let this guard pass, once."
+)
 
 
 def _limit_memory(context: click.Context, _option: click.Parameter, written: str | None) -> None:

@@ -26,17 +26,18 @@ from retl.cli.options import (
     ALL,
     AS_JSON,
     BACKFILL,
+    DEADLINE,
+    FORCE,
     MEMORY_LIMIT,
     MOST,
     SOME_SYNCS,
     STATE_DIR,
+    WAIT,
     chosen_files,
-    seconds,
 )
 from retl.clock import SystemClock
 from retl.config.project import check_names
 from retl.delivery.rate_limit import RateLimiter
-from retl.engine.guard import NAMES as GUARDS
 from retl.errors import Interrupted, LockedError
 from retl.job import Options
 from retl.launch import Launch, launch
@@ -142,9 +143,7 @@ class _Shared:
 @BACKFILL
 @click.option("--full", is_flag=True, help="Send every current row again, changed or not; asks first.")
 @click.option("--yes", is_flag=True, help="With --full: do not ask.")
-@click.option(
-    "--force", "forced", multiple=True, type=click.Choice(GUARDS), help="Let this guard pass, once."
-)
+@FORCE
 @click.option(
     "--limit", type=click.IntRange(1, MOST), help="Send at most this many calls now; the rest stays pending."
 )
@@ -159,13 +158,11 @@ class _Shared:
 @click.option(
     "--expect-state", is_flag=True, envvar="RETL_EXPECT_STATE", help="Stop where the state file is missing."
 )
-@click.option("--wait", is_flag=True, help="Wait for another run of the sync to end.")
+@WAIT
 @click.option(
     "--skip-if-running", is_flag=True, help="Do nothing where another run of the sync is under way."
 )
-@click.option(
-    "--deadline", callback=seconds, default="12h", help="Stop after this long: 45s, 30m, 12h. [default: 12h]"
-)
+@DEADLINE
 @AS_JSON
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @STATE_DIR

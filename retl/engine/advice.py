@@ -29,10 +29,12 @@ class Advice:
         found: what makes rows changed: by an edit of sync or model, or in nearly every row; as a sentence
             without an end, empty where there is nothing of the kind.
         instead: what to write in the sync file so that it sends nothing; None where nothing is safe.
+        by_edit: whether an edit of sync or model makes rows changed.
     """
 
     found: str
     instead: str | None
+    by_edit: bool = False
 
 
 def advise(sync: Sync, changes: Changes) -> Advice:
@@ -49,7 +51,7 @@ def advise(sync: Sync, changes: Changes) -> Advice:
     found += [f"`{name}` is gone" for name in _gone(changes)] if new else []
     found += [f"`{label}` differs in {everywhere[label]:.1%} of rows" for label in stamps]
     more = [f"and {len(found) - MOST_NAMES} more"] if len(found) > MOST_NAMES else []
-    return Advice(", ".join(found[:MOST_NAMES] + more), _instead(sync, changes, new))
+    return Advice(", ".join(found[:MOST_NAMES] + more), _instead(sync, changes, new), by_edit=bool(new))
 
 
 def _is_new(one: Comparison, changes: Changes) -> bool:

@@ -1,0 +1,173 @@
+"""Plans: what a run would send is shown in full, and counted, before it is sent."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import Retl, runner
+
+from retl.lock import hold
+
+USERS = "user_id,email,plan,city\n" + "".join(f"u{n},u{n}@x.com,free,Berlin\n" for n in range(1, 7))
+SYNC = """\
+model: users
+primary_key: user_id
+identify:
+  user_id: user_id
+  traits: {email: email, plan: plan, address.city: city}
+"""
+ORDERS = """\
+sql: SELECT * FROM read_csv('data/users.csv')
+primary_key: user_id
+track: {user_id: user_id, added: Joined, changed: Changed, removed: Left, properties: {plan: plan}}
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project whose calls go to a file; the working folder of the test."""
+    for folder in ("models", "syncs", "data"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "models/users.sql").write_text("SELECT * FROM read_csv('data/users.csv')\n")
+    (tmp_path / "data/users.csv").write_text(USERS)
+    (tmp_path / "syncs/users.yml").write_text(SYNC)
+    (tmp_path / "syncs/members.yml").write_text(ORDERS)
+    (tmp_path / "retl.yml").write_text('warehouse: "duckdb://"\nsegment: {endpoint: "file:calls.ndjson"}\n')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def retl(project: Path, capsys: pytest.CaptureFixture[str]) -> Retl:
+    """Runs a command in the project; gives exit code, stdout and stderr."""
+    return runner(capsys)
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    """Change a file as a user would."""
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def planned(retl: Retl, sync: str, *arguments: str) -> dict[str, Any]:
+    """The JSON object of a plan."""
+    plan: dict[str, Any] = json.loads(retl("plan", sync, "--json", *arguments)[1])
+    return plan
+
+
+def test_a_changed_row_is_shown_with_its_values_before_and_after(retl: Retl, project: Path) -> None:
+    """A plan says what differs in a changed row, by the names of fields: as it was sent, and as it is now."""
+    retl("run", "users")
+    edit(project / "data/users.csv", "u2,u2@x.com,free,Berlin", "u2,,pro,Berlin")
+
+    _, out, _ = retl("plan", "users")
+
+    assert "  =  5  unchanged\n  ~  1  changed    → 1 identify\n  differing in: email 1, plan 1\n" in out
+    assert "  ~ u2  identify\n      email: u2@x.com → null\n      plan: free → pro\n" in out
+    sample = planned(retl, "users")["samples"][0]
+    assert ("changed", "identify", "u2") == (sample["change"], sample["name"], sample["key"])
+    assert {"name": "plan", "before": '"free"', "after": '"pro"'} == sample["differences"][1]
+
+
+def test_a_plan_shows_calls_of_each_kind_and_as_many_as_asked(retl: Retl, project: Path) -> None:
+    """Each kind of change has its sample calls, one where nothing else is said; counts are by event name."""
+    retl("run", "members")
+    edit(project / "data/users.csv", "u1,u1@x.com,free", "u1,u1@x.com,pro")
+    edit(project / "data/users.csv", "u2,u2@x.com,free", "u2,u2@x.com,pro")
+    edit(project / "data/users.csv", "u3,", "u9,")
+
+    plan = planned(retl, "members")
+
+    names = {"added": "Joined", "changed": "Changed", "removed": "Left"}
+    assert names == {one["change"]: one["name"] for one in plan["samples"]}
+    assert [1, 2, 1] == [one["calls"] for one in sorted(plan["calls"], key=lambda one: one["change"])]
+    assert (4, 4) == (plan["total_calls"], plan["users"])
+    assert 4 == len(planned(retl, "members", "--calls", "5")["samples"])
+    assert [] == planned(retl, "members", "--samples", "0")["samples"]
+
+
+def test_users_are_counted_once(retl: Retl, project: Path) -> None:
+    """A plan counts distinct users, by whom Segment bills, beside the calls."""
+    edit(project / "syncs/members.yml", "user_id: user_id", "user_id: city")
+
+    plan = planned(retl, "members", "--initial-backfill")
+
+    assert (6, 1) == (plan["total_calls"], plan["users"])
+
+
+def test_differences_of_rejected_rows_are_counted_apart(retl: Retl, project: Path) -> None:
+    """What differs in rows that cannot be sent is not counted among what will be sent."""
+    retl("run", "users")
+    edit(project / "syncs/users.yml", "user_id: user_id\n", "user_id: user_id\n  timestamp: city\n")
+    edit(project / "data/users.csv", ",free,Berlin", ",pro,2026-03-01")
+    edit(project / "data/users.csv", "u2@x.com,pro,2026-03-01", "u2@x.com,pro,soon")
+
+    plan = planned(retl, "users")
+
+    assert {"bad_timestamp": 1} == plan["rejected_by"]
+    assert (5, {"plan": 5, "address.city": 5}) == (plan["changed"], plan["changed_by"])
+    assert {"plan": 1, "address.city": 1} == plan["rejected_changed_by"]
+    out = retl("plan", "users")[1]
+    assert "  !  1  rejected  → not sent\n" in out
+    assert "differing in rejected rows: plan 1, address.city 1" in out
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_nothing_is_cut_at_the_edge_of_the_window(
+    retl: Retl, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    """Lines are folded at the width of the window, and hold all that the call has."""
+    whole = retl("plan", "users")[1]
+    monkeypatch.setenv("COLUMNS", str(width))
+
+    folded = retl("plan", "users")[1]
+
+    assert width >= max(map(len, folded.splitlines()))
+    call = next(line for line in whole.splitlines() if line.startswith('    {"type"'))
+    without_moment = re.sub(r',"timestamp.*', "", call)
+    assert re.sub(r"\s", "", without_moment) in re.sub(r"\s", "", folded)
+
+
+def test_a_guard_that_stops_is_shown_with_the_ways_on(retl: Retl, project: Path) -> None:
+    """Each guard is shown with value, limit and outcome, and the one that stops with what lets it pass."""
+    retl("run", "users")
+    edit(project / "syncs/users.yml", "identify:", "guards: {changed: 2}\nidentify:")
+    edit(project / "data/users.csv", "free", "pro")
+
+    code, out, _ = retl("plan", "users")
+
+    assert (4, True) == (code, "  guard changed  stops: 6 of 6 (limit 2)\n" in out)
+    assert "  guard removed  ok: 0 of 6 (limit 20%)\n" in out
+    assert "  → if this is right: retl run syncs/users.yml --force changed, once\n" in out
+    assert {"stops"} == {one["outcome"] for one in planned(retl, "users")["guards"] if one["tripped"]}
+    code, out, _ = retl("plan", "users", "--force", "changed")
+    assert (0, True, False) == (code, "guard changed  forced: 6 of 6 (limit 2)" in out, "→ if" in out)
+
+
+@pytest.mark.rule("E4")
+def test_an_edit_is_told_with_the_command_that_repairs(retl: Retl, project: Path) -> None:
+    """After an edit a plan says what it sends, what it does not, and which command sends that to every row."""
+    retl("run", "users")
+    edit(project / "syncs/users.yml", "plan: plan", "plan: plan, town: city, shop: {value: a}")
+
+    _, out, _ = retl("plan", "users", "--force", "changed")
+
+    assert "  the sync was edited; sent for it: `town` is new and differs in 6 rows\n" in out
+    assert (
+        "  the sync was edited; no row is sent for `shop`, but with its next change, or with --full\n" in out
+    )
+    assert "  → to send it to every row now: retl run syncs/users.yml --full\n" in out
+
+
+def test_a_plan_can_wait_for_a_run(retl: Retl, project: Path, clock: Any) -> None:
+    """With --wait a plan waits for a run of its sync to end, until the deadline; without, it does not."""
+    retl("run", "users")
+    with hold(project / "state/users.file.duckdb", clock.now()):
+        assert (5, True) == ((told := retl("plan", "users"))[0], "use --wait" in told[2])
+        code, _, err = retl("plan", "users", "--wait", "--deadline", "0s")
+        assert (5, True) == (code, "give it more time with --deadline" in err)
+    assert 0 == retl("plan", "users", "--wait")[0]
