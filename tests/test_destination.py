@@ -283,6 +283,18 @@ def test_a_run_writes_its_calls_to_the_file_that_the_endpoint_names(retl: Retl, 
     assert ["users.file.duckdb"] == [path.name for path in (tmp_path / "state").glob("*.duckdb")]
 
 
+def test_a_call_is_one_line_whatever_its_json_looks_like(retl: Retl, tmp_path: Path) -> None:
+    """The line breaks of a JSON column are spaces in the file, so that each line is a whole call."""
+    (tmp_path / "models/users.sql").write_text("""SELECT 'u1' AS user_id, '{\n"n": 1\r\n}'::JSON AS email""")
+    (tmp_path / "syncs/users.yml").write_text(
+        "model: users\nprimary_key: user_id\nidentify: {user_id: user_id, traits: {email: email}}\n"
+    )
+
+    assert 0 == retl("run", "users")[0]
+    (line,) = (tmp_path / "calls.ndjson").read_text(encoding="utf-8").splitlines()
+    assert '"traits":{"email":{ "n": 1  }}' in line
+
+
 def test_a_project_that_moves_keeps_its_file(
     retl: Retl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

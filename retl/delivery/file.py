@@ -82,6 +82,7 @@ class NdjsonFile:
     def send(self, batch: Batch, attempt: Attempt) -> Decision:
         """Append a batch; see `Destination.send`."""
         lines = np.frombuffer(batch.text, np.uint8).copy()
+        lines[(lines == ord("\n")) | (lines == ord("\r"))] = ord(" ")  # white space of a JSON column
         lines[batch.ends[:-1]] = ord("\n")  # in place of the commas between calls
         try:
             self.check()
