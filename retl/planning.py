@@ -19,6 +19,7 @@ from retl.engine.diff import Diff
 from retl.engine.difference import Difference, count_differences, list_differences
 from retl.engine.guard import Guard, Outcome, ways_on
 from retl.engine.landing import Purpose
+from retl.export import select_calls
 from retl.job import Job
 from retl.pipeline import Outgoing, Proposal, find_changes, make_calls, open_engine, resumed, resumes_full
 
@@ -251,6 +252,7 @@ def make_plan(
     proposal = find_changes(job, open_engine(job, job.deadline, Purpose.COMPARE))
     outgoing = make_calls(job, proposal, connections=1, may_wait=True)
     changes = proposal.changes
+    calls = select_calls()
     changed_by, rejected_changed_by = _changed_by(db, proposal, outgoing)
     return Plan(
         sync=job.sync.name,
@@ -272,7 +274,7 @@ def make_plan(
         limits=limits,
         file=file,
         samples=_samples(db, proposal, samples),
-        _table=db.sql(CALLS if with_calls else f"{CALLS} LIMIT 0").to_arrow_table(),
+        _table=db.sql(calls if with_calls else f"{calls} LIMIT 0").to_arrow_table(),
     )
 
 
@@ -305,14 +307,6 @@ def _count_calls(db: duckdb.DuckDBPyConnection, outgoing: Outgoing) -> Volume:
         undated=outgoing.undated,
         violations=outgoing.violations,
     )
-
-
-CALLS = """
-SELECT change, key, type, event, user_id, message_id, moment AS timestamp, reason, body AS call
-FROM call
-ORDER BY moment, rank, key
-"""
-"""The SELECT of all calls, those of rejected rows as well, in the order in which they would leave."""
 
 
 def _samples(db: duckdb.DuckDBPyConnection, proposal: Proposal, each: int) -> tuple[Sample, ...]:

@@ -56,6 +56,7 @@ STORIES = [
     "check",
     "discard",
     "explain",
+    "export",
     "job",
     "launch",
     "model_check",

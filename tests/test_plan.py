@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 from harness import Retl, runner
 
@@ -150,7 +151,7 @@ def test_a_guard_that_stops_is_shown_with_the_ways_on(retl: Retl, project: Path)
 
 @pytest.mark.rule("E4")
 def test_an_edit_is_told_with_the_command_that_repairs(retl: Retl, project: Path) -> None:
-    """After an edit a plan says what it sends, what it does not, and which command sends that to every row."""
+    """A plan says what an edit sends, what it does not, and which command sends that to every row."""
     retl("run", "users")
     edit(project / "syncs/users.yml", "plan: plan", "plan: plan, town: city, shop: {value: a}")
 
@@ -171,3 +172,80 @@ def test_a_plan_can_wait_for_a_run(retl: Retl, project: Path, clock: Any) -> Non
         code, _, err = retl("plan", "users", "--wait", "--deadline", "0s")
         assert (5, True) == (code, "give it more time with --deadline" in err)
     assert 0 == retl("plan", "users", "--wait")[0]
+
+
+EXPORTED = ["change", "key", "type", "event", "user_id", "message_id", "timestamp", "reason", "call"]
+
+
+@pytest.mark.parametrize("name", ["calls.parquet", "calls.csv", "calls.jsonl"])
+def test_all_calls_of_a_plan_go_to_a_file(retl: Retl, project: Path, name: str) -> None:
+    """The file has a line for each call, with the ids and the texts that the run then sends."""
+    retl("run", "users")
+    edit(project / "models/users.sql", "*", "* REPLACE ('{\n\"n\": 12345678901234567890.10}'::JSON AS plan)")
+    edit(project / "syncs/users.yml", "user_id: user_id\n", "user_id: user_id\n  timestamp: joined\n")
+    edit(project / "models/users.sql", " FROM", ", if(user_id = 'u2', 'soon', '2026-03-01') AS joined FROM")
+
+    code, _, err = retl("plan", "users", "--out", name, "--force", "changed")
+    before = {one.name for one in project.iterdir()}
+    sent = (project / "calls.ndjson").read_text().splitlines()
+    retl("run", "users", "--force", "changed")
+
+    assert (0, "") == (code, err)
+    with duckdb.connect() as db:
+        rows = db.sql(f"FROM '{project / name}' ORDER BY key")
+        assert EXPORTED == rows.columns
+        found = rows.fetchall()
+    assert [("changed", f"u{n}", "identify", None, f"u{n}") for n in range(1, 7)] == [
+        one[:5] for one in found
+    ]
+    assert [None, "bad_timestamp", *[None] * 4] == [one[7] for one in found]
+    calls = (project / "calls.ndjson").read_text().splitlines()[len(sent) :]
+    assert [json.loads(call)["messageId"] for call in calls] == [one[5] for one in found if not one[7]]
+    if name != "calls.jsonl":  # there it is an object, whose line breaks are spaces
+        assert calls == [one[8].replace("\n", " ") for one in found if not one[7]]
+    else:
+        lines = (project / name).read_text().splitlines()
+        assert calls == [json_of_call(line) for line in lines if '"reason":null' in line]
+    assert 0o600 == (project / name).stat().st_mode & 0o777
+    assert {one.name for one in project.iterdir()} == before
+
+
+def json_of_call(line: str) -> str:
+    """The text of the call in a line of an exported file, which ends with it."""
+    return line.partition('"call":')[2].removesuffix("}")
+
+
+def test_ids_that_will_be_others_are_not_exported(retl: Retl, project: Path) -> None:
+    """Before the first run the ids are not known, as the state makes them its own; ids of the rows are."""
+    retl("plan", "users", "--out", "made.csv")
+    edit(project / "syncs/users.yml", "user_id: user_id\n", "user_id: user_id\n  message_id: email\n")
+    retl("plan", "users", "--out", "own.csv")
+
+    with duckdb.connect() as db:
+        ids = [db.sql(f"SELECT min(message_id) FROM '{name}.csv'").fetchall() for name in ("made", "own")]
+    assert [[(None,)], [("u1@x.com",)]] == ids
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["users", "--out", "calls.xml"], 2, "does not end in one of .parquet, .csv, .jsonl"),
+        (["syncs/", "--out", "calls.csv"], 2, "--out needs a name with {sync} in it"),
+        (["users", "--out", "no/such/calls.csv"], 2, "no/such/calls.csv"),
+    ],
+)
+def test_a_file_that_cannot_take_the_calls_is_refused(
+    retl: Retl, arguments: list[str], code: int, said: str
+) -> None:
+    """A format that is not known, one file for several syncs, and a missing folder are errors."""
+    ended, _, err = retl("plan", *arguments)
+
+    assert (code, True) == (ended, said in err)
+
+
+def test_several_syncs_have_a_file_each(retl: Retl, project: Path) -> None:
+    """`{sync}` in the name of the file stands for the name of the sync."""
+    assert 0 == retl("plan", "syncs/", "--initial-backfill", "--out", "{sync}.calls.jsonl")[0]
+
+    for sync in ("users", "members"):
+        assert 6 == len((project / f"{sync}.calls.jsonl").read_text().splitlines())

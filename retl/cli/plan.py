@@ -25,6 +25,7 @@ from retl.cli.options import (
 from retl.cli.plan_report import plan_report
 from retl.clock import SystemClock
 from retl.errors import GuardError, Interrupted
+from retl.export import FORMATS, export_calls
 from retl.job import Job, Options
 from retl.lock import LOCK_TIMEOUT_SECONDS
 from retl.observer import SilentObserver
@@ -46,6 +47,7 @@ class PlanFlags:
         forced: names of the guards to let pass.
         rehearsal: whether the plan is of a rehearsal.
         samples: calls to show of each kind.
+        out: the file that takes all calls; `{sync}` in its name stands for the sync's.
         wait: whether to wait for a run of the sync to end.
         deadline: seconds after which to stop.
         as_json: whether to print JSON.
@@ -57,6 +59,7 @@ class PlanFlags:
     forced: tuple[str, ...]
     rehearsal: bool
     samples: int
+    out: Path | None
     wait: bool
     deadline: float
     as_json: bool
@@ -71,6 +74,13 @@ class PlanFlags:
             full=self.full,
             deadline_seconds=self.deadline,
         )
+
+
+def _known_format(_context: click.Context, _option: click.Parameter, written: Path | None) -> Path | None:
+    """The path of a file, refused where its ending is of no known format."""
+    if written is not None and written.suffix not in FORMATS:
+        raise click.BadParameter(f"{str(written)!r} does not end in one of {', '.join(FORMATS)}")
+    return written
 
 
 @click.command("plan")
@@ -89,6 +99,13 @@ class PlanFlags:
     metavar="N",
     help="Calls to show of each kind. [default: 1]",
 )
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    callback=_known_format,
+    metavar="FILE",
+    help="Write all calls to this .parquet, .csv or .jsonl; `{sync}` in it is the sync's name.",
+)
 @WAIT
 @DEADLINE
 @AS_JSON
@@ -101,6 +118,8 @@ def plan_command(syncs: Sequence[str], every: bool, **given: Any) -> int:
     """
     flags = PlanFlags(**given)
     paths = chosen_files(syncs, every)
+    if flags.out is not None and len(paths) > 1 and "{sync}" not in str(flags.out):
+        raise click.UsageError("with several syncs, --out needs a name with {sync} in it")
     printer = Printer(
         flags.as_json, rehearsal=flags.rehearsal, state_dir=flags.state_dir, several=len(paths) > 1
     )
@@ -128,7 +147,11 @@ def _plan_one(session: Session, flags: PlanFlags) -> Plan:
         job = Job(
             session.sync, session.model, state, session.warehouse, flags.options, clock, SilentObserver()
         )
-        return make_plan(job, session.limits, session.file, flags.samples)
+        plan = make_plan(job, session.limits, session.file, flags.samples)
+        if flags.out is not None:
+            path = Path(str(flags.out).replace("{sync}", session.sync.name)).absolute()
+            export_calls(state.db, path, own_ids_only=state.path is None)
+        return plan
 
 
 def _print_plan(plan: Plan, printer: Printer) -> None:
