@@ -13,6 +13,7 @@
     │   ├── StorageError               no disk or memory, or a file that cannot be written
     │   └── DeadlineError              time is up
     ├── GuardError            exit 4   a guard stopped the run before the first call
+    │   └── MovedError                 something moved since the plan that was to be sent
     ├── LockedError           exit 5   another process holds the sync
     ├── Interrupted           exit 130/143   stopped by a signal; resumable
     └── BugError              exit 70  anything else: a fault of retl itself
@@ -124,6 +125,12 @@ class GuardError(RetlError):
 
     code = "guard"
     exit_code = 4
+
+
+class MovedError(GuardError):
+    """A saved plan does not hold any more, so that nothing of it was sent."""
+
+    code = "moved"
 
 
 class LockedError(RetlError):

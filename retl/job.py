@@ -1,12 +1,14 @@
 """The job of a run: one sync, and all that its run works with."""
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from retl.clock import Clock
 from retl.config.sync import Sync
 from retl.model import Model
 from retl.observer import Observer, SilentObserver
+from retl.planned import Planned
 from retl.state import State
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ class Options:
         limit: how many calls may leave; None is all.
         full: whether every current row is sent again.
         deadline_seconds: when to stop, counted from the start; as long as Segment's own clients try.
+        detected_at: the moment at which changes count as found, UTC; None is the moment of the run.
+        planned: the work that alone may be done, of a saved plan; None is whatever there is to do.
     """
 
     backfill: bool = False
@@ -30,6 +34,8 @@ class Options:
     limit: int | None = None
     full: bool = False
     deadline_seconds: float = 12 * 3600.0
+    detected_at: datetime | None = None
+    planned: Planned | None = None
 
 
 @dataclass(frozen=True)

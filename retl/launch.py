@@ -69,6 +69,10 @@ def launch(
         copy_production(session, clock)
     if how.expect_state:
         _refuse_missing_state(session)
+    planned = how.options.planned
+    if planned is not None:
+        planned.refuse_moved_files(session.project.root, session.sync)
+        planned.refuse_missing_state(session.state_path, state_exists(session.state_path))
     doubt = refuse_former_name(session)
     if doubt is not None:
         observer.notice(doubt)
@@ -82,6 +86,8 @@ def launch(
         ),
         session.open_state() as state,
     ):
+        if planned is not None:
+            planned.begin(state)
         if session.is_local and session.sync.segment.name is None:
             observer.notice(_LOCAL.format(session.address.partition(", ")[0]))
         warehouse, address = session.warehouse, session.address

@@ -31,6 +31,7 @@ from retl.engine.mapping import SyncMapping, read_mapping, refuse_other_identity
 from retl.errors import ConfigError, DestinationError
 from retl.job import Job
 from retl.lazy import lazy_module
+from retl.planned import work_of
 from retl.run import Run, any_in_full, begin_run, forget_before, keep_run, keeps_all_runs, open_run
 from retl.state import FirstPass
 from retl.warehouse.watched import WatchedWarehouse
@@ -69,6 +70,8 @@ def run(job: Job, destination: Destination) -> Run:
             outgoing = make_calls(job, proposal, destination.connections, may_wait=True)
             record = record.with_diff(outgoing.diff, proposal.guards, baseline=not proposal.sends)
             record = record.evolve(violations=outgoing.violations)
+            if (planned := job.options.planned) is not None:
+                planned.refuse_other_work(work_of(state.db, outgoing.diff))
             with state.transaction():
                 outbox.render_waiting(state.db)
                 refused = rejected.record(state.db, record.run_id, clock.now())
@@ -245,7 +248,7 @@ def render(job: Job, proposal: Proposal, lanes: int = 1, promoted: str | None = 
         id_scope=MessageIdScope(
             metadata.destination_id, metadata.sync, metadata.generation, changes.mapping.digest
         ),
-        detected_at=job.clock.now(),
+        detected_at=job.options.detected_at or job.clock.now(),
         lanes=lanes,
         full=job.options.full,
     )

@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -22,6 +23,7 @@ from retl.engine.landing import Purpose
 from retl.export import select_calls
 from retl.job import Job
 from retl.pipeline import Outgoing, Proposal, find_changes, make_calls, open_engine, resumed, resumes_full
+from retl.planned import Planned, file_hashes, work_of
 
 if TYPE_CHECKING:
     import pandas as pd  # an extra: only notebooks need it
@@ -275,6 +277,30 @@ def make_plan(
         file=file,
         samples=_samples(db, proposal, samples),
         _table=db.sql(calls if with_calls else f"{calls} LIMIT 0").to_arrow_table(),
+    )
+
+
+def planned_sync(job: Job, plan: Plan, root: Path) -> Planned:
+    """The part of a plan that is saved; after `make_plan`.
+
+    Args:
+        job: of the plan; its options have the moment of detection.
+        plan: as it was made.
+        root: the project folder.
+    """
+    assert job.options.detected_at is not None, "a plan that is saved has a moment"
+    metadata = job.state.metadata
+    return Planned(
+        sync=plan.sync,
+        path=job.sync.path,
+        root=str(root),
+        detected_at=job.options.detected_at,
+        files=file_hashes(root, job.sync),
+        destination_id=metadata.destination_id,
+        destination_hash=metadata.destination_hash,
+        generation=metadata.generation,
+        has_state=job.state.path is not None,
+        work=work_of(job.state.db, plan.diff),
     )
 
 

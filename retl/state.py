@@ -145,6 +145,10 @@ class State:
             ],
         )
 
+    def take_id(self, destination_id: str) -> None:
+        """Take another random id, before a message id was made with the one that the file got."""
+        self.db.execute("UPDATE state.metadata SET destination_id = ?", [destination_id])
+
     def rekey(self, destination_hash: str | None, destination: str | None = None) -> None:
         """Note that calls go to another destination from now on; None is the one of the next run."""
         self.note(replace(self.metadata, destination_hash=destination_hash, destination=destination))

@@ -63,6 +63,7 @@ STORIES = [
     "new_project",
     "orphans",
     "pipeline",
+    "planned",
     "planning",
     "purge",
     "rehearsal",

@@ -10,6 +10,7 @@ from retl.errors import RetlError
 from retl.lazy import lazy_module
 
 COMMANDS = {
+    "apply": "Send exactly what a saved plan says, or nothing where anything has moved since.",
     "check": "Check sync files, their models and their settings; without SYNC, all in syncs/.",
     "discard": "Forget the rejected calls, or with --pending those that wait.",
     "encrypt": "Encrypt the state of a sync with the key in RETL_STATE_KEY, or give it another key.",

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ from retl.job import Job, Options
 from retl.lock import LOCK_TIMEOUT_SECONDS
 from retl.observer import SilentObserver
 from retl.orphans import refuse_former_name
-from retl.planning import Plan, make_plan
+from retl.planned import Planned, SavedPlan, save_plan
+from retl.planning import Plan, make_plan, planned_sync
 from retl.session import Session, load_session
 
 MOST_SAMPLES = 1_000
@@ -48,6 +49,7 @@ class PlanFlags:
         rehearsal: whether the plan is of a rehearsal.
         samples: calls to show of each kind.
         out: the file that takes all calls; `{sync}` in its name stands for the sync's.
+        save: the file that takes the plan, for `retl apply`.
         wait: whether to wait for a run of the sync to end.
         deadline: seconds after which to stop.
         as_json: whether to print JSON.
@@ -60,6 +62,7 @@ class PlanFlags:
     rehearsal: bool
     samples: int
     out: Path | None
+    save: Path | None
     wait: bool
     deadline: float
     as_json: bool
@@ -106,6 +109,12 @@ def _known_format(_context: click.Context, _option: click.Parameter, written: Pa
     metavar="FILE",
     help="Write all calls to this .parquet, .csv or .jsonl; `{sync}` in it is the sync's name.",
 )
+@click.option(
+    "--save",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="PLAN",
+    help="Save the plan as a file, for `retl apply`; it holds counts and hashes, and no values.",
+)
 @WAIT
 @DEADLINE
 @AS_JSON
@@ -123,10 +132,11 @@ def plan_command(syncs: Sequence[str], every: bool, **given: Any) -> int:
     printer = Printer(
         flags.as_json, rehearsal=flags.rehearsal, state_dir=flags.state_dir, several=len(paths) > 1
     )
-    codes = [0]
+    codes, saved = [0], []
     for path in paths:
         try:
-            plan = _plan_one(load_session(path, flags.state_dir, flags.rehearsal), flags)
+            session = load_session(path, flags.state_dir, flags.rehearsal)
+            plan, planned = _plan_one(session, flags)
         except Exception as error:
             found = print_failure(printer, path.stem, error)
             codes.append(found.exit_code)
@@ -134,24 +144,40 @@ def plan_command(syncs: Sequence[str], every: bool, **given: Any) -> int:
                 break
             continue
         codes.append(GuardError.exit_code if plan.is_stopped else 0)
+        saved.append(planned)
         _print_plan(plan, printer)
+    if flags.save is not None:
+        _save(flags, [one for one in saved if one], complete=len(saved) == len(paths))
     return max(codes)
 
 
-def _plan_one(session: Session, flags: PlanFlags) -> Plan:
+def _save(flags: PlanFlags, planned: Sequence[Planned], complete: bool) -> None:
+    """Save the plans of all syncs as one file; without one of them it would not be the plan."""
+    assert flags.save is not None
+    if not complete:
+        console(stderr=True).print("the plan was not saved, as it is not whole")
+        return
+    plan = SavedPlan(tuple(planned), flags.backfill, flags.full, flags.forced, flags.rehearsal)
+    save_plan(plan, flags.save.absolute())
+    if not flags.as_json:
+        folder = f" --state-dir {flags.state_dir}" if flags.state_dir else ""
+        console().print(f"saved; to send exactly this: retl apply {flags.save}{folder}")
+
+
+def _plan_one(session: Session, flags: PlanFlags) -> tuple[Plan, Planned | None]:
+    """The plan of a sync; and what is to be saved of it, if it is."""
     clock = SystemClock()
     refuse_former_name(session)
     hint = "give it more time with --deadline" if flags.wait else "use --wait"
     timeout = flags.deadline if flags.wait else LOCK_TIMEOUT_SECONDS
     with session.peeked_state(clock, timeout, hint) as state:
-        job = Job(
-            session.sync, session.model, state, session.warehouse, flags.options, clock, SilentObserver()
-        )
+        options = replace(flags.options, detected_at=clock.now())
+        job = Job(session.sync, session.model, state, session.warehouse, options, clock, SilentObserver())
         plan = make_plan(job, session.limits, session.file, flags.samples)
         if flags.out is not None:
             path = Path(str(flags.out).replace("{sync}", session.sync.name)).absolute()
-            export_calls(state.db, path, own_ids_only=state.path is None)
-        return plan
+            export_calls(state.db, path, own_ids_only=state.path is None and not flags.save)
+        return plan, planned_sync(job, plan, session.project.root) if flags.save else None
 
 
 def _print_plan(plan: Plan, printer: Printer) -> None:

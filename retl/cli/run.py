@@ -43,6 +43,7 @@ from retl.job import Options
 from retl.launch import Launch, launch
 from retl.lazy import lazy_module
 from retl.orphans import find_orphans, orphans_sentence
+from retl.planned import Planned
 from retl.run import Run, Status, begin_run
 from retl.session import Session, load_session
 
@@ -74,6 +75,7 @@ class RunFlags:
         as_json: whether to print JSON.
         quiet: whether to print nothing but errors.
         state_dir: the folder of state files, where the command line gave one.
+        planned: the sync as a saved plan has it, of which nothing may have moved; None for any other run.
     """
 
     backfill: bool
@@ -90,6 +92,7 @@ class RunFlags:
     as_json: bool
     quiet: bool
     state_dir: Path | None
+    planned: Planned | None = None
 
     @property
     def launch(self) -> Launch:
@@ -100,6 +103,8 @@ class RunFlags:
             limit=self.limit,
             full=self.full,
             deadline_seconds=self.deadline,
+            detected_at=self.planned.detected_at if self.planned else None,
+            planned=self.planned,
         )
         return Launch(options, self.from_production, self.expect_state, self.wait)
 
@@ -182,10 +187,15 @@ def run_command(syncs: Sequence[str], every: bool, **given: Any) -> int:
         click.confirm("--full sends every current row again; go on?", abort=True, err=True)
     paths = chosen_files(syncs, every)
     printer = Printer(flags.as_json, flags.quiet, flags.rehearsal, flags.state_dir, several=len(paths) > 1)
+    return run_syncs([(path, flags) for path in paths], printer)
+
+
+def run_syncs(syncs: Sequence[tuple[Path, RunFlags]], printer: Printer) -> int:
+    """Run sync files one after another, each with its options; returns the exit code."""
     codes: list[int] = []
-    with server.Sandbox() if flags.rehearsal else nullcontext() as sandbox:
+    with server.Sandbox() if printer.rehearsal else nullcontext() as sandbox:
         shared = _Shared(sandbox)
-        for path in paths:
+        for path, flags in syncs:
             record = _run_one(path, flags, shared)
             if record is None:
                 continue
