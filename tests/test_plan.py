@@ -8,6 +8,7 @@ from typing import Any
 import duckdb
 import pytest
 from harness import Retl, runner
+from markdown_it import MarkdownIt
 
 from retl.lock import hold
 
@@ -249,3 +250,63 @@ def test_several_syncs_have_a_file_each(retl: Retl, project: Path) -> None:
 
     for sync in ("users", "members"):
         assert 6 == len((project / f"{sync}.calls.jsonl").read_text().splitlines())
+
+
+def tables(markdown: str) -> list[list[list[str]]]:
+    """The tables of a Markdown text as a renderer reads them: the cells of each row, as plain text."""
+    found: list[list[list[str]]] = []
+    for token in MarkdownIt("commonmark").enable("table").parse(markdown):
+        if token.type == "table_open":
+            found.append([])
+        elif token.type == "tr_open":
+            found[-1].append([])
+        elif token.type == "inline" and token.level == 3 + 1:
+            found[-1][-1].append("".join(one.content for one in token.children or []))
+    return found
+
+
+ODD = "l|t`v *@octocat* <b>"
+"""A name that Markdown would take for its own."""
+
+
+def test_markdown_is_tables_that_hide_values(retl: Retl, project: Path) -> None:
+    """Markdown has tables of rows, differences, rejections and guards, whatever names hold; no value."""
+    edit(project / "syncs/users.yml", "plan: plan", json.dumps(ODD) + ": plan")
+    retl("run", "users")
+    edit(project / "data/users.csv", "u2,u2@x.com,free", "u2,secret@x.com,pro")
+    edit(project / "data/users.csv", "u3,", "u4,")
+
+    code, out, _ = retl("plan", "users", "--format", "markdown")
+
+    assert 0 == code
+    rows, differs, rejected, guards = tables(out)
+    assert ["changed", "1", "1 identify"] in rows
+    assert ["rejected", "2", "not sent"] in rows
+    assert [ODD, "1", "0"] in differs
+    assert ["duplicate_key", "2", "several rows share the primary key"] in rejected
+    assert ["changed", "1 of 6 (limit 50%)", "✅ ok"] in guards
+    assert "<!-- retl plan users -->\n" == out[:25]
+    assert not re.search(r"secret|x\.com|pro\b|u2", out)
+    shown = retl("plan", "users", "--format", "markdown", "--show-values")[1]
+    assert "**changed** `u2` → `identify`" in shown
+    assert "- `email: u2@x.com → secret@x.com`" in shown
+
+
+def test_markdown_shows_guards_that_stop_and_errors(retl: Retl, project: Path) -> None:
+    """A comment says what stops a sync, with the way on, and why another could not be planned."""
+    retl("run", "users")
+    edit(project / "data/users.csv", USERS, USERS.splitlines()[0] + "\n")
+    (project / "syncs/broken.yml").write_text("model: nothing\n" + ORDERS.partition("\n")[2])
+
+    code, out, _ = retl("plan", "users", "broken", "--format", "markdown")
+
+    assert 4 == code
+    assert ["min_rows", "0 (1 or more)", "❌ stops"] in tables(out)[1]
+    assert "- if this is right: retl run syncs/users.yml --force min_rows, once" in out
+    assert "### retl plan: `broken`\n\n❌ syncs/broken.yml:1 model: there is no models/nothing.sql" in out
+
+
+def test_options_that_do_nothing_are_refused(retl: Retl) -> None:
+    """--show-values is for Markdown, which is not JSON."""
+    assert 2 == retl("plan", "users", "--show-values")[0]
+    assert 2 == retl("plan", "users", "--json", "--format", "markdown")[0]

@@ -22,6 +22,7 @@ from retl.cli.options import (
     WAIT,
     chosen_files,
 )
+from retl.cli.plan_markdown import error_markdown, plan_markdown
 from retl.cli.plan_report import plan_report
 from retl.clock import SystemClock
 from retl.errors import GuardError, Interrupted
@@ -53,6 +54,8 @@ class PlanFlags:
         wait: whether to wait for a run of the sync to end.
         deadline: seconds after which to stop.
         as_json: whether to print JSON.
+        form: "text", or "markdown" for a comment on a pull request.
+        show_values: whether Markdown has keys and values of rows.
         state_dir: the folder of state files, where the command line gave one.
     """
 
@@ -66,6 +69,8 @@ class PlanFlags:
     wait: bool
     deadline: float
     as_json: bool
+    form: str
+    show_values: bool
     state_dir: Path | None
 
     @property
@@ -118,6 +123,14 @@ def _known_format(_context: click.Context, _option: click.Parameter, written: Pa
 @WAIT
 @DEADLINE
 @AS_JSON
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "markdown"]),
+    default="text",
+    help="Markdown is for a comment on a pull request: tables, folded samples, no values. [default: text]",
+)
+@click.option("--show-values", is_flag=True, help="With --format markdown: show keys and values of samples.")
 @STATE_DIR
 @MEMORY_LIMIT
 def plan_command(syncs: Sequence[str], every: bool, **given: Any) -> int:
@@ -126,6 +139,10 @@ def plan_command(syncs: Sequence[str], every: bool, **given: Any) -> int:
     Example: retl plan syncs/users.yml --calls 3
     """
     flags = PlanFlags(**given)
+    if flags.as_json and flags.form != "text":
+        raise click.UsageError("--json and --format do not go together")
+    if flags.show_values and flags.form != "markdown":
+        raise click.UsageError("--show-values goes with --format markdown; elsewhere values are shown")
     paths = chosen_files(syncs, every)
     if flags.out is not None and len(paths) > 1 and "{sync}" not in str(flags.out):
         raise click.UsageError("with several syncs, --out needs a name with {sync} in it")
@@ -140,12 +157,14 @@ def plan_command(syncs: Sequence[str], every: bool, **given: Any) -> int:
         except Exception as error:
             found = print_failure(printer, path.stem, error)
             codes.append(found.exit_code)
+            if flags.form == "markdown":
+                click.echo(error_markdown(path.stem, found))
             if isinstance(found, Interrupted):
                 break
             continue
         codes.append(GuardError.exit_code if plan.is_stopped else 0)
         saved.append(planned)
-        _print_plan(plan, printer)
+        _print_plan(plan, printer, flags)
     if flags.save is not None:
         _save(flags, [one for one in saved if one], complete=len(saved) == len(paths))
     return max(codes)
@@ -159,7 +178,7 @@ def _save(flags: PlanFlags, planned: Sequence[Planned], complete: bool) -> None:
         return
     plan = SavedPlan(tuple(planned), flags.backfill, flags.full, flags.forced, flags.rehearsal)
     save_plan(plan, flags.save.absolute())
-    if not flags.as_json:
+    if not flags.as_json and flags.form == "text":
         folder = f" --state-dir {flags.state_dir}" if flags.state_dir else ""
         console().print(f"saved; to send exactly this: retl apply {flags.save}{folder}")
 
@@ -180,10 +199,13 @@ def _plan_one(session: Session, flags: PlanFlags) -> tuple[Plan, Planned | None]
         return plan, planned_sync(job, plan, session.project.root) if flags.save else None
 
 
-def _print_plan(plan: Plan, printer: Printer) -> None:
+def _print_plan(plan: Plan, printer: Printer, flags: PlanFlags) -> None:
     """Print a plan; long lines are folded at the width of a terminal, and are whole in a pipe."""
     if printer.as_json:
         click.echo(as_json_line(plan.as_json()))
+        return
+    if flags.form == "markdown":
+        click.echo(plan_markdown(plan, flags.show_values, printer.flags))
         return
     terminal = console()
     width = terminal.width if terminal.is_terminal or "COLUMNS" in os.environ else None
