@@ -252,6 +252,22 @@ def test_several_syncs_have_a_file_each(retl: Retl, project: Path) -> None:
         assert 6 == len((project / f"{sync}.calls.jsonl").read_text().splitlines())
 
 
+def test_the_json_of_a_plan_is_that_of_the_docs(retl: Retl, project: Path) -> None:
+    """docs/plan.md names each member of the JSON object and each column of a file of calls, no other."""
+    page = (Path(__file__).parent.parent / "docs/plan.md").read_text(encoding="utf-8")
+    columns, members = (
+        [
+            name
+            for row in re.findall(r"^\| (`[^|]*)\|", part, re.MULTILINE)
+            for name in re.findall(r"`(\w+)`", row)
+        ]
+        for part in re.split(r"^## ", page, flags=re.MULTILINE)[2:4]
+    )
+
+    assert sorted(planned(retl, "users")) == sorted(members)
+    assert EXPORTED == columns
+
+
 def tables(markdown: str) -> list[list[list[str]]]:
     """The tables of a Markdown text as a renderer reads them: the cells of each row, as plain text."""
     found: list[list[list[str]]] = []
