@@ -38,7 +38,8 @@ test-all: .venv/test
 # Whatever talks to DuckDB, with the oldest that retl supports.
 test-oldest: .venv/oldest
 	.venv/oldest/bin/python -m pytest -q -n 2 --dist worksteal -m "not slow" tests/test_engine.py tests/test_stage.py \
-		tests/test_state.py tests/test_migrations.py tests/test_keep.py tests/test_purge.py tests/test_unrendered.py tests/test_deliver.py tests/test_discard.py tests/test_cases.py
+		tests/test_state.py tests/test_migrations.py tests/test_keep.py tests/test_purge.py tests/test_unrendered.py tests/test_deliver.py tests/test_discard.py tests/test_cases.py \
+		tests/test_plan.py tests/test_apply.py
 
 # DuckDB encrypts with its extension httpfs, which comes from DuckDB's own server, and of some versions from PyPI.
 test-encryption: .venv/encryption

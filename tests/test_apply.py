@@ -11,6 +11,7 @@ import pytest
 from harness import Retl, runner
 
 from retl.planned import MADE_WITH
+from retl.sandbox.server import Sandbox
 
 USERS = "user_id,email,plan,seen\n" + "".join(f"u{n},u{n}@x.com,free,2026-01-0{n}\n" for n in range(1, 7))
 SYNC = """\
@@ -79,6 +80,54 @@ def test_apply_sends_the_planned_calls_byte_for_byte(retl: Retl, project: Path, 
     assert "6 calls delivered" in out
     assert [call for (call,) in planned] == sent(project)[before:]
     assert "no changes" in retl("run", "users")[1]
+
+
+KINDS = {
+    "track": "track: {user_id: email, added: In, changed: {event: New, previous: true}, removed: Out, "
+    "properties: {plan: plan}}",
+    "audience": "audience: {user_id: email, name: VIP, properties: {plan: plan}}",
+    "identify": "identify: {user_id: email, removed: {traits: {gone: {value: true}}}, traits: {plan: plan}}",
+    "group": "group: {user_id: email, group_id: plan, traits: {plan: plan}}",
+    "own ids": "identify: {user_id: email, message_id: seen, timestamp: seen, traits: {plan: plan}}",
+}
+"""A sync of each kind."""
+
+
+@pytest.mark.rule("G15")
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_applied_as_it_was_planned(retl: Retl, project: Path, kind: str) -> None:
+    """Whatever the kind of sync, and whatever happened to a row, the planned calls leave, and no others."""
+    (project / "syncs/users.yml").write_text(f"model: users\nprimary_key: user_id\n{KINDS[kind]}\n")
+    retl("run", "users")
+    before = len(sent(project))
+    edit(project / "data/users.csv", "u1,u1@x.com,free,2026-01-01", "u1,u1@x.com,pro,2026-02-01")
+    edit(project / "data/users.csv", "u2,u2@x.com,free,2026-01-02", "u2,other@x.com,free,2026-02-02")
+    edit(project / "data/users.csv", "u3,u3@x.com,free,2026-01-03", "u9,u9@x.com,free,2026-02-03")
+    assert 0 == retl("plan", "users", "--save", "users.plan", "--out", "calls.parquet")[0]
+    planned = duckdb.sql("SELECT call FROM 'calls.parquet' ORDER BY call").fetchall()
+
+    assert 0 == retl("apply", "users.plan")[0]
+    assert 2 <= len(planned)
+    assert [call for (call,) in planned] == sorted(sent(project)[before:])
+
+
+def test_a_large_first_pass_is_applied_as_it_was_planned(retl: Retl, project: Path) -> None:
+    """The calls of a first pass are those of the plan, though their text is made only as they leave."""
+    model = "SELECT 'u' || i AS user_id, 'a' AS email, 'b' AS plan, 'c' AS seen FROM range(9000) AS r(i)"
+    (project / "models/users.sql").write_text(model)
+    with Sandbox() as sandbox:
+        settings = {"endpoint": sandbox.url, "write_key": "key", "events_per_second": 0}
+        (project / "retl.yml").write_text(f'warehouse: "duckdb://"\nsegment: {json.dumps(settings)}\n')
+        assert 0 == retl("plan", "users", "--save", "users.plan", "--out", "calls.parquet")[0]
+
+        assert 0 == retl("apply", "users.plan")[0]
+    planned = duckdb.sql("SELECT call FROM 'calls.parquet'").fetchall()
+    bodies = {call["messageId"]: call for (text,) in planned if (call := json.loads(text))}
+    assert 9000 == len(bodies)
+    for call in sandbox.accepted:  # of which Segment moves the timestamp by the time that it took to arrive
+        arrived = {**call, "timestamp": call["originalTimestamp"]}
+        assert bodies.pop(call["messageId"]).items() <= arrived.items()
+    assert {} == bodies
 
 
 def edited(path: str, old: str, new: str) -> Callable[[Retl, Path], None]:

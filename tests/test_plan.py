@@ -244,6 +244,17 @@ def test_a_file_that_cannot_take_the_calls_is_refused(
     assert (code, True) == (ended, said in err)
 
 
+def test_an_error_among_several_syncs_names_its_sync(retl: Retl, project: Path) -> None:
+    """Of several syncs, each that cannot be planned is named with its error, and the others are planned."""
+    edit(project / "syncs/members.yml", "data/users.csv", "data/members.csv")
+
+    code, out, err = retl("plan", "syncs/")
+
+    assert 3 == code or 2 == code
+    assert "members: error: " in err
+    assert "users: 6 rows read" in out
+
+
 def test_several_syncs_have_a_file_each(retl: Retl, project: Path) -> None:
     """`{sync}` in the name of the file stands for the name of the sync."""
     assert 0 == retl("plan", "syncs/", "--initial-backfill", "--out", "{sync}.calls.jsonl")[0]

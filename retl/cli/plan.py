@@ -138,14 +138,8 @@ def plan_command(syncs: Sequence[str], every: bool, **given: Any) -> int:
 
     Example: retl plan syncs/users.yml --calls 3
     """
-    flags = PlanFlags(**given)
-    if flags.as_json and flags.form != "text":
-        raise click.UsageError("--json and --format do not go together")
-    if flags.show_values and flags.form != "markdown":
-        raise click.UsageError("--show-values goes with --format markdown; elsewhere values are shown")
-    paths = chosen_files(syncs, every)
-    if flags.out is not None and len(paths) > 1 and "{sync}" not in str(flags.out):
-        raise click.UsageError("with several syncs, --out needs a name with {sync} in it")
+    flags, paths = PlanFlags(**given), chosen_files(syncs, every)
+    _refuse_contradictions(flags, len(paths))
     printer = Printer(
         flags.as_json, rehearsal=flags.rehearsal, state_dir=flags.state_dir, several=len(paths) > 1
     )
@@ -168,6 +162,16 @@ def plan_command(syncs: Sequence[str], every: bool, **given: Any) -> int:
     if flags.save is not None:
         _save(flags, [one for one in saved if one], complete=len(saved) == len(paths))
     return max(codes)
+
+
+def _refuse_contradictions(flags: PlanFlags, syncs: int) -> None:
+    """Raise a usage error where options do nothing beside each other."""
+    if flags.as_json and flags.form != "text":
+        raise click.UsageError("--json and --format do not go together")
+    if flags.show_values and flags.form != "markdown":
+        raise click.UsageError("--show-values goes with --format markdown; elsewhere values are shown")
+    if flags.out is not None and syncs > 1 and "{sync}" not in str(flags.out):
+        raise click.UsageError("with several syncs, --out needs a name with {sync} in it")
 
 
 def _save(flags: PlanFlags, planned: Sequence[Planned], complete: bool) -> None:
