@@ -70,14 +70,17 @@ def work_of(db: duckdb.DuckDBPyConnection, diff: Diff) -> Work:
         },
         rejected_by=dict(diff.rejected_by),
         calls=dict(calls),
-        changes=_hash_of(db, "concat(change, ':', strlen(key), ':', key, ':', hash)", "change"),
+        changes=_hash_of(db, "struct_pack(change, key, hash)", "change"),
         texts=_hash_of(db, "body", "leaving"),
     )
 
 
 def _hash_of(db: duckdb.DuckDBPyConnection, text: str, table: str) -> str:
-    """A hash over a text of each row: the sum of the halves of their MD5, which any order gives."""
-    ((rows, total),) = db.execute(f"SELECT count(*), sum(md5_number_lower({text})) FROM {table}").fetchall()
+    """A hash over a text of each row: the sum of DuckDB's own, which any order gives.
+
+    Another DuckDB may hash otherwise; a plan that it made is refused.
+    """
+    ((rows, total),) = db.execute(f"SELECT count(*), sum(hash({text})) FROM {table}").fetchall()
     return f"{rows}:{int(total or 0):x}"
 
 
