@@ -42,7 +42,7 @@ def plan_report(plan: Plan, width: int | None, flags: str = "") -> RenderableTyp
     for sample in plan.samples:
         lines += _sample_lines(sample, width)
     lines += _guard_lines(plan, width, flags)
-    lines += [Text(line) for line in fold_words(cost_sentence(plan), width)]
+    lines += [Text(line, "bold") for line in fold_words(cost_sentence(plan), width)]
     return Group(*lines)
 
 
