@@ -92,6 +92,17 @@ def test_a_plan_shows_calls_of_each_kind_and_as_many_as_asked(retl: Retl, projec
     assert [] == planned(retl, "members", "--samples", "0")["samples"]
 
 
+def test_many_names_of_events_are_counted_together(retl: Retl, project: Path) -> None:
+    """Where a column names the events, those with most calls are named, and the others counted."""
+    edit(project / "syncs/members.yml", "added: Joined", "added: {event: {column: email}}")
+
+    edit(project / "data/users.csv", "u6,", "u8,u6@x.com,free,Berlin\nu7,u7@x.com,free,Berlin\nu6,")
+
+    out = retl("plan", "members", "--initial-backfill", "--calls", "0")[1]
+    assert "→ 2 u6@x.com, 1 u1@x.com, " in out
+    assert ", and 1 of 1 other name\n" in out
+
+
 def test_users_are_counted_once(retl: Retl, project: Path) -> None:
     """A plan counts distinct users, by whom Segment bills, beside the calls."""
     edit(project / "syncs/members.yml", "user_id: user_id", "user_id: city")

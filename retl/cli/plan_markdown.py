@@ -5,7 +5,14 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from retl.cli.console import count, despite_rules, undated_sentence, with_flags
 from retl.cli.fold import fold_json
-from retl.cli.plan_report import cost_sentence, difference_sentence, edit_sentences, fates, guard_value
+from retl.cli.plan_report import (
+    cost_sentence,
+    difference_sentence,
+    edit_sentences,
+    fates,
+    guard_value,
+    named_calls,
+)
 from retl.cli.receivers import reason_meaning
 from retl.engine.guard import Outcome
 from retl.errors import RetlError
@@ -27,6 +34,7 @@ def plan_markdown(plan: Plan, show_values: bool, flags: str = "") -> str:
     """
     lines = [
         *_head(plan.sync),
+        *(["❌ **A guard stops this run.**", ""] if plan.is_stopped else []),
         f"{count(plan.diff.rows_read, 'row')} read; {_escaped(cost_sentence(plan))}.",
         "",
         *_rows(plan),
@@ -56,9 +64,7 @@ def _head(sync: str) -> list[str]:
 def _rows(plan: Plan) -> Iterator[str]:
     cells = []
     for fate, rows, outcome in fates(plan):
-        names = [(name, calls) for (change, name), calls in plan.calls.items() if change == fate]
-        calls = ", ".join(f"{calls:,} {code(name)}" for name, calls in names) or outcome
-        cells.append((fate, f"{rows:,}", calls))
+        cells.append((fate, f"{rows:,}", named_calls(plan, fate, code) or outcome))
     yield from _table(("", "rows", "calls"), ("---", "---:", "---"), cells)
 
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -68,7 +68,6 @@ def fates(plan: Plan) -> Iterator[tuple[str, int, str]]:
         "rejected": diff.rejected,
     }
     for fate, number in rows.items():
-        calls = {name: calls for (change, name), calls in plan.calls.items() if change == fate}
         if fate == "rejected":
             outcome = "not sent"
         elif fate == "unchanged" and not diff.resent:
@@ -76,9 +75,25 @@ def fates(plan: Plan) -> Iterator[tuple[str, int, str]]:
         elif not plan.sends:
             outcome = "a silent baseline: remembered, not sent"
         else:
-            outcome = ", ".join(f"{calls:,} {name}" for name, calls in calls.items()) or "no call"
+            outcome = named_calls(plan, fate) or "no call"
         if number:
             yield fate, number, outcome
+
+
+def named_calls(plan: Plan, fate: str, spell: Callable[[str], str] = str, most: int = 6) -> str:
+    """The calls of rows of one fate by their names, most calls first: `12 Order Placed, 3 Order Paid`.
+
+    Args:
+        plan: the plan.
+        fate: of the rows.
+        spell: gives the name of a call as it is printed.
+        most: names beyond which the others are only counted; a column of names may have thousands.
+    """
+    calls = {name: calls for (change, name), calls in plan.calls.items() if change == fate}
+    order = sorted(calls.items(), key=lambda item: -item[1])
+    named = ", ".join(f"{calls:,} {spell(name)}" for name, calls in order[:most])
+    rest = sum(calls for _, calls in order[most:])
+    return f"{named}, and {rest:,} of {count(len(order) - most, 'other name')}" if rest else named
 
 
 def _findings(plan: Plan, flags: str) -> Iterator[tuple[str, str]]:
