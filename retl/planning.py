@@ -129,6 +129,16 @@ class Plan:
         return sum(self.calls.values())
 
     @property
+    def bytes(self) -> int:
+        """The size of all calls."""
+        return self.volume.bytes
+
+    @property
+    def users(self) -> int:
+        """Distinct users, by whom Segment bills."""
+        return self.volume.users
+
+    @property
     def is_stopped(self) -> bool:
         """Whether a guard would stop the run."""
         return any(guard.outcome is Outcome.STOPS for guard in self.guards)
