@@ -21,7 +21,7 @@ from retl.engine.mapping import read_mapping
 from retl.session import find_sessions
 
 STEPS: tuple[tuple[str, str, str | None], ...] = (
-    ("retl.cli.run:run", "the rest", "the rest"),
+    ("retl.launch:run", "the rest", "the rest"),
     ("retl.engine.local:stage", "read", None),
     ("retl.engine.diff:diff", "diff", None),
     ("retl.pipeline:make_calls", "render", None),
