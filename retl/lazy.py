@@ -18,8 +18,9 @@ from retl.system import unloaded
 class LazyModule:
     """A module in whose place this object stands until one of its names is asked for."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, extra: str | None) -> None:
         self._name = name
+        self._extra = extra
 
     def __getattr__(self, name: str) -> Any:
         """A name of the module.
@@ -30,10 +31,15 @@ class LazyModule:
         try:
             module = import_module(self._name)
         except (ImportError, MemoryError, OSError) as error:
-            raise unloaded(error) from error
+            raise unloaded(error, self._extra) from error
         return getattr(module, name)
 
 
-def lazy_module(name: str) -> Any:
-    """The module of that name, loaded when it is first used."""
-    return LazyModule(name)
+def lazy_module(name: str, extra: str | None = None) -> Any:
+    """The module of that name, loaded when it is first used.
+
+    Args:
+        name: of the module.
+        extra: of retl, which installs it; None where it comes with retl.
+    """
+    return LazyModule(name, extra)

@@ -61,8 +61,12 @@ def system_error(error: BaseException, where: str | None = None) -> RetlError | 
     return kind(f"the system refuses: {system_words(error)}", where=where or named, hint=hint)
 
 
-def unloaded(error: ImportError | MemoryError | OSError) -> RetlError:
-    """The error to report where a library cannot be loaded."""
+def unloaded(error: ImportError | MemoryError | OSError, extra: str | None = None) -> RetlError:
+    """The error to report where a library cannot be loaded; `extra` is the extra of retl that installs it."""
+    if extra and isinstance(error, ModuleNotFoundError):
+        return ConfigError(
+            f"a library is missing that comes with an extra ({error})", hint=f"pip install 'retl[{extra}]'"
+        )
     return system_error(error) or ConfigError(
         f"a library is missing or broken ({error})",
         hint="install retl anew: pip install --force-reinstall retl",
