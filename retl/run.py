@@ -349,6 +349,33 @@ def any_in_full(db: duckdb.DuckDBPyConnection, run_ids: Sequence[str]) -> bool:
     return row is not None
 
 
+def kept_records(db: duckdb.DuckDBPyConnection, since: datetime) -> list[dict[str, Any]]:
+    """The records of the runs that began since a moment, the newest first; the last one whenever it began.
+
+    Each is the object that `Run.as_json` gave; one of an older retl may lack some of its members.
+
+    Args:
+        db: the state's connection.
+        since: UTC.
+    """
+    found = db.execute(
+        """
+        SELECT record FROM state.run
+        WHERE started_at >= ? OR rowid = (SELECT max(rowid) FROM state.run)
+        ORDER BY rowid DESC
+        """,
+        [since.replace(tzinfo=None)],
+    )
+    return [_whole(db, json.loads(record)) for (record,) in found.fetchall()]
+
+
+def _whole(db: duckdb.DuckDBPyConnection, record: dict[str, Any]) -> dict[str, Any]:
+    """A kept record, completed by its receipts where its run was cut off and no run came after it."""
+    if record["exit_code"] is None and "completed" not in record:
+        return _completed(db, record)
+    return record
+
+
 @dataclass(frozen=True)
 class PastRun:
     """The parts of a kept record that `retl status` shows.
@@ -371,7 +398,5 @@ def last_run(db: duckdb.DuckDBPyConnection) -> PastRun | None:
     row = db.execute("SELECT record FROM state.run ORDER BY rowid DESC LIMIT 1").fetchone()
     if row is None:
         return None
-    kept = json.loads(row[0])
-    if kept["exit_code"] is None and "completed" not in kept:
-        kept = _completed(db, kept)
+    kept = _whole(db, json.loads(row[0]))
     return PastRun(kept["started_at"], kept["status"], kept["exit_code"], kept["calls"]["delivered"])

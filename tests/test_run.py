@@ -6,7 +6,7 @@ from pathlib import Path
 
 from delivery import NOON, memory_state, rows
 
-from retl.run import KEPT_RUNS, Run, begin_run, keep_run, last_run, open_run
+from retl.run import KEPT_RUNS, Run, begin_run, keep_run, kept_records, last_run, open_run
 from retl.state import open_state
 
 
@@ -78,3 +78,18 @@ def test_the_last_run_is_the_one_that_was_written_last(tmp_path: Path) -> None:
         new = begin_run("shop", NOON - timedelta(days=99_999))
         keep_run(state.db, new)
         assert [(new.run_id,)] == rows(state, "SELECT run_id FROM state.run ORDER BY rowid DESC LIMIT 1")
+
+
+def test_records_of_a_period_are_the_newest_first_and_the_last_run_is_among_them() -> None:
+    """Runs before the moment are left out, but for the last one; one that was cut off has its receipts."""
+    with memory_state() as state:
+        for number in range(3):
+            run = Run("sync", f"r{number}", NOON + timedelta(hours=number))
+            keep_run(state.db, run if number == 2 else run.evolve(exit_code=0))
+
+        def found(since: timedelta) -> list[str]:
+            return [record["run_id"] for record in kept_records(state.db, NOON + since)]
+
+        assert ["r2", "r1"] == found(timedelta(hours=1))
+        assert ["r2"] == found(timedelta(days=1))
+        assert 0 == kept_records(state.db, NOON)[0]["calls"]["delivered"]

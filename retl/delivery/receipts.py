@@ -104,6 +104,44 @@ def sent(db: duckdb.DuckDBPyConnection, run_id: str) -> Sent:
     return Sent(*row)
 
 
+@dataclass(frozen=True)
+class Answers:
+    """The answers to the batches of a run.
+
+    Attributes:
+        by_status: batches that were accepted, by the HTTP status of the answer.
+        without_answer: attempts that repeated others and got no answer.
+        calls_after_first: calls that were accepted after the first accepted batch.
+        seconds: from the first accepted batch to the last one; 0 with one batch.
+    """
+
+    by_status: dict[int, int]
+    without_answer: int
+    calls_after_first: int
+    seconds: float
+
+
+def answers(db: duckdb.DuckDBPyConnection) -> dict[str, Answers]:
+    """The answers to the batches of each run that has receipts, by the run's id."""
+    found = db.execute(
+        """
+        SELECT
+            run_id,
+            histogram(status) FILTER (calls > 0),
+            count(*) FILTER (calls = 0 AND repeated > 0),
+            coalesce(
+                sum(calls) FILTER (calls > 0) - arg_min(calls, answered_at) FILTER (calls > 0), 0
+            )::BIGINT,
+            coalesce(
+                epoch(max(answered_at) FILTER (calls > 0) - min(answered_at) FILTER (calls > 0)), 0
+            )::DOUBLE
+        FROM state.receipt
+        GROUP BY run_id
+        """
+    )
+    return {run_id: Answers(by_status or {}, *rest) for run_id, by_status, *rest in found.fetchall()}
+
+
 def forget(db: duckdb.DuckDBPyConnection, run_ids: list[str]) -> None:
     """Forget the receipts of these runs."""
     db.execute("DELETE FROM state.receipt WHERE list_contains(?, run_id)", [run_ids])

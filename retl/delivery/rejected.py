@@ -311,6 +311,53 @@ def rejected_calls(db: duckdb.DuckDBPyConnection, limit: int) -> list[RejectedCa
     return [RejectedCall(*call) for call in found.fetchall()]
 
 
+@dataclass(frozen=True)
+class RejectedText:
+    """The values of a rejected call, which are personal data.
+
+    Attributes:
+        user_id: the call's user id, else its anonymous id.
+        body: the call as JSON.
+    """
+
+    user_id: str | None
+    body: str | None
+
+
+def rejected_texts(db: duckdb.DuckDBPyConnection, limit: int) -> list[RejectedText]:
+    """The values of the calls that `rejected_calls` lists, in the same order."""
+    found = db.execute(
+        "SELECT user_id, body FROM state.rejected_call ORDER BY rejected_at DESC, key LIMIT ?", [limit]
+    )
+    return [RejectedText(*texts) for texts in found.fetchall()]
+
+
+@dataclass(frozen=True)
+class ReasonCount:
+    """The rejected rows and calls that are kept for one reason code."""
+
+    reason: str
+    rows: int
+    calls: int
+
+
+def counts_by_reason(db: duckdb.DuckDBPyConnection) -> list[ReasonCount]:
+    """The rejected rows and calls by reason, the most frequent first."""
+    found = db.execute(
+        """
+        SELECT reason, sum(rows)::BIGINT, sum(calls)::BIGINT
+        FROM (
+            SELECT reason, rows, 0 AS calls FROM state.rejected_row
+            UNION ALL
+            SELECT reason, 0 AS rows, 1 AS calls FROM state.rejected_call
+        )
+        GROUP BY reason
+        ORDER BY sum(rows) + sum(calls) DESC, reason
+        """
+    )
+    return [ReasonCount(*counted) for counted in found.fetchall()]
+
+
 def counts(db: duckdb.DuckDBPyConnection) -> tuple[int, int]:
     """Rejected rows and rejected calls that are kept."""
     row = db.execute(
