@@ -13,8 +13,9 @@ from retl.state import OWNERS
 PACKAGE = Path(__file__).parent.parent / "retl"
 
 ROOMS = {
-    "cli": "checks calls config delivery engine forms receivers sandbox warehouse",
+    "cli": "checks calls config delivery engine forms receivers report sandbox warehouse",
     "sandbox": "",
+    "report": "delivery",
     "checks": "forms receivers config calls",
     "delivery": "config",
     "calls": "forms config engine",
