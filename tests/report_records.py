@@ -9,6 +9,7 @@ from retl.delivery.rejected import REASONS, ReasonCount, RejectedCall, RejectedR
 from retl.engine.guard import Guard
 from retl.errors import GuardError, RetlError, SegmentError
 from retl.report.facts import Facts
+from retl.report.page import Report
 from retl.report.section import Section, section_of
 from retl.run import Calls, Run
 
@@ -62,6 +63,11 @@ def facts(runs: Sequence[Run], **known: Any) -> Facts:
 def section(facts: Facts, name: str = "users", show_values: bool = False) -> Section:
     """The section of a sync."""
     return section_of(name, facts, lambda reason: REASONS.get(reason, reason), show_values)
+
+
+def report(*sections: Section, orphans: Sequence[Section] = (), show_values: bool = False) -> Report:
+    """A report that was made a month after noon."""
+    return Report("shop", NOON + timedelta(days=30), 30, show_values, False, sections, orphans)
 
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'&amp; 東京"

@@ -1,0 +1,47 @@
+"""The report as HTML: what is in it, and what is not."""
+
+import re
+
+from report_records import HOSTILE, OUTAGE, facts, past_run, rejected, report, section, stopped_run
+
+from retl.report.page import render
+
+
+def test_a_sync_without_runs_has_a_page() -> None:
+    """A report of a state that no run has used says so."""
+    assert "has not run yet" in render(report(section(facts([]))))
+
+
+def test_keys_and_values_are_hidden_unless_asked_for() -> None:
+    """Neither keys nor user ids nor calls are in the page without --show-values, and all are with it."""
+    known = facts([past_run(0)], **rejected("ada@example.com"))
+    hidden = render(report(section(known)))
+    shown = render(report(section(known, show_values=True), show_values=True))
+
+    assert "ada@example.com" not in hidden
+    assert "400 bad call" in hidden
+    assert {"user ada@example.com", "{&#34;email&#34;: &#34;ada@example.com&#34;}"} <= set(
+        re.findall(r"user ada@example.com|\{&#34;email[^}]*\}", shown)
+    )
+
+
+def test_html_in_names_keys_and_messages_is_text() -> None:
+    """Nothing that comes from data or files becomes an element of the page."""
+    error = type(OUTAGE)(HOSTILE, where=HOSTILE, hint=f"`{HOSTILE}` and `")
+    known = facts([stopped_run(0, error, rejected_by={HOSTILE: 3})], **rejected(HOSTILE), destination=HOSTILE)
+    page = render(report(section(known, HOSTILE, show_values=True), show_values=True))
+
+    assert "<img" not in page
+    assert "東京" in page
+
+
+def test_the_page_allows_no_network_and_no_other_script() -> None:
+    """The policy of the page forbids all but its own style and script, and no address is in it."""
+    page = render(report(section(facts([past_run(0)]))))
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)
+
+    assert policy is not None
+    assert "default-src &#39;none&#39;" in policy[1]
+    assert "unsafe" not in policy[1]
+    assert [] == re.findall(r'(?:src|href)="(?!#)', page)
+    assert "http" not in page.replace('http-equiv="Content-Security-Policy"', "")
