@@ -68,6 +68,7 @@ STORIES = [
     "planning",
     "purge",
     "rehearsal",
+    "reporting",
     "retry",
     "run",
     "session",

@@ -20,6 +20,8 @@ COMMANDS = {
     "rejected": "Show the rows and calls that could not be sent, and why.",
     "rekey": "Say that a new write key or endpoint is the same Segment source: state and pending calls go "
     "on.",
+    "report": "Write past runs, trends, guards and rejections as one HTML file; without SYNC, of all in "
+    "syncs/.",
     "reset": "Forget what was sent: the next run is a first pass.",
     "retry": "Send the calls again that Segment refused, under the message ids that they had.",
     "run": "Send what changed since the last run, and remember it.",
