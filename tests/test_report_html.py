@@ -2,6 +2,7 @@
 
 import re
 
+import pytest
 from report_records import HOSTILE, OUTAGE, facts, past_run, rejected, report, section, stopped_run
 
 from retl.report.page import render
@@ -12,6 +13,7 @@ def test_a_sync_without_runs_has_a_page() -> None:
     assert "has not run yet" in render(report(section(facts([]))))
 
 
+@pytest.mark.rule("P8")
 def test_keys_and_values_are_hidden_unless_asked_for() -> None:
     """Neither keys nor user ids nor calls are in the page without --show-values, and all are with it."""
     known = facts([past_run(0)], **rejected("ada@example.com"))
