@@ -1,10 +1,11 @@
 # A fresh machine needs Python 3.11 or newer (with venv and pip) and make; the rest is installed in .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+CHROMIUM := $(or $(RETL_TEST_CHROMIUM),$(shell command -v chromium || command -v google-chrome))
 # Images of containers often set this, and then each start compiles the tests, and what pytest rewrites, anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-all test-oldest test-encryption lint bench bench-10m torture docs clean
+.PHONY: help demo test test-all test-oldest test-encryption lint bench bench-10m torture docs pictures clean
 
 help:
 	@echo "make demo      run the example's users sync against a local Segment"
@@ -16,6 +17,7 @@ help:
 	@echo "make bench     how fast, beside other tools, into docs/benchmarks.md; half an hour"
 	@echo "make bench-10m the same with ten million users"
 	@echo "make torture   runs under faults for two minutes, into docs/torture.md; SEED=1 SECONDS=60 are others"
+	@echo "make pictures  run a shop for a month, and take the picture of its report; needs a Chromium"
 	@echo "make docs      write the generated pages of docs/ anew"
 
 # Its state goes to a folder of its own, so that the demo starts from nothing each time.
@@ -27,13 +29,15 @@ demo: .venv/retl
 	@echo "  retl init shop             # a project of your own"
 
 test: .venv/test
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not browser"
 
-# What `make test` leaves out: processes that are killed, a longer search for a sync that breaks a promise, and
-# MySQL, at a URL whose user may make and drop databases and functions; .ci/run starts such a server.
-test-all: .venv/test
+# What `make test` leaves out: processes that are killed, a longer search for a sync that breaks a promise, the
+# report in a Chromium, and MySQL, at a URL whose user may make and drop databases and functions; .ci/run starts
+# such a server.
+test-all: .venv/browser
+	@test -n "$(CHROMIUM)" || echo "#### The report's page is NOT tested: there is no Chromium ####" >&2
 	@test -n "$$RETL_TEST_MYSQL_URL" || echo "#### MySQL is NOT tested: set RETL_TEST_MYSQL_URL ####" >&2
-	RETL_TEST_EXAMPLES=100 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "slow or mysql"
+	RETL_TEST_EXAMPLES=100 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "slow or mysql$(if $(CHROMIUM), or browser)"
 
 # Whatever talks to DuckDB, with the oldest that retl supports.
 test-oldest: .venv/oldest
@@ -62,6 +66,9 @@ torture: .venv/test
 docs: .venv/retl
 	$(BIN)/python docs/make.py
 
+pictures: .venv/browser
+	$(BIN)/python docs/report_picture.py
+
 clean:
 	rm -rf .venv state/*.duckdb* state/sandbox
 
@@ -73,6 +80,10 @@ clean:
 
 .venv/test: .venv/retl
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[postgres,test]"
+	@touch $@
+
+.venv/browser: .venv/test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[browser]"
 	@touch $@
 
 .venv/oldest: pyproject.toml

@@ -3,6 +3,7 @@
 import gc
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import duckdb
@@ -11,6 +12,9 @@ from harness import Bench, StillClock
 
 from retl.state import open_state
 from retl.warehouse import Warehouse, open_warehouse
+
+collect_ignore = [] if find_spec("playwright") else ["test_report_page.py"]
+"""The report is looked at in a browser only by `make test-all`, which installs what drives one."""
 
 
 def pytest_collection_finish() -> None:
