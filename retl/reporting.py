@@ -6,7 +6,6 @@ from datetime import datetime
 from retl.clock import SystemClock
 from retl.damage import state_exists
 from retl.delivery import outbox, receipts, rejected
-from retl.delivery.rejected import REASONS
 from retl.engine import snapshot
 from retl.errors import LockedError, RetlError
 from retl.lock import holder
@@ -40,7 +39,7 @@ def sync_section(session: Session, since: datetime, show_values: bool) -> Sectio
         return Section(name, NEVER, notes=(first,), was_read=False)
     try:
         with session.peeked_state(SystemClock()) as state:
-            return section_of(name, read_facts(state, since, show_values), reason_meaning, show_values)
+            return section_of(name, read_facts(state, since, show_values), meaning, show_values)
     except LockedError:
         return _running_section(session)
 
@@ -60,11 +59,6 @@ def read_facts(state: State, since: datetime, show_values: bool) -> Facts:
         texts=rejected.rejected_texts(db, SAMPLES) if show_values else (),
         destination=state.metadata.destination,
     )
-
-
-def reason_meaning(reason: str) -> str:
-    """The meaning of a reason code, of retl's own or of a receiver's rule."""
-    return REASONS[reason] if reason in REASONS else meaning(reason)
 
 
 def _running_section(session: Session) -> Section:

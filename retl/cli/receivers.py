@@ -1,6 +1,5 @@
 """Shared by the commands that ask receivers: colours and meanings to print."""
 
-from retl.delivery.rejected import REASONS
 from retl.receivers.data_file import Effect, meaning
 
 EFFECT_COLORS = {Effect.REFUSED: "red", Effect.DOUBTFUL: "yellow", Effect.IGNORED: "cyan", Effect.NOTE: "dim"}
@@ -9,4 +8,4 @@ EFFECT_COLORS = {Effect.REFUSED: "red", Effect.DOUBTFUL: "yellow", Effect.IGNORE
 
 def reason_meaning(reason: str) -> str:
     """The meaning of a reason code, of retl's own or of a receiver's rule."""
-    return REASONS[reason] if reason in REASONS else meaning(reason)
+    return meaning(reason)

@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from retl.errors import ConfigError
 from retl.forms.dotted import path as field_path
 from retl.forms.form import Frozen, nearest, refusal
+from retl.reason import Reason
 from retl.receivers.settings import Setting, Settings, known_receivers, text_of
 
 
@@ -238,7 +239,10 @@ def receiver(name: str) -> Receiver:
 
 
 def meaning(code: str) -> str:
-    """The meaning of a reason code that stands for a receiver's rule, such as `insider_I6`."""
+    """The meaning of a reason code, of retl's own or of a receiver's rule, such as `insider_I6`."""
+    own = [reason.meaning for reason in Reason if reason == code]
+    if own:
+        return own[0]
     name, _, rule = code.partition("_")
     if name not in known_receivers() or rule not in receiver(name).rules:
         return "a receiver's rule that this version does not have"
