@@ -97,6 +97,14 @@ def test_rejections_are_told_by_reason_and_rare_ones_together() -> None:
     assert [by["code_5"] + by["code_6"]] == found["others"]
 
 
+def test_a_single_reason_is_named() -> None:
+    """A chart with one series has a legend where the title does not say what it is."""
+    found = section(facts([past_run(0)]))
+
+    assert trend(found, "Rejected").has_legend
+    assert not trend(found, "Rows read").has_legend
+
+
 def test_a_long_run_is_told_in_minutes() -> None:
     """The unit of the durations follows the longest one; failed runs have a series of their own."""
     durations = trend(section(facts([past_run(0, seconds=180), stopped_run(1, seconds=60)])), "Duration")

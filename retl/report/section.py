@@ -152,7 +152,7 @@ def section_of(name: str, facts: Facts, meaning: Callable[[str], str], show_valu
         ),
         rows=facts.rows,
         pending=facts.pending,
-        waiting_since=min(map(_moment_of, facts.waiting), default=None),
+        waiting_since=min(filter(None, map(_moment_of, facts.waiting)), default=None),
         destination=facts.destination,
     )
 
@@ -217,6 +217,9 @@ _ARTICLE = {
 }
 
 
-def _moment_of(run_id: str) -> datetime:
-    """When a run began, by its id."""
-    return datetime.strptime(run_id.split("-")[0], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+def _moment_of(run_id: str) -> datetime | None:
+    """When a run began, by its id; None where it cannot be told."""
+    try:
+        return datetime.strptime(run_id.split("-")[0], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+    except ValueError:
+        return None

@@ -69,6 +69,11 @@ class Trend:
         """Whether there is nothing to draw."""
         return not any(value for one in self.series for value in one.values)
 
+    @property
+    def has_legend(self) -> bool:
+        """Whether its colours mean something that the title does not say."""
+        return len(self.series) > 1 or self.series[0].color != "accent"
+
 
 @dataclass(frozen=True)
 class Bar:
