@@ -137,3 +137,15 @@ def test_open_hands_the_file_to_the_browser(
 
     assert retl("report", "a", "--open")[0] == 0
     assert (project / "retl-report.html").as_uri() == (project / "opened").read_text().strip()
+
+
+def test_a_page_that_cannot_be_written_leaves_the_older_one(retl: Retl, project: Path) -> None:
+    """An error on the way leaves neither a part of a page nor nothing in place of the older one."""
+    page = project / "page.html"
+    page.write_text("older")
+    (project / "page.html.new").mkdir()
+
+    code, _, err = retl("report", "--out", "page.html")
+
+    assert (2, "older") == (code, page.read_text())
+    assert "page.html: the system refuses: Is a directory" in err

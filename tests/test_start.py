@@ -42,6 +42,7 @@ def heavy(modules: set[str]) -> set[str]:
         "dotenv",
         "duckdb",
         "filelock",
+        "jinja2",
         "jsonschema_rs",
         "jwt",
         "numpy",
@@ -57,6 +58,7 @@ def heavy(modules: set[str]) -> set[str]:
         "sqlite3",
         "ssl",
         "urllib3",
+        "vl_convert",
     }
 
 

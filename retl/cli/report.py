@@ -3,6 +3,7 @@
 import os
 import webbrowser
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -107,4 +108,6 @@ def _write(out: Path, page: str) -> None:
         unfinished.write_text(page, encoding="utf-8")
         unfinished.replace(out)
     except OSError as error:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
         raise system_error(error, str(out)) or error from error
