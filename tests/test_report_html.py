@@ -1,6 +1,7 @@
 """The report as HTML: what is in it, and what is not."""
 
 import re
+from dataclasses import replace
 
 import pytest
 from report_records import HOSTILE, OUTAGE, facts, past_run, rejected, report, section, stopped_run
@@ -47,3 +48,19 @@ def test_the_page_allows_no_network_and_no_other_script() -> None:
     assert "unsafe" not in policy[1]
     assert [] == re.findall(r'(?:src|href)="(?!#)', page)
     assert "http" not in page.replace('http-equiv="Content-Security-Policy"', "")
+
+
+def test_the_commands_that_are_named_are_about_the_same_state() -> None:
+    """A report of rehearsals names commands with --sandbox, and none that rehearsals do not have."""
+    known = facts([past_run(0)], **rejected("u1"))
+    real = render(report(section(known)))
+    rehearsed = render(replace(report(section(known)), rehearsal=True))
+
+    assert {"retl rejected users", "retl retry users", "retl discard users"} <= commands(real)
+    assert {"retl rejected users --sandbox", "retl discard users --sandbox"} <= commands(rehearsed)
+    assert "retl retry users" not in commands(rehearsed)
+
+
+def commands(page: str) -> set[str]:
+    """The commands that a page names."""
+    return set(re.findall(r"<code>(retl [^<]*)</code>", page))
