@@ -134,6 +134,7 @@ def check_sync(
     if sample == 0:
         findings = _ranked(_file_findings(job.sync, settings, plan))
         return CheckReport(job.sync.name, None, None, 0, {}, findings, asked)
+    job = job.asking(command="check")
     changes = find_changes(job, open_engine(job, job.deadline, Purpose.LOOK_UP)).changes
     tally = _Tally()
     checkers: list[Checker] = [

@@ -95,7 +95,7 @@ def explain(job: Job, key: str, settings: Mapping[str, Settings]) -> list[Explai
         ConfigError: no row has the key, and no user the id.
         RetlError: whatever would stop a run before its guards.
     """
-    db = job.state.db
+    db, job = job.state.db, job.asking(command="explain")
     proposal = find_changes(job, open_engine(job, job.deadline, Purpose.LOOK_UP))
     changes = proposal.changes
     found_rows = _find_rows(db, key, changes)

@@ -1,6 +1,6 @@
 """The job of a run: one sync, and all that its run works with."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -58,3 +58,7 @@ class Job:
     def deadline(self) -> float:
         """When to stop, on the monotonic clock, if the work begins now."""
         return self.clock.monotonic() + self.options.deadline_seconds
+
+    def asking(self, **parts: str) -> "Job":
+        """The job with these words, and the sync's name, in each statement with which its model is read."""
+        return replace(self, model=self.model.asking(sync=self.sync.name, **parts))

@@ -1,10 +1,11 @@
 """A model: one SELECT with a name."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from retl.errors import ModelError
+from retl.sql import comment
 from retl.system import read_file, system_words
 
 LARGEST = 1_000_000
@@ -32,12 +33,24 @@ class Model:
         sql: its text, which is one SELECT; the warehouse sees to that.
         where: the file (and line of its first line, where it is not 1), for error messages.
         first_line: the line of `where` on which `sql` starts; 1-based.
+        comment: SQL that says who reads it, for each statement with which it is read; empty for none.
     """
 
     name: str
     sql: str
     where: str
     first_line: int = 1
+    comment: str = ""
+
+    def asking(self, **parts: str) -> "Model":
+        """The model with a comment that has these words, as `retl.sql.comment` spells them."""
+        return replace(self, comment=comment(**parts))
+
+    def said(self, statement: str, last: bool = False) -> str:
+        """A statement with the comment; `last` puts it behind, where a database cuts off what is before."""
+        if not self.comment:
+            return statement
+        return f"{statement}\n{self.comment}" if last else f"{self.comment} {statement}"
 
 
 def read_model(path: Path, name: str, shown: str) -> Model:

@@ -40,7 +40,7 @@ def check_model(session: Session) -> ModelCheck:
         ModelError: there is no such model, its SQL fails, or it lacks a column that the sync needs.
     """
     session.certificates()
-    model = session.model
+    model = session.model.asking(sync=session.sync.name, command="check")
     try:
         url = warehouse_url(session.sync, session.project)
     except ConfigError:  # a secret that is not needed to check files
@@ -66,7 +66,8 @@ def check_connections(session: Session) -> ModelCheck:
     columns = 0
     clock = SystemClock()
     warehouse = WatchedWarehouse(session.warehouse, SilentObserver(), clock, float("inf"))
-    _, batches = read_columns(session.sync, session.model, warehouse)
+    model = session.model.asking(sync=session.sync.name, command="check")
+    _, batches = read_columns(session.sync, model, warehouse)
     for batch in batches:
         columns = batch.num_columns
         break

@@ -52,6 +52,7 @@ def run(job: Job, destination: Destination) -> Run:
     began = clock.monotonic()
     record = begin_run(sync.name, clock.now(), job.options.full)
     terms = Terms(record.run_id, began + job.options.deadline_seconds, job.options.limit)
+    job = job.asking(run=record.run_id)
     try:
         if resumes_full(job):
             job = resumed(job)

@@ -261,6 +261,7 @@ def make_plan(
     resumed_full = resumes_full(job)
     if resumed_full:
         job = resumed(job)
+    job = job.asking(command="plan")
     proposal = find_changes(job, open_engine(job, job.deadline, Purpose.COMPARE))
     outgoing = make_calls(job, proposal, connections=1, may_wait=True)
     changes = proposal.changes

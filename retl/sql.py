@@ -1,5 +1,6 @@
-"""Spelling names and constants into SQL text, and streaming what a query yields."""
+"""Spelling names, constants and comments into SQL text, and streaming what a query yields."""
 
+import re
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -16,6 +17,16 @@ def name(identifier: str) -> str:
 def text(constant: str) -> str:
     """A quoted string constant: `O'Brien` becomes `'O''Brien'`."""
     return "'" + constant.replace("'", "''") + "'"
+
+
+def comment(**parts: str) -> str:
+    """A comment that names who asks: `/* retl sync=users run=20260301T120000-1a2b3c */`.
+
+    Of what is said only letters and digits of ASCII, `_`, `.` and `-` are left: nothing can end the comment
+    early, and no driver takes a sign for the place of a value.
+    """
+    spelled = " ".join(f"{part}={re.sub(r'[^A-Za-z0-9_.-]', '_', said)}" for part, said in parts.items())
+    return f"/* retl {spelled} */"
 
 
 def let(variable: str, value: str, expression: str) -> str:

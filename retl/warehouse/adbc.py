@@ -13,6 +13,7 @@ import pyarrow as pa
 from adbc_driver_manager import AdbcConnection, AdbcStatement, Error, NotSupportedError
 from adbc_driver_manager._reader import AdbcRecordBatchReader
 
+from retl.model import Model
 from retl.warehouse.base import Parsed, batch_of
 
 Batches: TypeAlias = Generator[pa.RecordBatch, None, None]
@@ -25,12 +26,15 @@ class ColumnConnection:
     Use it in one thread, except for `cancel`. Each method raises the driver's `Error`.
     """
 
-    def __init__(self, database: Callable[[], Any]) -> None:
+    def __init__(self, database: Callable[[], Any], ending: bool = False) -> None:
         """Connect.
 
         Args:
             database: makes the driver's handle of the database.
+            ending: whether a model's comment ends a statement; else it begins it.
         """
+        self._ending = ending
+        self._model: Model | None = None
         self._closing = Lock()
         self._is_closed = False
         self._statement: AdbcStatement | None = None
@@ -41,10 +45,14 @@ class ColumnConnection:
             self._database.close()
             raise
 
+    def read_for(self, model: Model) -> None:
+        """Have each statement from now on carry a model's comment."""
+        self._model = model
+
     def execute(self, sql: str) -> None:
         """Execute a statement that gives no rows."""
         with AdbcStatement(self._connection) as statement:
-            statement.set_sql_query(sql)
+            statement.set_sql_query(self._said(sql))
             statement.execute_update()
 
     def batches(self, sql: str, options: Mapping[str, str] | None = None) -> Batches:
@@ -58,7 +66,7 @@ class ColumnConnection:
         """
         with AdbcStatement(self._connection) as statement:
             statement.set_options(**(options or {}))
-            statement.set_sql_query(sql)
+            statement.set_sql_query(self._said(sql))
             self._note(statement)
             try:
                 yield from self._executed(statement)
@@ -97,6 +105,9 @@ class ColumnConnection:
                 with suppress(Error):
                     self.cancel()  # the rest of the result may be endless
                 raise
+
+    def _said(self, sql: str) -> str:
+        return self._model.said(sql, self._ending) if self._model else sql
 
     def _note(self, statement: AdbcStatement | None) -> None:
         """Note what is executed, so that it can be cancelled; nothing, before it is closed."""

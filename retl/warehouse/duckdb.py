@@ -146,7 +146,7 @@ class DuckDBWarehouse(Warehouse):
         with self._cursor() as cursor:
             try:
                 sql = _one_query(cursor, model, self._root)
-                described = cursor.execute(f"DESCRIBE {sql}").fetchall()
+                described = cursor.execute(model.said(f"DESCRIBE {sql}")).fetchall()
             except duckdb.Error as error:
                 raise self._translated(model, error) from None
         distinct(model, [name for name, *_ in described])
@@ -164,7 +164,7 @@ class DuckDBWarehouse(Warehouse):
                 if columns is not None:
                     chosen = ", ".join(_for_arrow(name, types[name]) for name in names)
                     sql = f"SELECT {chosen} FROM ({sql}\n)"
-                yield from _at_least_one(stream(cursor, sql, batch_rows))
+                yield from _at_least_one(stream(cursor, model.said(sql), batch_rows))
             # Once the reader runs, Arrow passes on DuckDB's message in an OSError of its own.
             except (duckdb.Error, OSError, pa.ArrowException) as error:
                 raise self._translated(model, error) from None

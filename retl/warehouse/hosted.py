@@ -53,6 +53,7 @@ class Service:
         grammar: how it reads SQL.
         type_name: the service's name for a column's type, as the driver notes it; empty where it does not.
         json_types: those of these names whose values are JSON, written as text.
+        cuts_leading_comments: whether it takes away comments before a statement.
     """
 
     options: Callable[[URL], Mapping[str, str]]
@@ -61,6 +62,7 @@ class Service:
     grammar: Grammar
     type_name: Callable[[pa.Field], str]
     json_types: frozenset[str]
+    cuts_leading_comments: bool = False
 
 
 class HostedWarehouse(Warehouse):
@@ -136,6 +138,7 @@ class HostedWarehouse(Warehouse):
         """A connection; what goes wrong while it is used is an error of the model or the warehouse."""
         connection = self._ready.pop() if self._ready else self._opened()
         self._running.add(connection)
+        connection.read_for(model)
         is_whole = False
         try:
             yield connection
@@ -152,7 +155,9 @@ class HostedWarehouse(Warehouse):
 
     def _opened(self) -> ColumnConnection:
         try:
-            return ColumnConnection(lambda: self._service.connect(self._options))
+            return ColumnConnection(
+                lambda: self._service.connect(self._options), self._service.cuts_leading_comments
+            )
         except Error as error:
             said = without_secrets(str(error), self._url)
             if error.status_code in (AdbcStatusCode.INVALID_ARGUMENT, AdbcStatusCode.NOT_IMPLEMENTED):

@@ -175,6 +175,7 @@ def _executed(
     connection: ColumnConnection, model: Model, asked: Mapping[str, Columnar], batch_rows: int
 ) -> Batches:
     """The wanted columns of a model, in one transaction."""
+    connection.read_for(model)
     for statement in _BEGIN:
         connection.execute(statement)
     (answer,) = connection.batches(_ASKED)

@@ -112,4 +112,5 @@ SERVICE = Service(
     grammar=Grammar("snowflake", writing_functions=re.compile(r"nextval|system\$\w*", re.IGNORECASE)),
     type_name=_type_name,
     json_types=frozenset({"VARIANT", "OBJECT", "ARRAY", "MAP", "GEOGRAPHY", "GEOMETRY"}),
+    cuts_leading_comments=True,
 )

@@ -32,6 +32,9 @@ from retl.warehouse.dialects import KNOWN, PACKAGES
 from retl.warehouse.message import model_error, read_error
 from retl.warehouse.query import one_query
 
+_MODEL = "retl_model"
+"""The option of a connection that has the model for which it is used."""
+
 
 class SQLAlchemyWarehouse(Warehouse):
     """A database behind SQLAlchemy, read-only as far as the database knows such a thing.
@@ -130,7 +133,7 @@ class SQLAlchemyWarehouse(Warehouse):
         """A connection; what goes wrong while it is used is an error of the model or the warehouse."""
         try:
             with self._engine.connect() as connection:
-                yield connection
+                yield connection.execution_options(**{_MODEL: model})
         except (SQLAlchemyError, OSError) as error:
             # The cause may quote the rows, or the URL, password and all.
             raise self._translated(model, error) from None
@@ -189,6 +192,7 @@ class SQLAlchemyWarehouse(Warehouse):
         except ValueError as error:
             raise self._unusable(error) from None
         sqlalchemy.event.listen(engine, "connect", self._prepare)
+        sqlalchemy.event.listen(engine, "before_cursor_execute", _say_who_asks, retval=True)
         return engine
 
     def _prepare(self, connection: Any, _record: object) -> None:
@@ -244,6 +248,14 @@ class SQLAlchemyWarehouse(Warehouse):
     def _message(self, error: Exception) -> str:
         message = self._dialect.message(error) if isinstance(error, DBAPIError) else str(error)
         return without_secrets(message, self._url)
+
+
+def _say_who_asks(
+    connection: Connection, _cursor: Any, statement: str, parameters: Any, _context: Any, _many: bool
+) -> tuple[str, Any]:
+    """Put the comment of the model that a connection reads before each of its statements."""
+    model = connection.get_execution_options().get(_MODEL)
+    return (model.said(statement) if model else statement), parameters
 
 
 def _description(model: Model, result: CursorResult[Any]) -> Sequence[Sequence[Any]]:
