@@ -1,16 +1,26 @@
 """The observer of a run: progress, waits and notices, as they happen."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 
 class Observer(Protocol):
     """Receives each turn of a run. Its methods must be quick, and are called from several threads."""
 
+    def reading(self) -> None:
+        """The warehouse is asked for the model's rows."""
+
     def rows_read(self, rows: int) -> None:
         """More rows came from the warehouse; `rows` is how many."""
 
+    def comparing(self) -> None:
+        """All rows are read; they are compared with the snapshot."""
+
     def diffed(self, added: int, changed: int, removed: int) -> None:
         """The diff is known."""
+
+    def enqueuing(self) -> None:
+        """No guard stops the run: the changes become calls, and go into the outbox."""
 
     def delivering(self, calls: int) -> None:
         """Delivery begins; `calls` are waiting."""
@@ -31,10 +41,19 @@ class Observer(Protocol):
 class SilentObserver:
     """Ignores everything."""
 
+    def reading(self) -> None:
+        """Nothing."""
+
     def rows_read(self, rows: int) -> None:
         """Nothing."""
 
+    def comparing(self) -> None:
+        """Nothing."""
+
     def diffed(self, added: int, changed: int, removed: int) -> None:
+        """Nothing."""
+
+    def enqueuing(self) -> None:
         """Nothing."""
 
     def delivering(self, calls: int) -> None:
@@ -51,3 +70,60 @@ class SilentObserver:
 
     def close(self) -> None:
         """Nothing."""
+
+
+class Observers:
+    """Passes each turn on to several observers, one after the other."""
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self._observers = observers
+
+    def reading(self) -> None:
+        """Pass it on."""
+        for one in self._observers:
+            one.reading()
+
+    def rows_read(self, rows: int) -> None:
+        """Pass it on."""
+        for one in self._observers:
+            one.rows_read(rows)
+
+    def comparing(self) -> None:
+        """Pass it on."""
+        for one in self._observers:
+            one.comparing()
+
+    def diffed(self, added: int, changed: int, removed: int) -> None:
+        """Pass it on."""
+        for one in self._observers:
+            one.diffed(added, changed, removed)
+
+    def enqueuing(self) -> None:
+        """Pass it on."""
+        for one in self._observers:
+            one.enqueuing()
+
+    def delivering(self, calls: int) -> None:
+        """Pass it on."""
+        for one in self._observers:
+            one.delivering(calls)
+
+    def delivered(self, calls: int) -> None:
+        """Pass it on."""
+        for one in self._observers:
+            one.delivered(calls)
+
+    def waiting(self, reason: str, seconds: float) -> None:
+        """Pass it on."""
+        for one in self._observers:
+            one.waiting(reason, seconds)
+
+    def notice(self, sentence: str) -> None:
+        """Pass it on."""
+        for one in self._observers:
+            one.notice(sentence)
+
+    def close(self) -> None:
+        """Pass it on."""
+        for one in self._observers:
+            one.close()

@@ -68,6 +68,7 @@ def run(job: Job, destination: Destination) -> Run:
             proposal = find_changes(job, engine)
             record = record.with_diff(proposal.diff, proposal.guards, baseline=not proposal.sends)
             guard.stop_if_tripped(sync, proposal.changes, proposal.guards)
+            job.observer.enqueuing()
             outgoing = make_calls(job, proposal, destination.connections, may_wait=True)
             record = record.with_diff(outgoing.diff, proposal.guards, baseline=not proposal.sends)
             record = record.evolve(violations=outgoing.violations)

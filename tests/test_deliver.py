@@ -734,7 +734,7 @@ def test_the_watch_is_told(state: State, sandbox: Sandbox, clock: FakeClock) -> 
     told = _Told()
     with segment(sandbox.url, clock) as to:
         send(state, to, clock, observer=told)
-    assert (30, 30, [("503 busy", 5.0)]) == (told.calls, told.arrived, told.waits)
+    assert (30, 30, [("Segment asks to wait (503 busy)", 5.0)]) == (told.calls, told.arrived, told.waits)
 
 
 class _Bug(Exception):

@@ -285,7 +285,10 @@ class Worker:
         """Count a retry that is to come; all lanes wait where the destination wants fewer calls."""
         if decision.action is Action.RETRY:
             self.round.count(retries=1)
-            self.round.observer.waiting(decision.reason, decision.wait)
+            reason = decision.reason
+            if decision.requested:
+                reason = f"{self.round.destination.name} asks to wait ({reason})"
+            self.round.observer.waiting(reason, decision.wait)
         if decision.for_all:
             self.round.pause(decision.wait)
 

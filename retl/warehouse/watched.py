@@ -80,6 +80,7 @@ class WatchedWarehouse(Warehouse):
             DeadlineError: the deadline has passed.
             Interrupted: a signal has come.
         """
+        self._observer.reading()
         thread = _ReadingThread()
         reading = self._warehouse.read(model, columns, batch_rows)
         one_more = partial(thread.start, partial(next, reading, None))
@@ -90,6 +91,7 @@ class WatchedWarehouse(Warehouse):
                 self._observer.rows_read(batch.num_rows)
                 yield batch
                 del batch  # or it would be kept until the next one is there
+            self._observer.comparing()
         finally:
             self._end(thread, getattr(reading, "close", lambda: None))
 
