@@ -1,6 +1,7 @@
 """Shared by the commands that print: consoles, numbers in words, errors, JSON lines."""
 
 import json
+import logging
 import os
 import re
 import sys
@@ -14,6 +15,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from retl.cli.log import LogAction, json_logs, say
 from retl.cli.output import takes_unicode, without_controls
 from retl.errors import RetlError
 
@@ -146,8 +148,13 @@ class Printer:
         self.error(error, sync)
 
     def error(self, error: RetlError, sync: str | None = None) -> None:
-        """Print an error on stderr, with the sync that it is of, where there are several."""
-        console(stderr=True).print(error_report(error, self.flags, sync if self.several else None))
+        """Print an error on stderr, with the sync that it is of, where there are several, or JSON."""
+        if json_logs():
+            hint = with_flags(error.hint, self.flags) if error.hint else None
+            about = {"code": error.code, "hint": hint, "exit_code": error.exit_code}
+            say(logging.ERROR, LogAction.FAILED, str(error), sync, **about)
+        else:
+            console(stderr=True).print(error_report(error, self.flags, sync if self.several else None))
 
     @property
     def flags(self) -> str:

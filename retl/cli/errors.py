@@ -1,12 +1,13 @@
 """The error to report, for whatever stops a command."""
 
+import logging
 import sys
 import traceback
 from datetime import UTC, datetime
 
 from retl import signals
 from retl.cli.console import Printer
-from retl.cli.log import log
+from retl.cli.log import LogAction, json_logs, log, say
 from retl.damage import storage_error
 from retl.errors import BugError, RetlError
 from retl.mask import masked
@@ -37,7 +38,11 @@ def to_report(error: BaseException) -> RetlError:
             return told
         except Exception as bug:
             error = bug
-    print(masked("".join(traceback.format_exception(error))), end="", file=sys.stderr)
+    trace = masked("".join(traceback.format_exception(error)))
+    if json_logs():
+        say(logging.ERROR, LogAction.BUG, trace)
+    else:
+        print(trace, end="", file=sys.stderr)
     moment = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     return BugError(
         f"this is a bug in retl {__version__} ({moment}); the state file is intact",

@@ -1,5 +1,6 @@
 """The entry of the command line: the commands, the log, and an exit code for each error."""
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -66,10 +67,20 @@ def execute(arguments: Sequence[str] | None = None) -> int:
             in_utf8(one, "this argument")
         code = cli.main(arguments, prog_name="retl", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        if log.json_logs():
+            said, code = error.format_message(), error.exit_code
+            log.say(
+                logging.ERROR, log.LogAction.FAILED, said, code="usage", hint="see --help", exit_code=code
+            )
+        else:
+            error.show()
         return error.exit_code
     except click.Abort:
-        click.echo("nothing was done; answer with y, or give --yes", err=True)
+        said = "nothing was done; answer with y, or give --yes"
+        if log.json_logs():
+            log.say(logging.ERROR, log.LogAction.FAILED, said, code="usage", hint=None, exit_code=2)
+        else:
+            click.echo(said, err=True)
         return 2
     except CannotStart as error:
         click.echo(f"error: {error}", err=True)

@@ -75,7 +75,7 @@ def _print(printer: Printer, result: Retry) -> None:
     else:
         _print_lines(result, printer.flags)
     if run.error is not None:
-        printer.error(run.error)
+        printer.error(run.error, run.sync)
 
 
 def _print_lines(result: Retry, flags: str) -> None:

@@ -1,5 +1,6 @@
 """`retl run`: sends what changed, and prints how it went."""
 
+import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from retl.cli.console import (
     undated_sentence,
 )
 from retl.cli.errors import to_report
+from retl.cli.log import LogAction, json_logs, say
 from retl.cli.options import (
     ALL,
     AS_JSON,
@@ -231,6 +233,9 @@ def _run_one(path: Path, flags: RunFlags, shared: _Shared) -> Run | None:
 
 def print_run(printer: Printer, run: Run) -> None:
     """Print the record of a run, and its error."""
+    if json_logs() and not printer.quiet:
+        about = {key: value for key, value in run.as_json().items() if key not in ("sync", "error")}
+        say(logging.INFO, LogAction.FINISHED, str(_run_line(run)), run.sync, **about)
     if printer.as_json:
         print(as_json_line(run.as_json()))
     elif not printer.quiet and run.did_anything:
