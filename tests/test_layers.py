@@ -29,6 +29,7 @@ ROOMS = {
 
 GROUND = [
     "address",
+    "aside",
     "clock",
     "damage",
     "encryption",
