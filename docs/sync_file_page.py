@@ -25,7 +25,17 @@ from retl.config.fields import (
     Value,
     Zone,
 )
-from retl.config.settings import Age, Defaults, GuardLimit, Guards, OAuth, Receivers, SegmentSettings
+from retl.config.settings import (
+    Age,
+    Channels,
+    Defaults,
+    GuardLimit,
+    Guards,
+    Notify,
+    OAuth,
+    Receivers,
+    SegmentSettings,
+)
 from retl.config.sync import Audience, Group, Identify, RemovedTraits, Sync, Track, TrackCall
 from retl.forms.form import Frozen, keys
 
@@ -117,6 +127,11 @@ _BLOCKS: tuple[tuple[str, str, type[Frozen]], ...] = (
         OAuth,
     ),
     (
+        "`notify`",
+        "A list of channels; [each is told](alerts.md) when the condition of the sync changes.",
+        Notify,
+    ),
+    (
         "retl.yml",
         "Optional, in the project folder: defaults for all its syncs. A sync's own keys win, one by one.",
         Defaults,
@@ -146,6 +161,7 @@ _FORMS: tuple[tuple[object, str], ...] = (
     (TrackCall, "event name or block"),
     (GuardLimit, "`500000`, `20%` or `off`"),
     (Age, "`30d` or `off`"),
+    (Channels, "list of blocks"),
     (Name, "letters, digits, `_`, `.`, `-`"),
     (Receivers, "block for each receiver"),
     (ModelName, "path"),
@@ -186,6 +202,8 @@ def _form(hint: object) -> str:
         return "block"
     if get_origin(hint) is Literal:
         return ", ".join(f"`{one}`" for one in get_args(hint))
+    if get_origin(hint) is tuple:
+        return "list of " + _form(get_args(hint)[0])
     (inner,) = (one for one in get_args(hint) if one is not type(None))
     return _form(inner)
 

@@ -417,6 +417,11 @@ def as_json(text: str) -> Any:
         ({"identify": None, "track": {"user_id": "id"}}, False),
         ({"identify": {"user_id": "id", "traits": {"a": {"column": "a", "value": 1}}}}, False),
         ({"initial": "send"}, False),
+        ({"notify": [{"webhook": "${HOOK}", "on": ["failed"], "rejected": "1%"}]}, True),
+        ({"notify": [{"webhook": "a", "apprise": "b"}]}, False),
+        ({"notify": [{"on": ["failed"]}]}, False),
+        ({"notify": [{"apprise": "a", "on": ["broken"]}]}, False),
+        ({"notify": {"webhook": "a"}}, False),
         ({"track": {"user_id": "id", "added": "A"}}, False),
     ],
 )

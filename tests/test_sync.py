@@ -273,7 +273,7 @@ BAD = [
         identify("receivers: {insider: {attributes: {plan: 1}}}"),
         ":5 receivers.insider.attributes.plan: must be the name of a trait or property",
     ),
-    (identify("notify: x"), ":5 notify: `notify` is not supported in this version"),
+    (identify("notify: x"), ":5 notify: must be a list, not text"),
     (identify("keep: x"), ":5 keep: must be a number of days such as 30d, or off"),
     (identify("keep: 0d"), ":5 keep: must be a number of days such as 30d, or off"),
     (identify("schedule: x"), ":5 schedule: `schedule` is not supported in this version"),
@@ -717,13 +717,13 @@ def test_defaults(tmp_path: Path) -> None:
         (
             "model: x",
             ":1 model: unknown key `model`; known here: "
-            "`warehouse`, `segment`, `guards`, `timezone`, `keep`, `receivers`",
+            "`warehouse`, `segment`, `guards`, `timezone`, `keep`, `receivers`, `notify`",
         ),
         (
             "receivers: {x: {}}",
             ":1 receivers.x: there is no receiver `x`; known here: `datafly`, `insider`, `miso`, `suprsend`",
         ),
-        ("notify: x", ":1 notify: `notify` is not supported in this version"),
+        ("notify: [{on: [failed]}]", ":1 notify.0: needs either `webhook` or `apprise`"),
         (
             "guards:\n  added: x",
             ":2 guards.added: must be a count such as 500000, a percentage such as 20%, or off",

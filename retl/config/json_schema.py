@@ -33,7 +33,7 @@ from retl.config.fields import (
 )
 from retl.config.json_forms import Schema, given
 from retl.config.kinds import Audience, Group, Identify, Track, TrackCall
-from retl.config.settings import Age, Defaults, GuardLimit, OAuth, Receivers
+from retl.config.settings import Age, Defaults, GuardLimit, Notify, OAuth, Receivers
 from retl.config.sync import KINDS, Sync
 from retl.forms.form import Frozen, keys
 from retl.receivers.data_file import receiver
@@ -124,6 +124,7 @@ _RULES: dict[type[Frozen], list[Schema]] = {
     Identify: [_IDS, _except_with("traits")],
     Group: [_IDS, _except_with("traits")],
     OAuth: [forms.exactly_one(["private_key", "private_key_file"])],
+    Notify: [forms.exactly_one(["webhook", "apprise"])],
     Event: [forms.exactly_one(["name", "column"])],
     Value: [forms.ONE_SOURCE],
 }
@@ -204,6 +205,8 @@ def _form(hint: Any) -> Schema:
         return forms.either(forms.TEXT, block) if hint in _SHORT else block
     if get_origin(hint) is Literal:
         return forms.one_of(get_args(hint))
+    if get_origin(hint) is tuple:
+        return {"type": "array", "items": _form(get_args(hint)[0])}
     if get_origin(hint) in (Union, types.UnionType):
         inner = [forms.NULL if one is type(None) else _form(one) for one in get_args(hint)]
         return forms.either(*inner)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 
@@ -15,7 +16,7 @@ from retl.config.sync import Sync, parse
 from retl.errors import ConfigError
 from retl.forms.form import nearest
 from retl.forms.nodes import LARGEST
-from retl.forms.yaml_file import Document, interpolate, load
+from retl.forms.yaml_file import ANY, Document, interpolate, load
 from retl.lazy import lazy_module
 from retl.mask import note, note_url
 from retl.model import Model, make_model, read_model
@@ -26,8 +27,17 @@ if TYPE_CHECKING:
 else:
     ssl = lazy_module("ssl")
 
-_SECRET = (("segment", "write_key"), ("segment", "oauth", "private_key"), ("warehouse",))
+_SECRET = (
+    ("segment", "write_key"),
+    ("segment", "oauth", "private_key"),
+    ("warehouse",),
+    ("notify", ANY, "webhook"),
+    ("notify", ANY, "apprise"),
+)
 """Keys of the files whose variables are filled in when they are needed, so that checking needs no secret."""
+
+_TOKEN = 16
+"""Characters from which on a part of a channel's path may be a token, and no word."""
 
 
 @dataclass(frozen=True)
@@ -189,6 +199,22 @@ def warehouse_url(sync: Sync, project: Project) -> str:
         ConfigError: its variable is not set, or it is empty.
     """
     return note_url(_filled(sync.warehouse, project, sync.where("warehouse"), "the warehouse's URL"))
+
+
+def channel_url(sync: Sync, project: Project, number: int) -> str:
+    """The URL of a channel below `notify`, by its place there. Keep it out of messages, logs and state.
+
+    Raises:
+        ConfigError: its variable is not set, or it is empty.
+    """
+    channel = sync.notify[number]
+    where = sync.where("notify", number, channel.kind)
+    url = note_url(note(_filled(channel.url, project, where, "the URL")))
+    path = urlsplit(url).path
+    for part in (path, *path.split("/")):
+        if len(part) >= _TOKEN:
+            note(part)
+    return url
 
 
 def certificates(sync: Sync, project: Project) -> str | None:

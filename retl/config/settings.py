@@ -2,7 +2,7 @@
 
 import re
 from datetime import timedelta
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
 
@@ -167,10 +167,52 @@ def _receivers(written: object) -> dict[str, Settings]:
 Receivers = Annotated[dict[str, Settings], BeforeValidator(_receivers)]
 
 
+class Notify(Frozen):
+    """A channel that is told when the condition of a sync changes."""
+
+    webhook: SecretStr | None = Field(
+        default=None,
+        description="URL that gets the alert as JSON, in the form of Slack, as a variable: `${NAME}`.",
+    )
+    apprise: SecretStr | None = Field(
+        default=None,
+        description="URL of [apprise](https://github.com/caronc/apprise), for mail, Teams and others, as a "
+        "variable: `${NAME}`; or `webhook`.",
+    )
+    on: tuple[Literal["failed", "guarded", "rejected", "recovered"], ...] = Field(
+        default=("failed", "guarded", "rejected", "recovered"),
+        description="Changes that it is told of; not written: all four.",
+    )
+    rejected: GuardLimit = Field(
+        default=Limit(count=0),
+        description="Most rows and calls that a run may reject before that counts: a count, a percentage of "
+        "the rows read, or `off`; not written: 0.",
+    )
+
+    @property
+    def kind(self) -> Literal["webhook", "apprise"]:
+        """The key by which it is given."""
+        return "webhook" if self.webhook is not None else "apprise"
+
+    @property
+    def url(self) -> str:
+        """Its URL as it is written, variables and all."""
+        url = self.webhook or self.apprise
+        assert url is not None, "a channel has a URL"
+        return url.get_secret_value()
+
+    @model_validator(mode="after")
+    def _one_url(self) -> Self:
+        if (self.webhook is None) == (self.apprise is None):
+            raise refusal("needs either `webhook` or `apprise`")
+        return self
+
+
+Channels = tuple[Notify, ...]
+
+
 class Defaults(Frozen):
     """The defaults in retl.yml for all syncs of the project; a sync's own keys win."""
-
-    later: ClassVar[frozenset[str]] = frozenset({"notify"})
 
     warehouse: Text | None = Field(default=None, repr=False, description="Default of `warehouse`.")
     segment: SegmentSettings | None = Field(default=None, description="Defaults of the keys of `segment`.")
@@ -178,6 +220,7 @@ class Defaults(Frozen):
     timezone: Zone | None = Field(default=None, description="Default of `timezone`.")
     keep: Age = Field(default=None, description="Default of `keep`.")
     receivers: Receivers | None = Field(default=None, description="Defaults of the keys of `receivers`.")
+    notify: Channels | None = Field(default=None, description="Default of `notify`.")
 
 
 def check_defaults(document: Document) -> None:

@@ -19,7 +19,7 @@ from retl.config.kinds import (
     refuse_overlap,
     refuse_reserved,
 )
-from retl.config.settings import Age, Guards, Limit, Receivers, SegmentSettings
+from retl.config.settings import Age, Channels, Guards, Limit, Receivers, SegmentSettings
 from retl.errors import ConfigError
 from retl.forms.dotted import literal_name
 from retl.forms.form import Frozen, explain, nearest, refusal
@@ -51,7 +51,7 @@ KINDS = ("track", "audience", "identify", "group")
 class Sync(Frozen):
     """One sync file."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"schedule", "notify"})
+    later: ClassVar[frozenset[str]] = frozenset({"schedule"})
 
     name: Name = Field(description="Name of the sync's state and part of its message ids; the file's name.")
     model: ModelName | None = Field(
@@ -100,6 +100,9 @@ class Sync(Frozen):
         description="How long the records of runs, their receipts, and rejected rows and calls are kept, as "
         "`30d`; not written, or `off`: the last 1,000 runs, and rejected calls until they are sent or "
         "discarded.",
+    )
+    notify: Channels = Field(
+        default=(), description="Who is told when a run fails, or all is well again; see the block."
     )
     warehouse: Text = Field(
         default="${RETL_WAREHOUSE_URL}", repr=False, description="SQLAlchemy URL of the warehouse."

@@ -59,7 +59,7 @@ def inner_model(annotation: object) -> type[Frozen] | None:
     """The mapping that a field holds: itself, or nothing, or many by name."""
     if isinstance(annotation, type) and issubclass(annotation, Frozen):
         return annotation
-    if get_origin(annotation) in (Union, types.UnionType, dict):
+    if get_origin(annotation) in (Union, types.UnionType, dict, tuple):
         return next(filter(None, map(inner_model, get_args(annotation))), None)
     if hasattr(annotation, "__metadata__"):
         return inner_model(get_args(annotation)[0])

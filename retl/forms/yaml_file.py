@@ -19,6 +19,9 @@ from retl.system import read_file, system_words
 Location = tuple[str | int, ...]
 
 _VARIABLE = re.compile(r"\$\$\{|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}|\$\{")
+ANY = "*"
+"""Any item of a list, in a location."""
+
 _TAG = "tag:yaml.org,2002:"
 _TEXT = {_TAG + "str", _TAG + "timestamp", _TAG + "value"}
 _NESTED = {_TAG + "map", _TAG + "seq"}
@@ -73,7 +76,7 @@ def load(
     Args:
         env: where `${NAME}` inside text values comes from.
         root: error messages show the path relative to it.
-        as_written: locations whose `${NAME}` are left alone.
+        as_written: locations whose `${NAME}` are left alone; `ANY` in them is any item of a list.
 
     Raises:
         ConfigError: the file cannot be read, is no such YAML, or names a variable that is not set.
@@ -206,7 +209,7 @@ class _Reader:
         block = node.style in ("|", ">")
         self.text_lines[location] = _line(node) + (1 if block else 0)
         text = self.text(node, location)
-        if location in self.as_written:
+        if tuple(ANY if isinstance(key, int) else key for key in location) in self.as_written:
             return text
         return interpolate(text, self.env, self.place(_line(node), location))
 
