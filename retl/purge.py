@@ -13,9 +13,10 @@ from retl.errors import StateError
 from retl.lock import BESIDE
 from retl.session import Session
 
-_TRACES = (*(ending for ending in BESIDE if ending != ".lock"), ".wal.damaged", ".warehouse.tmp")
-"""Endings of all that may hold rows beside a state file: also a log that was moved away on the advice of an
-error, and what the warehouse's DuckDB spilled. The lock is empty, and who waits for it must find it there."""
+_TRACES = (*(ending for ending in BESIDE if ending != ".lock"), ".wal.damaged", ".warehouse.tmp", ".alerts")
+"""Endings of all that may hold rows beside a state file, or is about its sync: also a log that was moved away
+on the advice of an error, what the warehouse's DuckDB spilled, and what alerts have told. The lock is empty,
+and who waits for it must find it there."""
 
 
 def counted(session: Session, clock: Clock) -> tuple[int, int]:

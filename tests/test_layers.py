@@ -54,6 +54,7 @@ GROUND = [
 """Modules at the top that know no package; each package may import them."""
 
 STORIES = [
+    "alert",
     "api",
     "check",
     "discard",
@@ -63,6 +64,7 @@ STORIES = [
     "launch",
     "model_check",
     "new_project",
+    "notify",
     "orphans",
     "pipeline",
     "planned",
