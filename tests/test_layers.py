@@ -62,6 +62,7 @@ STORIES = [
     "export",
     "job",
     "launch",
+    "metrics",
     "model_check",
     "new_project",
     "notify",
