@@ -62,6 +62,7 @@ STORIES = [
     "export",
     "job",
     "launch",
+    "lineage",
     "metrics",
     "model_check",
     "new_project",
@@ -77,6 +78,7 @@ STORIES = [
     "run",
     "session",
     "status",
+    "tracing",
     "what_if",
 ]
 """Modules at the top that tell what a command does; only these and the command line may import them."""
