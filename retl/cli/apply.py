@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from retl.cli.console import Printer
-from retl.cli.options import AS_JSON, DEADLINE, FORCE, MEMORY_LIMIT, STATE_DIR, WAIT
+from retl.cli.options import AS_JSON, DEADLINE, FORCE, MEMORY_LIMIT, METRICS, STATE_DIR, WAIT
 from retl.cli.run import RunFlags, run_syncs
 from retl.config.project import find_project
 from retl.planned import Planned, read_plan
@@ -24,6 +24,7 @@ from retl.planned import Planned, read_plan
 @DEADLINE
 @AS_JSON
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+@METRICS
 @STATE_DIR
 @MEMORY_LIMIT
 def apply_command(plan: Path, forced: tuple[str, ...], **given: Any) -> int:
@@ -48,7 +49,8 @@ def apply_command(plan: Path, forced: tuple[str, ...], **given: Any) -> int:
     )
     several = len(saved.syncs) > 1
     printer = Printer(flags.as_json, flags.quiet, flags.rehearsal, flags.state_dir, several)
-    return run_syncs([(_sync_file(one), replace(flags, planned=one)) for one in saved.syncs], printer)
+    syncs = [(_sync_file(one), replace(flags, planned=one)) for one in saved.syncs]
+    return run_syncs(syncs, printer, flags.metrics)
 
 
 def _sync_file(planned: Planned) -> Path:

@@ -53,6 +53,12 @@ RECEIVERS = click.option(
     default="",
     help="Receivers to ask, such as insider,miso; `all` means every receiver.",
 )
+METRICS = click.option(
+    "--metrics",
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="RETL_METRICS",
+    help="Write metrics for Prometheus to this file; default: RETL_METRICS.",
+)
 BACKFILL = click.option(
     "--initial-backfill", "backfill", is_flag=True, help="Send the first pass of a track or audience sync."
 )

@@ -31,12 +31,14 @@ from retl.cli.options import (
     DEADLINE,
     FORCE,
     MEMORY_LIMIT,
+    METRICS,
     MOST,
     SOME_SYNCS,
     STATE_DIR,
     WAIT,
     chosen_files,
 )
+from retl.cli.outside import Outside
 from retl.clock import SystemClock
 from retl.config.project import check_names
 from retl.delivery.rate_limit import RateLimiter
@@ -76,6 +78,7 @@ class RunFlags:
         deadline: seconds after which a run stops.
         as_json: whether to print JSON.
         quiet: whether to print nothing but errors.
+        metrics: the file that takes metrics; None for none.
         state_dir: the folder of state files, where the command line gave one.
         planned: the sync as a saved plan has it, of which nothing may have moved; None for any other run.
     """
@@ -93,6 +96,7 @@ class RunFlags:
     deadline: float
     as_json: bool
     quiet: bool
+    metrics: Path | None
     state_dir: Path | None
     planned: Planned | None = None
 
@@ -117,12 +121,14 @@ class _Shared:
 
     Attributes:
         sandbox: the local Segment of a rehearsal.
+        outside: tells others of each run.
         rate_limiters: by destination, since syncs with one destination share one rate.
         paths: the files of the syncs so far, by the name of the sync.
         folders: of states, in which orphans were looked for.
     """
 
     sandbox: "Sandbox | None"
+    outside: Outside
     rate_limiters: dict[str, RateLimiter] = field(default_factory=dict)
     paths: dict[str, Path] = field(default_factory=dict)
     folders: set[Path] = field(default_factory=set)
@@ -172,6 +178,7 @@ class _Shared:
 @DEADLINE
 @AS_JSON
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+@METRICS
 @STATE_DIR
 @MEMORY_LIMIT
 def run_command(syncs: Sequence[str], every: bool, **given: Any) -> int:
@@ -189,20 +196,30 @@ def run_command(syncs: Sequence[str], every: bool, **given: Any) -> int:
         click.confirm("--full sends every current row again; go on?", abort=True, err=True)
     paths = chosen_files(syncs, every)
     printer = Printer(flags.as_json, flags.quiet, flags.rehearsal, flags.state_dir, several=len(paths) > 1)
-    return run_syncs([(path, flags) for path in paths], printer)
+    return run_syncs([(path, flags) for path in paths], printer, flags.metrics)
 
 
-def run_syncs(syncs: Sequence[tuple[Path, RunFlags]], printer: Printer) -> int:
-    """Run sync files one after another, each with its options; returns the exit code."""
+def run_syncs(syncs: Sequence[tuple[Path, RunFlags]], printer: Printer, metrics: Path | None) -> int:
+    """Run sync files one after another, each with its options; returns the exit code.
+
+    Args:
+        syncs: the files and options.
+        printer: of the command.
+        metrics: the file that takes metrics; None for none.
+    """
     codes: list[int] = []
-    with server.Sandbox() if printer.rehearsal else nullcontext() as sandbox:
-        shared = _Shared(sandbox)
+    with (
+        server.Sandbox() if printer.rehearsal else nullcontext() as sandbox,
+        Outside(metrics, printer) as outside,
+    ):
+        shared = _Shared(sandbox, outside)
         for path, flags in syncs:
             record = _run_one(path, flags, shared)
             if record is None:
                 continue
             codes.append(record.exit_code or 0)
             print_run(printer, record)
+            outside.ended(record)
             if isinstance(record.error, Interrupted):
                 break
         if sandbox is not None and sandbox.requests:
@@ -213,9 +230,11 @@ def run_syncs(syncs: Sequence[tuple[Path, RunFlags]], printer: Printer) -> int:
 def _run_one(path: Path, flags: RunFlags, shared: _Shared) -> Run | None:
     """Run a sync; None where another run is under way and `--skip-if-running` allows for that."""
     began = begin_run(path.stem, SystemClock().now(), flags.full)
-    observer = progress.observer_for(path.stem, flags.quiet, console(stderr=True))
+    shown = progress.observer_for(path.stem, flags.quiet, console(stderr=True))
+    observer = shared.outside.begin(path.stem, shown)
     try:
         session = load_session(path, flags.state_dir, flags.rehearsal)
+        shared.outside.opened(session)
         began = began.evolve(sync=session.sync.name)
         shared.refuse_same_name(session, path)
         shared.tell_orphans(session, flags)

@@ -1,0 +1,138 @@
+"""The others that are told of the runs of a command: metrics, alerts, traces, lineage.
+
+Nothing that goes wrong with them changes a run or an exit code: it is a notice.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TypeVar
+
+from retl.cli.console import Printer
+from retl.errors import ConfigError
+from retl.lazy import lazy_module
+from retl.mask import masked
+from retl.observer import Observer, Observers
+from retl.run import Run
+from retl.session import Session
+
+if TYPE_CHECKING:
+    from retl import lineage, metrics, notify, tracing
+else:
+    lineage = lazy_module("retl.lineage")
+    metrics = lazy_module("retl.metrics")
+    notify = lazy_module("retl.notify")
+    tracing = lazy_module("retl.tracing")
+
+T = TypeVar("T")
+
+
+class Outside:
+    """Tells others of each run of a command, and of none that is a rehearsal."""
+
+    def __init__(self, metrics_file: Path | None, printer: Printer) -> None:
+        """Tell nobody yet.
+
+        Args:
+            metrics_file: takes the metrics when the command ends; None for none.
+            printer: of the command.
+
+        Raises:
+            ConfigError: metrics are asked for, and cannot be written here.
+        """
+        self._file = None if printer.rehearsal else metrics_file
+        self._flags = printer.flags
+        self._is_rehearsal = printer.rehearsal
+        self._runs: list[Run] = []
+        self._notice: Callable[[str], None] = lambda _sentence: None
+        self._session: Session | None = None
+        self._trace: tracing.Tracing | None = None
+        self._lineage: lineage.Lineage | None = None
+        if self._file is not None:
+            _refuse_metrics(self._file)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._file is None or not self._runs:
+            return
+        try:
+            metrics.write_metrics(self._file, self._runs)
+        except Exception as failed:
+            self._notice(f"no metrics were written to {self._file}: {failed}")
+
+    def begin(self, sync: str, shown: Observer) -> Observer:
+        """The observer of a run that begins, which tells `shown` and others."""
+        self._notice, self._session, self._trace, self._lineage = shown.notice, None, None, None
+        if self._is_rehearsal:
+            return shown
+        env = os.environ
+        if _asks(env, "OTEL_") and tracing.is_wanted(env):
+            self._trace = self._made(lambda: tracing.Tracing(sync), "traces", "otel")
+        if _asks(env, "OPENLINEAGE_") and lineage.is_wanted(env):
+            self._lineage = self._made(lineage.Lineage, "lineage", "openlineage")
+        others = [one for one in (self._trace, self._lineage) if one is not None]
+        return Observers([shown, *others]) if others else shown
+
+    def opened(self, session: Session) -> None:
+        """Take note of the sync that is run."""
+        self._session = session
+        if self._lineage is not None:
+            self._lineage.opened(session)
+
+    def ended(self, run: Run) -> None:
+        """Tell of a run that is over."""
+        self._runs.append(run)
+        if self._is_rehearsal:
+            return
+        for tell in (self._end_trace, self._end_lineage, self._tell_channels):
+            try:
+                tell(run)
+            except Exception as error:
+                self._notice(masked(f"not all were told of this run: {error!r}"))
+
+    def _end_trace(self, run: Run) -> None:
+        doubt = self._trace.ended(run) if self._trace is not None else None
+        if doubt is not None:
+            self._notice(doubt)
+
+    def _end_lineage(self, run: Run) -> None:
+        doubt = self._lineage.ended(run) if self._lineage is not None else None
+        if doubt is not None:
+            self._notice(doubt)
+
+    def _tell_channels(self, run: Run) -> None:
+        session = self._session
+        if session is None or not session.sync.notify:
+            return
+        for doubt in notify.tell(session.project, session.sync, session.state_path, run, self._flags):
+            self._notice(doubt)
+
+    def _made(self, make: Callable[[], T], what: str, extra: str) -> T | None:
+        """The thing that a function makes; None where it cannot, with a notice that says why."""
+        try:
+            return make()
+        except Exception as error:
+            hint = f": pip install 'retl[{extra}]'" if isinstance(error, ConfigError) else f": {error}"
+            self._notice(masked(f"the environment asks for {what}, and there are none{hint}"))
+            return None
+
+
+def _asks(env: Mapping[str, str], prefix: str) -> bool:
+    """Whether a variable begins so: most runs need not load what reads them."""
+    return any(name.startswith(prefix) for name in env)
+
+
+def _refuse_metrics(path: Path) -> None:
+    if find_spec("prometheus_client") is None:
+        raise ConfigError("metrics need a package that is not installed", hint="pip install 'retl[metrics]'")
+    if not path.parent.is_dir():
+        raise ConfigError(f"there is no folder {path.parent} for the metrics", where="--metrics")
