@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import socket
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -26,6 +27,7 @@ WRITE_KEY = "wk-Geheim/1+2:3=="
 PASSWORD = "Passwort ü/@+%:'1"
 PROXY_PASSWORD = "Proxy&wort/2"
 SETTING = "Einstellung/3=="
+HOOK = "Haken-4711-geheim-und-lang"
 USER = "wache"
 
 SYNC = """\
@@ -56,7 +58,9 @@ def spellings(secret: str) -> set[str]:
     }
 
 
-NEEDLES = [one for secret in (WRITE_KEY, PASSWORD, PROXY_PASSWORD, SETTING) for one in spellings(secret)]
+NEEDLES = [
+    one for secret in (WRITE_KEY, PASSWORD, PROXY_PASSWORD, SETTING, HOOK) for one in spellings(secret)
+]
 
 
 def leaks(text: str) -> list[str]:
@@ -147,6 +151,9 @@ class World:
         self.proxy = proxy
         pw = quote(PASSWORD, safe="")
         port = free_port()
+        patch.setenv("HOOK", f"http://127.0.0.1:{port}/services/{HOOK}?token={quote_plus(SETTING)}")
+        patch.setenv("OTHER", f"json://{USER}:{pw}@127.0.0.1:{port}/{HOOK}")
+        (root / "retl.yml").write_text("notify: [{webhook: '${HOOK}'}, {apprise: '${OTHER}'}]\n")
         wrong = guarded.set(password=f"{PASSWORD}{PASSWORD}")
         at_server = {"endpoint": sandbox.url}
         self.syncs: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -215,6 +222,7 @@ COMMANDS = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")  # by apprise
 @pytest.mark.rule("E12", "S2")
 def test_no_secret_is_written(world: World, capfd: pytest.CaptureFixture[str]) -> None:
     """Neither output nor log, state, traceback, sandbox or temporary file holds a secret, in any spelling."""
@@ -248,6 +256,7 @@ def test_no_secret_is_written(world: World, capfd: pytest.CaptureFixture[str]) -
         name: codes[name] for name in ("good", "wrong_password", "bug", "bad_key")
     }
     assert "Traceback" in "\n".join(said)
+    assert {"webhook", "apprise"} == set(re.findall(r"an alert was not sent \((\w+)\)", "\n".join(said)))
     assert [] == leaks("\n".join(said))
     assert [] == leaks(json.dumps(pages))
     for name, text in world.written():

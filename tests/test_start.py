@@ -37,6 +37,7 @@ def loaded_by(*arguments: str, cwd: Path | None = None, **env: str) -> set[str]:
 def heavy(modules: set[str]) -> set[str]:
     """Packages that take long to load, or are needed by some commands alone, among those of the modules."""
     return {name.split(".")[0] for name in modules} & {
+        "apprise",
         "asyncio",
         "dateutil",
         "dotenv",
@@ -46,7 +47,10 @@ def heavy(modules: set[str]) -> set[str]:
         "jsonschema_rs",
         "jwt",
         "numpy",
+        "openlineage",
+        "opentelemetry",
         "pandas",
+        "prometheus_client",
         "pyarrow",
         "pydantic",
         "requests",
