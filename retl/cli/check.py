@@ -14,6 +14,7 @@ from retl.checks.tracking_plan import CHECKER as PLAN
 from retl.checks.tracking_plan import TrackingPlan, read_tracking_plan
 from retl.cli.console import Printer, Ragged, as_json_line, console, count
 from retl.cli.errors import print_failure
+from retl.cli.log import notice
 from retl.cli.options import AS_JSON, MOST, RECEIVERS, sync_files
 from retl.cli.receivers import EFFECT_COLORS
 from retl.config.project import check_names
@@ -95,7 +96,7 @@ def check_command(
     for session in {session.state_dir: session for session in sessions}.values():
         orphans = find_orphans(session.project, session.state_dir, session.path.parent, own)
         if orphans:
-            click.echo(f"state: {orphans_sentence(orphans)}", err=True)
+            notice("state", orphans_sentence(orphans))
     return max(codes)
 
 

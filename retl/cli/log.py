@@ -79,6 +79,19 @@ def json_logs() -> bool:
     return any(isinstance(handler.formatter, JsonLines) for handler in log.handlers)
 
 
+def notice(about: str, sentence: str) -> None:
+    """Write a sentence that somebody should read, of a command that shows no progress.
+
+    Args:
+        about: the sync, or the thing, that it is about.
+        sentence: the sentence.
+    """
+    if json_logs():
+        say(logging.WARNING, LogAction.NOTICE, sentence, about)
+    else:
+        print(f"{about}: {sentence}", file=sys.stderr)
+
+
 def say(level: int, action: LogAction, sentence: str, sync: str | None = None, **fields: Any) -> None:
     """Write a line.
 

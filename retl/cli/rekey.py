@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from retl.cli.console import count
+from retl.cli.log import notice
 from retl.cli.options import ONE_SYNC, STATE_DIR
 from retl.clock import SystemClock
 from retl.damage import state_exists
@@ -43,14 +44,14 @@ def rekey_command(sync: str, yes: bool, state_dir: Path | None) -> int:
                 continue
             doubt = destination.check()
             for line in _consequences(session, state, other):
-                click.echo(f"{name}: {line}", err=True)
+                notice(name, line)
             if not yes:
                 click.confirm(f"{name}: does the state go on with this?", abort=True, err=True)
             with state.transaction():
                 state.rekey(destination.id, session.address)
                 session.claim(state)
         if doubt:
-            click.echo(f"{name}: {doubt}", err=True)
+            notice(name, doubt)
         click.echo(f"{name}: the state goes on with this write key and endpoint")
     return 0
 
