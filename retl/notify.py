@@ -11,6 +11,7 @@ import os
 import socket
 from collections.abc import Mapping
 from contextlib import closing, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -58,17 +59,15 @@ def tell(project: Project, sync: Sync, state_path: Path, run: Run, flags: str = 
         return []
     path = state_path.with_name(state_path.name + ENDING)
     before, doubts = _read(path), []
-    after: dict[str, Told] = {}
+    after = dict(before)
     for number, channel in enumerate(sync.notify):
         try:
             url = channel_url(sync, project, number)
-            key = _fingerprint(url)
-            told = before.get(key, Told())
-            alert, now = next_told(channel, told, run)
-            after[key] = told  # which stays so, where the alert does not arrive
+            key = _fingerprint(channel, url)
+            alert, now = next_told(channel, before.get(key, Told()), run)
             if alert is not None:
                 _send(channel, url, alert, flags)
-            after[key] = now
+            after[key] = now  # only now: an alert that does not arrive is one for the next run
         except (NotToldError, RetlError) as error:
             doubts.append(masked(f"an alert was not sent ({channel.kind}): {error}"))
     if after != before:
@@ -114,6 +113,8 @@ def _for_slack(text: str) -> str:
 
 
 def _through_apprise(url: str, text: str) -> None:
+    if find_spec("apprise") is None:
+        raise NotToldError("it needs a package: pip install 'retl[apprise]'")
     own = logging.getLogger("apprise")  # it writes URLs, tokens and all
     own.handlers[:], own.propagate = [logging.NullHandler()], False
     title, _, body = text.partition("\n")
@@ -131,9 +132,10 @@ def _deliver(url: str, title: str, body: str) -> None:
         raise NotToldError("apprise could not deliver it")
 
 
-def _fingerprint(url: str) -> str:
-    """The name of a channel in the file, from which its URL cannot be read."""
-    return hashlib.sha256(f"channel\n{url}".encode()).hexdigest()[:16]
+def _fingerprint(channel: Notify, url: str) -> str:
+    """The name of a channel in the file, from which its URL cannot be read; an edit makes another of it."""
+    text = f"channel\n{url}\n{','.join(sorted(channel.on))}\n{channel.rejected}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _read(path: Path) -> dict[str, Told]:

@@ -3,6 +3,7 @@
 import json
 import re
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -317,6 +318,23 @@ def test_apprise_that_fails_is_a_notice(
 
     assert 2 == code
     assert f"an alert was not sent (apprise): apprise {words}" in err
+
+
+def test_apprise_that_is_missing_is_a_notice(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the extra is not installed, the notice says how to."""
+    monkeypatch.setitem(sys.modules, "apprise", None)
+    project.notify("- apprise: ${HOOK}")
+
+    assert "pip install 'retl[apprise]'" in project.run(BROKEN)[1]
+
+
+def test_one_address_may_have_two_channels(project: Project) -> None:
+    """Two channels of one URL that ask for different things are told each of its own."""
+    project.notify("- webhook: ${HOOK}", "  on: [failed]", "- webhook: ${HOOK}", "  on: [recovered, failed]")
+    for sql in (BROKEN, BROKEN, FINE, FINE):
+        project.run(sql)
+
+    assert ["failed", "failed", "recovered"] == project.events
 
 
 def test_a_row_calls_nobody(project: Project) -> None:
