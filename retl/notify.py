@@ -1,4 +1,4 @@
-"""Sends alerts: to a webhook, or through apprise. What a channel was told last stands beside the state.
+"""Sends alerts: to a webhook, or through apprise. The last that a channel was told stands beside the state.
 
 The file is apart from the state, as an alert may well be about a state that cannot be opened. A channel that
 could not be reached is told by the next run.
@@ -11,6 +11,7 @@ import os
 import socket
 from collections.abc import Mapping
 from contextlib import closing, suppress
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,13 +19,14 @@ from urllib.parse import urlsplit
 
 from retl.alert import Alert, Told, next_told
 from retl.aside import Aside
-from retl.config.project import Project, channel_url
-from retl.config.settings import Notify
-from retl.config.sync import Sync
+from retl.config.folder import name_in
+from retl.config.project import Project, channel_url, default_channels, find_project
+from retl.config.settings import Channels, Notify
 from retl.errors import RetlError
 from retl.lazy import lazy_module
 from retl.mask import masked
 from retl.run import Run
+from retl.session import Session
 
 if TYPE_CHECKING:
     import apprise
@@ -45,24 +47,61 @@ class NotToldError(Exception):
     """A channel did not take an alert; its text says why, without the channel's URL."""
 
 
-def tell(project: Project, sync: Sync, state_path: Path, run: Run, flags: str = "") -> list[str]:
-    """Tell each channel of a sync what a run changed; gives what went wrong with that, in words.
+@dataclass(frozen=True)
+class Recipients:
+    """The channels that are told of the runs of a sync.
+
+    Attributes:
+        project: whose environment has the URLs.
+        channels: those that are told.
+        path: the state file.
+        unread_path: the state file as it is taken to be while the sync file cannot be read.
+    """
+
+    project: Project
+    channels: Channels
+    path: Path
+    unread_path: Path
+
+
+def recipients_of(session: Session) -> Recipients:
+    """The recipients of a sync."""
+    unread = session.state_dir / f"{session.sync.name}.duckdb"
+    return Recipients(session.project, session.sync.notify, session.state_path, unread)
+
+
+def recipients_of_unread(path: Path, state_dir: Path | None) -> tuple[Recipients, str]:
+    """The recipients of a sync whose file cannot be read, and the sync's name.
 
     Args:
-        project: whose environment has the URLs.
-        sync: the sync.
-        state_path: its state file.
+        path: the file.
+        state_dir: the folder of state files, where the command line gives one.
+
+    Raises:
+        ConfigError: retl.yml cannot be read either.
+    """
+    project, name = find_project(path, os.environ), name_in(path) or path.stem
+    unread = project.state_dir(state_dir).absolute() / f"{name}.duckdb"
+    return Recipients(project, default_channels(project), unread, unread), name
+
+
+def tell(recipients: Recipients, run: Run, flags: str = "") -> list[str]:
+    """Tell channels what a run changed; gives what went wrong with that, in words.
+
+    Args:
+        recipients: who is told.
         run: how it went.
         flags: options that a command must repeat to mean the same state.
     """
-    if not sync.notify:
+    if not recipients.channels:
         return []
-    path = state_path.with_name(state_path.name + ENDING)
-    before, doubts = _read(path), []
-    after = dict(before)
-    for number, channel in enumerate(sync.notify):
+    path, unread = (one.with_name(one.name + ENDING) for one in (recipients.path, recipients.unread_path))
+    known = _read(path)
+    before = {**known, **_read(unread)}  # which is the newer one: a run that could read its file deletes it
+    after, doubts = dict(before), []
+    for channel in recipients.channels:
         try:
-            url = channel_url(sync, project, number)
+            url = channel_url(channel, recipients.project)
             key = _fingerprint(channel, url)
             alert, now = next_told(channel, before.get(key, Told()), run)
             if alert is not None:
@@ -70,11 +109,13 @@ def tell(project: Project, sync: Sync, state_path: Path, run: Run, flags: str = 
             after[key] = now  # only now: an alert that does not arrive is one for the next run
         except (NotToldError, RetlError) as error:
             doubts.append(masked(f"an alert was not sent ({channel.kind}): {error}"))
-    if after != before:
+    if after != known:
         try:
             _write(path, after)
         except OSError as error:
             doubts.append(f"what was told cannot be noted in {path}: {error.strerror}")
+    if unread != path:
+        unread.unlink(missing_ok=True)
     return doubts
 
 

@@ -201,6 +201,39 @@ def test_a_failure_before_the_state_is_opened_is_told_once(project: Project) -> 
     assert "NO_SUCH_KEY is not set" in project.told[0]["text"]
 
 
+@pytest.mark.parametrize("name", ["", "name: other\n"])
+def test_a_sync_file_that_cannot_be_read_is_told_of(project: Project, name: str) -> None:
+    """The channels of retl.yml hear once of a file that is wrong, and once that it is right again."""
+    right = SYNC.format(sql=FINE) + name
+    right += "segment: {endpoint: 'file:calls.ndjson', name: eu}\n"
+    right = right.replace('segment: {endpoint: "file:calls.ndjson"}\n', "")
+    codes = []
+    for text in (
+        right,
+        f"{right}nonsense: 1\n",
+        f"{right}nonsense: 1\n",
+        right,
+        right,
+        f"{right}nonsense: 1\n",
+    ):
+        (project.root / "syncs/users.yml").write_text(text)
+        codes.append(project.retl("run", "syncs/users.yml")[0])
+
+    assert [0, 2, 2, 0, 0, 2] == codes
+    assert ["failed", "recovered", "failed"] == project.events
+    assert " nonsense: unknown " in project.told[0]["text"]
+
+
+def test_where_no_file_can_be_read_nobody_is_told(project: Project) -> None:
+    """Where retl.yml is wrong as well, the run's own error is all that is said."""
+    project.notify("- webhok: x")
+    code, err = project.run()
+
+    assert (2, 1) == (code, err.count("error: "))
+    assert "not all were told" not in err
+    assert [] == project.told
+
+
 def test_guards_and_rejected_rows_are_told(project: Project) -> None:
     """A guard that stops a run is told with its way on, and rejected rows with their command."""
     project.run()

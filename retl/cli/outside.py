@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from retl.cli.console import Printer
-from retl.errors import ConfigError
+from retl.errors import ConfigError, RetlError
 from retl.lazy import lazy_module
 from retl.mask import masked
 from retl.observer import Observer, Observers
@@ -47,6 +47,8 @@ class Outside:
         self._is_rehearsal = printer.rehearsal
         self._runs: list[Run] = []
         self._notice: Callable[[str], None] = lambda _sentence: None
+        self._state_dir = printer.state_dir
+        self._path = Path()
         self._session: Session | None = None
         self._trace: tracing.Tracing | None = None
         self._lineage: lineage.Lineage | None = None
@@ -69,14 +71,15 @@ class Outside:
         except Exception as failed:
             self._notice(f"no metrics were written to {self._file}: {failed}")
 
-    def begin(self, sync: str, shown: Observer) -> Observer:
-        """The observer of a run that begins, which tells `shown` and others."""
+    def begin(self, path: Path, shown: Observer) -> Observer:
+        """The observer of the run of a sync file that begins, which tells `shown` and others."""
+        self._path = path
         self._notice, self._session, self._trace, self._lineage = shown.notice, None, None, None
         if self._is_rehearsal:
             return shown
         env = os.environ
         if _asks(env, "OTEL_") and tracing.is_wanted(env):
-            self._trace = self._made(lambda: tracing.Tracing(sync), "traces", "otel")
+            self._trace = self._made(lambda: tracing.Tracing(path.stem), "traces", "otel")
         if _asks(env, "OPENLINEAGE_") and lineage.is_wanted(env):
             self._lineage = self._made(lineage.Lineage, "lineage", "openlineage")
         others = [one for one in (self._trace, self._lineage) if one is not None]
@@ -110,10 +113,17 @@ class Outside:
             self._notice(doubt)
 
     def _tell_channels(self, run: Run) -> None:
-        session = self._session
-        if session is None or not session.sync.notify:
+        if self._session is not None and not self._session.sync.notify:
             return
-        for doubt in notify.tell(session.project, session.sync, session.state_path, run, self._flags):
+        if self._session is not None:
+            recipients = notify.recipients_of(self._session)
+        else:
+            try:
+                recipients, name = notify.recipients_of_unread(self._path, self._state_dir)
+            except RetlError:
+                return  # it is in the run's own error
+            run = run.evolve(sync=name)
+        for doubt in notify.tell(recipients, run, self._flags):
             self._notice(doubt)
 
     def _made(self, make: Callable[[], T], what: str, extra: str) -> T | None:

@@ -231,7 +231,7 @@ def _run_one(path: Path, flags: RunFlags, shared: _Shared) -> Run | None:
     """Run a sync; None where another run is under way and `--skip-if-running` allows for that."""
     began = begin_run(path.stem, SystemClock().now(), flags.full)
     shown = progress.observer_for(path.stem, flags.quiet, console(stderr=True))
-    observer = shared.outside.begin(path.stem, shown)
+    observer = shared.outside.begin(path, shown)
     try:
         session = load_session(path, flags.state_dir, flags.rehearsal)
         shared.outside.opened(session)

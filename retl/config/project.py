@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from dotenv import dotenv_values
 
 from retl.config.folder import ENDINGS, absolute, files_in, name_in, root_of
-from retl.config.settings import check_defaults
+from retl.config.settings import Channels, Notify, check_defaults
 from retl.config.sync import Sync, parse
 from retl.errors import ConfigError
 from retl.forms.form import nearest
@@ -201,14 +201,18 @@ def warehouse_url(sync: Sync, project: Project) -> str:
     return note_url(_filled(sync.warehouse, project, sync.where("warehouse"), "the warehouse's URL"))
 
 
-def channel_url(sync: Sync, project: Project, number: int) -> str:
-    """The URL of a channel below `notify`, by its place there. Keep it out of messages, logs and state.
+def default_channels(project: Project) -> Channels:
+    """The channels of retl.yml, for a sync whose file cannot be read."""
+    return (check_defaults(project.defaults).notify if project.defaults else None) or ()
+
+
+def channel_url(channel: Notify, project: Project) -> str:
+    """The URL of a channel below `notify`. Keep it out of messages, logs and state.
 
     Raises:
         ConfigError: its variable is not set, or it is empty.
     """
-    channel = sync.notify[number]
-    where = sync.where("notify", number, channel.kind)
+    where = f"notify.{channel.kind}"
     url = note_url(note(_filled(channel.url, project, where, "the URL")))
     path = urlsplit(url).path
     for part in (path, *path.split("/")):

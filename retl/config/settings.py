@@ -223,13 +223,13 @@ class Defaults(Frozen):
     notify: Channels | None = Field(default=None, description="Default of `notify`.")
 
 
-def check_defaults(document: Document) -> None:
-    """Check retl.yml.
+def check_defaults(document: Document) -> Defaults:
+    """Check retl.yml; gives what it says.
 
     Raises:
         ConfigError: all that is wrong with it, as in `parse`.
     """
     try:
-        Defaults.model_validate(document.data, by_alias=True, by_name=False)
+        return Defaults.model_validate(document.data, by_alias=True, by_name=False)
     except ValidationError as error:
         raise explain(error, Defaults, document) from None
