@@ -249,6 +249,7 @@ def test_guards_and_rejected_rows_are_told(project: Project) -> None:
     assert "retl rejected users" in rejected
 
 
+@pytest.mark.rule("S8")
 def test_a_rehearsal_tells_nobody(project: Project) -> None:
     """Neither a failure nor a recovery of `--sandbox` is told, and nothing is noted of it."""
     project.run(BROKEN, "--sandbox")
@@ -257,6 +258,7 @@ def test_a_rehearsal_tells_nobody(project: Project) -> None:
     assert [] == list(project.root.rglob("*.alerts"))
 
 
+@pytest.mark.rule("S8")
 @pytest.mark.parametrize(
     ("status", "words"), [(500, "a refusal"), (302, "a redirect, which is not followed")]
 )
@@ -274,6 +276,7 @@ def test_a_webhook_that_does_not_take_it_is_told_next_time(project: Project, sta
     assert ["failed", "failed"] == project.events
 
 
+@pytest.mark.rule("S8")
 @pytest.mark.parametrize(
     ("url", "words"),
     [

@@ -35,6 +35,7 @@ def test_the_page_has_the_metrics_of_the_program() -> None:
     assert known == rows
 
 
+@pytest.mark.rule("S8")
 def test_a_run_as_metrics() -> None:
     """What a run did is in the gauges of its sync, and no label holds anything but words of retl's."""
     guard = Guard("removed", "20%", 4, tripped=True, forced=True)
@@ -154,6 +155,7 @@ def test_a_command_writes_its_runs(retl: Retl, tmp_path: Path, monkeypatch: pyte
     assert not (tmp_path / "rehearsal.prom").exists()
 
 
+@pytest.mark.rule("S8")
 def test_metrics_that_cannot_be_written_change_no_run(retl: Retl, tmp_path: Path) -> None:
     """Where the file is another's, the run counts all the same, and a notice says why there are none."""
     (tmp_path / "retl.prom").write_text("up 1\n")

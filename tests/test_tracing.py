@@ -174,6 +174,7 @@ def test_a_run_sends_events_of_lineage(
 BOTH = {"OTEL_EXPORTER_OTLP_ENDPOINT": "traces", "OPENLINEAGE_URL": "lineage"}
 
 
+@pytest.mark.rule("S8")
 @pytest.mark.parametrize(
     ("variable", "fault"),
     [
@@ -210,6 +211,7 @@ def test_what_goes_wrong_there_changes_no_run(
         assert f"pip install 'retl[{extra}]'" in lines[0]
 
 
+@pytest.mark.rule("S8")
 def test_a_rehearsal_is_told_to_nobody(
     retl: Retl, sandbox: Sandbox, listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
