@@ -22,7 +22,7 @@ from retl.aside import Aside
 from retl.config.folder import name_in
 from retl.config.project import Project, channel_url, default_channels, find_project
 from retl.config.settings import Channels, Notify
-from retl.errors import RetlError
+from retl.errors import Interrupted, RetlError
 from retl.lazy import lazy_module
 from retl.mask import masked
 from retl.run import Run
@@ -107,6 +107,8 @@ def tell(recipients: Recipients, run: Run, flags: str = "") -> list[str]:
             if alert is not None:
                 _send(channel, url, alert, flags)
             after[key] = now  # only now: an alert that does not arrive is one for the next run
+        except Interrupted:
+            raise
         except (NotToldError, RetlError) as error:
             doubts.append(masked(f"an alert was not sent ({channel.kind}): {error}"))
     if after != known:

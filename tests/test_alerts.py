@@ -2,15 +2,19 @@
 
 import json
 import re
+import socket
 import stat
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import PIPE, Popen
 from typing import Any
 
 import pytest
 from harness import NOON, Retl, runner
 from listeners import Listener
+from servers import Scripted, read_request
 
 from retl.alert import Alert, AlertEvent, Told, next_told
 from retl.config.settings import Limit, Notify
@@ -299,6 +303,28 @@ def test_a_webhook_out_of_reach_changes_nothing(
     assert (2, 0) == (code, fine)
     assert words in err
     assert ("an alert was not sent" in silence) == (words in ("the URL is empty", "HOOK is not set"))
+
+
+def test_a_signal_ends_the_wait_for_a_webhook(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A webhook that does not answer holds no command that is told to end."""
+    asked, left = threading.Event(), threading.Event()
+
+    def say_nothing(connection: socket.socket) -> None:
+        read_request(connection)
+        asked.set()
+        left.wait(60)
+
+    (project.root / "syncs/users.yml").write_text(SYNC.format(sql=BROKEN))
+    with Scripted(say_nothing) as server:
+        monkeypatch.setenv("HOOK", server.url)
+        with Popen([sys.executable, "-m", "retl", "run", "users"], stderr=PIPE, text=True) as run:
+            assert asked.wait(60)
+            run.terminate()
+            _, err = run.communicate(timeout=60)
+        left.set()
+
+    assert 143 == run.returncode
+    assert "stopped by a signal" in err
 
 
 def test_what_was_told_holds_no_secret(project: Project) -> None:

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from retl.cli.console import Printer
-from retl.errors import ConfigError, RetlError
+from retl.errors import ConfigError, Interrupted, RetlError
 from retl.lazy import lazy_module
 from retl.mask import masked
 from retl.observer import Observer, Observers
@@ -99,6 +99,8 @@ class Outside:
         for tell in (self._end_trace, self._end_lineage, self._tell_channels):
             try:
                 tell(run)
+            except Interrupted:
+                raise  # a signal ends the command here as anywhere
             except Exception as error:
                 self._notice(masked(f"not all were told of this run: {error!r}"))
 
