@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from openlineage import client
     from openlineage.client import event_v2, facet_v2
 else:
-    client = lazy_module("openlineage.client")
-    event_v2 = lazy_module("openlineage.client.event_v2")
-    facet_v2 = lazy_module("openlineage.client.facet_v2")
+    client = lazy_module("openlineage.client", extra="openlineage")
+    event_v2 = lazy_module("openlineage.client.event_v2", extra="openlineage")
+    facet_v2 = lazy_module("openlineage.client.facet_v2", extra="openlineage")
 
 MOST_SECONDS = 5.0
 """How long the end of a run waits for its events to be taken."""

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     import prometheus_client
     from prometheus_client import core, parser
 else:
-    prometheus_client = lazy_module("prometheus_client")
-    core = lazy_module("prometheus_client.core")
-    parser = lazy_module("prometheus_client.parser")
+    prometheus_client = lazy_module("prometheus_client", extra="metrics")
+    core = lazy_module("prometheus_client.core", extra="metrics")
+    parser = lazy_module("prometheus_client.parser", extra="metrics")
 
 LOCK_SECONDS = 10.0
 """How long another command may take to write the same file."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from retl.delivery import http
 else:
-    apprise = lazy_module("apprise")
+    apprise = lazy_module("apprise", extra="apprise")
     http = lazy_module("retl.delivery.http")
 
 ENDING = ".alerts"

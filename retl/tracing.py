@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from opentelemetry.trace import propagation
     from opentelemetry.trace.propagation import tracecontext
 else:
-    trace = lazy_module("opentelemetry.trace")
-    trace_exporter = lazy_module("opentelemetry.exporter.otlp.proto.http.trace_exporter")
-    resources = lazy_module("opentelemetry.sdk.resources")
-    sdk = lazy_module("opentelemetry.sdk.trace")
-    export = lazy_module("opentelemetry.sdk.trace.export")
-    memory = lazy_module("opentelemetry.sdk.trace.export.in_memory_span_exporter")
-    propagation = lazy_module("opentelemetry.trace.propagation")
-    tracecontext = lazy_module("opentelemetry.trace.propagation.tracecontext")
+    trace = lazy_module("opentelemetry.trace", extra="otel")
+    trace_exporter = lazy_module("opentelemetry.exporter.otlp.proto.http.trace_exporter", extra="otel")
+    resources = lazy_module("opentelemetry.sdk.resources", extra="otel")
+    sdk = lazy_module("opentelemetry.sdk.trace", extra="otel")
+    export = lazy_module("opentelemetry.sdk.trace.export", extra="otel")
+    memory = lazy_module("opentelemetry.sdk.trace.export.in_memory_span_exporter", extra="otel")
+    propagation = lazy_module("opentelemetry.trace.propagation", extra="otel")
+    tracecontext = lazy_module("opentelemetry.trace.propagation.tracecontext", extra="otel")
 
 MOST_SECONDS = 5.0
 """How long the end of a run waits for its spans to be taken."""

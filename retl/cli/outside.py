@@ -79,9 +79,9 @@ class Outside:
             return shown
         env = os.environ
         if _asks(env, "OTEL_") and tracing.is_wanted(env):
-            self._trace = self._made(lambda: tracing.Tracing(path.stem), "traces", "otel")
+            self._trace = self._made(lambda: tracing.Tracing(path.stem), "traces")
         if _asks(env, "OPENLINEAGE_") and lineage.is_wanted(env):
-            self._lineage = self._made(lineage.Lineage, "lineage", "openlineage")
+            self._lineage = self._made(lineage.Lineage, "lineage")
         others = [one for one in (self._trace, self._lineage) if one is not None]
         return Observers([shown, *others]) if others else shown
 
@@ -128,13 +128,13 @@ class Outside:
         for doubt in notify.tell(recipients, run, self._flags):
             self._notice(doubt)
 
-    def _made(self, make: Callable[[], T], what: str, extra: str) -> T | None:
+    def _made(self, make: Callable[[], T], what: str) -> T | None:
         """The thing that a function makes; None where it cannot, with a notice that says why."""
         try:
             return make()
         except Exception as error:
-            hint = f": pip install 'retl[{extra}]'" if isinstance(error, ConfigError) else f": {error}"
-            self._notice(masked(f"the environment asks for {what}, and there are none{hint}"))
+            why = (error.hint if isinstance(error, RetlError) else None) or error
+            self._notice(masked(f"the environment asks for {what}, and there are none: {why}"))
             return None
 
 
