@@ -279,7 +279,8 @@ BAD = [
     (identify("schedule: x"), ":5 schedule: `schedule` is not supported in this version"),
     (
         identify("segment: {oauth: {key_id: a}}"),
-        ":5 segment.oauth.client_id: `client_id` is missing",
+        ":5 segment.oauth: needs either `private_key` or `private_key_file`\n"
+        "also syncs/users.yml:5 segment.oauth.client_id: `client_id` is missing",
     ),
     (
         identify("  traits: each"),
@@ -674,6 +675,44 @@ def test_all_mistakes(tmp_path: Path) -> None:
     ] == caught.value.message.splitlines()
 
 
+def test_all_mistakes_of_all_kinds(tmp_path: Path) -> None:
+    """What YAML, a value, a block and the whole file have wrong is told at once, and no consequence of it."""
+    text = """\
+primary_key: ${NO_SUCH}
+1: x
+track:
+  userid: id
+  added: {evnt: A}
+  timestamp: {value: now}
+  properties: {a: !secret x, b: {colum: y}, a.c: z, a: b}
+  except: [x]
+initial: later
+guards: {removed: 20 percent}
+guards: {}
+"""
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, text)
+
+    told = [line.removeprefix("also syncs/users.yml:") for line in str(caught.value).splitlines()]
+    assert [
+        "syncs/users.yml:1 primary_key: NO_SUCH is not set",
+        "2: a key must be text; put `1` in quotes",
+        "4 track.userid: unknown key `userid`; did you mean `user_id`?",
+        "5 track.added.evnt: unknown key `evnt`; did you mean `event`?",
+        "6 track.timestamp: a timestamp is a column, or {column, as: timestamp, unit}",
+        "7 track.properties.a: the tag !secret is not supported",
+        "7 track.properties.a: the key `a` stands here twice; first on line 7",
+        "7 track.properties.b.colum: unknown key `colum`; did you mean `column`?",
+        "8 track.except: `except` goes with `all` only",
+        "9 initial: must be `skip` or `send`",
+        "10 guards.removed: must be a count such as 500000, a percentage such as 20%, or off",
+        "11 guards: the key `guards` stands here twice; first on line 10",
+        " neither `model` (a file in models/) nor `sql` is there; write one of them",
+        "5 track.added.event: `event` is missing",
+    ] == told
+    assert "set it in the environment or in .env" == caught.value.hint
+
+
 def test_where(tmp_path: Path) -> None:
     """A sync knows the place of its keys, be it in its file or in retl.yml."""
     sync = read(
@@ -769,7 +808,7 @@ def test_no_secret_is_shown(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         read(tmp_path, f"{IDENTIFY}{secrets}, region: hunter2, endpoint: hunter2, gzip: hunter2}}")
     assert "hunter2" not in repr(caught.value) + str(caught.value)
-    assert caught.value.__suppress_context__
+    assert caught.value.__context__ is None
 
 
 def test_frozen(tmp_path: Path) -> None:

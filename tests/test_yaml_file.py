@@ -11,11 +11,14 @@ from retl.forms.yaml_file import Document, Location, interpolate, load
 
 
 def read(folder: Path, text: str, **env: str) -> Document:
-    """A document of a text."""
+    """A document of a text; its first fault is raised."""
     path = folder / "syncs" / "users.yml"
     path.parent.mkdir(exist_ok=True)
     path.write_text(text, encoding="utf-8")
-    return load(path, env, root=folder)
+    document = load(path, env, root=folder)
+    for fault in document.faults:
+        raise fault.error
+    return document
 
 
 TEXT = """\
@@ -165,6 +168,18 @@ def test_refused(tmp_path: Path, text: str, message: str) -> None:
         read(tmp_path, text)
 
     assert message == str(caught.value)
+
+
+def test_all_faults_are_noted(tmp_path: Path) -> None:
+    """What is wrong with values and keys is noted, and the rest is read; None stands where a value was."""
+    (tmp_path / "a.yml").write_text("a: !x 1\nb: [1, 1_0, {c: '${NO}'}]\n2: d\nb: 3\ne: f")
+
+    document = load(tmp_path / "a.yml", {}, root=tmp_path)
+
+    assert {"a": None, "b": [1, None, {"c": None}], "e": "f"} == document.data
+    assert [(1, ("a",)), (2, ("b", 1)), (2, ("b", 2, "c")), (3, None), (4, None)] == [
+        (fault.line, fault.location) for fault in document.faults
+    ]
 
 
 BOMBS = {

@@ -23,7 +23,7 @@ from retl.config.fields import (
     option_values,
 )
 from retl.forms.dotted import path
-from retl.forms.form import Frozen, refusal
+from retl.forms.form import Frozen, lacking, refusal
 
 
 class Change(StrEnum):
@@ -46,7 +46,9 @@ class _Ids(Frozen):
     @model_validator(mode="after")
     def _some_id(self) -> Self:
         if self.user_id is None and self.anonymous_id is None:
-            raise refusal("needs a `user_id` or an `anonymous_id`, so that Segment knows whom it is about")
+            raise lacking(
+                "needs a `user_id` or an `anonymous_id`, so that Segment knows whom it is about", user_id="_"
+            )
         return self
 
 
@@ -213,7 +215,7 @@ class Track(_Envelope):
     @model_validator(mode="after")
     def _sends_something(self) -> Self:
         if not self.calls:
-            raise refusal("needs at least one of `added`, `changed` and `removed`")
+            raise lacking("needs at least one of `added`, `changed` and `removed`", added="_")
         for change, call in self.calls.items():
             if call.previous and change is not Change.CHANGED:
                 raise refusal("`previous` is for `changed` only", change, "previous")

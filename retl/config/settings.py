@@ -4,10 +4,11 @@ import re
 from datetime import timedelta
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, model_validator
 
 from retl.config.fields import Connections, Count, Endpoint, Flag, Name, Text, Zone, is_whole
-from retl.forms.form import Frozen, explain, nearest, refusal
+from retl.forms.form import Frozen, nearest, refusal
+from retl.forms.mistakes import checked
 from retl.forms.yaml_file import Document
 from retl.receivers.settings import Settings, known_receivers, read_settings
 
@@ -229,7 +230,4 @@ def check_defaults(document: Document) -> Defaults:
     Raises:
         ConfigError: all that is wrong with it, as in `parse`.
     """
-    try:
-        return Defaults.model_validate(document.data, by_alias=True, by_name=False)
-    except ValidationError as error:
-        raise explain(error, Defaults, document) from None
+    return checked(Defaults, document.data, document)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 from typing import ClassVar, Literal, Self
 
-from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, model_validator
+from pydantic import Field, PrivateAttr, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 
 from retl.config.fields import Columns, Event, Fields, Ids, ModelName, Name, Nulls, Text, Value, Zone
@@ -22,7 +22,8 @@ from retl.config.kinds import (
 from retl.config.settings import Age, Channels, Guards, Limit, Receivers, SegmentSettings
 from retl.errors import ConfigError
 from retl.forms.dotted import literal_name
-from retl.forms.form import Frozen, explain, nearest, refusal
+from retl.forms.form import Frozen, conflicting, lacking, nearest, refusal
+from retl.forms.mistakes import checked
 from retl.forms.yaml_file import Document, Location
 
 __all__ = [
@@ -180,11 +181,14 @@ class Sync(Frozen):
             count, rest = str(len(given)), "put the others in files of their own"
             if len(given) == 2:
                 count, rest = "two", "put the other in a file of its own"
-            raise refusal(f"{count} kinds in one file: {found}; keep one and {rest}", given[1])
+            raise conflicting(f"{count} kinds in one file: {found}; keep one and {rest}", *given[1:])
         if not given:
             for kind in self.model_fields_set.intersection(KINDS):
                 raise refusal("has no value", kind)
-            raise refusal("none of `track`, `audience`, `identify` and `group` is there; write one of them")
+            raise lacking(
+                "none of `track`, `audience`, `identify` and `group` is there; write one of them",
+                track={"user_id": "_", "added": "_"},
+            )
         return self
 
     @model_validator(mode="after")
@@ -192,7 +196,9 @@ class Sync(Frozen):
         if self.model is not None and self.sql is not None:
             raise refusal("both `model` and `sql` are there; keep one", "sql")
         if self.model is None and self.sql is None:
-            raise refusal("neither `model` (a file in models/) nor `sql` is there; write one of them")
+            raise lacking(
+                "neither `model` (a file in models/) nor `sql` is there; write one of them", model="_"
+            )
         return self
 
     @model_validator(mode="after")
@@ -233,10 +239,7 @@ def parse(document: Document, defaults: Document | None = None) -> Sync:
     for key, default in (defaults.data if defaults else {}).items():
         if default is not None:
             data[key] = _over(default, data[key]) if key in data else default
-    try:
-        sync = Sync.model_validate(data, by_alias=True, by_name=False, context=document)
-    except ValidationError as error:
-        raise explain(error, Sync, document) from None
+    sync = checked(Sync, data, document)
     sync._documents = (document, defaults) if defaults else (document,)
     return sync
 

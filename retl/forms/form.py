@@ -4,18 +4,12 @@ They are frozen, refuse unknown keys, and say in a sentence what is wrong.
 """
 
 import types
-from collections.abc import Mapping
 from typing import ClassVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic import BaseModel, ConfigDict
+from pydantic_core import PydanticCustomError
 
-from retl.errors import ConfigError
-from retl.forms.yaml_file import Document, Location, cut
 from retl.nearest import did_you_mean
-
-MOST_OTHERS = 20
-"""Errors that are shown after the first."""
 
 
 class Frozen(BaseModel):
@@ -34,20 +28,16 @@ def refusal(sentence: str, *at: str) -> PydanticCustomError:
     return PydanticCustomError("rule", "{sentence}", {"sentence": sentence, "at": at})
 
 
-def explain(error: ValidationError, model: type[Frozen], document: Document) -> ConfigError:
-    """All that pydantic found as one error, in the order of the file: others are lines below the first.
+def lacking(sentence: str, **instead: object) -> PydanticCustomError:
+    """The same of something that must be there, with an example of it."""
+    return PydanticCustomError("rule", "{sentence}", {"sentence": sentence, "at": (), "instead": instead})
 
-    What is missing comes last, since a key that is misspelled above may be it.
-    """
-    found = sorted(
-        error.errors(), key=lambda details: (details["type"] == "missing", document.line(_location(details)))
+
+def conflicting(sentence: str, *keys: str) -> PydanticCustomError:
+    """The same of keys that cannot stand beside what else is there; the first is the place to show."""
+    return PydanticCustomError(
+        "rule", "{sentence}", {"sentence": sentence, "at": keys[:1], "besides": keys[1:]}
     )
-    (first, message), *others = ((_location(details), _sentence(details, model)) for details in found)
-    shown = others[:MOST_OTHERS]
-    lines = [message, *(f"also {document.where(location)}: {sentence}" for location, sentence in shown)]
-    if len(others) > MOST_OTHERS:
-        lines.append(f"and {len(others) - MOST_OTHERS:,} more")
-    return ConfigError("\n".join(lines), where=document.where(first))
 
 
 def keys(model: type[BaseModel]) -> dict[str, str]:
@@ -72,69 +62,3 @@ def nearest(name: str, known: list[str]) -> str:
     if question:
         return f"; {question}"
     return "; known here: " + ", ".join(f"`{one}`" for one in known) if known else ""
-
-
-def _location(details: ErrorDetails) -> Location:
-    return (*details["loc"], *details.get("ctx", {}).get("at", ()))
-
-
-def _sentence(details: ErrorDetails, model: type[Frozen]) -> str:
-    kind, written, limits = details["type"], details["input"], details.get("ctx", {})
-    if kind == "rule":
-        return str(limits["sentence"])
-    if kind == "extra_forbidden":
-        return _unknown_key(details["loc"], model)
-    if kind == "missing":
-        return f"`{details['loc'][-1]}` is missing"
-    if written is None:
-        return "has no value"
-    if kind in ("literal_error", "enum"):
-        return "must be " + str(limits["expected"]).replace("'", "`")
-    if kind in _WANTED:
-        return f"must be {_WANTED[kind]}, not {_kind(written)}"
-    if kind in _SENTENCES:
-        return _SENTENCES[kind].format(**limits)
-    return details["msg"]
-
-
-_WANTED: Mapping[str, str] = {
-    "string_type": "text",
-    "tuple_type": "a list",
-    "dict_type": "a mapping",
-    "model_type": "a mapping",
-    "model_attributes_type": "a mapping",
-}
-
-_SENTENCES: Mapping[str, str] = {
-    "string_too_short": "must not be empty",
-    "int_type": "must be a whole number",
-    "int_parsing": "must be a whole number",
-    "int_from_float": "must be a whole number",
-    "int_parsing_size": "must be a whole number of fewer digits",
-    "finite_number": "must be a whole number",
-    "bool_type": "must be true or false",
-    "bool_parsing": "must be true or false",
-    "greater_than_equal": "must be {ge} or more",
-    "less_than_equal": "must be {le} or less",
-}
-
-
-def _kind(written: object) -> str:
-    """The kind of a value in words, without the value itself, which may be a secret."""
-    if isinstance(written, bool):
-        return "true or false (put it in quotes if text is meant)"
-    if isinstance(written, int | float):
-        return "a number (put it in quotes if text is meant)"
-    return "text" if isinstance(written, str) else "a list" if isinstance(written, list) else "a mapping"
-
-
-def _unknown_key(location: tuple[int | str, ...], model: type[Frozen]) -> str:
-    around: type[Frozen] = model
-    for key in location[:-1]:
-        # A key that is no field's is a name in a mapping of names to values, whose model is known already.
-        name = keys(around).get(str(key))
-        around = (inner_model(around.model_fields[name].annotation) if name else None) or around
-    key = str(location[-1])
-    if key in around.later:
-        return f"`{key}` is not supported in this version"
-    return f"unknown key `{cut(key)}`{nearest(key, list(keys(around)))}"

@@ -5,7 +5,8 @@ one mapping is an error.
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,18 +36,35 @@ _TOO_LONG = 10**NUMBER_DIGITS
 
 
 @dataclass(frozen=True)
+class Fault:
+    """A value or a key that cannot be read, though the file as a whole can.
+
+    Attributes:
+        line: its line; 1-based.
+        location: of the value; None where it is a key.
+        error: what is wrong.
+    """
+
+    line: int
+    location: Location | None
+    error: ConfigError
+
+
+@dataclass(frozen=True)
 class Document:
     """The content of one YAML file.
 
     Attributes:
         shown: the file's path as error messages show it.
-        data: its mapping, as plain Python values, variables filled in.
+        data: its mapping, as plain Python values, variables filled in; None in place of what cannot be read.
+        faults: what cannot be read.
     """
 
     shown: str
     data: dict[str, object] = field(repr=False)
     _lines: Mapping[Location, int] = field(repr=False)
     _text_lines: Mapping[Location, int] = field(repr=False)
+    faults: tuple[Fault, ...] = ()
 
     def holds(self, location: Location) -> bool:
         """Whether the file has a value at that location."""
@@ -78,8 +96,11 @@ def load(
         root: error messages show the path relative to it.
         as_written: locations whose `${NAME}` are left alone; `ANY` in them is any item of a list.
 
+    Returns:
+        The document, with the faults of single values and keys, such as a variable that is not set.
+
     Raises:
-        ConfigError: the file cannot be read, is no such YAML, or names a variable that is not set.
+        ConfigError: the file cannot be read, or is no such YAML.
     """
     shown = path.relative_to(root).as_posix() if root and path.is_relative_to(root) else str(path)
     return _Reader(shown, env, as_written).document(compose(_text(path, shown), shown))
@@ -146,12 +167,13 @@ class _Reader:
         self.as_written = as_written
         self.lines: dict[Location, int] = {}
         self.text_lines: dict[Location, int] = {}
+        self.faults: list[Fault] = []
         self.constructor = YAML(typ="safe", pure=True).constructor
 
     def document(self, node: Node) -> Document:
         self.lines[()] = _line(node)
         data = self.mapping(node, (), ())
-        return Document(self.shown, data, self.lines, self.text_lines)
+        return Document(self.shown, data, self.lines, self.text_lines, tuple(self.faults))
 
     def value(self, node: Node, location: Location, around: tuple[Node, ...]) -> object:
         if any(node is outer for outer in around):
@@ -168,14 +190,25 @@ class _Reader:
     def mapping(self, node: Node, location: Location, around: tuple[Node, ...]) -> dict[str, object]:
         result: dict[str, object] = {}
         for key_node, value_node in node.value:
-            key = self.key(key_node, location)
-            below = (*location, key)
-            if key in result:
-                message = f"the key `{cut(key)}` stands here twice; first on line {self.lines[below]}"
-                raise self.error(_line(key_node), below, message)
-            self.lines[below] = _line(key_node)
-            result[key] = self.value(value_node, below, (*around, node))
+            with self.noting(_line(key_node), None):
+                key = self.key(key_node, location)
+                below = (*location, key)
+                if key in result:
+                    message = f"the key `{cut(key)}` stands here twice; first on line {self.lines[below]}"
+                    raise self.error(_line(key_node), below, message)
+                self.lines[below] = _line(key_node)
+                result[key] = None
+                with self.noting(_line(key_node), below):
+                    result[key] = self.value(value_node, below, (*around, node))
         return result
+
+    @contextmanager
+    def noting(self, line: int, location: Location | None) -> Iterator[None]:
+        """Note what is wrong with a part of the file, and go on behind it."""
+        try:
+            yield
+        except ConfigError as error:
+            self.faults.append(Fault(line, location, error))
 
     def key(self, node: Node, location: Location) -> str:
         if not isinstance(node, ScalarNode):
@@ -198,7 +231,9 @@ class _Reader:
         for index, item in enumerate(node.value):
             below = (*location, index)
             self.lines[below] = _line(item)
-            result.append(self.value(item, below, (*around, node)))
+            result.append(None)
+            with self.noting(_line(item), below):
+                result[index] = self.value(item, below, (*around, node))
         return result
 
     def scalar(self, node: ScalarNode, location: Location) -> object:
