@@ -54,6 +54,11 @@ def _flat(record: Mapping[str, Any], outer: str = "") -> Iterator[tuple[str, Any
             yield f"{outer}{key}", value
 
 
+def counted(number: int, noun: str) -> str:
+    """A number and its noun: `1 call`, `2,000 calls`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def html(
     title: str, note: str, color: str, rows: Sequence[Sequence[object]], lines: Sequence[str] = ()
 ) -> str:

@@ -177,29 +177,31 @@ class Plan:
 
     def _repr_html_(self) -> str:
         """The plan as a notebook shows it."""
+        counted = notebook.counted
         rows = [
-            (
-                change,
-                self.diff.resent if change == "unchanged" else getattr(self.diff, change),
-                calls,
-                f"{name} calls",
-            )
+            (change, f"{counted(self._rows(change), 'row')} →", f"{counted(calls, f'{name} call')}")
             for (change, name), calls in self.calls.items()
         ]
         if not self.sends:
-            rows = [("added", self.diff.added, 0, "calls: a silent baseline, remembered and not sent")]
+            rows = [("added", f"{counted(self.diff.added, 'row')} →", "a silent baseline, not sent")]
         stops = [
-            f"guard {guard.name} stops this: {guard.value:,} rows, the limit is {guard.limit}"
+            f"guard {guard.name} stops this: {counted(guard.value, 'row')}, the limit is {guard.limit}"
             for guard in self.guards
             if guard.tripped and not guard.forced
         ]
-        rejected = [f"{rows:,} rows rejected: {reason}" for reason, rows in self.diff.rejected_by.items()]
-        note = (
-            f"{self.diff.rows_read:,} rows read, {self.total_calls:,} API calls in {self.requests:,} requests"
-        )
+        rejected = [
+            f"{counted(rows, 'row')} rejected: {reason}" for reason, rows in self.diff.rejected_by.items()
+        ]
+        cost = f"{counted(self.total_calls, 'API call')} in {counted(self.requests, 'request')}"
         color = notebook.BAD if stops else notebook.DOUBTFUL if rejected else notebook.GOOD
-        samples = [sample.call for sample in self.samples]
-        return notebook.html(self.sync, note, color, rows, [*stops, *rejected, *samples])
+        lines = [*stops, *rejected, *(sample.call for sample in self.samples)]
+        note = f"{counted(self.diff.rows_read, 'row')} read, {cost}"
+        return notebook.html(self.sync, note, color, rows, lines)
+
+    def _rows(self, change: str) -> int:
+        """The rows of a kind of change."""
+        rows: int = self.diff.resent if change == "unchanged" else getattr(self.diff, change)
+        return rows
 
     def as_json(self) -> dict[str, Any]:
         """The object that `retl plan --json` prints; docs/plan.md describes it."""

@@ -201,7 +201,10 @@ class Run:
             ("removed", self.removed, "batches", self.batches),
             ("rejected", self.rejected_rows, "retries", self.retries),
         ]
-        reasons = [f"{reason}: {number:,} rows rejected" for reason, number in self.rejected_by.items()]
+        reasons = [
+            f"{notebook.counted(number, 'row')} rejected: {reason}"
+            for reason, number in self.rejected_by.items()
+        ]
         error = [str(self.error), *([self.error.hint] if self.error.hint else [])] if self.error else []
         note = f"{self.status}, {self.started_at:%Y-%m-%d %H:%M} UTC, {self.seconds:.1f} s"
         if self.baseline:
