@@ -28,7 +28,7 @@ ONLY_THE_PROGRAM_KNOWS = {
     "what retl.yml may add": r"needs either `private_key`|`\w+` is missing",
     "names that have to do with each other": "cannot hold|is the same name as|message id of an earlier call"
     "|retl sends `|stands here twice",
-    "whether digits are an address": r"must be a URL",
+    "whether digits and colons are an address": r"must be a URL",
 }
 """Reasons for which the program refuses a file that fits the schema, and words of its messages."""
 
@@ -432,6 +432,15 @@ def test_what_a_schema_is_for(folder: Path, edit: dict[str, Any], takes: bool) -
 
     assert takes is SYNC.is_valid(document)
     assert takes is (refusal(folder, json.dumps(document)) is None)
+
+
+def test_patterns_are_those_of_editors() -> None:
+    """Editors read patterns as JavaScript does with Unicode, which refuses an escape that is not needed."""
+    text = json.dumps([sync_schema(), project_schema()])
+    patterns = {json.loads(found) for found in re.findall(r'"pattern": ("(?:[^"\\]|\\.)*")', text)}
+
+    assert len(patterns) > 10
+    assert set() == {sign for one in patterns for sign in re.findall(r"\\(.)", one)} - set(".\\/$[]{}()|spSC")
 
 
 def test_every_key_is_described() -> None:
