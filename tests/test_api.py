@@ -207,7 +207,7 @@ def test_two_threads_run_two_projects(tmp_path: Path, shared: bool, monkeypatch:
     """
     database = tmp_path / "shop.duckdb"
     with duckdb.connect(database) as db:
-        db.execute("CREATE TABLE users AS SELECT 'u' || i AS user_id, i AS place FROM range(20000) AS t (i)")
+        db.execute("CREATE TABLE users AS SELECT 'u' || i AS user_id, i AS place FROM range(2000) AS t (i)")
     url, model = (f"duckdb:///{database}", "SELECT * FROM users") if shared else ("duckdb://", None)
     paths = [project(tmp_path / name, url, model) for name in ("one", "two", "elsewhere")]
     monkeypatch.chdir(tmp_path / "elsewhere")
