@@ -50,7 +50,10 @@ def load(path: Path, environ: Mapping[str, str] | None = None) -> tuple[Sync, Pr
     [
         (["a/models/", "a/syncs/"], "a/syncs/x.yml", "a"),
         (["models/", "a/models/"], "a/syncs/deep/x.yml", "a"),
-        (["models/", "a/syncs/", "a/retl.yml"], "a/syncs/x.yml", "."),
+        (["models/", "a/syncs/", "a/retl.yml"], "a/syncs/x.yml", "a"),
+        (["models/", "a/syncs/"], "a/syncs/x.yml", "a"),
+        (["retl.yml", "a/models/", "a/syncs/"], "a/models", "."),
+        (["models/", "a/b/x.yml"], "a/b/x.yml", "."),
         (["a/syncs/"], "a/syncs/x.yml", "a"),
         (["a/retl.yml"], "a/b/x.yml", "a"),
         ([], "a/b/x.yml", "a/b"),
@@ -59,7 +62,7 @@ def load(path: Path, environ: Mapping[str, str] | None = None) -> tuple[Sync, Pr
     ],
 )
 def test_find_project(tmp_path: Path, present: list[str], start: str, found: str) -> None:
-    """The project is the nearest folder with models/; else with syncs/ or retl.yml; else the file's own."""
+    """The project is the nearest folder with retl.yml, else syncs/, else models/; else the file's own."""
     for name in present:
         if name.endswith("/"):
             (tmp_path / name).mkdir(parents=True, exist_ok=True)
@@ -260,7 +263,7 @@ def test_no_models_folder(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load_model(*load(path))
 
-    assert f"syncs/x.yml:1 model: there is no folder models/ in {tmp_path} or above" == str(caught.value)
+    assert f"syncs/x.yml:1 model: there is no folder models/ in {tmp_path}" == str(caught.value)
     assert "create models/users.sql, or write the query here as `sql`" == caught.value.hint
 
 

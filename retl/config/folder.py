@@ -25,11 +25,12 @@ def root_of(path: Path) -> Path:
     folder = start if start.is_dir() else start.parent
     around = [folder, *folder.parents]
     for place in around:
-        if (place / "models").is_dir():
+        if (place / "retl.yml").is_file():
             return place
-    for place in around:
-        if (place / "syncs").is_dir() or (place / "retl.yml").is_file():
-            return place
+    for inside in ("syncs", "models"):  # in this order: the models above may be those of dbt
+        for place in around:
+            if (place / inside).is_dir():
+                return place
     return folder
 
 

@@ -68,8 +68,8 @@ class Project:
 def find_project(path: Path, environ: Mapping[str, str]) -> Project:
     """The project that a sync file (or a folder) belongs to.
 
-    It is the nearest folder at or above it that holds `models/`; without one, the nearest that holds
-    `syncs/` or retl.yml; without that, the file's own folder.
+    It is the nearest folder at or above it that holds retl.yml; without one, the nearest that holds `syncs/`,
+    else `models/`; without that, the file's own folder.
 
     Raises:
         ConfigError: .env or retl.yml cannot be read, or retl.yml is wrong; the folder's path is not text.
@@ -145,7 +145,7 @@ def load_model(sync: Sync, project: Project) -> Model:
     folder = project.root / "models"
     if not folder.is_dir():
         raise ConfigError(
-            f"there is no folder models/ in {project.root} or above",
+            f"there is no folder models/ in {project.root}",
             where=sync.where("model"),
             hint=f"create models/{sync.model}.sql, or write the query here as `sql`",
         )
