@@ -18,7 +18,10 @@ _VOID = re.compile(r"(?:--[^\n]*|/\*.*?\*/|[\s;])*", re.DOTALL)
 """Comments, blanks and semicolons, and nothing else."""
 
 _JINJA = re.compile(
-    r"""'[^']*' | "[^"]*" | --[^\n]* | /\*.*?\*/ | (?P<jinja> \{\{.*?\}\} | \{%.*?%\} | \{[{%] )""",
+    r"""
+    '(?:[^'\\]|\\.)*' | "[^"]*" | `[^`]*` | \$(?P<tag>\w*)\$.*?\$(?P=tag)\$ | --[^\n]* | /\*.*?\*/
+  | (?P<jinja> \{\{.*?\}\} | \{%.*?%\} | \{[{%] )
+    """,
     re.VERBOSE | re.DOTALL,
 )
 """Texts and comments of SQL, which may hold anything, and Jinja elsewhere, which no database takes."""

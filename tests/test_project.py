@@ -278,6 +278,32 @@ def test_empty_model(root: Path, text: str) -> None:
     assert "models/users.sql: there is no SQL here" == str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "jinja"),
+    [
+        ("select * from {{ ref('users') }}", ":1: here is Jinja, `{{ ref('users') }}`"),
+        ("select 1\n{% if x %}\n, 2 {% endif %}", ":2: here is Jinja, `{% if x %}`"),
+        (
+            "select '{{a}}' as \"{{b}}\", 'it\\'s {{c}}', $$ {{d}} $$, $x$ {{e}} $x$ -- {{f}}\n/* {% g %} */",
+            None,
+        ),
+        ("select {'a': {'b': 1}} as c", None),
+    ],
+)
+def test_jinja_is_named(root: Path, text: str, jinja: str | None) -> None:
+    """A template of SQL, such as a model of dbt, is named with its line; texts and comments hold anything."""
+    write(root / "models/users.sql", text)
+    sync, project = load(root / "syncs/users.yml")
+
+    if jinja is None:
+        assert text == load_model(sync, project).sql
+    else:
+        with pytest.raises(ModelError) as caught:
+            load_model(sync, project)
+        assert str(caught.value).startswith(f"models/users.sql{jinja}; retl reads SQL as it is")
+        assert "target/compiled" in str(caught.value.hint)
+
+
 def test_model_not_text(root: Path) -> None:
     """A model in another encoding is an error that names it."""
     (root / "models/users.sql").write_bytes(b"select '\xff'")
