@@ -317,7 +317,7 @@ def test_a_path_that_is_not_text_is_said(project: Path) -> None:
         find_project(odd / "syncs", {}).state_dir(odd)
     with pytest.raises(ConfigError, match="this path is not UTF-8 text"):
         load_sync(project / os.fsdecode(b"syncs/\xff.yml"), find_project(project, {}))
-    (odd / "models").mkdir(parents=True)
+    (odd / "syncs").mkdir(parents=True)
     with pytest.raises(ConfigError, match="this path is not UTF-8 text"):
         find_project(odd, {})
 
