@@ -178,9 +178,16 @@ def spelled_instant(moment: datetime) -> str:
 
 
 def instant(cell: Cell, zone: str) -> datetime | Bad | None:
-    """A cell as a moment; a float that is no number is null."""
+    """A cell as a moment; a float that is no number is null, and of JSON a string is what it says."""
     if cell.value is None or (cell.type == "DOUBLE" and not isfinite(cell.value)):
         return None
+    if cell.type == "JSON":
+        value = as_text(cell, zone)
+        return (
+            value
+            if isinstance(value, Bad | None)
+            else instant(replace(cell, type="VARCHAR", value=value), zone)
+        )
     try:
         if cell.unit is not None and cell.type not in ("DATE", "TIMESTAMP", "TIMESTAMPTZ"):
             return since_1970(Decimal(str(cell.value)), cell.unit)
@@ -323,7 +330,16 @@ class Sync:
         """The columns that make a row a changed one: what only a row that is gone would send does not."""
         if self.compare is None:
             return {use: source for use, source in self.sent.items() if use[1] != "removed"}
-        return {("compare", "", column): Source(column) for column in self.compare}
+        return {
+            ("compare", "", column): Source(column, read_as="json" if self.holds_json(column) else None)
+            for column in self.compare
+        }
+
+    def holds_json(self, column: str) -> bool:
+        """Whether a column is read as JSON alone, so that it is JSON wherever it is compared."""
+        beside = {**self.context, **(self.options or {})}
+        sent = [source for source in (*self.sent.values(), *beside.values()) if source.column == column]
+        return column not in self.primary_key and {source.read_as for source in sent} == {"json"}
 
     @property
     def uses(self) -> dict[Use, Source]:

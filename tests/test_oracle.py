@@ -105,6 +105,7 @@ MOMENTS: dict[Type, list[Any]] = {
         "2026-02-01T00:00Z",
         "soon",
     ],
+    "JSON": ['"2026-01-02"', '"2026-02-01T00:00Z"', '"soon"', "null"],
 }
 EPOCHS: dict[Type, list[Any]] = {
     "BIGINT": [0, 1767225600, 1769904000],
@@ -113,7 +114,7 @@ EPOCHS: dict[Type, list[Any]] = {
     "VARCHAR": ["1767225600", "0", "2026-01-01", "nan"],
 }
 JSONS: dict[Type, list[Any]] = {
-    "VARCHAR": ['{"a":1.0,"b":2}', '{"b":2, "a":1}', "7", '"x"', "[]", "{'a':1}", ""],
+    "VARCHAR": ['{"a":1.0,"b":2}', '{"b":2, "a":1}', "7", '"x"', "[]", "{'a':1}", "", "null"],
     "JSON": DATA["JSON"],
 }
 IDS: dict[Type, list[Any]] = {
@@ -147,6 +148,7 @@ FLAGS: dict[Type, list[Any]] = {
     "DECIMAL(9,2)": [Decimal("1.00"), Decimal("0.00"), Decimal("0.50")],
     "DOUBLE": [1.0, -0.0, NAN, 0.5],
     "BOOLEAN": [True, False],
+    "JSON": ["1.0", "0", "true", "null", '"yes"', '"1.0"', "1.5"],
 }
 
 POOLS: dict[str, dict[Type, list[Any]]] = {

@@ -47,7 +47,7 @@ def cast_json(value: Value, kind: str, written: str, timezone: str) -> str:
         case "number":
             return _number(kind, written)
         case "boolean":
-            words = f"lower({trimmed(plain_text(kind, written))})"
+            words = f"lower({trimmed(_with_plain_numbers(kind, written))})"
             return (
                 f"CASE WHEN {words} {_among(TRUE)} THEN 'true' WHEN {words} {_among(FALSE)} THEN 'false' END"
             )
@@ -84,6 +84,18 @@ def unreadable(value: Value, kind: str, written: str, timezone: str) -> tuple[st
     if kind in {"DATE", "TIMESTAMP"}:
         return f"{written} NOT BETWEEN {FIRST_MOMENT} AND {LAST_MOMENT}", Reason.BAD_TIMESTAMP
     return None
+
+
+def _with_plain_numbers(kind: str, written: str) -> str:
+    """The plain text of a value, in which a JSON number such as 1.0 is spelled like one of a column: as 1."""
+    text = plain_text(kind, written)
+    if kind != "JSON":
+        return text
+    # A JSON string is what it says, so that the kind of value is asked for beside its text.
+    is_number = f"json_type({written}) IN ('BIGINT', 'UBIGINT', 'HUGEINT', 'UHUGEINT', 'DOUBLE')"
+    number = f"try_cast({text} AS DOUBLE)"
+    of_number = f"CASE {number} WHEN 1 THEN '1' WHEN 0 THEN '0' ELSE {text} END"
+    return f"CASE WHEN {is_number} THEN {of_number} ELSE {text} END"
 
 
 def _among(words: tuple[str, ...]) -> str:
