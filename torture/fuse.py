@@ -92,12 +92,21 @@ class Connection:
     """A connection to the state on which each statement that writes is a step."""
 
     def __init__(
-        self, db: duckdb.DuckDBPyConnection, fuse: Fuse, turns: Turns, is_worker: bool = False
+        self,
+        db: duckdb.DuckDBPyConnection,
+        fuse: Fuse,
+        turns: Turns,
+        opened: list[duckdb.DuckDBPyConnection],
+        is_worker: bool = False,
     ) -> None:
+        """Take a connection; `opened` lists all that are opened on the way."""
         self._db = db
         self._fuse = fuse
         self._turns = turns
+        self._opened = opened
         self._is_worker = is_worker
+        self._is_of_worker = is_worker
+        opened.append(db)
 
     def execute(self, query: str, parameters: Any = None) -> duckdb.DuckDBPyConnection:
         """Execute a statement, unless the process is dead or the disk full."""
@@ -117,9 +126,13 @@ class Connection:
         return done
 
     def cursor(self) -> "Connection":
-        """A connection for a worker."""
-        self._turns.expect()
-        return Connection(self._db.cursor(), self._fuse, self._turns, is_worker=True)
+        """A connection for a worker; or one more for the same, where this is a worker's."""
+        is_worker = not self._is_of_worker
+        if is_worker:
+            self._turns.expect()
+        cursor = Connection(self._db.cursor(), self._fuse, self._turns, self._opened, is_worker)
+        cursor._is_of_worker = True
+        return cursor
 
     def close(self) -> None:
         """Close it; a worker is done then."""

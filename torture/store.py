@@ -35,9 +35,10 @@ class Store:
     @contextmanager
     def opened(self, path: Path, sync: str, fuse: Fuse) -> Iterator[State]:
         """The state in a file, made where there is none; what a run does in it burns the fuse down."""
+        connections: list[duckdb.DuckDBPyConnection] = []
 
         def connect() -> Any:
-            return Connection(self._db.cursor(), fuse, self._turns)
+            return Connection(self._db.cursor(), fuse, self._turns, connections)
 
         command, fuse.phase = fuse.phase, "opening" if path.exists() else "making a state"
         try:
@@ -45,7 +46,10 @@ class Store:
                 fuse.phase = command
                 yield state
         finally:
-            self._turns.wait_for_all()  # a file that is in use still must not be attached again
+            # A file that is in use still must not be attached again.
+            self._turns.wait_for_all()
+            for connection in connections:
+                connection.close()
             self._db.execute("DETACH DATABASE IF EXISTS state")
 
     @contextmanager
