@@ -21,7 +21,10 @@ LOCK_TIMEOUT_SECONDS = 1.0
 TRY_LATER = "try again when it has ended"
 """The hint where another process holds a state, and the command has no option to wait."""
 
-FILES = (".lock", ".holder", ".new")
+PROGRESS = ".progress"
+"""Ending of the file in which a run says how far it has got; see `retl.progress_file`."""
+
+FILES = (".lock", ".holder", ".new", PROGRESS, f"{PROGRESS}.new")
 """Endings of the files that retl writes beside a state file."""
 
 SPILL, WAREHOUSE_SPILL = SPILLS = (".tmp", ".warehouse.tmp")
@@ -91,12 +94,21 @@ def _held(path: Path, now: datetime, timeout: float, hint: str) -> Iterator[None
     me = Holder(os.getpid(), socket.gethostname(), now.strftime("%Y-%m-%d %H:%M:%S UTC"))
     note = path.with_name(path.name + ".holder")
     try:
-        _write_anew(note, json.dumps(me.__dict__))
+        _forget_progress(path)  # of a process that was killed
+        write_anew(note, json.dumps(me.__dict__))
         yield
     finally:
+        _forget_progress(path)
         with suppress(OSError):
             note.unlink(missing_ok=True)
         lock.release()
+
+
+def _forget_progress(path: Path) -> None:
+    """Remove what a run said of its progress: it means something only while that run holds the state."""
+    for ending in (PROGRESS, f"{PROGRESS}.new"):
+        with suppress(OSError):
+            path.with_name(path.name + ending).unlink(missing_ok=True)
 
 
 class _Umask:
@@ -155,7 +167,7 @@ def _refuse_strangers(path: Path) -> None:
             )
 
 
-def _write_anew(path: Path, text: str) -> None:
+def write_anew(path: Path, text: str) -> None:
     """Write a file that is not there, in place of what a killed process left; never through a link."""
     path.unlink(missing_ok=True)
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:

@@ -44,6 +44,7 @@ GROUND = [
     "nearest",
     "notebook",
     "observer",
+    "progress_file",
     "reason",
     "signals",
     "sql",
