@@ -17,6 +17,7 @@ from retl.pipeline import run
 from retl.rehearsal import copy_production
 from retl.run import Run
 from retl.session import Session
+from retl.status import with_progress_file
 
 if TYPE_CHECKING:
     from retl.sandbox.server import Sandbox
@@ -91,7 +92,8 @@ def launch(
         if session.is_local and session.sync.segment.name is None:
             observer.notice(_LOCAL.format(session.address.partition(", ")[0]))
         warehouse, address = session.warehouse, session.address
-        job = Job(session.sync, model, state, warehouse, how.options, clock, observer, address)
+        told = with_progress_file(session, state, observer, clock)
+        job = Job(session.sync, model, state, warehouse, how.options, clock, told, address)
         return run(job, destination)
 
 

@@ -384,16 +384,22 @@ class PastRun:
     """The parts of a kept record that `retl status` shows.
 
     Attributes:
+        run_id: of the run.
         started_at: when the run began, as ISO 8601 text in UTC.
+        seconds: how long it took; 0 where it was cut off.
         status: how it ended, a value of `Status`.
         exit_code: its exit code; None where it was cut off.
         delivered: calls that were delivered in it; None where it did not get so far.
+        error: what ended it, as `code`, `message` and `hint`; None where nothing did.
     """
 
+    run_id: str
     started_at: str
+    seconds: float
     status: str
     exit_code: int | None
     delivered: int | None
+    error: dict[str, str | None] | None
 
 
 def last_run(db: duckdb.DuckDBPyConnection) -> PastRun | None:
@@ -402,4 +408,38 @@ def last_run(db: duckdb.DuckDBPyConnection) -> PastRun | None:
     if row is None:
         return None
     kept = _whole(db, json.loads(row[0]))
-    return PastRun(kept["started_at"], kept["status"], kept["exit_code"], kept["calls"]["delivered"])
+    return PastRun(
+        kept["run_id"],
+        kept["started_at"],
+        kept.get("seconds", 0.0),
+        kept["status"],
+        kept["exit_code"],
+        kept["calls"]["delivered"],
+        kept.get("error"),
+    )
+
+
+def last_success(db: duckdb.DuckDBPyConnection) -> str | None:
+    """When the last run began that went through, with or without rejected rows; as text, as `started_at`."""
+    row = db.execute(
+        """
+        SELECT record ->> '$.started_at' FROM state.run
+        WHERE record ->> '$.status' IN (?, ?)
+        ORDER BY rowid DESC
+        LIMIT 1
+        """,
+        [Status.SUCCEEDED, Status.PARTIAL],
+    ).fetchone()
+    return row[0] if row else None
+
+
+def pending_since(db: duckdb.DuckDBPyConnection) -> str | None:
+    """When the oldest run began of which calls wait, as text, as `started_at`; None where none waits."""
+    row = db.execute(
+        """
+        SELECT strftime(min(started_at), '%Y-%m-%dT%H:%M:%SZ') FROM state.run
+        WHERE list_contains(?, run_id)
+        """,
+        [outbox.run_ids(db)],
+    ).fetchone()
+    return row[0] if row else None

@@ -13,6 +13,7 @@ from retl.damage import state_exists
 from retl.job import Job, Options
 from retl.retry import Retry, retry
 from retl.session import Session, find_sessions
+from retl.status import with_progress_file
 
 
 @click.command("retry")
@@ -59,7 +60,7 @@ def _retry_one(session: Session, stale: bool, deadline: float) -> Retry:
                 session.warehouse,
                 options,
                 clock,
-                observer,
+                with_progress_file(session, state, observer, clock),
                 address=session.address,
             )
             return retry(job, destination, stale)
