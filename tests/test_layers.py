@@ -66,6 +66,7 @@ STORIES = [
     "lineage",
     "metrics",
     "model_check",
+    "monitor",
     "new_project",
     "notify",
     "orphans",
