@@ -305,7 +305,8 @@ class Session:
     def _source(self, sandbox: "Sandbox | None") -> "segment.Source":
         """The Segment source of a run."""
         if sandbox is not None:
-            return segment.Source(sandbox.url, SANDBOX_KEY, known_as="sandbox")
+            marks = self.sync.segment.mark_runs
+            return segment.Source(sandbox.url, SANDBOX_KEY, known_as="sandbox", mark_runs=marks)
         source = segment.source_of(self.sync.segment, write_key(self.sync, self.project))
         return replace(source, ssl_cert=self.certificates())
 

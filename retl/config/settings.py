@@ -136,6 +136,16 @@ class SegmentSettings(Frozen):
     oauth: OAuth | None = Field(
         default=None, description="OAuth application for sources that ask for one; see the block."
     )
+    source_id: Text | None = Field(
+        default=None,
+        description="Id of the source at Segment, for `retl verify`; no secret, and shown in the source's "
+        "settings.",
+    )
+    mark_runs: Flag = Field(
+        default=False,
+        description="Send the id of the run as `context.app.version`, so that `retl verify` can tell its "
+        "calls from others at the source.",
+    )
 
     @property
     def file(self) -> str | None:

@@ -21,7 +21,7 @@ from retl.config.kinds import (
 )
 from retl.config.settings import Age, Channels, Guards, Limit, Receivers, SegmentSettings
 from retl.errors import ConfigError
-from retl.forms.dotted import literal_name
+from retl.forms.dotted import literal_name, path
 from retl.forms.form import Frozen, conflicting, lacking, nearest, refusal
 from retl.forms.mistakes import checked
 from retl.forms.yaml_file import Document, Location
@@ -206,6 +206,17 @@ class Sync(Frozen):
         if self.initial is not None and self.kind in ("identify", "group"):
             raise refusal(
                 f"`initial` is for track and audience; the first run of {self.kind} always sends", "initial"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _mark_alone(self) -> Self:
+        mapped = [name for name in self.block.context if path(name)[0] == "app"]
+        if self.segment.mark_runs and mapped:
+            raise refusal(
+                f"`mark_runs` sends the id of the run as `context.app`, which `{self.kind}` maps too "
+                f"(`{mapped[0]}`); keep one",
+                "segment",
             )
         return self
 

@@ -72,11 +72,13 @@ class Attempt:
         number: how many attempts came before it.
         retries: how many of these were counted retries.
         sent_at: its time, UTC.
+        run_id: the run that makes it.
     """
 
     number: int
     retries: int
     sent_at: datetime
+    run_id: str = ""
 
 
 @dataclass(frozen=True)

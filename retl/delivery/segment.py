@@ -44,7 +44,7 @@ MAX_BATCH_CALLS = 2_500
 """Calls in a batch; beyond it Segment answers 200 and drops them (Segment HTTP API docs, "Errors")."""
 
 ENVELOPE_BYTES = 256
-"""Room for `{"batch":[…],"sentAt":…,"writeKey":…}` around the calls."""
+"""Room for `{"batch":[…],"context":…,"sentAt":…,"writeKey":…}` around the calls."""
 
 MAX_BATCH_BYTES = 475_000 - ENVELOPE_BYTES
 """Of the joined calls: the official client stops at its BATCH_SIZE_LIMIT, below Segment's 500 KB."""
@@ -78,6 +78,7 @@ class Source:
         ssl_cert: a file of certificates to trust instead of the system's.
         known_as: by what the state knows it, where that is not the endpoint.
         application: the OAuth application that may write to it; None where the write key is enough.
+        mark_runs: whether calls carry the id of the run that sends them.
     """
 
     endpoint: str
@@ -87,6 +88,7 @@ class Source:
     ssl_cert: str | None = None
     known_as: str | None = None
     application: Application | None = None
+    mark_runs: bool = False
 
     @property
     def hash(self) -> str:
@@ -107,7 +109,14 @@ def source_of(settings: SegmentSettings, write_key: str) -> Source:
     endpoint = endpoint.rstrip("/").removesuffix("/batch").removesuffix("/v1")
     segments_own = urlsplit(endpoint).hostname in {urlsplit(one).hostname for one in ENDPOINTS.values()}
     settings_url = SETTINGS_URL.format(write_key=quote(write_key, safe="")) if segments_own else None
-    return Source(endpoint, write_key, settings_url, settings.gzip, settings.ssl_cert)
+    return Source(
+        endpoint,
+        write_key,
+        settings_url,
+        settings.gzip,
+        settings.ssl_cert,
+        mark_runs=settings.mark_runs,
+    )
 
 
 def segment_limits(calls_per_second: int) -> Limits:
@@ -179,7 +188,7 @@ class Segment:
     def send(self, batch: Batch, attempt: Attempt) -> Decision:
         """Post a batch once, and decide about the response; see `Destination.send`."""
         try:
-            response = self.post(batch, attempt.sent_at, attempt.number)
+            response = self.post(batch, attempt.sent_at, attempt.number, attempt.run_id)
         except DestinationError as error:
             return Decision(Action.REFUSED, error.message, error=error)
         if response.body and not response.is_success:
@@ -207,8 +216,11 @@ class Segment:
             + " and the region; the calls stay pending",
         )
 
-    def post(self, batch: Batch, sent_at: datetime, retry: int) -> Response:
+    def post(self, batch: Batch, sent_at: datetime, retry: int, run_id: str = "") -> Response:
         """Post a batch once.
+
+        The run mark is in the envelope: Segment merges its `context` into that of each call (Segment
+        HTTP API docs, "Batch"), and no call is another one for it.
 
         `sentAt` is of this very attempt: Segment shifts each timestamp by the time between `sentAt`
         and the arrival (Segment Spec, common fields, "Timestamps"). `X-Retry-Count` begins at 0 (Segment's
@@ -218,8 +230,12 @@ class Segment:
             (
                 b'{"batch":[',
                 batch.text,
-                b'],"sentAt":"%s","writeKey":%s}'
-                % (iso(sent_at).encode(), json.dumps(self.source.write_key).encode()),
+                b'],%s"sentAt":"%s","writeKey":%s}'
+                % (
+                    b'"context":%s,' % json.dumps(mark(run_id)).encode() if self.source.mark_runs else b"",
+                    iso(sent_at).encode(),
+                    json.dumps(self.source.write_key).encode(),
+                ),
             )
         )
         headers = {**self._headers, "X-Retry-Count": str(retry)}
@@ -327,6 +343,11 @@ def _retry_after(headers: Mapping[str, str]) -> int | None:
         wait = parsedate_to_datetime(asked) - parsedate_to_datetime(answered_at)
         return max(0, min(int(wait.total_seconds()), LONGEST_WAIT))
     return None
+
+
+def mark(run_id: str) -> dict[str, dict[str, str]]:
+    """The part of a call's context by which Segment's counts can be asked for one run alone."""
+    return {"app": {"version": run_id}}
 
 
 def iso(moment: datetime) -> str:

@@ -180,7 +180,8 @@ class Worker:
         """Send a batch, and see from the wait for the answer whether one more worker has something to do."""
         clock, destination = self.round.clock, self.round.destination
         sent_at = clock.monotonic()
-        decision = destination.send(batch, Attempt(tries.attempts, tries.retries, clock.now()))
+        run_id = self.round.terms.run_id
+        decision = destination.send(batch, Attempt(tries.attempts, tries.retries, clock.now(), run_id))
         answered_at = clock.monotonic()
         self.waited += answered_at - sent_at
         if decision.for_all:
