@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 import duckdb
 
-from retl import signals
+from retl import event_calls, signals
 from retl.calls import rejection
 from retl.calls.message_id import MessageIdScope
 from retl.calls.parts import Rendering
 from retl.calls.render import render_calls
+from retl.calls.template import Template, answering
 from retl.damage import storage_error
 from retl.delivery import outbox, rejected
 from retl.delivery.address import is_local
@@ -32,7 +33,16 @@ from retl.errors import ConfigError, DestinationError
 from retl.job import Job
 from retl.lazy import lazy_module
 from retl.planned import work_of
-from retl.run import Run, any_in_full, begin_run, forget_before, keep_run, keeps_all_runs, open_run
+from retl.run import (
+    Run,
+    any_in_full,
+    begin_run,
+    forget_before,
+    keep_run,
+    keeps_all_runs,
+    kept_events,
+    open_run,
+)
 from retl.state import FirstPass
 from retl.warehouse.watched import WatchedWarehouse
 
@@ -59,6 +69,8 @@ def run(job: Job, destination: Destination) -> Run:
             record = record.evolve(full=False, resumed_full=True)
         with state.transaction():
             open_run(state.db, record)
+        waited = waiting_events(state.db)
+        record = record.evolve(events=event_calls.entered(waited, (), 0), marked=sync.segment.marks)
         refuse_other_destination(job, destination)
         before_reading = replace(terms, until_undecided=True)
         left_over = deliver(state, destination, before_reading, clock, job.observer)
@@ -74,6 +86,7 @@ def run(job: Job, destination: Destination) -> Run:
             record = record.evolve(violations=outgoing.violations)
             if (planned := job.options.planned) is not None:
                 planned.refuse_other_work(work_of(state.db, outgoing.diff))
+            entering = event_calls.entering(state.db, answered(job, proposal))
             with state.transaction():
                 outbox.render_waiting(state.db)
                 refused = rejected.record(state.db, record.run_id, clock.now())
@@ -82,6 +95,8 @@ def run(job: Job, destination: Destination) -> Run:
                 enqueued = outbox.enqueue(state.db, record.run_id, outgoing.lanes, outgoing.unrendered)
                 remember(job, mapping, proposal.sends, destination)
                 enqueued_record = record.with_calls(enqueued, outgoing.undated, refused)
+                by_event = event_calls.entered(waited, entering, enqueued)
+                enqueued_record = enqueued_record.evolve(events=by_event)
                 keep_run(state.db, enqueued_record)
             record = enqueued_record
             if enqueued:
@@ -113,6 +128,7 @@ def finish(job: Job, record: Run, seconds: float) -> Run:
     db = job.state.db
     try:
         waiting = outbox.pending(db)
+        record = record.evolve(events=ended_events(db, record))
         record = record.finished(seconds, waiting, rejected_fails=job.sync.on_rejected == "fail")
         with job.state.transaction():
             keep_run(db, record)
@@ -130,6 +146,19 @@ def finish(job: Job, record: Run, seconds: float) -> Run:
         )
         record = record.finished(seconds, None, rejected_fails=True)
     return record
+
+
+def waiting_events(db: duckdb.DuckDBPyConnection) -> dict[event_calls.EventName, int] | None:
+    """The calls that wait, by event; None where that is not known."""
+    if outbox.is_empty(db):
+        return {}
+    return event_calls.waiting(db, kept_events(db, outbox.run_ids(db)))
+
+
+def ended_events(db: duckdb.DuckDBPyConnection, record: Run) -> tuple[event_calls.EventCalls, ...] | None:
+    """The calls of a run at its end, by event; None where that is not known."""
+    refused = rejected.refused_by_event(db, record.run_id) if record.calls.rejected else []
+    return event_calls.ended(record.events, waiting_events(db), refused, record.calls.delivered or 0)
 
 
 def _oldest(job: Job) -> datetime | None:
@@ -255,6 +284,12 @@ def render(job: Job, proposal: Proposal, lanes: int = 1, promoted: str | None = 
         full=job.options.full,
     )
     return render_calls(job.state.db, rendering, silent=not proposal.sends, promoted=promoted)
+
+
+def answered(job: Job, proposal: Proposal) -> tuple[Template, ...]:
+    """The templates that can have made the calls of a proposal."""
+    changes = proposal.changes
+    return answering(changes.sync, job.options.full, changes.old_mapping is None, proposal.sends)
 
 
 def _touched(diff: Diff) -> int:

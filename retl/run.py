@@ -16,6 +16,7 @@ from retl.delivery.round import Delivery
 from retl.engine.diff import Diff
 from retl.engine.guard import Guard
 from retl.errors import RetlError
+from retl.event_calls import EventCalls, read_events
 
 if TYPE_CHECKING:
     import pandas as pd  # an extra: only notebooks need it
@@ -86,6 +87,8 @@ class Run:
         retries: attempts beyond the first of each batch.
         guards: the guards and what they found.
         violations: how many calls break a rule of a receiver, by the rule's code.
+        events: the calls by event; None where that is not known.
+        marked: whether the calls carry the run's id.
         error: what stopped it; None where it came to its end.
         exit_code: as the command line has it: 0 for success, 1 where rows or calls were rejected; None while
             it is under way.
@@ -111,6 +114,8 @@ class Run:
     retries: int | None = None
     guards: Sequence[Guard] = ()
     violations: dict[str, int] = field(default_factory=dict)
+    events: Sequence[EventCalls] | None = ()
+    marked: bool = False
     error: RetlError | None = None
     exit_code: int | None = None
 
@@ -237,6 +242,8 @@ class Run:
             "retries": self.retries,
             "guards": [guard.as_json() for guard in self.guards],
             "violations": self.violations,
+            "events": None if self.events is None else [one.as_json() for one in self.events],
+            "marked": self.marked,
             "error": {"code": error.code, "message": str(error), "hint": error.hint} if error else None,
         }
 
@@ -335,6 +342,15 @@ def forget_before(db: duckdb.DuckDBPyConnection, moment: datetime, run_id: str) 
         if old:
             receipts.forget(db, [old_id for (old_id,) in old])
     return rejected.forget_before(db, moment, run_id)
+
+
+def kept_events(db: duckdb.DuckDBPyConnection, run_ids: Sequence[str]) -> dict[str, tuple[EventCalls, ...]]:
+    """The calls by event of these runs, by the id of the run, as far as their records have them."""
+    found = db.execute(
+        "SELECT run_id, record -> '$.events' FROM state.run WHERE list_contains(?, run_id)", [list(run_ids)]
+    ).fetchall()
+    events = {run_id: read_events(json.loads(kept or "null")) for run_id, kept in found}
+    return {run_id: one for run_id, one in events.items() if one}
 
 
 def any_in_full(db: duckdb.DuckDBPyConnection, run_ids: Sequence[str]) -> bool:

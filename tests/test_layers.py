@@ -59,6 +59,7 @@ STORIES = [
     "api",
     "check",
     "discard",
+    "event_calls",
     "explain",
     "export",
     "job",

@@ -15,8 +15,7 @@ import duckdb
 from retl import sql
 from retl.calls.message_id import MAX_MESSAGE_ID, made_message_id
 from retl.calls.parts import Rendering, select_parts
-from retl.calls.template import Template, templates
-from retl.config.sync import Change
+from retl.calls.template import Template, answering
 from retl.reason import Reason
 
 MAX_CALL_BYTES = 32 * 1024
@@ -41,11 +40,9 @@ def render_calls(
     Returns:
         The statement that yields the calls from these rows; None where `rendered` has them.
     """
-    answered = [
-        template
-        for template in templates(rendering.sync, rendering.full)
-        if not silent and (rendering.old_mapping is not None or template.change is Change.ADDED)
-    ]
+    answered = answering(
+        rendering.sync, rendering.full, first_pass=rendering.old_mapping is None, sends=not silent
+    )
     if promoted is not None and len(answered) == 1 and answered[0].message_id is None:
         db.execute(f"CREATE OR REPLACE TEMP VIEW call AS {_select_unrendered(rendering, answered[0])}")
         if _users_have_one_call(db, rendering):

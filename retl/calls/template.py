@@ -70,6 +70,19 @@ def templates(sync: Sync, full: bool = False) -> tuple[Template, ...]:
     return tuple(_in_full(sync, found)) if full else found
 
 
+def answering(sync: Sync, full: bool, first_pass: bool, sends: bool) -> tuple[Template, ...]:
+    """The calls that a sync can make in a run.
+
+    Args:
+        sync: the sync.
+        full: whether rows that are as they were are sent again.
+        first_pass: whether there is no snapshot, so that all rows are new.
+        sends: whether changes become calls.
+    """
+    found = templates(sync, full) if sends else ()
+    return tuple(one for one in found if not first_pass or one.change is Change.ADDED)
+
+
 def _in_full(sync: Sync, usual: Sequence[Template]) -> Iterator[Template]:
     """The usual calls, and for every other current row, under an id of its own, what its first call said."""
     for template in usual:

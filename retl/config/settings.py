@@ -155,6 +155,11 @@ class SegmentSettings(Frozen):
         return self.endpoint.removeprefix("file:").removeprefix("//")
 
     @property
+    def marks(self) -> bool:
+        """Whether calls carry the run's id; those in a file do not."""
+        return self.mark_runs and self.file is None
+
+    @property
     def calls_per_second(self) -> int:
         """The most calls a second; 0 is without limit, as for a file."""
         return 0 if self.file is not None else self.events_per_second
