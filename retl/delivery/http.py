@@ -70,7 +70,12 @@ class Http:
     """Kept-alive connections to one server."""
 
     def __init__(
-        self, url: str, connections: int, ssl_cert: str | None = None, most_seconds: float = MOST_SECONDS
+        self,
+        url: str,
+        connections: int,
+        ssl_cert: str | None = None,
+        most_seconds: float = MOST_SECONDS,
+        most_bytes: int = MOST_BYTES,
     ) -> None:
         """Connect when the first request is sent.
 
@@ -79,12 +84,14 @@ class Http:
             connections: that are kept.
             ssl_cert: a file of certificates to trust instead of the system's.
             most_seconds: how long one request may take in all.
+            most_bytes: how much of an answer is read.
 
         Raises:
             ConfigError: the URL is not one, or the environment names a proxy of an unknown kind.
         """
         self._watch = _Watch(most_seconds)
         self._pool = _pool(url, connections, ssl_cert)
+        self._most_bytes = most_bytes
 
     @property
     def secrets(self) -> list[str]:
@@ -120,16 +127,16 @@ class Http:
                     timeout=TIMEOUT,
                     preload_content=False,
                 )
-                answer = b"".join(_pieces(response))
+                answer = b"".join(_pieces(response, self._most_bytes))
                 if limit.is_over:
                     raise ProtocolError("the answer took too long")
             except HTTPError as error:
                 raise NoAnswer(_words(error), limit.was_connected, _is_lasting(error)) from error
-        if len(answer) > MOST_BYTES:
+        if len(answer) > self._most_bytes:
             response.close()  # the rest is not wanted
         else:
             response.release_conn()
-        return response.status, response.headers, _unpacked(answer, response.headers)
+        return response.status, response.headers, _unpacked(answer, response.headers, self._most_bytes)
 
 
 def _is_lasting(error: BaseException) -> bool:
@@ -157,20 +164,20 @@ def _words(error: BaseException) -> str:
     return re.sub(r"^(<.*?>|\w+\(host=.*?\)): ", "", str(error)) or type(error).__name__
 
 
-def _pieces(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
+def _pieces(response: urllib3.BaseHTTPResponse, most: int) -> Iterator[bytes]:
     """The beginning of an answer as it comes, and one byte more where there is more."""
-    left = MOST_BYTES + 1
+    left = most + 1
     while left and (piece := response.read(left, decode_content=False)):
         left -= len(piece)
         yield piece
 
 
-def _unpacked(answer: bytes, headers: Mapping[str, str]) -> bytes:
-    """At most `MOST_BYTES` of an answer, which a server may pack though nobody asked for it."""
+def _unpacked(answer: bytes, headers: Mapping[str, str], most: int) -> bytes:
+    """At most so many bytes of an answer, which a server may pack though nobody asked for it."""
     if headers.get("Content-Encoding", "").strip().lower() in {"gzip", "x-gzip", "deflate"}:
         with suppress(zlib.error):
-            return zlib.decompressobj(wbits=zlib.MAX_WBITS | 32).decompress(answer, MOST_BYTES)
-    return answer[:MOST_BYTES]
+            return zlib.decompressobj(wbits=zlib.MAX_WBITS | 32).decompress(answer, most)
+    return answer[:most]
 
 
 class _Limit:

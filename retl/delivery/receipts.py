@@ -47,6 +47,12 @@ def keep(db: duckdb.DuckDBPyConnection, kept: Sequence[Receipt]) -> None:
     db.execute("INSERT INTO state.receipt BY NAME SELECT unnest(?, recursive := true)", [rows])
 
 
+def last_answered(db: duckdb.DuckDBPyConnection, run_id: str) -> datetime | None:
+    """When the last batch of a run was answered, in UTC and without a time zone; None where none was."""
+    row = db.execute("SELECT max(answered_at) FROM state.receipt WHERE run_id = ?", [run_id]).fetchone()
+    return row[0] if row else None
+
+
 def forget_repeat(db: duckdb.DuckDBPyConnection, batch: Batch, run_id: str) -> None:
     """Forget the last receipt of `again`: the destination answered that it has not taken the batch."""
     db.execute(
