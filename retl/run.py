@@ -435,6 +435,20 @@ def last_run(db: duckdb.DuckDBPyConnection) -> PastRun | None:
     )
 
 
+def sent_record(db: duckdb.DuckDBPyConnection, run_id: str | None) -> dict[str, Any] | None:
+    """The record of a run, or of the last one that delivered calls; None where there is none."""
+    found = db.execute(
+        "SELECT record FROM state.run WHERE run_id = coalesce(?, run_id) ORDER BY rowid DESC", [run_id]
+    )
+    for (record,) in found.fetchall():
+        kept: dict[str, Any] = json.loads(record)
+        if kept["exit_code"] is None and "completed" not in kept:
+            kept = _completed(db, kept)
+        if run_id is not None or kept["calls"]["delivered"]:
+            return kept
+    return None
+
+
 def last_success(db: duckdb.DuckDBPyConnection) -> str | None:
     """When the last run began that went through, with or without rejected rows; as text, as `started_at`."""
     row = db.execute(

@@ -82,6 +82,7 @@ STORIES = [
     "session",
     "status",
     "tracing",
+    "verify",
     "what_if",
 ]
 """Modules at the top that tell what a command does; only these and the command line may import them."""
