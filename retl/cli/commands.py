@@ -28,6 +28,7 @@ COMMANDS = {
     "sandbox": "Run a local Segment until it is interrupted; what it took is listed as JSON at its address.",
     "schema": "Print the JSON Schema of the sync file, for editors.",
     "status": "Show each sync's last run, and what is pending and rejected; without SYNC, of all in syncs/.",
+    "verify": "Compare what a run sent with what Segment says that it received.",
 }
 """All commands; `retl NAME` is `NAME_command` in `retl/cli/NAME.py`, so its name is enough to find it."""
 
