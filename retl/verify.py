@@ -16,8 +16,8 @@ from retl.delivery.public_api import (
     URL,
     URLS,
     Count,
+    Metric,
     PublicApi,
-    Step,
     Window,
     window,
 )
@@ -259,16 +259,18 @@ def verify(run: SentRun, api: PublicApi, source_id: str, clock: Clock) -> Verifi
     """
     asked_at = clock.now()
     time = window(run.started_at, run.ended_at, asked_at)
-    counts = {step: api.counts(step, source_id, time, run.run_id if run.marked else None) for step in Step}
-    found = {step: _by_event(run, counts[step]) for step in Step}
-    names = dict.fromkeys([*run.events, *(name for step in Step for name in found[step])])
+    counts = {
+        metric: api.counts(metric, source_id, time, run.run_id if run.marked else None) for metric in Metric
+    }
+    found = {metric: _by_event(run, counts[metric]) for metric in Metric}
+    names = dict.fromkeys([*run.events, *(name for metric in Metric for name in found[metric])])
     events = [
         EventCheck(
             *name,
             sent=run.events.get(name, 0),
-            received=sum(found[Step.RECEIVED].get(name, {}).values()),
-            failed=found[Step.FAILED].get(name, {}),
-            filtered=found[Step.FILTERED].get(name, {}),
+            received=sum(found[Metric.RECEIVED].get(name, {}).values()),
+            failed=found[Metric.FAILED].get(name, {}),
+            filtered=found[Metric.FILTERED].get(name, {}),
         )
         for name in names
     ]
