@@ -78,7 +78,7 @@ def rejected(key: str) -> dict[str, Any]:
     """Rejected rows and calls with a key that is personal data."""
     at = NOON.replace(tzinfo=None)
     return {
-        "reasons": [ReasonCount("no_id", 1, 0), ReasonCount("refused", 0, 1)],
+        "reasons": [ReasonCount("no_id", 1, 0, NOON, NOON), ReasonCount("refused", 0, 1, NOON, NOON)],
         "rejected_rows": [RejectedRow(key, "no_id", 1, at, at, 3)],
         "rejected_calls": [RejectedCall(key, "changed", "refused", "m1", "400 bad call", at)],
         "texts": [RejectedText(f"user {key}", f'{{"email": "{key}"}}')],

@@ -1,5 +1,6 @@
 """Rejected rows, which are kept until they are fixed, and calls that were refused for good."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -275,6 +276,8 @@ class RejectedCall:
         message_id: Segment's `messageId`; None where the call has none.
         answer: the answer of Segment; None where retl's own check refused the call.
         rejected_at: when, in UTC and without a time zone.
+        user_id: the call's user id, else its anonymous id.
+        body: the call as JSON; None where it could not be made.
     """
 
     key: str
@@ -283,6 +286,8 @@ class RejectedCall:
     message_id: str | None
     answer: str | None
     rejected_at: datetime
+    user_id: str | None = None
+    body: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The object that `retl rejected --json` prints in its `calls`."""
@@ -293,33 +298,40 @@ class RejectedCall:
             "message_id": self.message_id,
             "answer": self.answer,
             "rejected_at": str(self.rejected_at),
+            "user_id": self.user_id,
         }
 
 
-def rejected_rows(db: duckdb.DuckDBPyConnection, limit: int) -> list[RejectedRow]:
-    """The rows that cannot be sent, the newest first; at most `limit` of them."""
+def rejected_rows(
+    db: duckdb.DuckDBPyConnection, limit: int, reasons: Sequence[str] = ()
+) -> list[RejectedRow]:
+    """The rows that cannot be sent, newest first: `limit` at most, of these reasons where any is given."""
     found = db.execute(
         """
         SELECT key, reason, rows, first_seen, last_seen, times
         FROM state.rejected_row
+        WHERE len($reasons) = 0 OR list_contains($reasons, reason)
         ORDER BY first_seen DESC, key
-        LIMIT ?
+        LIMIT $limit
         """,
-        [limit],
+        {"reasons": list(reasons), "limit": limit},
     )
     return [RejectedRow(*row) for row in found.fetchall()]
 
 
-def rejected_calls(db: duckdb.DuckDBPyConnection, limit: int) -> list[RejectedCall]:
-    """The calls that were refused for good, the newest first; at most `limit` of them."""
+def rejected_calls(
+    db: duckdb.DuckDBPyConnection, limit: int, reasons: Sequence[str] = ()
+) -> list[RejectedCall]:
+    """The calls that were refused for good; newest first, `limit` and `reasons` as for `rejected_rows`."""
     found = db.execute(
         """
-        SELECT key, change, reason, message_id, answer, rejected_at
+        SELECT key, change, reason, message_id, answer, rejected_at, user_id, body
         FROM state.rejected_call
+        WHERE len($reasons) = 0 OR list_contains($reasons, reason)
         ORDER BY rejected_at DESC, key
-        LIMIT ?
+        LIMIT $limit
         """,
-        [limit],
+        {"reasons": list(reasons), "limit": limit},
     )
     return [RejectedCall(*call) for call in found.fetchall()]
 
@@ -347,28 +359,40 @@ def rejected_texts(db: duckdb.DuckDBPyConnection, limit: int) -> list[RejectedTe
 
 @dataclass(frozen=True)
 class ReasonCount:
-    """The rejected rows and calls that are kept for one reason code."""
+    """The rows and calls that are rejected for one reason.
+
+    Attributes:
+        reason: the reason code.
+        rows: that cannot be sent until they are fixed.
+        calls: that were refused for good.
+        first_seen: when a run first met one of them, in UTC and without a time zone.
+        last_seen: when a run last met one of them, likewise.
+    """
 
     reason: str
     rows: int
     calls: int
+    first_seen: datetime
+    last_seen: datetime
 
 
-def counts_by_reason(db: duckdb.DuckDBPyConnection) -> list[ReasonCount]:
-    """The rejected rows and calls by reason, the most frequent first."""
+def counts_by_reason(db: duckdb.DuckDBPyConnection, reasons: Sequence[str] = ()) -> list[ReasonCount]:
+    """The reasons of rejected rows and calls, the most frequent first; only these where any is given."""
     found = db.execute(
         """
-        SELECT reason, sum(rows)::BIGINT, sum(calls)::BIGINT
+        SELECT reason, sum(rows)::BIGINT, sum(calls)::BIGINT, min(first_seen), max(last_seen)
         FROM (
-            SELECT reason, rows, 0 AS calls FROM state.rejected_row
+            SELECT reason, rows, 0 AS calls, first_seen, last_seen FROM state.rejected_row
             UNION ALL
-            SELECT reason, 0 AS rows, 1 AS calls FROM state.rejected_call
+            SELECT reason, 0, 1, rejected_at, rejected_at FROM state.rejected_call
         )
+        WHERE len($reasons) = 0 OR list_contains($reasons, reason)
         GROUP BY reason
         ORDER BY sum(rows) + sum(calls) DESC, reason
-        """
+        """,
+        {"reasons": list(reasons)},
     )
-    return [ReasonCount(*counted) for counted in found.fetchall()]
+    return [ReasonCount(*one) for one in found.fetchall()]
 
 
 def counts(db: duckdb.DuckDBPyConnection) -> tuple[int, int]:
