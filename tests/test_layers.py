@@ -76,6 +76,7 @@ STORIES = [
     "planning",
     "purge",
     "rehearsal",
+    "rejected_values",
     "reporting",
     "retry",
     "run",
