@@ -17,7 +17,7 @@ COMMANDS = {
     "explain": "Show the calls of one row or user, and what receivers would make of them.",
     "init": "Make a new project in FOLDER, or here: a model, two syncs, and settings.",
     "plan": "Show what a run would send; nothing is sent, and nothing changes.",
-    "rejected": "Show the rows and calls that could not be sent, and why.",
+    "rejected": "Show the rows and calls that could not be sent, by reason, and what to do about them.",
     "rekey": "Say that a new write key or endpoint is the same Segment source: state and pending calls go "
     "on.",
     "report": "Write past runs, trends, guards and rejections as one HTML file; without SYNC, of all in "

@@ -1,0 +1,201 @@
+"""`retl rejected`: each reason with its next step, and the values where they are asked for."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+from harness import Retl, runner
+
+from retl.reason import Reason
+from retl.sandbox.failures import Reply
+from retl.sandbox.server import Sandbox
+
+SQL = """\
+SELECT
+    CASE WHEN i = 1 THEN NULL WHEN i IN (2, 3) THEN 'k2' ELSE 'k' || i END AS id,
+    CASE WHEN i = 4 THEN 'undefined' WHEN i = 5 THEN NULL ELSE 'acct' || i END AS account,
+    CASE WHEN i = 6 THEN 'yesterday' ELSE '2026-03-01' END AS seen_at,
+    CASE WHEN i = 7 THEN '{broken' ELSE '{}' END AS meta,
+    CASE WHEN i = 8 THEN repeat('x', 40000) ELSE 'me' END AS bio,
+    CASE WHEN i = 9 THEN 'many' ELSE '1' END AS number,
+    CASE WHEN i = 10 THEN 'perhaps' ELSE 'yes' END AS flag,
+    'secret' || i AS email
+FROM range(1, 30) AS r (i)
+"""
+
+SYNC = """\
+sql: |
+  {sql}
+primary_key: id
+identify:
+  user_id: account
+  traits:
+    email: email
+    bio: bio
+    meta: {{column: meta, as: json}}
+    seen_at: {{column: seen_at, as: timestamp}}
+    number: {{column: number, as: number}}
+    flag: {{column: flag, as: boolean}}
+"""
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    """A local Segment."""
+    with Sandbox() as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def project(tmp_path: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with a sync `users` of many faults; the working folder of the test."""
+    (tmp_path / "syncs").mkdir()
+    (tmp_path / "syncs/users.yml").write_text(SYNC.format(sql=SQL.replace("\n", "\n  ")))
+    settings = {"endpoint": sandbox.url, "events_per_second": 0, "write_key": "key"}
+    (tmp_path / "retl.yml").write_text(f'warehouse: "duckdb://"\nsegment: {json.dumps(settings)}\n')
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def retl(project: Path, capsys: pytest.CaptureFixture[str]) -> Retl:
+    """Runs a command in the project."""
+    return runner(capsys)
+
+
+def listed(retl: Retl, *arguments: str) -> dict[str, Any]:
+    """The JSON object of the sync."""
+    code, out, err = retl("rejected", "users", "--json", *arguments)
+    assert code == 0, err
+    found: dict[str, Any] = json.loads(out)
+    return found
+
+
+def test_reasons_are_counted_with_their_next_step(retl: Retl) -> None:
+    """The reasons come first, the most frequent on top, each with what to do; the model is not read."""
+    assert retl("run", "users")[0] == 1
+
+    reasons = listed(retl)["reasons"]
+    assert ("duplicate_key", 2) == (reasons[0]["reason"], reasons[0]["rows"])
+    assert {
+        "duplicate_key",
+        "null_key",
+        "no_id",
+        "blocked_id",
+        "bad_timestamp",
+        "bad_json",
+        "bad_number",
+        "bad_boolean",
+        "too_large",
+    } == {one["reason"] for one in reasons}
+    out = retl("rejected", "users")[1]
+    assert "users: 10 rows rejected\n" in out
+    assert "  → leave such rows out in the model, or map an `anonymous_id`, too\n" in out
+    assert "secret" not in out and "acct" not in out
+    assert "which column it is of each row: retl rejected users --inspect" in out
+
+
+def test_the_column_and_the_form_of_its_value(retl: Retl) -> None:
+    """--inspect reads the model again, and names user, column and form of each value, but not the value."""
+    retl("run", "users")
+
+    found = {row["key"]: row for row in listed(retl, "--inspect")["rows"]}
+    shapes = {
+        key: [(value["column"], value["shape"]) for value in row["values"]]
+        for key, row in found.items()
+        if key not in {None, "k2"}
+    }
+    assert {
+        "k4": [("account", "text, 9 characters")],
+        "k5": [("account", "null")],
+        "k6": [("seen_at", "text, 9 characters")],
+        "k7": [("meta", "text, 7 characters")],
+        "k8": [("bio", "text, 40,000 characters")],
+        "k9": [("number", "text, 4 characters")],
+        "k10": [("flag", "text, 7 characters")],
+    } == shapes
+    assert ["account", "email"] == found["k2"]["differs_in"]
+    assert "acct6" == found["k6"]["user_id"]
+    (sample,) = found[None]["samples"]
+    assert {"column": "email", "shape": "text, 7 characters"} in sample
+    for out in (json.dumps(found), retl("rejected", "users", "--inspect")[1]):
+        assert not [word for word in ("secret", "yesterday", "broken", "many", "perhaps") if word in out]
+
+
+def test_values_only_where_they_are_asked_for(retl: Retl) -> None:
+    """--show-values has the values themselves, of rows without a key, too."""
+    retl("run", "users")
+
+    out = retl("rejected", "users", "--show-values")[1]
+    for words in ("seen_at: 'yesterday'", "meta: '{broken'", "number: 'many'", "email: 'secret1'"):
+        assert words in out
+    found = {row["key"]: row for row in listed(retl, "--show-values")["rows"]}
+    assert [{"column": "flag", "shape": "text, 7 characters", "value": "perhaps"}] == found["k10"]["values"]
+
+
+def test_a_row_that_is_right_by_now(retl: Retl, project: Path) -> None:
+    """A row that was mended since the last run has no value at fault any more."""
+    retl("run", "users")
+    sync = project / "syncs/users.yml"
+    sync.write_text(sync.read_text().replace("'yesterday'", "'2026-03-02'"))
+
+    found = {row["key"]: row for row in listed(retl, "--inspect")["rows"]}
+    assert [] == found["k6"]["values"]
+    assert "gone or right by now" in retl("rejected", "users", "--inspect")[1]
+
+
+def test_one_reason_and_a_limit(retl: Retl) -> None:
+    """--reason shows only that one, --limit so many rows, and what is left out is counted."""
+    retl("run", "users")
+
+    found = listed(retl, "--reason", "bad_json", "--reason", "no_id")
+    assert {"bad_json", "no_id"} == {row["reason"] for row in found["rows"]}
+    assert 2 == len(found["reasons"])
+    assert 3 == len(listed(retl, "--limit", "3")["rows"])
+    assert " more: --limit, --reason or --out" in retl("rejected", "users", "--limit", "3")[1]
+    assert "users: nothing is rejected\n" == retl("rejected", "users", "--reason", "refused")[1]
+
+
+def test_refused_calls_have_their_user_and_answer(retl: Retl, project: Path, sandbox: Sandbox) -> None:
+    """A refused call is shown with user, message id and answer; its text where it is asked for."""
+    (project / "syncs/users.yml").write_text(
+        "sql: SELECT 'k' || i AS id, 'a' || i AS account, 'secret' || i AS email FROM range(1, 3) AS r (i)\n"
+        "primary_key: id\nidentify: {user_id: account, traits: {email: email}}\n"
+    )
+    sandbox.script([Reply(status=400), Reply(status=400, body="what is this?")])
+    retl("run", "users")
+
+    (call,) = listed(retl)["calls"]
+    assert ("refused", f"a{call['key'][1]}") == (call["reason"], call["user_id"])
+    out = retl("rejected", "users")[1]
+    assert "`retl retry users`" in out and call["message_id"] in out and "what is this?" in out
+    assert "secret" not in out
+    assert f'"traits":{{"email":"secret{call["key"][1]}"}}' in retl("rejected", "users", "--show-values")[1]
+    assert '"call"' in json.dumps(listed(retl, "--show-values"))
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_a_file_of_all(retl: Retl, project: Path, form: str) -> None:
+    """--out writes one line for each row and call, with columns and forms where the model was read."""
+    retl("run", "users")
+    file = f"rejected.{form}"
+
+    code, out, _ = retl("rejected", "users", "--out", file, "--inspect", "--limit", "1")
+    assert (0, f"{file}: 9 rows and 0 calls\n") == (code, out)
+    with duckdb.connect() as db:
+        lines = db.execute(f"SELECT key, reason, columns, value FROM '{file}' ORDER BY key").fetchall()
+    assert 9 == len(lines)
+    assert ("k6", "bad_timestamp", "seen_at", "seen_at: text, 9 characters") in lines
+
+    code, _, err = retl("rejected", "users", "--out", "rejected.txt")
+    assert (2, True) == (code, "must end in .csv or .parquet" in " ".join(err.split()))
+    code, _, err = retl("rejected", "users", "--out", f"nowhere/{file}")
+    assert (3, True) == (code, "nowhere" in err)
+
+
+def test_each_reason_has_a_next_step() -> None:
+    """Whatever the reason, there is something to do."""
+    assert [] == [reason for reason in Reason if len(reason.next_step) < 10]
