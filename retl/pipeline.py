@@ -32,6 +32,7 @@ from retl.engine.mapping import SyncMapping, read_mapping, refuse_other_identity
 from retl.errors import ConfigError, DestinationError
 from retl.job import Job
 from retl.lazy import lazy_module
+from retl.past_run import kept_events
 from retl.planned import work_of
 from retl.run import (
     Run,
@@ -40,7 +41,6 @@ from retl.run import (
     forget_before,
     keep_run,
     keeps_all_runs,
-    kept_events,
     open_run,
 )
 from retl.state import FirstPass

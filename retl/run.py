@@ -16,7 +16,7 @@ from retl.delivery.round import Delivery
 from retl.engine.diff import Diff
 from retl.engine.guard import Guard
 from retl.errors import RetlError
-from retl.event_calls import EventCalls, read_events
+from retl.event_calls import EventCalls
 
 if TYPE_CHECKING:
     import pandas as pd  # an extra: only notebooks need it
@@ -344,15 +344,6 @@ def forget_before(db: duckdb.DuckDBPyConnection, moment: datetime, run_id: str) 
     return rejected.forget_before(db, moment, run_id)
 
 
-def kept_events(db: duckdb.DuckDBPyConnection, run_ids: Sequence[str]) -> dict[str, tuple[EventCalls, ...]]:
-    """The calls by event of these runs, by the id of the run, as far as their records have them."""
-    found = db.execute(
-        "SELECT run_id, record -> '$.events' FROM state.run WHERE list_contains(?, run_id)", [list(run_ids)]
-    ).fetchall()
-    events = {run_id: read_events(json.loads(kept or "null")) for run_id, kept in found}
-    return {run_id: one for run_id, one in events.items() if one}
-
-
 def any_in_full(db: duckdb.DuckDBPyConnection, run_ids: Sequence[str]) -> bool:
     """Whether one of these runs sent every row again, or completed such a run, and left calls over."""
     row = db.execute(
@@ -395,81 +386,23 @@ def _whole(db: duckdb.DuckDBPyConnection, record: dict[str, Any]) -> dict[str, A
     return record
 
 
-@dataclass(frozen=True)
-class PastRun:
-    """The parts of a kept record that `retl status` shows.
+def newest_records(
+    db: duckdb.DuckDBPyConnection, run_ids: Sequence[str] | None = None, most: int = KEPT_RUNS
+) -> list[dict[str, Any]]:
+    """The records of runs as in `kept_records`, the one that was written last first.
 
-    Attributes:
-        run_id: of the run.
-        started_at: when the run began, as ISO 8601 text in UTC.
-        seconds: how long it took; 0 where it was cut off.
-        status: how it ended, a value of `Status`.
-        exit_code: its exit code; None where it was cut off.
-        delivered: calls that were delivered in it; None where it did not get so far.
-        error: what ended it, as `code`, `message` and `hint`; None where nothing did.
+    Args:
+        db: the state's connection.
+        run_ids: only of these runs; None is of all.
+        most: how many at most.
     """
-
-    run_id: str
-    started_at: str
-    seconds: float
-    status: str
-    exit_code: int | None
-    delivered: int | None
-    error: dict[str, str | None] | None
-
-
-def last_run(db: duckdb.DuckDBPyConnection) -> PastRun | None:
-    """The run whose record was written last, whatever the clock said then; None where there is none."""
-    row = db.execute("SELECT record FROM state.run ORDER BY rowid DESC LIMIT 1").fetchone()
-    if row is None:
-        return None
-    kept = _whole(db, json.loads(row[0]))
-    return PastRun(
-        kept["run_id"],
-        kept["started_at"],
-        kept.get("seconds", 0.0),
-        kept["status"],
-        kept["exit_code"],
-        kept["calls"]["delivered"],
-        kept.get("error"),
-    )
-
-
-def sent_record(db: duckdb.DuckDBPyConnection, run_id: str | None) -> dict[str, Any] | None:
-    """The record of a run, or of the last one that delivered calls; None where there is none."""
     found = db.execute(
-        "SELECT record FROM state.run WHERE run_id = coalesce(?, run_id) ORDER BY rowid DESC", [run_id]
-    )
-    for (record,) in found.fetchall():
-        kept: dict[str, Any] = json.loads(record)
-        if kept["exit_code"] is None and "completed" not in kept:
-            kept = _completed(db, kept)
-        if run_id is not None or kept["calls"]["delivered"]:
-            return kept
-    return None
-
-
-def last_success(db: duckdb.DuckDBPyConnection) -> str | None:
-    """When the last run began that went through, with or without rejected rows; as text, as `started_at`."""
-    row = db.execute(
         """
-        SELECT record ->> '$.started_at' FROM state.run
-        WHERE record ->> '$.status' IN (?, ?)
+        SELECT record FROM state.run
+        WHERE $run_ids IS NULL OR list_contains($run_ids, run_id)
         ORDER BY rowid DESC
-        LIMIT 1
+        LIMIT $most
         """,
-        [Status.SUCCEEDED, Status.PARTIAL],
-    ).fetchone()
-    return row[0] if row else None
-
-
-def pending_since(db: duckdb.DuckDBPyConnection) -> str | None:
-    """When the oldest run began of which calls wait, as text, as `started_at`; None where none waits."""
-    row = db.execute(
-        """
-        SELECT strftime(min(started_at), '%Y-%m-%dT%H:%M:%SZ') FROM state.run
-        WHERE list_contains(?, run_id)
-        """,
-        [outbox.run_ids(db)],
-    ).fetchone()
-    return row[0] if row else None
+        {"run_ids": None if run_ids is None else list(run_ids), "most": most},
+    )
+    return [_whole(db, json.loads(record)) for (record,) in found.fetchall()]

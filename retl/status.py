@@ -11,8 +11,8 @@ from retl.engine import snapshot
 from retl.errors import LockedError
 from retl.lock import holder
 from retl.observer import Observer
+from retl.past_run import last_run, last_success, pending_since
 from retl.progress_file import ProgressFile, RunProgress, read_progress
-from retl.run import last_run, last_success, pending_since
 from retl.session import Session
 from retl.state import State
 

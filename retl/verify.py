@@ -23,7 +23,7 @@ from retl.delivery.public_api import (
 )
 from retl.errors import ConfigError
 from retl.event_calls import EventName, read_events
-from retl.run import sent_record
+from retl.past_run import sent_record
 from retl.session import Session
 
 SOURCE = "SEGMENT_SOURCE_ID"

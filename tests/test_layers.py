@@ -71,6 +71,7 @@ STORIES = [
     "new_project",
     "notify",
     "orphans",
+    "past_run",
     "pipeline",
     "planned",
     "planning",

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from delivery import NOON, memory_state, rows
 
-from retl.run import KEPT_RUNS, Run, begin_run, keep_run, kept_records, last_run, open_run
+from retl.past_run import last_run
+from retl.run import KEPT_RUNS, Run, begin_run, keep_run, kept_records, open_run
 from retl.state import open_state
 
 

@@ -1,0 +1,82 @@
+"""Past runs, by the records that a state keeps of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+
+from retl.delivery import outbox
+from retl.event_calls import EventCalls, read_events
+from retl.run import KEPT_RUNS, Status, newest_records
+
+
+@dataclass(frozen=True)
+class PastRun:
+    """The parts of a kept record that `retl status` shows.
+
+    Attributes:
+        run_id: of the run.
+        started_at: when the run began, as ISO 8601 text in UTC.
+        seconds: how long it took; 0 where it was cut off.
+        status: how it ended, a value of `Status`.
+        exit_code: its exit code; None where it was cut off.
+        delivered: calls that were delivered in it; None where it did not get so far.
+        error: what ended it, as `code`, `message` and `hint`; None where nothing did.
+    """
+
+    run_id: str
+    started_at: str
+    seconds: float
+    status: str
+    exit_code: int | None
+    delivered: int | None
+    error: dict[str, str | None] | None
+
+
+def last_run(db: duckdb.DuckDBPyConnection) -> PastRun | None:
+    """The run whose record was written last; None where there is none."""
+    for kept in newest_records(db, most=1):
+        return PastRun(
+            kept["run_id"],
+            kept["started_at"],
+            kept.get("seconds", 0.0),
+            kept["status"],
+            kept["exit_code"],
+            kept["calls"]["delivered"],
+            kept.get("error"),
+        )
+    return None
+
+
+def last_success(db: duckdb.DuckDBPyConnection) -> str | None:
+    """When the last run began that went through, with or without rejected rows; as text, as `started_at`."""
+    for most in (1, KEPT_RUNS):
+        for kept in newest_records(db, most=most):
+            if kept["status"] in {Status.SUCCEEDED, Status.PARTIAL}:
+                return str(kept["started_at"])
+    return None
+
+
+def pending_since(db: duckdb.DuckDBPyConnection) -> str | None:
+    """When the oldest run began of which calls wait, as text, as `started_at`; None where none waits."""
+    run_ids = outbox.run_ids(db)
+    moments = [kept["started_at"] for kept in newest_records(db, run_ids)] if run_ids else []
+    return min(moments, default=None)
+
+
+def kept_events(db: duckdb.DuckDBPyConnection, run_ids: Sequence[str]) -> dict[str, tuple[EventCalls, ...]]:
+    """The calls by event of these runs, by the id of the run, as far as their records have them."""
+    events = {kept["run_id"]: read_events(kept.get("events")) for kept in newest_records(db, run_ids)}
+    return {run_id: one for run_id, one in events.items() if one}
+
+
+def sent_record(db: duckdb.DuckDBPyConnection, run_id: str | None) -> dict[str, Any] | None:
+    """The record of a run, or of the last one that delivered calls; None where there is none.
+
+    Args:
+        db: the state's connection.
+        run_id: of the run; None is the last one.
+    """
+    records = newest_records(db, None if run_id is None else [run_id])
+    return next((one for one in records if run_id is not None or one["calls"]["delivered"]), None)
