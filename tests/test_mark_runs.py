@@ -51,6 +51,7 @@ def test_a_marked_envelope_has_the_room_that_is_kept_for_it() -> None:
     assert int(request.headers["content-length"]) - len(CALL) <= ENVELOPE_BYTES
 
 
+@pytest.mark.rule("D9")
 def test_the_mark_is_no_part_of_a_call(bench: Bench) -> None:
     """To mark runs sends no row again and changes no message id, as the mark is not in the call's text."""
     sync = {"primary_key": "id", "identify": {"user_id": "id", "traits": {"plan": "plan"}}}

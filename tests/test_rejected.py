@@ -98,6 +98,7 @@ def test_reasons_are_counted_with_their_next_step(retl: Retl) -> None:
     assert "which column it is of each row: retl rejected users --inspect" in out
 
 
+@pytest.mark.rule("P9")
 def test_the_column_and_the_form_of_its_value(retl: Retl) -> None:
     """--inspect reads the model again, and names user, column and form of each value, but not the value."""
     retl("run", "users")
@@ -125,6 +126,7 @@ def test_the_column_and_the_form_of_its_value(retl: Retl) -> None:
         assert not [word for word in ("secret", "yesterday", "broken", "many", "perhaps") if word in out]
 
 
+@pytest.mark.rule("P9")
 def test_values_only_where_they_are_asked_for(retl: Retl) -> None:
     """--show-values has the values themselves, of rows without a key, too."""
     retl("run", "users")
