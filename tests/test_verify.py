@@ -196,6 +196,19 @@ def test_a_run_by_its_id(retl: Retl, project: Path) -> None:
     assert (2, True) == (code, "no sync of this project has a run 20260301T120000-abcdef" in err)
 
 
+def test_calls_that_are_sent_again(retl: Retl, sandbox: Sandbox) -> None:
+    """The run of a `retl retry` has the calls that it sent by event, as any other."""
+    sandbox.script([Reply(status=400), Reply(status=400)])
+    retl("run", "users")
+    again = json.loads(retl("retry", "users", "--json")[1])
+
+    assert [("Signed Up", 1, 1)] == [
+        (one["event"], one["enqueued"], one["delivered"]) for one in again["events"]
+    ]
+    _, found = verified(retl, again["run_id"])
+    assert (again["run_id"], 1) == (found["run_id"], found["sent"])
+
+
 def test_the_last_run_that_sent(retl: Retl, project: Path) -> None:
     """Without a run's id it is the last one that delivered calls, not one that had nothing to do."""
     assert (0, "users: no run that is kept has delivered calls\n") == retl("verify")[:2]

@@ -87,24 +87,29 @@ def status_command(
         raise none
     found += [orphan.status for orphan in orphans]
     now = SystemClock().now()
-    failing = {one.sync: reasons(one, conditions, now) for one in found}
+    failing = [(one, reasons(one, conditions, now)) for one in found]
     if as_json:
-        for one in found:
-            added = {"failing": failing[one.sync]} if conditions else {}
+        for one, sentences in failing:
+            added = {"failing": sentences} if conditions else {}
             click.echo(as_json_line({**one.as_json(), **added}))
     else:
-        printed = console()
-        printed.print(status_report(found, now, printed.width, Printer(False, False, rehearsal, state_dir)))
-        for orphan in orphans:
-            printed.print(orphan_report(orphan))
-        rehearsals = [one.sandbox for one in found if one.sandbox is not None]
-        if rehearsals:
-            printed.print(Text("\nin the sandbox", "dim"))
-            printed.print(_table(rehearsals, now, printed.width))
-    for sync, sentences in failing.items():
+        _print(found, orphans, now, Printer(rehearsal=rehearsal, state_dir=state_dir))
+    for one, sentences in failing:
         for condition, sentence in sentences.items():
-            console(stderr=True).print(Text(f"{condition}: {sync}: {sentence}", "red"))
-    return max(*codes, int(any(failing.values())))
+            console(stderr=True).print(Text(f"{condition}: {one.sync}: {sentence}", "red"))
+    return max(*codes, int(any(sentences for _, sentences in failing)))
+
+
+def _print(found: Sequence[SyncStatus], orphans: Sequence[Orphan], now: datetime, printer: Printer) -> None:
+    """Print the syncs, the way out of orphans, and the rehearsals."""
+    printed = console()
+    printed.print(status_report(found, now, printed.width, printer))
+    for orphan in orphans:
+        printed.print(orphan_report(orphan))
+    rehearsals = [one.sandbox for one in found if one.sandbox is not None]
+    if rehearsals:
+        printed.print(Text("\nin the sandbox", "dim"))
+        printed.print(_table(rehearsals, now, printed.width))
 
 
 def _with_rehearsals(session: Session) -> SyncStatus:
