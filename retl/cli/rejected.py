@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import click
@@ -37,6 +38,9 @@ from retl.session import find_sessions
 
 ENDINGS = {".csv": "csv", ".parquet": "parquet"}
 """The forms of `--out`, by the ending of the file."""
+
+WIDE = 110
+"""Columns from which on the values of rows stand beside the moment at which they were last seen."""
 
 DETAIL = 40
 """Characters of a value that are shown in a table; `--json` and `--out` have all."""
@@ -102,7 +106,9 @@ def rejected_command(
         elif out is not None:
             click.echo(f"{out}: {count(len(found.rows), 'row')} and {count(len(found.calls), 'call')}")
         else:
-            console().print(rejected_report(found, Printer(rehearsal=rehearsal, state_dir=state_dir)))
+            printed = console()
+            flags = Printer(rehearsal=rehearsal, state_dir=state_dir).flags
+            printed.print(rejected_report(found, flags, printed.width))
     return 0
 
 
@@ -238,8 +244,14 @@ def next_step(reason: str, sync: str, flags: str = "") -> str:
     return step
 
 
-def rejected_report(found: Rejected, printer: Printer) -> RenderableType:
-    """The counts of each reason, then its rows and calls with what can be done about them."""
+def rejected_report(found: Rejected, flags: str, width: int) -> RenderableType:
+    """The counts of each reason, then its rows and calls with what can be done about them.
+
+    Args:
+        found: all that is shown.
+        flags: options that are repeated after each command that a line names.
+        width: of the terminal, in columns.
+    """
     sync = found.sync
     if not found.counts:
         return Text(f"{sync.name}: nothing is rejected")
@@ -251,12 +263,12 @@ def rejected_report(found: Rejected, printer: Printer) -> RenderableType:
         _reasons_table(found.counts),
     ]
     for one in found.counts:
-        parts += [Text(""), *_of_reason(found, one.reason, printer.flags)]
+        parts += [Text(""), *_of_reason(found, one.reason, flags, width)]
     shown_ones = sum(row.rows for row in found.rows) + len(found.calls)
     if shown_ones < rows + calls:
         parts += [Text(""), Text(f"{rows + calls - shown_ones:,} more: --limit, --reason or --out", "dim")]
     if found.values is None and any(row.reason in REASONS for row in found.rows):
-        hint = f"which column it is of each row: retl rejected {sync.name}{printer.flags} --inspect"
+        hint = f"which column it is of each row: retl rejected {sync.name}{flags} --inspect"
         parts += [Text(""), Text(f"{hint} (reads the model again)", "dim")]
     return Group(*parts)
 
@@ -274,7 +286,8 @@ def _table(titles: Sequence[str], numbers: Sequence[str] = ()) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="dim")
     for title in titles:
         right = title.strip() in numbers
-        table.add_column(title, justify="right" if right else "left", overflow="fold")
+        fixed = right or title in {"since", "last seen"}
+        table.add_column(title, justify="right" if right else "left", overflow="fold", no_wrap=fixed)
     return table
 
 
@@ -282,7 +295,7 @@ def _minute(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M}"
 
 
-def _of_reason(found: Rejected, reason: str, flags: str) -> Iterator[RenderableType]:
+def _of_reason(found: Rejected, reason: str, flags: str, width: int) -> Iterator[RenderableType]:
     """The meaning of a reason, the way out, and its rows and calls."""
     yield Text.assemble((reason, "bold yellow"), f": {reason_meaning(reason)}")
     yield Text(f"  → {next_step(reason, found.sync.name, flags)}", "green")
@@ -292,21 +305,24 @@ def _of_reason(found: Rejected, reason: str, flags: str) -> Iterator[RenderableT
     rows = [row for row in found.rows if row.reason == reason]
     calls = [call for call in found.calls if call.reason == reason]
     if rows:
-        yield _rows_table(found, rows)
+        yield _rows_table(found, rows, width)
     if reason == Reason.NULL_KEY:
         for number, sample in enumerate(found.samples, start=1):
-            yield Text(f"  sample {number}: {_described(sample, found.shows_values)}")
+            line = f"  sample {number}: {_described(sample, found.shows_values)}"
+            yield Text(fill(line, width, subsequent_indent=" " * 12, break_long_words=False))
     for call in calls:
         yield from _call_lines(call, found.shows_values)
 
 
-def _rows_table(found: Rejected, rows: Sequence[RejectedRow]) -> RenderableType:
+def _rows_table(found: Rejected, rows: Sequence[RejectedRow], width: int) -> RenderableType:
     has_users = any((one := found.found(row)) and one.user_id not in {None, row.key} for row in rows)
     titles = ["  row", "user", "since", "last seen", "runs", "value"]
     if not has_users:
         titles.remove("user")
     if found.values is None:
         titles.remove("value")
+    elif width < WIDE:
+        titles.remove("last seen")
     table = _table(titles, ("runs",))
     for row in rows:
         one = found.found(row)
