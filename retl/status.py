@@ -71,12 +71,12 @@ class SyncStatus:
         return asdict(self)
 
     def to_pandas(self) -> "pd.DataFrame":
-        """One line with a column for each field; `last_run` is UTC.
+        """One line with a column for each field; moments are UTC.
 
         Raises:
             ConfigError: pandas is not installed.
         """
-        return notebook.frame([self.as_json()], times=["last_run"])
+        return notebook.frame([self.as_json()], times=["last_run", "last_success", "pending_since"])
 
     def _repr_html_(self) -> str:
         """The status as a notebook shows it."""
@@ -89,7 +89,8 @@ class SyncStatus:
             ("rejected", self.rejected),
         ]
         note = f"{self.status}{f', last run {self.last_run}' if self.last_run else ''}"
-        return notebook.html(self.sync, note, colors.get(self.status, notebook.BAD), rows)
+        why = [text for name in ("message", "hint") if self.error and (text := self.error[name])]
+        return notebook.html(self.sync, note, colors.get(self.status, notebook.BAD), rows, why)
 
 
 NEVER, RUNNING = "never", "running"
