@@ -1,6 +1,6 @@
 """Verify a run: what Segment says that it received of it, next to what was sent."""
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -226,8 +226,13 @@ def source_id(session: Session, given: str | None) -> str:
     return found
 
 
-def open_api(session: Session, clock: Clock) -> PublicApi:
+def open_api(session: Session, clock: Clock, asked_at: deque[float] | None = None) -> PublicApi:
     """An open way to the Public API of the sync's region.
+
+    Args:
+        session: the sync.
+        clock: for the waits between requests.
+        asked_at: the moments of the last requests, which syncs of one workspace share.
 
     Raises:
         ConfigError: there is no token, or the URL in the environment is none.
@@ -241,7 +246,7 @@ def open_api(session: Session, clock: Clock) -> PublicApi:
             "the environment or in .env",
         )
     url = env.get(URL) or URLS[session.sync.segment.region]
-    return PublicApi(url, token, clock, session.certificates())
+    return PublicApi(url, token, clock, session.certificates(), asked_at)
 
 
 def verify(run: SentRun, api: PublicApi, source_id: str, clock: Clock) -> Verification:

@@ -16,7 +16,7 @@ from harness import NOON, Retl, StillClock, runner
 from servers import PublicApi
 
 from retl.cli.verify import wait_for_counts
-from retl.delivery.public_api import HOUR, MINUTE, Count, Metric, window
+from retl.delivery.public_api import HOUR, MINUTE, Count, Metric, moments, window
 from retl.delivery.public_api import PublicApi as Client
 from retl.errors import ConfigError, SegmentError
 from retl.sandbox.failures import Reply
@@ -375,6 +375,17 @@ def test_no_more_questions_than_segment_takes(api: PublicApi) -> None:
 
     assert (0.0, 60.0) == (asked_before, clock.monotonic())
     assert 5 * 12 + 5 * 12 == len(api.asked)
+
+
+def test_syncs_of_one_command_share_the_rate(api: PublicApi) -> None:
+    """Several ways to Segment, as of several syncs, ask no more often together than one alone."""
+    clock, asked_at = StillClock(), moments()
+    api.now = clock.now
+    for _ in range(51):
+        with Client(api.url, api.token, clock, asked_at=asked_at) as client:
+            client.counts(Metric.RECEIVED, api.source_id, window(NOON, NOON, clock.now()), None)
+
+    assert 60.0 == clock.monotonic()
 
 
 @pytest.mark.parametrize(

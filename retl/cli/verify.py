@@ -14,7 +14,7 @@ from retl.cli.console import Printer, Ragged, as_json_line, console, count
 from retl.cli.errors import print_failure
 from retl.cli.options import AS_JSON, STATE_DIR, sync_files
 from retl.clock import Clock, SystemClock
-from retl.delivery.public_api import HOUR
+from retl.delivery.public_api import HOUR, moments
 from retl.errors import ConfigError, Interrupted, LockedError
 from retl.session import Session, load_session
 from retl.verify import (
@@ -50,14 +50,14 @@ def verify_command(
     Public API token in SEGMENT_PUBLIC_API_TOKEN.
     """
     printer, clock = Printer(as_json, state_dir=state_dir), SystemClock()
-    codes = [0]
+    codes, asked_at = [0], moments()
     for session, run in _runs(what, state_dir, printer, codes):
         try:
             if run is None:
                 _say_nothing_sent(printer, session.sync.name)
                 continue
             of = source_id(session, source)
-            with open_api(session, clock) as api:
+            with open_api(session, clock, asked_at) as api:
                 wait_for_counts(run, clock, wait)
                 result = verify(run, api, of, clock)
         except Exception as error:

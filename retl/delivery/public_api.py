@@ -127,7 +127,14 @@ class Count:
 class PublicApi:
     """An open way to the Public API."""
 
-    def __init__(self, url: str, token: str, clock: Clock, ssl_cert: str | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        clock: Clock,
+        ssl_cert: str | None = None,
+        asked_at: deque[float] | None = None,
+    ) -> None:
         """Connect when the first question is asked.
 
         Args:
@@ -135,6 +142,7 @@ class PublicApi:
             token: a Public API token of the workspace; a secret.
             clock: for the waits between requests.
             ssl_cert: a file of certificates to trust instead of the system's.
+            asked_at: the moments of the last requests, where several ways share one rate; see `moments`.
 
         Raises:
             ConfigError: the URL is not one, or would carry the token unencrypted.
@@ -147,7 +155,7 @@ class PublicApi:
         self._token = note(token)
         self._clock = clock
         self._http = Http(self._url, 1, ssl_cert, most_bytes=MOST_BYTES)
-        self._asked_at: deque[float] = deque(maxlen=MOST_A_MINUTE)
+        self._asked_at = moments() if asked_at is None else asked_at
         self._waited = 0.0
 
     def __enter__(self) -> Self:
@@ -260,6 +268,11 @@ class PublicApi:
 
     def _error(self, message: str) -> SegmentError:
         return SegmentError(message, where=shown(self._url), hint="run it again later; nothing was changed")
+
+
+def moments() -> deque[float]:
+    """The moments of the last requests, on the monotonic clock, as many as a minute may have."""
+    return deque(maxlen=MOST_A_MINUTE)
 
 
 def _refuse(status: int, said: str, source_id: str) -> None:
