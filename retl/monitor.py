@@ -12,7 +12,7 @@ FAILED = frozenset({"failed", "guarded", "interrupted"})
 
 
 @dataclass(frozen=True)
-class Condition:
+class FailCondition:
     """One condition that a monitor looks for.
 
     Attributes:
@@ -40,7 +40,7 @@ def since(moment: str, now: datetime) -> float:
     return max(0.0, (now - begun).total_seconds())
 
 
-def read_conditions(written: str) -> tuple[Condition, ...]:
+def read_conditions(written: str) -> tuple[FailCondition, ...]:
     """Read `failed,rejected,older-than=2h`.
 
     Raises:
@@ -49,7 +49,7 @@ def read_conditions(written: str) -> tuple[Condition, ...]:
     return tuple(_read(part.strip()) for part in written.split(",") if part.strip())
 
 
-def _read(part: str) -> Condition:
+def _read(part: str) -> FailCondition:
     name, _, duration = part.partition("=")
     if name not in CONDITIONS:
         raise ValueError(f"there is no condition `{name}`; there are {', '.join(CONDITIONS)}")
@@ -60,11 +60,11 @@ def _read(part: str) -> Condition:
     if not takes_time and duration:
         raise ValueError(f"`{name}` takes no duration")
     if match is None:
-        return Condition(name, None, part)
-    return Condition(name, float(match[1]) * {"s": 1, "m": 60, "h": 3_600, "d": 86_400}[match[2]], part)
+        return FailCondition(name, None, part)
+    return FailCondition(name, float(match[1]) * {"s": 1, "m": 60, "h": 3_600, "d": 86_400}[match[2]], part)
 
 
-def reasons(status: SyncStatus, conditions: Sequence[Condition], now: datetime) -> dict[str, str]:
+def reasons(status: SyncStatus, conditions: Sequence[FailCondition], now: datetime) -> dict[str, str]:
     """The conditions that hold for a sync, as they are written, each with a sentence.
 
     Args:

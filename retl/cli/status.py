@@ -18,7 +18,7 @@ from retl.clock import SystemClock
 from retl.config.project import find_project
 from retl.damage import state_exists
 from retl.errors import ConfigError, Interrupted
-from retl.monitor import CONDITIONS, FAILED, Condition, age, read_conditions, reasons, since
+from retl.monitor import CONDITIONS, FAILED, FailCondition, age, read_conditions, reasons, since
 from retl.orphans import Orphan, find_orphans
 from retl.session import Session, load_session
 from retl.status import RUNNING, SyncStatus, sync_status
@@ -29,7 +29,7 @@ WIDE = 110
 
 def _conditions(
     _context: click.Context, _option: click.Parameter, written: str | None
-) -> tuple[Condition, ...]:
+) -> tuple[FailCondition, ...]:
     """Read `failed,older-than=2h`."""
     try:
         return read_conditions(written or "")
@@ -53,7 +53,7 @@ def _conditions(
 @STATE_DIR
 def status_command(
     syncs: Sequence[str],
-    conditions: tuple[Condition, ...],
+    conditions: tuple[FailCondition, ...],
     as_json: bool,
     rehearsal: bool,
     state_dir: Path | None,
