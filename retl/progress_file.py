@@ -26,7 +26,8 @@ class RunProgress:
     """How far a run has got.
 
     Attributes:
-        phase: "starting", "reading", "comparing", "delivering", or "waiting" before batches are tried again.
+        phase: "starting", "reading", "comparing", "enqueuing", "delivering", or "waiting" before batches
+            are tried again.
         since: when the run began, as ISO 8601 text in UTC.
         updated_at: when this was written, likewise.
         rows_read: rows that came from the warehouse.
@@ -109,15 +110,30 @@ class ProgressFile:
             write_anew(new, json.dumps(asdict(replace(self._progress, updated_at=self._now()))))
             new.replace(self._path)
 
+    def reading(self) -> None:
+        """The warehouse is asked for the model's rows."""
+        self._note("reading")
+        self._observer.reading()
+
     def rows_read(self, rows: int) -> None:
         """More rows came from the warehouse; `rows` is how many."""
         self._note("reading", more_rows_read=rows)
         self._observer.rows_read(rows)
 
+    def comparing(self) -> None:
+        """All rows are read."""
+        self._note("comparing")
+        self._observer.comparing()
+
     def diffed(self, added: int, changed: int, removed: int) -> None:
         """The diff is known."""
         self._note("comparing")
         self._observer.diffed(added, changed, removed)
+
+    def enqueuing(self) -> None:
+        """The changes become calls."""
+        self._note("enqueuing")
+        self._observer.enqueuing()
 
     def delivering(self, calls: int) -> None:
         """Delivery begins; `calls` are waiting."""
