@@ -16,7 +16,7 @@ from retl.delivery.public_api import (
     URL,
     URLS,
     Count,
-    Metric,
+    CountKind,
     PublicApi,
     Window,
     window,
@@ -265,17 +265,17 @@ def verify(run: SentRun, api: PublicApi, source_id: str, clock: Clock) -> Verifi
     asked_at = clock.now()
     time = window(run.started_at, run.ended_at, asked_at)
     counts = {
-        metric: api.counts(metric, source_id, time, run.run_id if run.marked else None) for metric in Metric
+        kind: api.counts(kind, source_id, time, run.run_id if run.marked else None) for kind in CountKind
     }
-    found = {metric: _by_event(run, counts[metric]) for metric in Metric}
-    names = dict.fromkeys([*run.events, *(name for metric in Metric for name in found[metric])])
+    found = {kind: _by_event(run, counts[kind]) for kind in CountKind}
+    names = dict.fromkeys([*run.events, *(name for kind in CountKind for name in found[kind])])
     events = [
         EventCheck(
             *name,
             sent=run.events.get(name, 0),
-            received=sum(found[Metric.RECEIVED].get(name, {}).values()),
-            failed=found[Metric.FAILED].get(name, {}),
-            filtered=found[Metric.FILTERED].get(name, {}),
+            received=sum(found[CountKind.RECEIVED].get(name, {}).values()),
+            failed=found[CountKind.FAILED].get(name, {}),
+            filtered=found[CountKind.FILTERED].get(name, {}),
         )
         for name in names
     ]

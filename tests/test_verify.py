@@ -16,7 +16,7 @@ from harness import NOON, Retl, StillClock, runner
 from servers import PublicApi
 
 from retl.cli.verify import wait_for_counts
-from retl.delivery.public_api import HOUR, MINUTE, Count, Metric, moments, window
+from retl.delivery.public_api import HOUR, MINUTE, Count, CountKind, moments, window
 from retl.delivery.public_api import PublicApi as Client
 from retl.errors import ConfigError, SegmentError
 from retl.sandbox.failures import Reply
@@ -120,7 +120,7 @@ def test_a_run_that_arrived_whole(retl: Retl, project: Path, api: PublicApi) -> 
         }
     ] == found["events"]
     steps = ["successfully-received", "failed-on-ingest", "filtered-at-source"]
-    assert [f"/delivery-overview/{metric}" for metric in steps] == [one["path"] for one in api.asked]
+    assert [f"/delivery-overview/{kind}" for kind in steps] == [one["path"] for one in api.asked]
 
     code, out, _ = retl("verify", "users")
     assert (0, True) == (code, "Segment has what was sent." in out)
@@ -329,7 +329,7 @@ def asked(api: PublicApi, clock: StillClock, hours: float = 0.1) -> list[Count]:
     api.now = clock.now
     with Client(api.url, api.token, clock) as client:
         time = window(NOON - timedelta(hours=hours), NOON, clock.now())
-        return client.counts(Metric.RECEIVED, api.source_id, time, None)
+        return client.counts(CountKind.RECEIVED, api.source_id, time, None)
 
 
 def test_a_busy_segment_is_waited_for(api: PublicApi) -> None:
@@ -371,7 +371,7 @@ def test_no_more_questions_than_segment_takes(api: PublicApi) -> None:
     with Client(api.url, api.token, clock) as client:
         time = window(clock.now() - timedelta(hours=47), clock.now(), clock.now())
         for _ in range(5):
-            client.counts(Metric.RECEIVED, api.source_id, time, None)
+            client.counts(CountKind.RECEIVED, api.source_id, time, None)
 
     assert (0.0, 60.0) == (asked_before, clock.monotonic())
     assert 5 * 12 + 5 * 12 == len(api.asked)
@@ -383,7 +383,7 @@ def test_syncs_of_one_command_share_the_rate(api: PublicApi) -> None:
     api.now = clock.now
     for _ in range(51):
         with Client(api.url, api.token, clock, asked_at=asked_at) as client:
-            client.counts(Metric.RECEIVED, api.source_id, window(NOON, NOON, clock.now()), None)
+            client.counts(CountKind.RECEIVED, api.source_id, window(NOON, NOON, clock.now()), None)
 
     assert 60.0 == clock.monotonic()
 

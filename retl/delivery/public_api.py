@@ -50,7 +50,7 @@ PAGE, MOST_PAGES = 100, 1_000
 """Counts on a page, and pages that are read."""
 
 
-class Metric(StrEnum):
+class CountKind(StrEnum):
     """A count of the Delivery Overview, by its path."""
 
     RECEIVED = "successfully-received"
@@ -166,11 +166,11 @@ class PublicApi:
     ) -> None:
         self._http.close()
 
-    def counts(self, metric: Metric, source_id: str, time: Window, run_id: str | None) -> list[Count]:
-        """The calls that a metric counts, by type, event and reason.
+    def counts(self, kind: CountKind, source_id: str, time: Window, run_id: str | None) -> list[Count]:
+        """The calls that a kind counts, by type, event and reason.
 
         Args:
-            metric: that is asked for.
+            kind: that is asked for.
             source_id: of the source.
             time: that is asked about, in as many questions as it takes.
             run_id: asks only for calls that carry it as their run mark; None asks for all.
@@ -179,7 +179,7 @@ class PublicApi:
             ConfigError: Segment refuses the token, or does not know the source.
             SegmentError: it cannot be reached, or answers otherwise than documented.
         """
-        dimensions = ["eventName", "eventType"] + ["discardReason"] * (metric is not Metric.RECEIVED)
+        dimensions = ["eventName", "eventType"] + ["discardReason"] * (kind is not CountKind.RECEIVED)
         found = []
         start = time.start
         while start < time.end:
@@ -192,7 +192,7 @@ class PublicApi:
                 **{f"groupBy.{place}": name for place, name in enumerate(dimensions)},
                 **({"filter.appVersion.0": run_id} if run_id else {}),
             }
-            for data in self._pages(f"/delivery-overview/{metric}", query):
+            for data in self._pages(f"/delivery-overview/{kind}", query):
                 found += [_count(one) for one in data["dataset"]]
             start = end
         return found
