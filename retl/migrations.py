@@ -121,11 +121,87 @@ def _as_new(db: duckdb.DuckDBPyConnection) -> None:
     )
 
 
+def _keep_history(db: duckdb.DuckDBPyConnection) -> None:
+    """Make room for the history of calls and of rejections."""
+    db.execute(
+        """
+        ALTER TABLE state.outbox ADD COLUMN user_id VARCHAR;
+        ALTER TABLE state.outbox ADD COLUMN event VARCHAR;
+        ALTER TABLE state.outbox ADD COLUMN moment TIMESTAMP;
+        ALTER TABLE state.rejected_row ADD COLUMN user_id VARCHAR;
+        ALTER TABLE state.rejected_row ADD COLUMN at_fault VARCHAR;
+        ALTER TABLE state.rejected_row ADD COLUMN value VARCHAR;
+        ALTER TABLE state.rejected_call ADD COLUMN event VARCHAR;
+        ALTER TABLE state.rejected_call ADD COLUMN moment TIMESTAMP;
+        ALTER TABLE state.rejected_call ADD COLUMN unsure BOOLEAN;
+        ALTER TABLE state.snapshot ALTER COLUMN stale DROP DEFAULT;  -- a first pass gave it one
+
+        CREATE TABLE state.first_pass (
+            lane INTEGER NOT NULL, run_id VARCHAR NOT NULL, first_seq BIGINT NOT NULL,
+            last_seq BIGINT NOT NULL, statement VARCHAR NOT NULL
+        );
+        CREATE TABLE state.delivered_call (
+            message_id VARCHAR, id UUID, key VARCHAR NOT NULL, change VARCHAR NOT NULL, user_id VARCHAR,
+            event VARCHAR, moment TIMESTAMP, run_id VARCHAR NOT NULL, delivered_in VARCHAR NOT NULL,
+            status INTEGER NOT NULL, answered_at TIMESTAMP NOT NULL
+        );
+        CREATE TABLE state.ended_rejection (
+            key VARCHAR, change VARCHAR, message_id VARCHAR, user_id VARCHAR, event VARCHAR,
+            moment TIMESTAMP, reason VARCHAR NOT NULL, answer VARCHAR, at_fault VARCHAR, value VARCHAR,
+            run_id VARCHAR, first_seen TIMESTAMP NOT NULL, last_seen TIMESTAMP NOT NULL,
+            times BIGINT NOT NULL, ended_at TIMESTAMP NOT NULL, ended_in VARCHAR, how VARCHAR NOT NULL
+        )
+        """
+    )
+    for table in ("outbox", "rejected_call"):
+        db.execute(
+            f"""
+            UPDATE state.{table}
+            SET
+                user_id = coalesce(body ->> '$.userId', body ->> '$.anonymousId'),
+                event = coalesce(body ->> '$.event', body ->> '$.type'),
+                moment = try_cast(body ->> '$.timestamp' AS TIMESTAMP)
+            """
+        )
+    _tell_places_apart(db)
+    # The calls were all that the statement had to yield.
+    columns = "seq, key, change, message_id, user_id, "
+    db.execute(
+        """
+        UPDATE state.unrendered
+        SET statement = $after || statement[length($before) + 1:]
+        WHERE starts_with(statement, $before)
+        """,
+        {
+            "before": f"SELECT {columns}body FROM (",
+            "after": f"SELECT {columns}coalesce(event, type) AS event, moment, body FROM (",
+        },
+    )
+    db.execute(
+        """
+        INSERT INTO state.first_pass
+        SELECT lane, run_id, first_seq, last_seq, statement FROM state.unrendered
+        """
+    )
+
+
+def _tell_places_apart(db: duckdb.DuckDBPyConnection) -> None:
+    """Where calls wait, take the places from receipts of former outboxes, in which places began anew."""
+    db.execute(
+        """
+        UPDATE state.receipt SET first_seq = 0, last_seq = 0
+        WHERE run_id <> (SELECT arg_max(run_id, rowid) FROM state.receipt)
+            AND (SELECT count(*) FROM state.outbox) + (SELECT count(*) FROM state.unrendered) > 0
+        """
+    )
+
+
 MIGRATIONS: dict[int, Callable[[duckdb.DuckDBPyConnection], None]] = {
     1: _add_stale,
     2: _name_metadata,
     3: _to_schema_4,
     4: _render_later,
     5: _as_new,
+    6: _keep_history,
 }
 """The step from each older schema version to the next."""

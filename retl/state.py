@@ -25,7 +25,7 @@ from retl.errors import ConfigError, LockedError, StateError
 from retl.lock import SPILL, SPILLS
 from retl.migrations import MIGRATIONS
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 OWNERS = {
     "metadata": "retl.state",
@@ -34,10 +34,13 @@ OWNERS = {
     "replaced": "retl.engine.snapshot",
     "outbox": "retl.delivery.outbox",
     "unrendered": "retl.delivery.unrendered",
+    "first_pass": "retl.delivery.history",
+    "delivered_call": "retl.delivery.history",
     "mark": "retl.delivery.marks",
     "receipt": "retl.delivery.receipts",
     "rejected_row": "retl.delivery.rejected",
     "rejected_call": "retl.delivery.rejected",
+    "ended_rejection": "retl.delivery.rejected",
     "run": "retl.run",
 }
 """Each table of a state file, and the one module whose SQL names it.

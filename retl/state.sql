@@ -47,7 +47,10 @@ CREATE TABLE state.outbox (
     change     VARCHAR NOT NULL,
     message_id VARCHAR NOT NULL,
     body       VARCHAR NOT NULL USING COMPRESSION zstd,  -- the call as JSON
-    bytes      INTEGER NOT NULL          -- of the body, in UTF-8
+    bytes      INTEGER NOT NULL,         -- of the body, in UTF-8
+    user_id    VARCHAR,                  -- the call's user id, else its anonymous id
+    event      VARCHAR,                  -- its name; of an identify or group call its type
+    moment     TIMESTAMP                 -- the call's timestamp, UTC
 );
 
 -- Calls that Segment has not accepted yet and whose text is made of rows of the snapshot when they leave; a
@@ -58,6 +61,32 @@ CREATE TABLE state.unrendered (
     first_seq BIGINT NOT NULL,
     last_seq  BIGINT NOT NULL,
     statement VARCHAR NOT NULL           -- the SELECT of the calls, as it was when they entered the outbox
+);
+
+-- The calls of a first pass that entered the outbox unrendered, a row for each lane, for as long as their history
+-- is kept: the statement yields it from the rows of the snapshot that still have the place of their call, and the
+-- receipts tell which were delivered. Before such a row changes, its call goes to `delivered_call`.
+CREATE TABLE state.first_pass (
+    lane      INTEGER NOT NULL,
+    run_id    VARCHAR NOT NULL,          -- the run that made the calls
+    first_seq BIGINT NOT NULL,
+    last_seq  BIGINT NOT NULL,           -- beyond it, calls were rendered before they left
+    statement VARCHAR NOT NULL           -- as in `unrendered`
+);
+
+-- Calls that were delivered, other than those of `first_pass`, without their text.
+CREATE TABLE state.delivered_call (
+    message_id   VARCHAR,                -- NULL where `id` tells it
+    id           UUID,                   -- the digits of a message id of retl's own, which takes half the room so
+    key          VARCHAR NOT NULL,
+    change       VARCHAR NOT NULL,
+    user_id      VARCHAR,                -- NULL where it is the key
+    event        VARCHAR,
+    moment       TIMESTAMP,              -- UTC
+    run_id       VARCHAR NOT NULL,       -- the run that made it
+    delivered_in VARCHAR NOT NULL,       -- the run that delivered it
+    status       INTEGER NOT NULL,       -- HTTP
+    answered_at  TIMESTAMP NOT NULL      -- UTC
 );
 
 -- How far each lane of the outbox has got: calls up to `delivered` were accepted; calls beyond it and up
@@ -90,7 +119,10 @@ CREATE TABLE state.rejected_row (
     rows       BIGINT NOT NULL,          -- in the last run
     first_seen TIMESTAMP NOT NULL,       -- UTC
     last_seen  TIMESTAMP NOT NULL,       -- UTC
-    times      BIGINT NOT NULL           -- runs that met it
+    times      BIGINT NOT NULL,          -- runs that met it
+    user_id    VARCHAR,                  -- NULL where it has none, or several rows share the key
+    at_fault   VARCHAR,                  -- the column whose value is the reason; NULL where no single one is
+    value      VARCHAR                   -- the beginning of that value; of a row without a key, of the whole row
 );
 
 -- Calls that were refused for good: by retl's own check (a removed row's) or by Segment.
@@ -105,7 +137,31 @@ CREATE TABLE state.rejected_call (
     rejected_at TIMESTAMP NOT NULL,      -- UTC
     rejected_in VARCHAR NOT NULL,        -- the run that rejected it
     user_id     VARCHAR,                 -- the call's user id, else its anonymous id
-    overtaken   BOOLEAN NOT NULL         -- a newer call of this user was made
+    overtaken   BOOLEAN NOT NULL,        -- a newer call of this user was made
+    event       VARCHAR,                 -- its name; of an identify or group call its type
+    moment      TIMESTAMP,               -- the call's timestamp, UTC
+    unsure      BOOLEAN                  -- it had gone out before it was refused, and no answer had come
+);
+
+-- Rejections that are over: of rows that were fixed or are gone, and of calls that were sent or discarded.
+CREATE TABLE state.ended_rejection (
+    key        VARCHAR,                  -- NULL for rows without a key
+    change     VARCHAR,                  -- of a call; NULL for a row, as all that only a call has
+    message_id VARCHAR,
+    user_id    VARCHAR,
+    event      VARCHAR,
+    moment     TIMESTAMP,                -- UTC
+    reason     VARCHAR NOT NULL,
+    answer     VARCHAR,                  -- what Segment said
+    at_fault   VARCHAR,                  -- as in `rejected_row`
+    value      VARCHAR,
+    run_id     VARCHAR,                  -- the run that made the call
+    first_seen TIMESTAMP NOT NULL,       -- UTC
+    last_seen  TIMESTAMP NOT NULL,       -- UTC
+    times      BIGINT NOT NULL,          -- runs that met it
+    ended_at   TIMESTAMP NOT NULL,       -- UTC
+    ended_in   VARCHAR,                  -- the run that ended it; NULL where no run did
+    how        VARCHAR NOT NULL          -- 'sent', 'fixed' without a call, 'gone' or 'discarded'
 );
 
 -- The record of each run.

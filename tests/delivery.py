@@ -97,10 +97,10 @@ def fill(state: State, calls: int, *, users: int = 1, lanes: int = 1, pad: int =
         INSERT INTO state.outbox
         SELECT
             row_number() OVER (ORDER BY lane, n), lane, 'run-0', 'k' || n, 'added', 'm' || n,
-            body, strlen(body)
+            body, strlen(body), user_id, 'Seen', TIMESTAMP '2026-03-01 12:00:00'
         FROM (
             SELECT
-                n, n % {users} % {lanes} AS lane,
+                n, n % {users} % {lanes} AS lane, 'u' || n % {users} AS user_id,
                 '{{"type":"track","event":"Seen","userId":"u' || n % {users} || '","messageId":"m' || n
                     || '","properties":{{"n":' || n || ',"pad":"' || repeat('x', {pad}) || '"}}}}' AS body
             FROM range({calls}) AS t (n)

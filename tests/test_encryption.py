@@ -133,7 +133,8 @@ def test_no_row_can_be_read_in_any_file(openssl: None, tmp_path: Path) -> None:
         with open_state(file, "users", memory=100_000_000, key=key) as state:
             state.db.execute("SET threads = 1")
             insert = (
-                "INSERT INTO state.rejected_row SELECT '{}' || i, 'r', 1, now(), now(), 1 FROM range(9) t(i)"
+                "INSERT INTO state.rejected_row BY NAME SELECT '{}' || i AS key, 'r' AS reason, 1 AS rows, "
+                "now() AS first_seen, now() AS last_seen, 1 AS times FROM range(9) t(i)"
             )
             state.db.execute(insert.format(SECRET))
             state.db.execute("CHECKPOINT state")

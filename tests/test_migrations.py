@@ -2,10 +2,11 @@
 
 `fixtures/state_N.duckdb.gz` is the file that the last commit with schema N made in two runs of one identify
 sync: the first delivered three calls, had one refused (u3) and rejected a row (0); the second was refused
-with a 401, and its two calls wait. In `state_5_first_pass` all calls of the first run wait, unrendered.
+with a 401, and its two calls wait. In `state_N_first_pass` all calls of the first run wait, unrendered.
 """
 
 import gzip
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from retl.warehouse import Warehouse
 
 FIXTURES = Path(__file__).parent / "fixtures"
 SCHEMAS = [str(version) for version in range(1, SCHEMA_VERSION)]
-FILES = [*SCHEMAS, "5_first_pass"]
+FILES = [*SCHEMAS, "5_first_pass", "6_first_pass"]
 MADE_ANEW = {"snapshot", "replaced"}
 """Tables whose columns follow the model: each edit of a mapping makes them anew, and without NOT NULL."""
 
@@ -161,6 +162,19 @@ def test_calls_that_waited_leave_once(
         assert [("0", 3 if "first" in name else 4)] == rows(
             state, "SELECT key, times FROM state.rejected_row"
         )
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_calls_that_waited_have_what_a_history_tells(tmp_path: Path, name: str) -> None:
+    """User, event and moment of calls that wait, or were refused, are known after a migration."""
+    with open_state(file_of(name, tmp_path), "users") as state:
+        found = rows(state, f"SELECT user_id, event, moment, body FROM ({waiting(state.db)})")
+        found += rows(state, "SELECT user_id, event, moment, body FROM state.rejected_call")
+    assert (4 if "first" in name else 3) == len(found)
+    for user_id, event, moment, body in found:
+        call = json.loads(body)
+        told = (user_id, event, f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03}Z")
+        assert (call["userId"], "identify", call["timestamp"]) == told
 
 
 @pytest.mark.parametrize("name", SCHEMAS)

@@ -115,7 +115,8 @@ FROM ({calls})"""
 def _select_later(rendering: Rendering, template: Template, promoted: str) -> str:
     """The SELECT of calls as the outbox takes them, from rows of the promoted snapshot."""
     parts = select_parts(rendering, template, f"({promoted})", more=", seq")
-    return f"SELECT seq, key, change, message_id, user_id, body FROM ({_finished(rendering, parts)})"
+    columns = "seq, key, change, message_id, user_id, coalesce(event, type) AS event, moment, body"
+    return f"SELECT {columns} FROM ({_finished(rendering, parts)})"
 
 
 def _select_calls(rendering: Rendering, answered: Sequence[Template]) -> str:

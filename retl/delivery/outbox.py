@@ -8,6 +8,7 @@ finished text, or as a row of the snapshot with the statement that makes its tex
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 
 import duckdb
@@ -93,7 +94,7 @@ _LAST = "(SELECT coalesce(max(seq), 0) FROM state.outbox)"
 
 _INSERT = """
 INSERT INTO state.outbox BY NAME
-SELECT seq, lane, run_id, key, change, message_id, body, strlen(body) AS bytes
+SELECT seq, lane, run_id, key, change, message_id, body, strlen(body) AS bytes, user_id, event, moment
 FROM ({calls})
 """
 
@@ -102,7 +103,8 @@ INSERT INTO state.outbox
 SELECT
     -- In the order of the rows below: texts are sorted once, and not for their numbers as well.
     {_LAST} + row_number() OVER () AS seq,
-    CASE WHEN $is_first THEN lane ELSE 0 END AS lane, $run_id AS run_id, key, change, message_id, body, bytes
+    CASE WHEN $is_first THEN lane ELSE 0 END AS lane, $run_id AS run_id, key, change, message_id, body, bytes,
+    user_id, coalesce(event, type) AS event, moment
 FROM (SELECT * FROM leaving ORDER BY lane, ordered_by, rank, key)
 """
 
@@ -118,7 +120,7 @@ def _unrendered(db: duckdb.DuckDBPyConnection, one: UnrenderedLane) -> str:
     """The SELECT of the calls of a lane that wait without a text, with the columns of `waiting`."""
     calls = one.select(marks.delivered(db, one.lane), _ahead(db))
     lane = f"{one.lane} AS lane, {sql.text(one.run_id)} AS run_id"
-    return f"SELECT seq, {lane}, key, change, message_id, user_id, body FROM ({calls})"
+    return f"SELECT seq, {lane}, key, change, message_id, user_id, event, moment, body FROM ({calls})"
 
 
 def _count_unrendered(db: duckdb.DuckDBPyConnection, one: UnrenderedLane) -> int:
@@ -132,16 +134,17 @@ def _ahead(db: duckdb.DuckDBPyConnection) -> list[int]:
 
 
 def waiting(db: duckdb.DuckDBPyConnection) -> str:
-    """The SELECT of the calls that wait: seq, lane, run_id, key, change, message_id, user_id and body."""
+    """The SELECT of the calls that wait.
+
+    Its columns are seq, lane, run_id, key, change, message_id, user_id, event, moment and body.
+    """
     return "\nUNION ALL\n".join([_TEXTS, *(_unrendered(db, one) for one in unrendered.lanes(db))])
 
 
 _WAITING = f"state.outbox LEFT JOIN ({marks.ALL}) USING (lane) WHERE seq > coalesce(delivered, 0)"
 
-_USER = "coalesce(body ->> '$.userId', body ->> '$.anonymousId')"
-
 _TEXTS = f"""
-SELECT seq, lane, run_id, key, change, message_id, {_USER} AS user_id, body
+SELECT seq, lane, run_id, key, change, message_id, user_id, event, moment, body
 FROM {_WAITING}
 """
 
@@ -202,11 +205,11 @@ def overtaken(db: duckdb.DuckDBPyConnection, message_ids: list[str]) -> list[str
     if there.fetchone() is None:
         return []
     found = db.execute(
-        f"""
+        """
         SELECT DISTINCT call.message_id
-        FROM (SELECT *, {_USER} AS user_id FROM state.outbox WHERE list_contains($ids, message_id)) AS call
-        JOIN (SELECT seq, {_USER} AS user_id FROM state.outbox) AS later
+        FROM state.outbox AS call JOIN state.outbox AS later
             ON later.user_id = call.user_id AND later.seq > call.seq
+        WHERE list_contains($ids, call.message_id)
         """,
         {"ids": message_ids},
     )
@@ -364,6 +367,9 @@ class RefusedCall:
     key: str
     change: str
     message_id: str
+    user_id: str | None
+    event: str | None
+    moment: datetime | None
     body: str
 
 
@@ -374,7 +380,11 @@ def refuse(db: duckdb.DuckDBPyConnection, batch: Batch) -> RefusedCall:
         batch: holds this call alone.
     """
     row = db.execute(
-        "SELECT run_id, key, change, message_id, body FROM state.outbox WHERE lane = ? AND seq = ?",
+        """
+        SELECT run_id, key, change, message_id, user_id, event, moment, body
+        FROM state.outbox
+        WHERE lane = ? AND seq = ?
+        """,
         [batch.lane, batch.first_seq],
     ).fetchone()
     if row is None:

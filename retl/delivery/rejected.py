@@ -22,7 +22,7 @@ def record(db: duckdb.DuckDBPyConnection, run_id: str, now: datetime) -> int:
     """
     db.execute(_ROWS, {"now": now.replace(tzinfo=None)})
     db.execute("DELETE FROM state.rejected_row")
-    db.execute("INSERT INTO state.rejected_row SELECT * FROM rejected_row_now")
+    db.execute("INSERT INTO state.rejected_row BY NAME SELECT * FROM rejected_row_now")
     if db.execute("SELECT 1 FROM state.rejected_call WHERE NOT overtaken LIMIT 1").fetchone():
         db.execute(_OVERTAKE)
     row = db.execute(_CALLS, {"run_id": run_id, "now": now.replace(tzinfo=None)}).fetchone()
@@ -55,7 +55,7 @@ _CALLS = """
 INSERT INTO state.rejected_call BY NAME
 SELECT
     $run_id AS run_id, key, change, message_id, body, reason, $now AS rejected_at, $run_id AS rejected_in,
-    user_id, false AS overtaken
+    user_id, false AS overtaken, coalesce(event, type) AS event, moment
 FROM call
 WHERE reason IS NOT NULL AND rank = 0 AND (change = 'removed' OR key NOT IN (SELECT key FROM rejected))
 """
@@ -83,7 +83,7 @@ def keep_call(
         SELECT
             $made_in AS run_id, $key AS key, $change AS change, $message_id AS message_id, $body AS body,
             $reason AS reason, $answer AS answer, $now AS rejected_at, $run_id AS rejected_in,
-            coalesce($body ->> '$.userId', $body ->> '$.anonymousId') AS user_id, false AS overtaken
+            $user_id AS user_id, false AS overtaken, $event AS event, $moment AS moment
         """,
         {
             "made_in": call.run_id,
@@ -91,6 +91,9 @@ def keep_call(
             "change": call.change,
             "message_id": call.message_id,
             "body": call.body,
+            "user_id": call.user_id,
+            "event": call.event,
+            "moment": call.moment,
             "reason": Reason.REFUSED.value,
             "answer": answer,
             "now": now.replace(tzinfo=None),

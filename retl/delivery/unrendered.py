@@ -1,13 +1,14 @@
 """Calls of the outbox whose text is made when they leave: of rows of the snapshot, by the SELECT of enqueue.
 
 The table `state.unrendered` has a row for each lane: its first and last place, and the statement that yields
-the calls at these places (`seq`, `key`, `change`, `message_id`, `user_id`, `body`). The rows that it reads
-have to stay as they are until the calls have left; before they are touched, the text of all calls is made.
+the calls at these places (`seq`, `key`, `change`, `message_id`, `user_id`, `event`, `moment`, `body`). The
+rows that it reads have to stay as they are until the calls have left; before they are touched, the text of
+all calls is made.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 
@@ -164,11 +165,14 @@ def lanes(db: duckdb.DuckDBPyConnection) -> tuple[UnrenderedLane, ...]:
     return tuple(UnrenderedLane(*row) for row in found.fetchall())
 
 
-def one_call(db: duckdb.DuckDBPyConnection, lane: int, seq: int) -> tuple[str, str, str, str, str] | None:
-    """The call of a lane at a place: run_id, key, change, message_id and body; None where there is none."""
+def one_call(db: duckdb.DuckDBPyConnection, lane: int, seq: int) -> tuple[Any, ...] | None:
+    """The call of a lane at a place: its run's id, and the columns of the statement from `key` on.
+
+    None where there is none.
+    """
     for one in lanes(db):
         if one.lane == lane:
-            query = f"SELECT key, change, message_id, body FROM ({one.statement}) WHERE seq = ?"
+            query = f"SELECT * EXCLUDE seq FROM ({one.statement}) WHERE seq = ?"
             found = db.execute(query, [seq]).fetchone()
             return (one.run_id, *found) if found else None
     return None
