@@ -17,7 +17,7 @@ from retl.calls.parts import Rendering
 from retl.calls.render import render_calls
 from retl.calls.template import Template, answering
 from retl.damage import storage_error
-from retl.delivery import outbox, rejected
+from retl.delivery import history, outbox, rejected
 from retl.delivery.address import is_local
 from retl.delivery.deliver import deliver
 from retl.delivery.destination import Destination
@@ -89,6 +89,9 @@ def run(job: Job, destination: Destination) -> Run:
             entering = event_calls.entering(state.db, answered(job, proposal))
             with state.transaction():
                 outbox.render_waiting(state.db)
+                if (before := proposal.changes.old_mapping) is not None:
+                    moving = snapshot.moving(proposal.changes.mapping, before)
+                    history.keep_first_calls(state.db, moving)
                 refused = rejected.record(state.db, record.run_id, clock.now())
                 snapshot.keep_replaced(state.db, record.run_id)
                 mapping = engine.promote(proposal.changes)
@@ -174,8 +177,9 @@ def open_engine(job: Job, deadline: float, purpose: Purpose) -> Engine:
         deadline: on the monotonic clock.
         purpose: of staging the model's rows; only a run may write to the state file.
     """
+    db = job.state.db
     warehouse = WatchedWarehouse(job.warehouse, job.observer, job.clock, deadline)
-    return LocalEngine(job.state.db, warehouse, purpose)
+    return LocalEngine(db, warehouse, purpose, outbox.next_place(db))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from retl.cli.options import ONE_SYNC, REHEARSAL, STATE_DIR
 from retl.clock import SystemClock
 from retl.config.sync import Sync
 from retl.damage import state_exists
-from retl.delivery import outbox, rejected
+from retl.delivery import history, outbox, rejected
 from retl.engine import snapshot
 from retl.engine.mapping import first_pass_sentence
 from retl.session import Session, find_sessions
@@ -56,6 +56,7 @@ def reset_command(
                 click.confirm(f"{name}: forget {count(rows, 'row')} and start anew?", abort=True)
             with state.transaction():
                 outbox.render_waiting(state.db)
+                history.keep_first_calls(state.db, keys=None)
                 snapshot.forget(state, with_destination=not pending)
                 rejected.overtake_all(state.db)  # the next run may go elsewhere, and sends each row anyway
         click.echo(f"{name}: {count(rows, 'row')} forgotten; {_next_run(session.sync, pending)}")

@@ -14,7 +14,7 @@ from functools import partial
 import duckdb
 
 from retl import sql
-from retl.delivery import marks, receipts, unrendered
+from retl.delivery import history, marks, receipts, unrendered
 from retl.delivery.batch import Batch, joined
 from retl.delivery.marks import AHEAD
 from retl.delivery.unrendered import UnrenderedLane
@@ -56,6 +56,13 @@ def render_waiting(db: duckdb.DuckDBPyConnection) -> None:
     later = unrendered.lanes(db)
     for one in later:
         db.execute(_INSERT.format(calls=_unrendered(db, one)))
+    _end(db, later)
+
+
+def _end(db: duckdb.DuckDBPyConnection, later: Sequence[UnrenderedLane]) -> None:
+    """Let the calls of these lanes be unrendered no more."""
+    for one in later:
+        history.end_lane(db, one.lane, max(one.first_seq - 1, marks.delivered(db, one.lane)))
     if later:
         unrendered.forget(db, [one.lane for one in later])
         settle(db)
@@ -76,21 +83,27 @@ def enqueue(db: duckdb.DuckDBPyConnection, run_id: str, lanes: int = 1, statemen
     """
     is_first = is_empty(db)
     if is_first:
-        # Places start anew, and no mark may be left to take a new call for a delivered one.
+        # No mark may be left that says something of other calls.
         marks.forget(db)
     else:
         join_lanes(db)
     if statement is None:
         row = db.execute(_ENQUEUE, {"is_first": is_first, "run_id": run_id}).fetchone()
     elif is_first:
-        return unrendered.enter(db, run_id, statement, lanes)
+        entered = unrendered.enter(db, run_id, statement, lanes)
+        history.begin_first_pass(db)
+        return entered
     else:
         row = db.execute(_APPEND.format(calls=statement), {"run_id": run_id}).fetchone()
     assert row is not None
     return int(row[0])
 
 
-_LAST = "(SELECT coalesce(max(seq), 0) FROM state.outbox)"
+_LAST = (
+    "(SELECT greatest("
+    f"(SELECT coalesce(max(seq), 0) FROM state.outbox), {receipts.LAST_PLACE}, {history.LAST_PLACE}))"
+)
+"""The last place that was given to a call; a receipt tells by it for which calls it is."""
 
 _INSERT = """
 INSERT INTO state.outbox BY NAME
@@ -176,8 +189,7 @@ def drop(db: duckdb.DuckDBPyConnection) -> int:
     calls = sum(_count_unrendered(db, one) for one in later)
     if later:
         # No change of theirs has another call, so that all of them are in `dropped`.
-        unrendered.forget(db, [one.lane for one in later])
-        settle(db)
+        _end(db, later)
     return int(row[0]) + calls
 
 
@@ -226,6 +238,11 @@ def join_lanes(db: duckdb.DuckDBPyConnection) -> None:
     db.execute("UPDATE state.outbox SET lane = 0 WHERE lane <> 0")
 
 
+def next_place(db: duckdb.DuckDBPyConnection) -> int:
+    """The place of the next call that enters."""
+    return int(db.execute(f"SELECT {_LAST} + 1").fetchall()[0][0])
+
+
 def is_empty(db: duckdb.DuckDBPyConnection) -> bool:
     """Whether there is nothing to deliver or to settle; a mark left over counts only beside calls."""
     is_there_text = db.execute("SELECT 1 FROM state.outbox LIMIT 1").fetchone() is not None
@@ -233,12 +250,13 @@ def is_empty(db: duckdb.DuckDBPyConnection) -> bool:
 
 
 def settle(db: duckdb.DuckDBPyConnection) -> None:
-    """Take out what was delivered; to be run in a transaction.
+    """Take out what was delivered, and keep it as history; to be run in a transaction.
 
     A mark stays where calls beyond it went out and their answer is not known.
     """
     # Calls without a text stay where they are, and so the note that some were delivered ahead.
     kept = AHEAD if unrendered.settle(db, marks.delivered_by_lane(db), partial(_ahead, db)) else None
+    history.keep(db, _SETTLED.format(kept="NULL" if kept is None else kept))
     db.execute(
         f"""
         DELETE FROM state.outbox
@@ -248,6 +266,14 @@ def settle(db: duckdb.DuckDBPyConnection) -> None:
         [kept],
     )
     marks.settle(db, kept)
+
+
+_SETTLED = f"""
+SELECT seq, run_id, key, change, message_id, user_id, event, moment
+FROM state.outbox JOIN ({marks.ALL}) USING (lane)
+WHERE seq <= delivered AND lane IS DISTINCT FROM {{kept}}
+    AND (lane <> {AHEAD} OR {history.not_of_first_pass("seq")})
+"""
 
 
 def start_marks(db: duckdb.DuckDBPyConnection) -> None:

@@ -41,6 +41,33 @@ def again(batch: Batch, run_id: str, repeated: int, attempted_at: datetime) -> R
     return Receipt(run_id, *places, 0, 0, repeated, 0, 0, attempted_at)
 
 
+LAST_PLACE = "(SELECT coalesce(max(last_seq), 0) FROM state.receipt)"
+"""The last place that a receipt names, else 0; SQL."""
+
+
+def with_answers(calls: str) -> str:
+    """The SELECT of those of these calls that were delivered, with `delivered_in`, `status`, `answered_at`.
+
+    A call that went ahead of its turn has a receipt of its own, and may stand between the first and the last
+    place of a batch.
+
+    Args:
+        calls: a SELECT with the place `seq` and other columns.
+    """
+    answer = ", ".join(
+        f"coalesce(alone.{column}, batch.{column}) AS {name}"
+        for column, name in (("run_id", "delivered_in"), ("status", "status"), ("answered_at", "answered_at"))
+    )
+    return f"""\
+SELECT call.* EXCLUDE seq, {answer}
+FROM ({calls}) AS call
+LEFT JOIN (SELECT * FROM state.receipt WHERE calls > 0 AND first_seq = last_seq) AS alone
+    ON call.seq = alone.first_seq
+ASOF LEFT JOIN (SELECT * FROM state.receipt WHERE calls > 0 AND first_seq < last_seq) AS batch
+    ON call.seq >= batch.first_seq
+WHERE alone.run_id IS NOT NULL OR call.seq <= batch.last_seq"""
+
+
 def keep(db: duckdb.DuckDBPyConnection, kept: Sequence[Receipt]) -> None:
     """Keep receipts."""
     rows = [receipt.__dict__ for receipt in kept]
@@ -148,9 +175,23 @@ def answers(db: duckdb.DuckDBPyConnection) -> dict[str, Answers]:
     return {run_id: Answers(by_status or {}, *rest) for run_id, by_status, *rest in found.fetchall()}
 
 
-def forget(db: duckdb.DuckDBPyConnection, run_ids: list[str]) -> None:
-    """Forget the receipts of these runs."""
-    db.execute("DELETE FROM state.receipt WHERE list_contains(?, run_id)", [run_ids])
+def forget(db: duckdb.DuckDBPyConnection, run_ids: list[str], up_to: int = 0) -> None:
+    """Forget the receipts of these runs, but for those of calls up to a place."""
+    db.execute("DELETE FROM state.receipt WHERE list_contains(?, run_id) AND last_seq > ?", [run_ids, up_to])
+
+
+def forget_before(db: duckdb.DuckDBPyConnection, moment: datetime, run_ids: list[str]) -> None:
+    """Forget receipts of before a moment that are of none of these runs."""
+    db.execute(
+        "DELETE FROM state.receipt WHERE answered_at < ? AND NOT list_contains(?, run_id)",
+        [moment.replace(tzinfo=None), run_ids],
+    )
+
+
+def is_there_any_up_to(db: duckdb.DuckDBPyConnection, seq: int) -> bool:
+    """Whether there is a receipt of calls up to a place."""
+    found = db.execute("SELECT 1 FROM state.receipt WHERE calls > 0 AND first_seq <= ? LIMIT 1", [seq])
+    return found.fetchone() is not None
 
 
 def last_runs(db: duckdb.DuckDBPyConnection) -> list[str]:

@@ -10,7 +10,7 @@ from retl.config.sync import Sync, with_columns
 from retl.engine import diff, snapshot
 from retl.engine.base import Changes, Engine
 from retl.engine.cast import refuse_casts
-from retl.engine.landing import Landing, Purpose
+from retl.engine.landing import Landing, Purpose, numbered
 from retl.engine.mapping import SyncMapping, comparisons, read_mapping
 from retl.engine.stage import stage
 from retl.engine.unmatched import all_unmatched, find_unmatched
@@ -27,14 +27,20 @@ class LocalEngine(Engine):
         db: the state's connection.
         warehouse: where models are read.
         purpose: which rows `stage` holds, and where.
+        first_place: of a first pass that is to be promoted, the place in the outbox of the first row's call.
     """
 
     def __init__(
-        self, db: duckdb.DuckDBPyConnection, warehouse: Warehouse, purpose: Purpose = Purpose.COMPARE
+        self,
+        db: duckdb.DuckDBPyConnection,
+        warehouse: Warehouse,
+        purpose: Purpose = Purpose.COMPARE,
+        first_place: int = 1,
     ) -> None:
         self.db = db
         self.warehouse = warehouse
         self.purpose = purpose
+        self.first_place = first_place
 
     def find_changes(self, sync: Sync, model: Model, old_mapping: SyncMapping | None, full: bool) -> Changes:
         """Stage the model's rows and compare them; see `Engine.find_changes`."""
@@ -45,6 +51,8 @@ class LocalEngine(Engine):
         is_first = old_mapping is None
         edited = old_mapping is not None and not mapping.is_alike(old_mapping)
         landing = self.purpose.landing(is_first, all_rows=full or edited)
+        if landing is Landing.IN_STATE:
+            batches = numbered(batches, self.first_place)
         staged = stage(self.db, sync, mapping, batches, landing, old_mapping)
         if staged.landing is Landing.UNLESS_KNOWN:
             find_unmatched(self.db, staged.turn)

@@ -119,6 +119,16 @@ def promote(
     return shape
 
 
+def moving(new: SyncMapping, old: SyncMapping) -> str | None:
+    """The SELECT of the keys of rows that `promote` is about to alter or remove; None where these are all.
+
+    A row that is altered has the place of no call any more.
+    """
+    if new != old or new.hash_check != old.hash_check:
+        return None
+    return _MOVING
+
+
 def promote_arriving(db: duckdb.DuckDBPyConnection, mapping: SyncMapping) -> None:
     """Make the snapshot of a first pass of the rows in `state.arriving`; to be run in the run's transaction.
 
@@ -204,7 +214,7 @@ def _respell(learnt: str) -> str:
     """The statement that gives respelled rows the spelling that their values have now."""
     return f"""\
 UPDATE state.snapshot
-SET row = learnt.row, hash = learnt.hash
+SET row = learnt.row, hash = learnt.hash, seq = NULL
 FROM (
     SELECT old.key, struct_pack({learnt}) AS row, new.hash
     FROM stage AS new
@@ -214,13 +224,14 @@ FROM (
 WHERE snapshot.key = learnt.key"""
 
 
-_FORGET = """
-DELETE FROM state.snapshot
-WHERE key IN (
-    SELECT key FROM change
-    WHERE change = 'removed' OR (change <> 'added' AND key NOT IN (SELECT key FROM rejected))
-)
+_FORGOTTEN = """
+SELECT key FROM change
+WHERE change = 'removed' OR (change <> 'added' AND key NOT IN (SELECT key FROM rejected))
 """
+
+_MOVING = f"{_FORGOTTEN} UNION ALL SELECT key FROM respelled"
+
+_FORGET = f"DELETE FROM state.snapshot WHERE key IN ({_FORGOTTEN})"
 
 _REMEMBER = """
 INSERT INTO state.snapshot

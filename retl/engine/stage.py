@@ -5,13 +5,12 @@ from dataclasses import replace
 from itertools import groupby
 
 import duckdb
-import numpy as np
 import pyarrow as pa
 
 from retl import sql
 from retl.config.sync import Sync
 from retl.engine.canonical import NOTHING, Canonical, as_json_text, canonical, plain_text
-from retl.engine.landing import SEQ, Landing, Staged, Table, fits, stored
+from retl.engine.landing import Landing, Staged, Table, fits, stored
 from retl.engine.mapping import SyncMapping
 from retl.engine.row_hash import hash_check
 from retl.errors import ModelError
@@ -33,7 +32,8 @@ def stage(
         db: the state's connection; `UNLESS_KNOWN` needs the view `known`.
         sync: for the timezone, and for saying where an error is.
         mapping: tells which columns make the key and which make the row.
-        batches: the model's rows; their schema may change from one batch to the next.
+        batches: the model's rows; their schema may change from one batch to the next. `IN_STATE` wants them
+            numbered.
         landing: the table that takes the rows; `ASIDE` in place of `UNLESS_KNOWN`, where the model's types
             are not those of the snapshot.
         old: the mapping with which the snapshot was built; None on a first pass.
@@ -43,7 +43,7 @@ def stage(
     """
     table: Table | None = None
     zoneless: set[str] = set()
-    stream = _Stream(batches, numbered=landing is Landing.IN_STATE)
+    stream = _Stream(batches)
     db.execute(_AS_READ if landing is Landing.IN_STATE else _AS_WRITTEN)
     try:
         for schema, group in groupby(stream, key=lambda batch: batch.schema):
@@ -105,8 +105,8 @@ class _Stream:
         rows: that went in.
     """
 
-    def __init__(self, batches: Iterable[pa.RecordBatch], numbered: bool) -> None:
-        self._batches = _numbered(batches) if numbered else batches
+    def __init__(self, batches: Iterable[pa.RecordBatch]) -> None:
+        self._batches = batches
         self._error: BaseException | None = None
         self.rows = 0
 
@@ -130,16 +130,6 @@ class _Stream:
             raise
         finally:
             db.unregister("incoming")
-
-
-def _numbered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Batches with the column `SEQ`."""
-    seq = 1
-    for batch in batches:
-        # pa.array() of a NumPy array would load pandas, where it is installed.
-        places = pa.py_buffer(np.arange(seq, seq + batch.num_rows))
-        yield batch.append_column(SEQ, pa.Array.from_buffers(pa.int64(), batch.num_rows, [None, places]))
-        seq += batch.num_rows
 
 
 _ROW_FAULTS = f"""
