@@ -1,6 +1,7 @@
 """Discard: calls that are not to be sent any more are forgotten."""
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from retl.delivery import outbox, receipts, rejected
 from retl.delivery.deliver import settle
@@ -27,11 +28,11 @@ def waiting(state: State) -> Waiting:
     return Waiting(outbox.pending(state.db), rejected.counts(state.db)[1])
 
 
-def discard_rejected(state: State) -> int:
-    """Forget the rejected calls; gives how many."""
+def discard_rejected(state: State, now: datetime) -> int:
+    """Forget the rejected calls, but for a line in the history; gives how many. `now` is UTC."""
     with state.transaction():
         complete_records(state.db)  # which counts them
-        return rejected.discard(state.db)
+        return rejected.discard(state.db, now)
 
 
 def discard_pending(state: State) -> int:

@@ -14,7 +14,7 @@ from retl import event_calls, signals
 from retl.calls import rejection
 from retl.calls.message_id import MessageIdScope
 from retl.calls.parts import Rendering
-from retl.calls.render import render_calls
+from retl.calls.render import find_values_at_fault, render_calls
 from retl.calls.template import Template, answering
 from retl.damage import storage_error
 from retl.delivery import history, outbox, rejected
@@ -269,14 +269,21 @@ def make_calls(job: Job, proposal: Proposal, connections: int, may_wait: bool = 
     rejection.collect(db)
     violations = rejection.count_violations(db) if receivers else {}
     tally = rejection.tally(db)
+    if tally.by_reason:
+        find_values_at_fault(db, _rendering(job, proposal, lanes))
     diff = found.without(tally.by_change, tally.by_reason)
     return Outgoing(diff, violations, tally.undated, lanes, unrendered)
 
 
 def render(job: Job, proposal: Proposal, lanes: int = 1, promoted: str | None = None) -> str | None:
     """Turn the changes into calls, in the view `call`; none in a silent baseline. See `render_calls`."""
+    rendering = _rendering(job, proposal, lanes)
+    return render_calls(job.state.db, rendering, silent=not proposal.sends, promoted=promoted)
+
+
+def _rendering(job: Job, proposal: Proposal, lanes: int) -> Rendering:
     metadata, changes = job.state.metadata, proposal.changes
-    rendering = Rendering(
+    return Rendering(
         sync=changes.sync,
         mapping=changes.mapping,
         old_mapping=changes.old_mapping,
@@ -287,7 +294,6 @@ def render(job: Job, proposal: Proposal, lanes: int = 1, promoted: str | None = 
         lanes=lanes,
         full=job.options.full,
     )
-    return render_calls(job.state.db, rendering, silent=not proposal.sends, promoted=promoted)
 
 
 def answered(job: Job, proposal: Proposal) -> tuple[Template, ...]:

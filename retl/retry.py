@@ -47,7 +47,7 @@ def retry(job: Job, destination: Destination, stale: bool) -> Retry:
         with state.transaction():
             settle(state.db)
             waited = waiting_events(state.db)
-            again = rejected.take_again(state.db, stale)
+            again = rejected.take_again(state.db, stale, record.run_id, clock.now())
             entering = entering_again(state.db)
             outbox.enqueue_again(state.db)
             state.rekey(destination.id, job.address)

@@ -13,7 +13,7 @@ import pytest
 from delivery import NOON, FakeClock, fill, memory_state, numbers, rows, segment, send, waiting
 
 from retl.config.settings import SegmentSettings
-from retl.delivery import marks, outbox
+from retl.delivery import marks, outbox, rejected
 from retl.delivery.deliver import WORKERS_AT_FIRST
 from retl.delivery.response import RetryPolicy
 from retl.delivery.segment import Segment
@@ -338,6 +338,12 @@ def test_a_rejected_call_knows_that_a_newer_one_of_its_user_left(state: State) -
     assert [("k0", True), ("k1", True)] == rows(state, found)
 
 
+def lone(request: Any) -> set[int]:
+    """The `n` of the call of a request that has one."""
+    calls = request.parsed["batch"]
+    return set(numbers(calls)) if len(calls) == 1 else set()
+
+
 @pytest.mark.rule("D2")
 def test_a_call_that_left_before_its_turn_without_an_answer_is_unsure(state: State, clock: FakeClock) -> None:
     """Its answer got lost, so that it goes out once more in its turn, and that is counted."""
@@ -357,6 +363,47 @@ def test_a_call_that_left_before_its_turn_without_an_answer_is_unsure(state: Sta
     assert len(lost) == 3
     assert 0 < first.unsure + second.unsure <= 3
     assert outbox.may_have_arrived(state.db)
+
+
+@pytest.mark.rule("D2")
+def test_a_call_that_left_before_its_turn_in_an_earlier_run_is_unsure(state: State, clock: FakeClock) -> None:
+    """It is counted when it goes out again, by whichever run, and once."""
+    fill(state, 4, users=4)
+    broken = True
+
+    def reply(call: dict[str, Any]) -> Reply | None:
+        return (LOST if call["properties"]["n"] else Reply(404)) if broken else None
+
+    with Sandbox(now=clock.now, reply_if=reply) as sandbox, segment(sandbox.url, clock) as to:
+        first = send(state, to, clock, until_undecided=True)
+        ahead = {one for request in sandbox.requests if request.status is None for one in lone(request)}
+        broken = False
+        second = send(state, to, clock, run_id="run-2")
+    assert (0, 4) == (first.delivered, second.delivered)
+    assert 0 < len(ahead) == second.unsure
+
+
+@pytest.mark.rule("D2")
+def test_a_call_that_was_refused_after_an_attempt_without_an_answer_is_unsure(
+    state: State, clock: FakeClock
+) -> None:
+    """A retry sends it once more, and that is counted; not so a call that was refused at once."""
+    fill(state, 3, users=3)
+    refused = {0: [Reply(400)] * 9, 1: [Reply(400)] * 9}
+
+    def reply(call: dict[str, Any]) -> Reply | None:
+        left = refused.get(call["properties"]["n"])
+        return left.pop() if left else None
+
+    with Sandbox(now=clock.now, reply_if=reply) as sandbox, segment(sandbox.url, clock) as to:
+        refused[1].append(LOST)
+        state.db.execute("UPDATE state.outbox SET body = body || repeat(' ', 30000)")
+        assert (1, 2) == ((first := send(state, to, clock)).delivered, first.rejected)
+        refused.clear()
+        with state.transaction():
+            assert 2 == rejected.take_again(state.db, stale=False, run_id="run-2", now=NOON)
+            outbox.enqueue_again(state.db)
+        assert (2, 1) == ((again := send(state, to, clock)).delivered, again.unsure)
 
 
 def test_a_stop_while_a_call_fails_is_not_due_to_the_call(state: State, sandbox: Sandbox) -> None:

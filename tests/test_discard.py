@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from delivery import IDENTIFY, TRACK, Shop, Table, rows, segment
+from delivery import IDENTIFY, NOON, TRACK, Shop, Table, rows, segment
 from harness import Retl, runner
 
 from retl.delivery import outbox, rejected
@@ -53,7 +53,7 @@ def again(shop: Shop, stale: bool = False) -> Retry:
 def sent_once_more(shop: Shop) -> None:
     """A `retl retry` that was killed before its calls left."""
     with opened(shop) as state, state.transaction():
-        assert 1 == rejected.take_again(state.db, stale=False)
+        assert 1 == rejected.take_again(state.db, stale=False, run_id="again", now=NOON)
         outbox.enqueue_again(state.db)
 
 
@@ -294,7 +294,7 @@ def test_rejected_calls_are_forgotten(tmp_path: Path, sandbox: Sandbox) -> None:
     sandbox.reject_if = lambda call: call["userId"] == "ada"
     shop.run(people(ada="pro", bob="free", eve="free"))
     with opened(shop) as state:
-        assert 1 == discard_rejected(state)
+        assert 1 == discard_rejected(state, NOON)
         assert Waiting(0, 0) == waiting(state)
     assert (0, 0) == ((run := shop.run(people(ada="pro", bob="free", eve="free"))).exit_code, run.changed)
 

@@ -9,7 +9,9 @@ from delivery import IDENTIFY, NOON, TRACK, FakeClock, Shop, Table, fill, memory
 from harness import Retl, runner
 
 from retl.delivery import history, outbox
-from retl.job import Options
+from retl.discard import discard_rejected
+from retl.job import Job, Options
+from retl.retry import retry
 from retl.sandbox.failures import Reply
 from retl.sandbox.server import Sandbox
 from retl.state import State, open_state
@@ -173,3 +175,66 @@ def test_places_do_not_begin_anew(shop: Shop, sandbox: Sandbox) -> None:
     shop.run(users(u3="Cid"))
     with open_state(shop.state_path, "shop") as state:
         assert [(8,)] == rows(state, "SELECT seq FROM state.outbox")
+
+
+def rejections(state: State) -> list[tuple[Any, ...]]:
+    """Reason, column, value and end of the rejections that are over."""
+    return rows(
+        state,
+        "SELECT key, reason, at_fault, value, times, how FROM state.ended_rejection ORDER BY key, ended_at",
+    )
+
+
+def test_a_rejected_row_is_kept_with_its_user_and_the_value_at_fault(
+    tmp_path: Path, sandbox: Sandbox
+) -> None:
+    """An open rejection names the column and the value; a row without a key the row."""
+    shop = Shop(tmp_path, sandbox.url, TRACK.replace("value: value", "value: {column: value, as: json}"))
+    shop.run(Table({"id": [1, 2, 3, None], "owner": ["a", "null", "c", "d"], "value": ["1", "1", "{", "7"]}))
+    with open_state(shop.state_path, "shop") as state:
+        assert [
+            ("2", "null", "blocked_id", "owner", "null"),
+            ("3", "c", "bad_json", "value", "{"),
+            (None, None, "null_key", None, "{'id': NULL, 'owner': d, 'value': 7}"),
+        ] == rows(
+            state,
+            "SELECT key, user_id, reason, at_fault, value FROM state.rejected_row ORDER BY key NULLS LAST",
+        )
+
+
+def test_a_rejection_that_is_over_keeps_a_line(tmp_path: Path, sandbox: Sandbox) -> None:
+    """Rows that were fixed and sent, fixed to what they were, or are gone, tell so, with since when."""
+    shop = Shop(tmp_path, sandbox.url, TRACK, clock=FakeClock())
+    shop.run(Table({"id": [1, 2, 3], "owner": ["a", "b", "0"], "value": ["x", "y", "z"]}))
+    shop.run(Table({"id": [1, 2, 3, 4], "owner": ["0", "0", "0", "-1"], "value": ["x", "y", "z", "w"]}))
+    last = shop.run(Table({"id": [1, 2, 3], "owner": ["a", "b", "c"], "value": ["x", "Y", "z"]}))
+    with open_state(shop.state_path, "shop") as state:
+        assert [
+            ("1", "blocked_id", "owner", "0", 1, "fixed"),
+            ("2", "blocked_id", "owner", "0", 1, "sent"),
+            ("3", "blocked_id", "owner", "0", 2, "sent"),
+            ("4", "blocked_id", "owner", "-1", 1, "gone"),
+        ] == rejections(state)
+        assert [(last.run_id,)] == rows(state, "SELECT DISTINCT ended_in FROM state.ended_rejection")
+        assert [] == rows(state, "FROM state.rejected_row")
+
+
+def test_a_refused_call_that_is_sent_later_or_discarded_keeps_a_line(
+    tmp_path: Path, sandbox: Sandbox
+) -> None:
+    """A retry ends a rejection, unless the call is refused again; a discard ends all others."""
+    shop = Shop(tmp_path, sandbox.url, IDENTIFY, clock=FakeClock())
+    sandbox.reject_if = lambda call: call["userId"] in ("u1", "u2")
+    shop.run(Table(USERS))
+    sandbox.reject_if = lambda call: call["userId"] == "u1"
+    with open_state(shop.state_path, "shop") as state, segment(shop.url, shop.clock) as to:
+        job = Job(shop.sync, shop.model, state, Table(USERS), Options(), shop.clock, shop.observer)
+        again = retry(job, to, stale=False).run
+        assert [("u2", "sent", again.run_id)] == rows(
+            state, "SELECT key, how, ended_in FROM state.ended_rejection"
+        )
+        assert 1 == discard_rejected(state, NOON)
+        assert [("u1", "refused", None, None, 1, "discarded"), ("u2", "refused", None, None, 1, "sent")] == (
+            rejections(state)
+        )
+        assert sent(sandbox) == seen(state)

@@ -34,9 +34,8 @@ change nothing.
 - The local Segment **answers** as it does on a bad day; the table says how. `retl sandbox --faults` gives
   such answers to rehearse with.
 - A **repeat** is a call that arrived once more under the message id that it had, as after an answer that
-  got lost. Segment takes both for one; it breaks no promise. Two kinds are not counted as unsure yet: of a
-  call that went out before its turn in an earlier run, and of one that was refused before `retl retry`. A
-  call that arrived without an answer and was discarded then is made anew: nobody knows that it arrived.
+  got lost. Segment takes both for one; it breaks no promise. A call that arrived without an answer and was
+  discarded then is made anew: nobody knows that it arrived.
 
 `make torture` takes two minutes; `python -m torture --seconds 0 --faults 100000` goes on up to so many.
 """

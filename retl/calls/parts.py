@@ -15,7 +15,7 @@ On its way from the row into the call, a field passes these steps:
    all of the call but its message id and timestamp.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -40,6 +40,9 @@ MAX_GROUP_ID = 500
 
 BLOCKED_IDS = ("0", "-1", "null", "undefined", "anonymous", "nan", "00000000-0000-0000-0000-000000000000")
 """Ids that come from a bad cast and would merge profiles (Segment Unify, identity resolution settings)."""
+
+SHOWN_VALUE = 200
+"""Characters that are kept of a value for which a row is rejected."""
 
 
 @dataclass(frozen=True)
@@ -105,9 +108,7 @@ def select_parts(rendering: Rendering, template: Template, source: str = "change
     """
     ids = _ids(rendering, template)
     user, anonymous = ids.get("user_id", "NULL::VARCHAR"), ids.get("anonymous_id", "NULL::VARCHAR")
-    own_id = "NULL::VARCHAR"
-    if template.message_id is not None:
-        own_id = f"nullif({_id(rendering, template.image, template.message_id)}, '')"
+    own_id = _own_id(rendering, template)
     head = sql.join_lines(_head(rendering, template, ids), indent=" " * 12)
     return f"""\
     SELECT
@@ -205,36 +206,90 @@ def _id(rendering: Rendering, image: Image, column: str) -> str:
     return "NULL::VARCHAR" if kind is None else plain_text(kind, rendering.column(image, column))
 
 
+@dataclass(frozen=True)
+class _Fault:
+    """A condition under which a row's call cannot be sent, the reason, and the column that is the cause."""
+
+    condition: str
+    reason: Reason
+    column: str
+
+
 def _fault(rendering: Rendering, template: Template, ids: Mapping[str, str], own_id: str) -> str:
     """The SQL of the first reason for which a row's call cannot be sent; NULL where there is none."""
-    faults = list(_id_faults(rendering, ids))
-    if template.event is not None and template.event.column is not None:
-        faults.append((f"trim(coalesce({_event(rendering, template)}, '')) = ''", Reason.NO_EVENT_NAME))
-    if template.message_id is not None and template.change is Change.CHANGED:
-        last = _id(rendering, Image.BEFORE, template.message_id)
-        faults.append((f"{own_id} = {last}", Reason.DUPLICATE_MESSAGE_ID))
-    faults += _value_faults(rendering, template)
-    cases = [f"WHEN {condition} THEN {sql.text(reason)}" for condition, reason in faults]
+    return _first_case(_faults(rendering, template, ids, own_id), lambda fault: sql.text(fault.reason))
+
+
+def select_at_fault(rendering: Rendering, template: Template, keys: str) -> str:
+    """The SELECT of the value for which the calls of one template cannot be sent.
+
+    Args:
+        rendering: all that the calls depend on.
+        template: the kind of change, and its call.
+        keys: a SELECT of the keys of rows that cannot be sent.
+
+    Returns:
+        A statement with the columns `key`, `at_fault`, which is the name of the column, and `value`, the
+        beginning of its text.
+    """
+    ids = _ids(rendering, template)
+    faults = list(_faults(rendering, template, ids, _own_id(rendering, template)))
+    column = _first_case(faults, lambda fault: sql.text(fault.column))
+    value = _first_case(faults, lambda fault: _id(rendering, template.image, fault.column))
+    return f"""\
+SELECT key, {column} AS at_fault, left({value}, {SHOWN_VALUE}) AS value
+FROM change
+WHERE change = {sql.text(template.change)} AND key IN ({keys}){_moved(rendering, template)}"""
+
+
+def _first_case(faults: Iterable[_Fault], value: Callable[[_Fault], str]) -> str:
+    """The SQL of a value of the first fault whose condition holds; NULL where none does."""
+    cases = [f"WHEN {fault.condition} THEN {value(fault)}" for fault in faults]
     return f"CASE\n{' ' * 12}{sql.join_lines(cases, separator='', indent=' ' * 12)}\n{' ' * 8}END"
 
 
-def _id_faults(rendering: Rendering, ids: Mapping[str, str]) -> Iterator[tuple[str, Reason]]:
-    """The conditions under which an id is missing or would merge profiles, each with its reason."""
+def _faults(
+    rendering: Rendering, template: Template, ids: Mapping[str, str], own_id: str
+) -> Iterator[_Fault]:
+    """The faults that a row's call can have, those first that count first."""
+    yield from _id_faults(rendering, ids)
+    if template.event is not None and template.event.column is not None:
+        event = f"trim(coalesce({_event(rendering, template)}, '')) = ''"
+        column = rendering.source(template, Use(Part.EVENT), template.event.column)
+        yield _Fault(event, Reason.NO_EVENT_NAME, column)
+    if template.message_id is not None and template.change is Change.CHANGED:
+        last = _id(rendering, Image.BEFORE, template.message_id)
+        yield _Fault(f"{own_id} = {last}", Reason.DUPLICATE_MESSAGE_ID, template.message_id)
+    yield from _value_faults(rendering, template)
+
+
+def _own_id(rendering: Rendering, template: Template) -> str:
+    """The message id that a row gives itself."""
+    if template.message_id is None:
+        return "NULL::VARCHAR"
+    return f"nullif({_id(rendering, template.image, template.message_id)}, '')"
+
+
+def _id_faults(rendering: Rendering, ids: Mapping[str, str]) -> Iterator[_Fault]:
+    """The faults of an id that is missing or would merge profiles."""
+    columns = rendering.mapping.ids
     allowed = {one.lower() for one in rendering.sync.allow_ids}
     # The empty id cannot be allowed: Segment drops it.
     blocked = ["", *(one for one in BLOCKED_IDS if one not in allowed)]
     among = f"IN ({', '.join(map(sql.text, blocked))})"
-    users = [one for name, one in ids.items() if name != "group_id"]
-    yield f"coalesce({', '.join(users)}) IS NULL", Reason.NO_ID
+    users = [name for name in ids if name != "group_id"]
+    missing = f"coalesce({', '.join(ids[name] for name in users)}) IS NULL"
+    yield _Fault(missing, Reason.NO_ID, columns[users[0]])
     if "group_id" in ids:
-        yield f"coalesce({ids['group_id']}, '') = ''", Reason.NO_GROUP_ID
-        yield f"length({ids['group_id']}) > {MAX_GROUP_ID}", Reason.GROUP_ID_TOO_LONG
-    for one in ids.values():
-        yield f"lower(trim({one})) {among}", Reason.BLOCKED_ID
+        group = columns["group_id"]
+        yield _Fault(f"coalesce({ids['group_id']}, '') = ''", Reason.NO_GROUP_ID, group)
+        yield _Fault(f"length({ids['group_id']}) > {MAX_GROUP_ID}", Reason.GROUP_ID_TOO_LONG, group)
+    for name, one in ids.items():
+        yield _Fault(f"lower(trim({one})) {among}", Reason.BLOCKED_ID, columns[name])
 
 
-def _value_faults(rendering: Rendering, template: Template) -> Iterator[tuple[str, Reason]]:
-    """The conditions under which the timestamp or a field cannot be read, each with its reason."""
+def _value_faults(rendering: Rendering, template: Template) -> Iterator[_Fault]:
+    """The faults of a timestamp or a field that cannot be read."""
     if template.timestamp is not None:
         column = template.timestamp.column or ""
         yield from _unreadable(rendering, template.latest_image, template.timestamp, column)
@@ -247,14 +302,14 @@ def _value_faults(rendering: Rendering, template: Template) -> Iterator[tuple[st
             yield from _unreadable(rendering, template.image, value, column)
 
 
-def _unreadable(
-    rendering: Rendering, image: Image, value: Value, column: str
-) -> Iterator[tuple[str, Reason]]:
-    """The condition under which a column's value is not what its field asks for, and its reason, if any."""
+def _unreadable(rendering: Rendering, image: Image, value: Value, column: str) -> Iterator[_Fault]:
+    """The fault of a column whose value is not what its field asks for, where it can have one."""
     kind = rendering.type_of(image, column)
     if kind is not None:
         found = unreadable(value, kind, rendering.column(image, column), rendering.sync.timezone)
-        yield from [found] if found else []
+        if found is not None:
+            condition, reason = found
+            yield _Fault(condition, reason, column)
 
 
 def _timestamp(rendering: Rendering, template: Template) -> str:
@@ -362,7 +417,7 @@ def _faults_before(rendering: Rendering, value: Value, column: str) -> list[str]
 
     It may have been sent as something else before the sync was edited.
     """
-    return [condition for condition, _ in _unreadable(rendering, Image.BEFORE, value, column)]
+    return [fault.condition for fault in _unreadable(rendering, Image.BEFORE, value, column)]
 
 
 def _any(condition: str, others: list[str]) -> str:

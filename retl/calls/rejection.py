@@ -16,7 +16,8 @@ from retl.reason import Reason
 def collect(db: duckdb.DuckDBPyConnection) -> None:
     """Gather the rows of this run that cannot be sent in the TEMP table `rejected` (key, reason, rows).
 
-    The calls that can be sent are then the TEMP view `leaving`.
+    The calls that can be sent are then the TEMP view `leaving`. The TEMP table `value_at_fault` (key,
+    at_fault, value) is made, empty.
     """
     db.execute(_REJECTED)
     db.execute(_LEAVING)
@@ -35,7 +36,9 @@ FROM (
     FROM call
     WHERE most_bytes > {MAX_CALL_BYTES} AND bytes > {MAX_CALL_BYTES}
 )
-GROUP BY key
+GROUP BY key;
+
+CREATE OR REPLACE TEMP TABLE value_at_fault (key VARCHAR, at_fault VARCHAR, value VARCHAR)
 """
 
 _LEAVES = "reason IS NULL AND (change = 'removed' OR key NOT IN (SELECT key FROM rejected))"

@@ -14,7 +14,7 @@ import duckdb
 
 from retl import sql
 from retl.calls.message_id import MAX_MESSAGE_ID, made_message_id
-from retl.calls.parts import Rendering, select_parts
+from retl.calls.parts import SHOWN_VALUE, Rendering, select_at_fault, select_parts
 from retl.calls.template import Template, answering
 from retl.reason import Reason
 
@@ -54,6 +54,28 @@ def render_calls(
         db.execute(_SHARED_MESSAGE_IDS)
     db.execute("CREATE OR REPLACE TEMP VIEW call AS SELECT *, rowid AS number, 0 AS most_bytes FROM rendered")
     return None
+
+
+def find_values_at_fault(db: duckdb.DuckDBPyConnection, rendering: Rendering) -> None:
+    """Put the values for which rows of `rejected` cannot be sent into the TEMP table `value_at_fault`.
+
+    Of the rows without a key, which share one line, it is the beginning of one row.
+    """
+    keys = "SELECT key FROM rejected"
+    first_pass = rendering.old_mapping is None
+    found = "\nUNION ALL\n".join(
+        select_at_fault(rendering, template, keys)
+        for template in answering(rendering.sync, rendering.full, first_pass, sends=True)
+    )
+    if found:
+        at_fault = f"SELECT DISTINCT ON (key) * FROM ({found}) WHERE at_fault IS NOT NULL ORDER BY key"
+        db.execute(f"INSERT INTO value_at_fault {at_fault}")
+    db.execute(
+        f"""
+        INSERT INTO value_at_fault
+        SELECT NULL, NULL, left(row::VARCHAR, {SHOWN_VALUE}) FROM stage WHERE key IS NULL LIMIT 1
+        """
+    )
 
 
 _RENDERED = """

@@ -45,6 +45,6 @@ def discard_command(sync: str, pending: bool, yes: bool, rehearsal: bool, state_
                     stay = count(found.pending - dropped, "call")
                     click.echo(f"  {stay} not dropped: another call of the change was delivered")
             else:
-                discard_rejected(state)
+                discard_rejected(state, SystemClock().now())
                 click.echo(f"{name}: {calls} forgotten; the rows behind them count as sent")
     return 0

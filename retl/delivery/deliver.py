@@ -72,6 +72,7 @@ def _round(
     observer.delivering(sum(lane.calls for lane in lanes))
     ledger, pages = Ledger(lanes, clock), pages_within(state.memory)
     round_ = Round(destination, terms, clock, observer, deque(lanes), terms.limit, ledger, pages)
+    round_.unsure = receipts.unsure_places(state.db)
     _work_off(round_, [Worker(round_, state.db.cursor()) for _ in lanes[: destination.connections]])
     if round_.bug is not None:
         full = storage_error(round_.bug, state.path)

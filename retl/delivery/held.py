@@ -20,12 +20,14 @@ class Held:
         answer: of the destination, in a few words.
         error: to report if no other call is accepted; None where the destination refused this very call.
         may_pass: whether the failure may pass by itself.
+        unsure: whether it went out before, and no answer came.
     """
 
     call: Batch
     answer: str
     error: RetlError | None = None
     may_pass: bool = False
+    unsure: bool = False
 
 
 @dataclass
@@ -64,7 +66,8 @@ class HeldCalls:
     def reject(self, db: duckdb.DuckDBPyConnection, run_id: str, now: datetime) -> None:
         """Write that they are rejected; to be run in a transaction."""
         for held in self.calls:
-            rejected.keep_call(db, outbox.refuse(db, held.call), held.answer, run_id, now)
+            call = outbox.refuse(db, held.call)
+            rejected.keep_call(db, call, held.answer, run_id, now, held.unsure)
 
     def error(self, destination: Destination) -> RetlError:
         """The error where calls are held and none is accepted: it may be the destination."""

@@ -18,12 +18,13 @@ class Others:
 
     Attributes:
         done: places of those that were accepted.
-        unsure: places of those that went out, and no answer came.
+        unsure: places of calls of any lane that went out by themselves, also in an earlier run, and no answer
+            came.
     """
 
-    def __init__(self, db: duckdb.DuckDBPyConnection, lane: int) -> None:
+    def __init__(self, db: duckdb.DuckDBPyConnection, lane: int, unsure: set[int]) -> None:
         self.done: set[int] = set()
-        self.unsure: set[int] = set()
+        self.unsure = unsure
         self._db = db
         self._lane = lane
         self._found: list[Batch] = []

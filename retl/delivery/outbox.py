@@ -171,6 +171,14 @@ def enqueue_again(db: duckdb.DuckDBPyConnection) -> None:
         join_lanes(db)
     calls = f"SELECT *, {_LAST} + row_number() OVER (ORDER BY place) AS seq, 0 AS lane FROM again"
     db.execute(_INSERT.format(calls=calls))
+    receipts.note_unsure(db, _UNSURE)
+
+
+_UNSURE = """
+SELECT rejected_in AS run_id, seq, rejected_at AS answered_at
+FROM again JOIN state.outbox USING (run_id, key, change, message_id)
+WHERE unsure
+"""
 
 
 def list_waiting(db: duckdb.DuckDBPyConnection) -> None:
@@ -199,10 +207,12 @@ def drop_again(db: duckdb.DuckDBPyConnection) -> None:
     To be run in a transaction, after `settle`.
     """
     db.execute(
-        """
+        f"""
         CREATE OR REPLACE TEMP TABLE failed_again AS
-        SELECT again.*, seq
-        FROM again JOIN state.outbox USING (run_id, key, change, message_id)
+        SELECT again.* REPLACE (coalesce(unsure, false) OR seq <= coalesce(attempted, 0) AS unsure), seq
+        FROM again
+        JOIN state.outbox USING (run_id, key, change, message_id)
+        LEFT JOIN ({marks.ALL}) USING (lane)
         """
     )
     db.execute("DELETE FROM state.outbox WHERE seq IN (SELECT seq FROM failed_again)")

@@ -35,7 +35,7 @@ def accepted(batch: Batch, run_id: str, attempts: int, status: int, answered_at:
 def again(batch: Batch, run_id: str, repeated: int, attempted_at: datetime) -> Receipt:
     """The receipt of so many calls of a batch that are about to go out once more, as no answer had come.
 
-    With 0: of one that went out before its turn, and no answer came.
+    With 0: of one that went out before its turn, or was refused later, and no answer came.
     """
     places = (batch.lane, batch.first_seq, batch.last_seq)
     return Receipt(run_id, *places, 0, 0, repeated, 0, 0, attempted_at)
@@ -78,6 +78,30 @@ def last_answered(db: duckdb.DuckDBPyConnection, run_id: str) -> datetime | None
     """When the last batch of a run was answered, in UTC and without a time zone; None where none was."""
     row = db.execute("SELECT max(answered_at) FROM state.receipt WHERE run_id = ?", [run_id]).fetchone()
     return row[0] if row else None
+
+
+def note_unsure(db: duckdb.DuckDBPyConnection, calls: str) -> None:
+    """Note of calls that wait that they went out before, and no answer came.
+
+    Args:
+        db: the state's connection, in a transaction.
+        calls: a SELECT with their places `seq`, and with run_id and answered_at of the receipts.
+    """
+    db.execute(
+        f"""
+        INSERT INTO state.receipt BY NAME
+        SELECT
+            run_id, 0 AS lane, seq AS first_seq, seq AS last_seq, 0 AS calls, 0 AS bytes, 0 AS repeated,
+            0 AS attempts, 0 AS status, answered_at
+        FROM ({calls})
+        """
+    )
+
+
+def unsure_places(db: duckdb.DuckDBPyConnection) -> set[int]:
+    """The places of single calls that went out, and no answer came; other ones a mark tells."""
+    found = db.execute("SELECT first_seq FROM state.receipt WHERE attempts = 0 AND repeated = 0").fetchall()
+    return {seq for (seq,) in found}
 
 
 def forget_repeat(db: duckdb.DuckDBPyConnection, batch: Batch, run_id: str) -> None:

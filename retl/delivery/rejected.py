@@ -7,6 +7,7 @@ from typing import Any
 
 import duckdb
 
+from retl import sql
 from retl.delivery import outbox
 from retl.delivery.outbox import RefusedCall
 from retl.reason import Reason
@@ -18,14 +19,17 @@ REASONS = {reason.value: reason.meaning for reason in Reason}
 def record(db: duckdb.DuckDBPyConnection, run_id: str, now: datetime) -> int:
     """Keep this run's rejected rows, and the calls of rows that are gone; returns how many calls.
 
-    Rows that are fixed are forgotten. To be run in the run's transaction.
+    Rejections of rows that are fixed, or gone, are ended. To be run in the run's transaction.
     """
-    db.execute(_ROWS, {"now": now.replace(tzinfo=None)})
+    moment = now.replace(tzinfo=None)
+    db.execute(_ROWS, {"now": moment})
+    if db.execute(f"SELECT 1 FROM ({_ENDED}) LIMIT 1").fetchone():
+        db.execute(_END_ROWS, {"run_id": run_id, "now": moment})
     db.execute("DELETE FROM state.rejected_row")
     db.execute("INSERT INTO state.rejected_row BY NAME SELECT * FROM rejected_row_now")
     if db.execute("SELECT 1 FROM state.rejected_call WHERE NOT overtaken LIMIT 1").fetchone():
         db.execute(_OVERTAKE)
-    row = db.execute(_CALLS, {"run_id": run_id, "now": now.replace(tzinfo=None)}).fetchone()
+    row = db.execute(_CALLS, {"run_id": run_id, "now": moment}).fetchone()
     assert row is not None
     return int(row[0])
 
@@ -36,7 +40,8 @@ SELECT
     new.key, new.reason, new.rows,
     coalesce(old.first_seen, $now) AS first_seen,
     $now AS last_seen,
-    coalesce(old.times, 0) + 1 AS times
+    coalesce(old.times, 0) + 1 AS times,
+    of_user.user_id, fault.at_fault, fault.value
 FROM (
     SELECT key, reason, rows FROM rejected
     UNION ALL
@@ -44,6 +49,31 @@ FROM (
 ) AS new
 LEFT JOIN state.rejected_row AS old
     ON new.key IS NOT DISTINCT FROM old.key
+LEFT JOIN (
+    SELECT key, any_value(user_id) AS user_id FROM call WHERE key IN (SELECT key FROM rejected) GROUP BY key
+) AS of_user
+    ON new.key = of_user.key
+LEFT JOIN value_at_fault AS fault
+    ON new.key IS NOT DISTINCT FROM fault.key
+"""
+
+_ENDED = """
+SELECT * FROM state.rejected_row AS old
+WHERE NOT EXISTS (SELECT 1 FROM rejected_row_now AS now WHERE now.key IS NOT DISTINCT FROM old.key)
+"""
+
+# A row that is neither staged nor in the snapshot is gone; one that is in both alike is not staged.
+_END_ROWS = f"""
+INSERT INTO state.ended_rejection BY NAME
+SELECT
+    * EXCLUDE rows, $now AS ended_at, $run_id AS ended_in,
+    CASE
+        WHEN key IN (SELECT key FROM leaving WHERE change <> 'removed') THEN 'sent'
+        WHEN key IN (SELECT key FROM change WHERE change = 'removed') THEN 'gone'
+        WHEN key IN (SELECT key FROM known) OR key IN (SELECT key FROM stage) THEN 'fixed'
+        ELSE 'gone'
+    END AS how
+FROM ({_ENDED})
 """
 
 _OVERTAKE = """
@@ -67,6 +97,7 @@ def keep_call(
     answer: str,
     run_id: str,
     now: datetime,
+    unsure: bool = False,
 ) -> None:
     """Keep a call that the destination refused, with its answer; to be run in a transaction.
 
@@ -76,14 +107,16 @@ def keep_call(
         answer: of the destination, in a few words.
         run_id: the run that got the answer.
         now: UTC.
+        unsure: whether the call had gone out before, and no answer had come.
     """
+    _reopen(db, sql.text(call.message_id))
     db.execute(
         """
         INSERT INTO state.rejected_call BY NAME
         SELECT
             $made_in AS run_id, $key AS key, $change AS change, $message_id AS message_id, $body AS body,
             $reason AS reason, $answer AS answer, $now AS rejected_at, $run_id AS rejected_in,
-            $user_id AS user_id, false AS overtaken, $event AS event, $moment AS moment
+            $user_id AS user_id, false AS overtaken, $event AS event, $moment AS moment, $unsure AS unsure
         """,
         {
             "made_in": call.run_id,
@@ -94,6 +127,7 @@ def keep_call(
             "user_id": call.user_id,
             "event": call.event,
             "moment": call.moment,
+            "unsure": unsure,
             "reason": Reason.REFUSED.value,
             "answer": answer,
             "now": now.replace(tzinfo=None),
@@ -114,14 +148,17 @@ def note_overtaken(db: duckdb.DuckDBPyConnection) -> None:
         )
 
 
-def take_again(db: duckdb.DuckDBPyConnection, stale: bool) -> int:
+def take_again(db: duckdb.DuckDBPyConnection, stale: bool, run_id: str, now: datetime) -> int:
     """Move the refused calls to the TEMP table `again`; gives how many. To be run in a transaction.
 
-    Calls that retl's own check rejected stay: Segment would drop them.
+    Their rejections are over, until they are refused once more. Calls that retl's own check rejected stay:
+    Segment would drop them.
 
     Args:
         db: the state's connection.
         stale: whether calls go, too, that a newer one of their user has overtaken.
+        run_id: the run that sends them.
+        now: UTC.
     """
     chosen = "reason = $refused AND (NOT overtaken OR $stale)"
     values = {"refused": Reason.REFUSED.value, "stale": stale}
@@ -136,11 +173,29 @@ def take_again(db: duckdb.DuckDBPyConnection, stale: bool) -> int:
     )
     taken = db.execute(f"DELETE FROM state.rejected_call WHERE {chosen}", values).fetchone()
     assert taken is not None
+    ended = {"now": now.replace(tzinfo=None), "run_id": run_id, "how": "sent"}
+    db.execute(_END_CALLS.format(calls="again"), ended)
     return int(taken[0])
+
+
+_END_CALLS = """
+INSERT INTO state.ended_rejection BY NAME
+SELECT
+    key, change, message_id, user_id, event, moment, reason, answer, run_id,
+    rejected_at AS first_seen, rejected_at AS last_seen, 1 AS times,
+    $now AS ended_at, $run_id AS ended_in, $how AS how
+FROM {calls}
+"""
+
+
+def _reopen(db: duckdb.DuckDBPyConnection, calls: str) -> None:
+    """Take back that the rejections of these calls, a SELECT of message ids, were ended by a retry."""
+    db.execute(f"DELETE FROM state.ended_rejection WHERE how = 'sent' AND message_id IN ({calls})")
 
 
 def put_again_back(db: duckdb.DuckDBPyConnection, run_id: str) -> int:
     """Keep the calls of the TEMP table `failed_again` as rejected in this run; gives how many."""
+    _reopen(db, "SELECT message_id FROM failed_again")
     row = db.execute(
         """
         INSERT INTO state.rejected_call BY NAME
@@ -193,8 +248,13 @@ def left(db: duckdb.DuckDBPyConnection) -> Left:
     return Left(*row)
 
 
-def discard(db: duckdb.DuckDBPyConnection) -> int:
-    """Forget the rejected calls; gives how many. To be run in a transaction."""
+def discard(db: duckdb.DuckDBPyConnection, now: datetime) -> int:
+    """End the rejections of all rejected calls, which are sent no more; gives how many.
+
+    To be run in a transaction; `now` is UTC.
+    """
+    ended = {"now": now.replace(tzinfo=None), "run_id": None, "how": "discarded"}
+    db.execute(_END_CALLS.format(calls="state.rejected_call"), ended)
     row = db.execute("DELETE FROM state.rejected_call").fetchone()
     assert row is not None
     return int(row[0])

@@ -127,6 +127,8 @@ class Round:
         idle: starts each a worker that may not be needed.
         stop: set when no further batch may go out.
         closed: whether the outbox is no longer to be touched.
+        unsure: places of calls that went out alone, before their turn or before they were refused, and no
+            answer came, also in earlier runs.
         held: calls that failed each alone.
         parked: lanes in which calls are refused and none is accepted; taken up again once a call is.
         gave_up: whether it ended as no retry could help a call, which may be the cause, or the destination.
@@ -146,6 +148,7 @@ class Round:
     idle: deque[Callable[[], None]] = field(default_factory=deque)
     stop: threading.Event = field(default_factory=threading.Event)
     closed: bool = False
+    unsure: set[int] = field(default_factory=set)
     held: HeldCalls = field(default_factory=HeldCalls)
     parked: list[outbox.Lane] = field(default_factory=list)
     gave_up: bool = False

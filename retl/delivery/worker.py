@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import duckdb
 import numpy as np
@@ -51,7 +52,7 @@ class Worker:
         self.waited = 0.0
         self.done = threading.Event()
         self.reach = 0
-        self.others = Others(db, 0)
+        self.others = Others(db, 0, round_.unsure)
 
     def start(self) -> None:
         """Begin to work, in a thread of its own."""
@@ -74,7 +75,7 @@ class Worker:
             self.done.set()
 
     def _deliver_lane(self, lane: outbox.Lane) -> None:
-        self.others = Others(self.db, lane.number)
+        self.others = Others(self.db, lane.number, self.round.unsure)
         for batch in self._batches(lane):
             if not self._deliver(batch, Tries()):
                 if not self.round.stop.is_set():
@@ -240,8 +241,10 @@ class Worker:
 
     def _add_held(self, held: Held) -> int:
         """Hold a call; gives how many of its lane are held."""
+        seq, lane = held.call.first_seq, held.call.lane
         with self.round.noting():
-            return self.round.held.add(held)
+            unsure = seq <= self.round.ledger.attempted(lane) or seq in self.others.unsure
+            return self.round.held.add(replace(held, unsure=unsure))
 
     def _is_behind(self, lane: int) -> bool:
         """Whether calls of a lane are held."""
