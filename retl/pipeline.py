@@ -5,7 +5,6 @@ owns it.
 """
 
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -138,7 +137,7 @@ def finish(job: Job, record: Run, seconds: float) -> Run:
             snapshot.drop_arriving(db)
             if waiting == 0:
                 snapshot.forget_replaced(db)
-            forgotten = forget_before(db, oldest, record.run_id) if (oldest := _oldest(job)) else 0
+            forgotten = _forget_old(job, record.run_id)
         if forgotten:
             job.observer.notice(
                 f"{forgotten:,} rejected calls were older than `keep` allows, and are forgotten"
@@ -164,9 +163,11 @@ def ended_events(db: duckdb.DuckDBPyConnection, record: Run) -> tuple[event_call
     return event_calls.ended(record.events, waiting_events(db), refused, record.calls.delivered or 0)
 
 
-def _oldest(job: Job) -> datetime | None:
-    """The moment before which nothing is kept; None where age does not count."""
-    return job.clock.now() - job.sync.keep if job.sync.keep else None
+def _forget_old(job: Job, run_id: str) -> int:
+    """Forget what is older than the sync keeps it; gives how many rejected calls are among it."""
+    db, now, age = job.state.db, job.clock.now(), job.sync.keeps_history
+    forget_before(db, now - age if age else None, run_id)
+    return rejected.forget_before(db, now - job.sync.keep, run_id) if job.sync.keep else 0
 
 
 def open_engine(job: Job, deadline: float, purpose: Purpose) -> Engine:

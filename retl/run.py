@@ -4,14 +4,14 @@ import json
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import duckdb
 
 from retl import notebook
-from retl.delivery import outbox, receipts, rejected
+from retl.delivery import history, outbox, receipts, rejected
 from retl.delivery.round import Delivery
 from retl.engine.diff import Diff
 from retl.engine.guard import Guard
@@ -305,7 +305,8 @@ def keep_run(db: duckdb.DuckDBPyConnection, run: Run) -> None:
         [KEPT_RUNS, receipts.last_runs(db)],
     ).fetchall()
     if pushed_out:
-        receipts.forget(db, [run_id for (run_id,) in pushed_out])
+        # The receipts of a first pass tell its history, for longer than so many runs may take.
+        receipts.forget(db, [run_id for (run_id,) in pushed_out], up_to=history.last_place(db))
 
 
 def keeps_all_runs(db: duckdb.DuckDBPyConnection) -> bool:
@@ -315,33 +316,46 @@ def keeps_all_runs(db: duckdb.DuckDBPyConnection) -> bool:
     return int(row[0]) < KEPT_RUNS
 
 
-def forget_before(db: duckdb.DuckDBPyConnection, moment: datetime, run_id: str) -> int:
-    """Forget the records of runs before a moment with their receipts, and what was rejected before it.
+def forget_before(db: duckdb.DuckDBPyConnection, moment: datetime | None, run_id: str) -> None:
+    """Forget the records of runs before a moment with their receipts, and the history of before it.
 
     The records of runs whose calls wait stay, as do those by which it is known that calls ever arrived. To be
     run in the transaction that closes a run.
 
     Args:
         db: the state's connection.
-        moment: UTC.
+        moment: UTC; None is the beginning of the oldest run that is kept, once others were pushed out.
         run_id: the run that is closed.
-
-    Returns:
-        How many rejected calls were forgotten.
     """
-    if keeps_all_runs(db) or receipts.accepts(db):  # else only the number of records tells of pushed out ones
-        needed = [run_id, *outbox.run_ids(db), *receipts.last_runs(db)]
-        old = db.execute(
-            """
-            DELETE FROM state.run
-            WHERE started_at < ? AND NOT list_contains(?, run_id)
-            RETURNING run_id
-            """,
-            [moment.replace(tzinfo=None), needed],
-        ).fetchall()
-        if old:
-            receipts.forget(db, [old_id for (old_id,) in old])
-    return rejected.forget_before(db, moment, run_id)
+    ((oldest,),) = db.execute("SELECT min(started_at) FROM state.run").fetchall()
+    if moment is None:
+        if keeps_all_runs(db):
+            return
+        moment = oldest.replace(tzinfo=UTC)
+    elif oldest < moment.replace(tzinfo=None):
+        _forget_runs_before(db, moment, run_id)
+    if history.are_receipts_older(db, moment):
+        kept = db.execute("SELECT run_id FROM state.run").fetchall()
+        receipts.forget_before(db, moment, [kept_id for (kept_id,) in kept])
+        history.forget_first_pass(db)
+    history.forget_before(db, moment)
+    rejected.forget_ended_before(db, moment)
+
+
+def _forget_runs_before(db: duckdb.DuckDBPyConnection, moment: datetime, run_id: str) -> None:
+    if not keeps_all_runs(db) and not receipts.accepts(db):
+        return  # only the number of records tells that others were pushed out
+    needed = [run_id, *outbox.run_ids(db), *receipts.last_runs(db)]
+    old = db.execute(
+        """
+        DELETE FROM state.run
+        WHERE started_at < ? AND NOT list_contains(?, run_id)
+        RETURNING run_id
+        """,
+        [moment.replace(tzinfo=None), needed],
+    ).fetchall()
+    if old:
+        receipts.forget(db, [old_id for (old_id,) in old], up_to=history.last_place(db))
 
 
 def any_in_full(db: duckdb.DuckDBPyConnection, run_ids: Sequence[str]) -> bool:

@@ -9,7 +9,9 @@ import pytest
 from delivery import IDENTIFY, FakeClock, Shop, Table
 
 from retl.config.project import find_project, load_sync
+from retl.delivery.history import delivered
 from retl.observer import SilentObserver
+from retl.run import KEPT_RUNS
 from retl.sandbox.failures import Reply
 from retl.sandbox.server import Sandbox
 from retl.state import State, open_state
@@ -89,13 +91,62 @@ def test_what_is_older_is_forgotten_when_a_run_ends(tmp_path: Path, sandbox: San
 
 
 @pytest.mark.rule("P3")
-def test_without_keep_nothing_is_forgotten_by_age(tmp_path: Path, sandbox: Sandbox) -> None:
-    """Where no file says how long, a rejected call is there after years."""
-    one = shop(tmp_path, sandbox, keep="")
+@pytest.mark.parametrize("keep", ["", "keep: off\n"])
+def test_without_keep_nothing_that_is_open_is_forgotten(tmp_path: Path, sandbox: Sandbox, keep: str) -> None:
+    """Where no file says how long, a rejected call is there after years; runs are for 30 days, or `off`."""
+    one = shop(tmp_path, sandbox, keep)
     first = one.run(users("Ada", "Nobody")).run_id
     later(one, 2_000)
     second = one.run(users("Bob", "Nobody")).run_id
-    assert {"runs": [first, second], "receipts": [first, second], "calls": ["u1"], "rows": []} == look(one)
+    runs = [first, second] if keep else [second]
+    assert {"runs": runs, "receipts": runs, "calls": ["u1"], "rows": []} == look(one)
+
+
+def history(shop: Shop) -> dict[str, list[Any]]:
+    """The users of delivered calls, and of rejections that are over."""
+    with open_state(shop.state_path, "shop") as state:
+        calls = f"SELECT user_id FROM ({delivered(state.db)}) ORDER BY user_id, moment"
+        queries = {"calls": calls, "ended": "SELECT key FROM state.ended_rejection ORDER BY key"}
+        return {
+            name: [one for (one,) in state.db.execute(query).fetchall()] for name, query in queries.items()
+        }
+
+
+@pytest.mark.rule("P3")
+@pytest.mark.parametrize("keep", ["", "keep: 30d\n", "keep: 60d\n"])
+def test_the_history_is_forgotten_by_age(tmp_path: Path, sandbox: Sandbox, keep: str) -> None:
+    """Calls, of a first pass as well, and ended rejections go after 30 days or what `keep` says."""
+    one = shop(tmp_path, sandbox, keep)
+    twice = {"id": ["u0", "u1", "x", "x"], "name": ["Ada", "Bob", "a", "b"], "plan": ["x"] * 4}
+    one.run(Table(twice))
+    one.run(users("Ada", "Bob"))  # nobody has the key `x` any more
+    later(one, 20)
+    one.run(users("Ada", "Bert"))
+    assert {"calls": ["u0", "u1", "u1"], "ended": ["x"]} == history(one)
+    later(one, 20)
+    one.run(users("Ada", "Bert"))
+    if keep == "keep: 60d\n":
+        assert {"calls": ["u0", "u1", "u1"], "ended": ["x"]} == history(one)
+    else:
+        assert {"calls": ["u1"], "ended": []} == history(one)
+        with open_state(one.state_path, "shop") as state:
+            assert [] == state.db.execute("FROM state.first_pass").fetchall()
+
+
+def test_a_first_pass_is_told_though_its_run_was_pushed_out(tmp_path: Path, sandbox: Sandbox) -> None:
+    """The history of calls is kept by age: after a thousand runs of one day the first pass is still told."""
+    one = shop(tmp_path, sandbox, keep="")
+    one.run(users("Ada", "Bob"))
+    with open_state(one.state_path, "shop") as state:
+        state.db.execute(
+            """
+            INSERT INTO state.run
+            SELECT 'r' || i, TIMESTAMP '2026-03-01', '{"exit_code": 0}' FROM range(?) AS t (i)
+            """,
+            [KEPT_RUNS],
+        )
+    one.run(users("Ada", "Bert"))
+    assert {"calls": ["u0", "u1", "u1"], "ended": []} == history(one)
 
 
 def test_rejected_rows_stay_while_runs_meet_them(tmp_path: Path, sandbox: Sandbox) -> None:

@@ -1,6 +1,7 @@
 """A sync: which model is compared by which key, and which calls its changes become."""
 
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from pathlib import PurePath
 from typing import ClassVar, Literal, Self
 
@@ -47,6 +48,9 @@ __all__ = [
 ]
 
 KINDS = ("track", "audience", "identify", "group")
+
+HISTORY = timedelta(days=30)
+"""How long runs and the history are kept where no file says."""
 
 
 class Sync(Frozen):
@@ -98,9 +102,9 @@ class Sync(Frozen):
     )
     keep: Age = Field(
         default=None,
-        description="How long the records of runs, their receipts, and rejected rows and calls are kept, as "
-        "`30d`; not written, or `off`: the last 1,000 runs, and rejected calls until they are sent or "
-        "discarded.",
+        description="How long the history of calls and rejections, and the records of runs with their "
+        "receipts, are kept, as `90d`; rejected rows and calls that are still open, too. Not written: 30 "
+        "days, and what is open until it is fixed, sent or discarded. `off`: as long as the last 1,000 runs.",
     )
     notify: Channels = Field(
         default=(), description="Who is told when a run fails, or all is well again; see the block."
@@ -111,6 +115,11 @@ class Sync(Frozen):
     segment: SegmentSettings = Field(default=SegmentSettings(), description="Where calls go; see the block.")
 
     _documents: tuple[Document, ...] = PrivateAttr(default=())
+
+    @property
+    def keeps_history(self) -> timedelta | None:
+        """How long runs and the history are kept; None is as long as the last runs, of whatever age."""
+        return self.keep if "keep" in self.model_fields_set else HISTORY
 
     @property
     def kind(self) -> Literal["track", "audience", "identify", "group"]:

@@ -128,6 +128,12 @@ def last_place(db: duckdb.DuckDBPyConnection) -> int:
     return int(db.execute(f"SELECT {LAST_PLACE}").fetchall()[0][0])
 
 
+def are_receipts_older(db: duckdb.DuckDBPyConnection, moment: datetime) -> bool:
+    """Whether calls of the first pass were delivered before a moment, which is UTC."""
+    last = last_place(db)
+    return last > 0 and receipts.is_there_older(db, moment, last)
+
+
 def forget_before(db: duckdb.DuckDBPyConnection, moment: datetime) -> None:
     """Forget the calls that were delivered before a moment; to be run in a transaction.
 
@@ -136,8 +142,11 @@ def forget_before(db: duckdb.DuckDBPyConnection, moment: datetime) -> None:
         moment: UTC.
     """
     db.execute("DELETE FROM state.delivered_call WHERE answered_at < ?", [moment.replace(tzinfo=None)])
-    last = last_place(db)
-    if last and not unrendered.lanes(db) and not receipts.is_there_any_up_to(db, last):
+
+
+def forget_first_pass(db: duckdb.DuckDBPyConnection) -> None:
+    """Forget the first pass, where no receipt tells of it any more; to be run in a transaction."""
+    if not unrendered.lanes(db) and not receipts.is_there_any_up_to(db, last_place(db)):
         db.execute("DELETE FROM state.first_pass")
 
 

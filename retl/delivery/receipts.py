@@ -212,6 +212,12 @@ def forget_before(db: duckdb.DuckDBPyConnection, moment: datetime, run_ids: list
     )
 
 
+def is_there_older(db: duckdb.DuckDBPyConnection, moment: datetime, seq: int) -> bool:
+    """Whether there is a receipt of before a moment for calls up to a place."""
+    old = "SELECT 1 FROM state.receipt WHERE answered_at < ? AND calls > 0 AND first_seq <= ? LIMIT 1"
+    return db.execute(old, [moment.replace(tzinfo=None), seq]).fetchone() is not None
+
+
 def is_there_any_up_to(db: duckdb.DuckDBPyConnection, seq: int) -> bool:
     """Whether there is a receipt of calls up to a place."""
     found = db.execute("SELECT 1 FROM state.receipt WHERE calls > 0 AND first_seq <= ? LIMIT 1", [seq])

@@ -276,6 +276,11 @@ def forget_before(db: duckdb.DuckDBPyConnection, moment: datetime, run_id: str) 
     return int(row[0])
 
 
+def forget_ended_before(db: duckdb.DuckDBPyConnection, moment: datetime) -> None:
+    """Forget the rejections that ended before a moment, which is UTC; to be run in a transaction."""
+    db.execute("DELETE FROM state.ended_rejection WHERE ended_at < ?", [moment.replace(tzinfo=None)])
+
+
 def rejected_in(db: duckdb.DuckDBPyConnection, run_id: str) -> int:
     """How many calls were rejected in a run."""
     row = db.execute("SELECT count(*) FROM state.rejected_call WHERE rejected_in = ?", [run_id]).fetchone()
