@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from retl import notebook
+from retl import notebook, sql
 from retl.delivery import history, outbox, receipts, rejected
 from retl.delivery.round import Delivery
 from retl.engine.diff import Diff
@@ -420,3 +420,19 @@ def newest_records(
         {"run_ids": None if run_ids is None else list(run_ids), "most": most},
     )
     return [_whole(db, json.loads(record)) for (record,) in found.fetchall()]
+
+
+def select_runs(db: duckdb.DuckDBPyConnection) -> str:
+    """The SELECT of all runs with their records; of one that was cut off, with what its receipts say."""
+    cut_off = db.execute(
+        """
+        SELECT record FROM state.run
+        WHERE (record ->> '$.exit_code') IS NULL AND (record ->> '$.completed') IS NULL
+        """
+    ).fetchall()
+    cases = [
+        f"WHEN {sql.text(kept['run_id'])} THEN {sql.text(json.dumps(_whole(db, kept)))}"
+        for kept in (json.loads(record) for (record,) in cut_off)
+    ]
+    record = f"CASE run_id {' '.join(cases)} ELSE record END" if cases else "record"
+    return f"SELECT run_id, started_at, {record} AS record FROM state.run"

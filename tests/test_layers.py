@@ -62,6 +62,7 @@ STORIES = [
     "event_calls",
     "explain",
     "export",
+    "history",
     "job",
     "launch",
     "lineage",

@@ -15,6 +15,7 @@ COMMANDS = {
     "discard": "Forget the rejected calls, or with --pending those that wait.",
     "encrypt": "Encrypt the state of a sync with the key in RETL_STATE_KEY, or give it another key.",
     "explain": "Show the calls of one row or user, and what receivers would make of them.",
+    "history": "Show the past runs of a sync: what each did, how long it took, and why it failed.",
     "init": "Make a new project in FOLDER, or here: a model, two syncs, and settings.",
     "plan": "Show what a run would send; nothing is sent, and nothing changes.",
     "rejected": "Show the rows and calls that could not be sent, by reason, and what to do about them.",
@@ -27,6 +28,7 @@ COMMANDS = {
     "run": "Send what changed since the last run, and remember it.",
     "sandbox": "Run a local Segment until it is interrupted; what it took is listed as JSON at its address.",
     "schema": "Print the JSON Schema of the sync file, for editors.",
+    "sql": "Ask the history of a sync by one SELECT.",
     "status": "Show each sync's last run, and what is pending and rejected; without SYNC, of all in syncs/.",
     "verify": "Compare what a run sent with what Segment says that it received.",
 }

@@ -37,6 +37,10 @@ def _conditions(
         raise click.BadParameter(str(error)) from None
 
 
+STATUS_COLORS = {"succeeded": "green", RUNNING: "cyan", "partial": "yellow", "never": "dim"}
+"""The colour of each status; of any other it is red."""
+
+
 @click.command("status")
 @click.argument("syncs", nargs=-1, metavar="[SYNC...]")
 @click.option(
@@ -161,9 +165,6 @@ def status_report(
     return Group(_table(syncs, now, width), *([Text("")] * bool(remarks)), *remarks)
 
 
-_COLORS = {"succeeded": "green", RUNNING: "cyan", "partial": "yellow", "never": "dim"}
-
-
 def _table(syncs: Sequence[SyncStatus], now: datetime, width: int) -> RenderableType:
     table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="dim")
     numbers = ("rows", "sent", "pending", "rejected")
@@ -177,7 +178,7 @@ def _table(syncs: Sequence[SyncStatus], now: datetime, width: int) -> Renderable
         cells: dict[str, str | Text] = {
             "sync": Text(one.sync, "bold"),
             "last run (UTC)": _minute(one.last_run),
-            "status": Text(one.status, _COLORS.get(one.status, "red")),
+            "status": Text(one.status, STATUS_COLORS.get(one.status, "red")),
             "last success": _ago(one.last_success, now),
             "oldest pending": _ago(one.pending_since, now) if one.pending else "",
         }

@@ -51,10 +51,9 @@ def begin_first_pass(db: duckdb.DuckDBPyConnection) -> None:
     The history of another one was ended before, as its rows are gone.
     """
     db.execute("DELETE FROM state.first_pass")
-    db.executemany(
-        "INSERT INTO state.first_pass VALUES (?, ?, ?, ?, ?)",
-        [[one.lane, one.run_id, one.first_seq, one.last_seq, one.statement] for one in unrendered.lanes(db)],
-    )
+    for one in unrendered.lanes(db):
+        lane = [one.lane, one.run_id, one.first_seq, one.last_seq, one.statement]
+        db.execute("INSERT INTO state.first_pass VALUES (?, ?, ?, ?, ?)", lane)
 
 
 def end_lane(db: duckdb.DuckDBPyConnection, lane: int, seq: int) -> None:

@@ -474,3 +474,32 @@ def counts(db: duckdb.DuckDBPyConnection) -> tuple[int, int]:
     ).fetchone()
     assert row is not None
     return int(row[0]), int(row[1])
+
+
+CALLS = """
+SELECT
+    message_id, key, change, user_id, event, moment, 'rejected' AS state, run_id, rejected_in AS answered_in,
+    rejected_at AS answered_at, reason, answer
+FROM state.rejected_call
+UNION ALL
+SELECT
+    message_id, key, change, user_id, event, moment, 'discarded', run_id, NULL, last_seen, reason, answer
+FROM state.ended_rejection
+WHERE how = 'discarded'
+"""
+"""The SELECT of the calls that are kept as rejected, and of those that were discarded."""
+
+REJECTIONS = """
+SELECT
+    key, change, message_id, user_id, event, moment, reason, answer, at_fault, value, run_id,
+    first_seen, last_seen, times, ended_at, ended_in, how
+FROM state.ended_rejection
+UNION ALL BY NAME
+SELECT * EXCLUDE rows FROM state.rejected_row
+UNION ALL BY NAME
+SELECT
+    key, change, message_id, user_id, event, moment, reason, answer, run_id, rejected_at AS first_seen,
+    rejected_at AS last_seen, 1 AS times
+FROM state.rejected_call
+"""
+"""The SELECT of all rejections, of rows and of calls; `how` is NULL for those that are open."""

@@ -385,6 +385,10 @@ DELETE FROM state.replaced WHERE (run_id, key) IN (SELECT (run_id, key) FROM dro
 """
 
 
+ROWS = "SELECT key, row FROM state.snapshot"
+"""The rows of the snapshot; a SELECT."""
+
+
 def row_count(db: duckdb.DuckDBPyConnection) -> int:
     """How many rows the snapshot holds."""
     row = db.execute("SELECT count(*) FROM state.snapshot").fetchone()
