@@ -1,4 +1,4 @@
-"""Explaining one row or user: its calls, and the results of these at receivers."""
+"""Explaining one row or user: the calls of the next run, and the results of these at receivers."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,17 +6,15 @@ from typing import Any
 
 import duckdb
 
-from retl import sql
 from retl.checks.call_check import apply_receivers, parsed
 from retl.checks.static_check import check_file, receivers_reached
 from retl.config.sync import Change
 from retl.delivery.rejected import REASONS
 from retl.engine.base import Changes
-from retl.engine.canonical import plain_text
 from retl.engine.landing import Purpose
-from retl.engine.mapping import SyncMapping
 from retl.errors import ConfigError
 from retl.job import Job
+from retl.past import as_texts, is_about
 from retl.pipeline import find_changes, open_engine, render
 from retl.planning import shown
 from retl.receivers.checker import ReceiverChecker, is_switched_off
@@ -81,7 +79,20 @@ class Explained:
         }
 
 
-def explain(job: Job, key: str, settings: Mapping[str, Settings]) -> list[Explained]:
+@dataclass(frozen=True)
+class Ahead:
+    """The rows of a key or a user as the model has them, and what the next run makes of them.
+
+    Attributes:
+        calls: the calls; of a row that the next run has none for, each that it could make.
+        rows: the values by column, as text, by the keys of the rows; without those that are gone.
+    """
+
+    calls: Sequence[Explained]
+    rows: Mapping[str, Mapping[str, str | None]]
+
+
+def explain(job: Job, key: str, settings: Mapping[str, Settings]) -> Ahead:
     """The calls of a row, by its key, or of a user's rows, and their results at receivers.
 
     A row that the next run has a call for is explained by that; any other by each call that it could make.
@@ -92,13 +103,13 @@ def explain(job: Job, key: str, settings: Mapping[str, Settings]) -> list[Explai
         settings: the customer's settings of each receiver to ask, by its name.
 
     Raises:
-        ConfigError: no row has the key, and no user the id.
         RetlError: whatever would stop a run before its guards.
     """
     db, job = job.state.db, job.asking(command="explain")
     proposal = find_changes(job, open_engine(job, job.deadline, Purpose.LOOK_UP))
     changes = proposal.changes
     found_rows = _find_rows(db, key, changes)
+    rows = as_texts(db, "SELECT key, row FROM stage", list(found_rows), changes.mapping.columns)
     db.execute("DELETE FROM differing WHERE key NOT IN (SELECT key FROM found)")
     render(job, proposal)
     explained = _calls(job, changes, settings, found_rows, None)
@@ -107,15 +118,13 @@ def explain(job: Job, key: str, settings: Mapping[str, Settings]) -> list[Explai
         fill_changes(job, changes, kind, "key IN (SELECT key FROM found)")
         render_what_if(job, changes)
         explained += _calls(job, changes, settings, found_rows, kind)
-    if not explained:
-        raise _nothing_found(job, key)
-    return explained
+    return Ahead(explained, rows)
 
 
 def _find_rows(db: duckdb.DuckDBPyConnection, key: str, changes: Changes) -> dict[str, str]:
     """The rows of a key or a user, in the TEMP table `found`; returns what happened to each."""
-    condition = _is_about(key, "row", changes.mapping)
-    before = _is_about(key, "before", changes.old_mapping) if changes.old_mapping else "false"
+    condition = is_about(key, "row", changes.mapping)
+    before = is_about(key, "before", changes.old_mapping) if changes.old_mapping else "false"
     db.execute(
         f"""
         CREATE OR REPLACE TEMP TABLE found AS
@@ -126,13 +135,6 @@ def _find_rows(db: duckdb.DuckDBPyConnection, key: str, changes: Changes) -> dic
     )
     query = "SELECT key, coalesce(change, 'unchanged') FROM found LEFT JOIN change USING (key)"
     return dict(db.execute(query).fetchall())
-
-
-def _is_about(key: str, image: str, mapping: SyncMapping) -> str:
-    """The condition that a row has the key, or one of its ids is it."""
-    users = [column for name, column in mapping.ids.items() if name != "group_id"]
-    texts = ["key", *(plain_text(mapping.types[one], f"{image}[{sql.text(one)}]") for one in users)]
-    return f"coalesce({sql.text(key)} IN ({', '.join(texts)}), false)"
 
 
 def _calls(
@@ -177,7 +179,8 @@ def _results(
 _CALLS = "SELECT key, type, event, bytes, reason, body FROM call ORDER BY key, rank"
 
 
-def _nothing_found(job: Job, key: str) -> ConfigError:
+def nothing_found(job: Job, key: str) -> ConfigError:
+    """The error where no row has a key, and no user an id."""
     hint = "keys are as `retl plan --json` shows them; rows that cannot be read are in `retl rejected`"
     if len(job.sync.primary_key) > 1:
         columns = ",".join(f'"<{column}>"' for column in job.sync.primary_key)

@@ -335,11 +335,16 @@ def test_a_file_that_is_no_tracking_plan(retl: Retl, tmp_path: Path, text: str, 
     assert f"error: plan.json: {message}" in err
 
 
+def told(out: str) -> list[Any]:
+    """The calls of the next run in the output of `retl explain --json`, row by row."""
+    return [call for line in out.splitlines() for call in json.loads(line)["next"]]
+
+
 @pytest.mark.rule("B11")
 def test_a_row_is_explained_by_its_key(retl: Retl) -> None:
     """The call of a row is shown, with what arrives of it and what a receiver has against it."""
     code, out, _ = retl("explain", "orders", "o-2", "--receiver", "insider", "--json")
-    explained = json.loads(out.splitlines()[0])
+    explained = told(out)[0]
 
     assert 0 == code
     assert ("o-2", "added") == (explained["key"], explained["change"])
@@ -355,7 +360,8 @@ def test_a_user_is_explained_by_an_id(retl: Retl) -> None:
     """A user id stands for the user's rows."""
     _, out, _ = retl("explain", "orders", "u3", "--receiver", "miso", "--json")
 
-    assert {"o-3"} == {json.loads(line)["key"] for line in out.splitlines()}
+    assert {"o-3"} == {one["key"] for one in told(out)}
+    assert ["user"] == [json.loads(line)["matched"] for line in out.splitlines()]
 
 
 @pytest.mark.rule("B11")
@@ -377,9 +383,8 @@ def test_a_row_is_explained_by_what_happened_to_it(retl: Retl, tmp_path: Path) -
     shown = set()
     for key in ("o-1", "o-2", "o-3", "u3"):
         _, out, _ = retl("explain", "orders", key, "--sandbox", "--json")
-        told = [json.loads(line) for line in out.splitlines()]
         shown |= {
-            (one["key"], one["change"], one["what_if"], json.loads(one["call"])["event"]) for one in told
+            (one["key"], one["change"], one["what_if"], json.loads(one["call"])["event"]) for one in told(out)
         }
 
     assert {
@@ -403,10 +408,8 @@ def test_all_rows_of_a_user_are_explained(retl: Retl, tmp_path: Path) -> None:
     (tmp_path / "syncs/orders.yml").write_text(sync % 2)
 
     _, out, _ = retl("explain", "orders", "u1", "--sandbox", "--json")
-    told = [json.loads(line) for line in out.splitlines()]
-
-    assert {("o-1", "unchanged"), ("o-2", "changed")} == {(one["key"], one["change"]) for one in told}
-    assert [None] == [one["what_if"] for one in told if one["key"] == "o-2"]
+    assert {("o-1", "unchanged"), ("o-2", "changed")} == {(one["key"], one["change"]) for one in told(out)}
+    assert [None] == [one["what_if"] for one in told(out) if one["key"] == "o-2"]
 
 
 @pytest.mark.rule("B11")
@@ -421,7 +424,7 @@ def test_a_row_that_would_be_rejected_is_explained(retl: Retl, tmp_path: Path) -
     shown = []
     for key in ("1", "2"):
         code, out, _ = retl("explain", "orders", key, "--json")
-        explained = json.loads(out)
+        (explained,) = told(out)
         shown.append((code, explained["reason"], list(explained["receivers"])))
 
     assert [(0, "bad_json", []), (0, "insider_I14", ["insider"])] == shown
@@ -434,7 +437,7 @@ def test_nothing_arrives_where_the_receiver_is_switched_off(retl: Retl, tmp_path
     (tmp_path / "syncs/orders.yml").write_text(ORDERS + off)
 
     _, out, _ = retl("explain", "orders", "o-2", "--receiver", "insider", "--json")
-    view = json.loads(out.splitlines()[0])["receivers"]["insider"]
+    view = told(out)[0]["receivers"]["insider"]
 
     assert ({}, []) == (view["user"], view["events"])
     assert ["I22"] == [one["rule"] for one in view["violations"]]
@@ -450,7 +453,7 @@ def test_a_row_may_switch_a_receiver_off(retl: Retl, tmp_path: Path, key: str, a
     (tmp_path / "syncs/orders.yml").write_text(ORDERS + switch)
 
     _, out, _ = retl("explain", "orders", key, "--receiver", "insider", "--json")
-    view = json.loads(out.splitlines()[0])["receivers"]["insider"]
+    view = told(out)[0]["receivers"]["insider"]
 
     assert (arrives, arrives) == (view["events"] != [], view["violations"] != [])
 
@@ -460,13 +463,14 @@ def test_people_get_what_arrives_line_by_line(retl: Retl) -> None:
     _, out, _ = retl("explain", "orders", "o-1", "--receiver", "miso")
     lines = [line.rstrip() for line in out.splitlines()]
 
-    assert "o-1: + added; the next run has no call for it, but if it were new this one:" == lines[0]
-    assert lines[1].startswith('  {"type":"track","userId":"u1","event":"Order Completed"')
+    assert "o-1  found as a key" == lines[0]
+    assert "  next + added; the next run has no call for it, but if it were new this one:" == lines[2]
+    assert lines[3].startswith('  {"type":"track","userId":"u1","event":"Order Completed"')
     assert [
         "Miso",
         "  event  type         checkout",
         "         user_id      u1",
-    ] == lines[2:5]
+    ] == lines[4:7]
     assert '         product_ids  ["p-1"]' in lines
 
 

@@ -72,6 +72,7 @@ STORIES = [
     "new_project",
     "notify",
     "orphans",
+    "past",
     "past_run",
     "pipeline",
     "planned",

@@ -14,7 +14,7 @@ COMMANDS = {
     "check": "Check sync files, their models and their settings; without SYNC, all in syncs/.",
     "discard": "Forget the rejected calls, or with --pending those that wait.",
     "encrypt": "Encrypt the state of a sync with the key in RETL_STATE_KEY, or give it another key.",
-    "explain": "Show the calls of one row or user, and what receivers would make of them.",
+    "explain": "Show what became of one row or user, and what the next run makes of it.",
     "history": "Show the past runs of a sync: what each did, how long it took, and why it failed.",
     "init": "Make a new project in FOLDER, or here: a model, two syncs, and settings.",
     "plan": "Show what a run would send; nothing is sent, and nothing changes.",

@@ -1,7 +1,8 @@
-"""`retl explain`: the calls of one row or user, and their results at receivers."""
+"""`retl explain`: the past of one row or user, its next calls, and their results at receivers."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,54 +12,226 @@ from rich.table import Table
 from rich.text import Text
 
 from retl.check import looking_job, receiver_settings
-from retl.cli.console import SIGNS, Ragged, as_json_line, console
-from retl.cli.options import AS_JSON, ONE_SYNC, RECEIVERS, REHEARSAL, STATE_DIR
+from retl.cli.console import SIGNS, Ragged, as_json_line, console, count
+from retl.cli.options import ONE_SYNC, RECEIVERS, REHEARSAL, STATE_DIR
 from retl.cli.receivers import EFFECT_COLORS, reason_meaning
 from retl.clock import SystemClock
-from retl.explain import Explained, ReceiverResult, explain
+from retl.errors import Interrupted, RetlError
+from retl.explain import Ahead, Explained, ReceiverResult, explain, nothing_found
+from retl.job import Job
+from retl.past import Event, PastCall, PastRejection, RowPast, find_past
 from retl.receivers.data_file import Effect, chosen_receivers, receiver
+from retl.receivers.settings import Settings
 from retl.session import find_sessions
+
+LONGEST = 400
+"""Characters of a call, or of a row, that are shown where all of it is not asked for."""
 
 
 @click.command("explain")
 @ONE_SYNC
 @click.argument("key")
 @RECEIVERS
-@AS_JSON
+@click.option("--full-calls", "in_full", is_flag=True, help="Show long calls and rows in full.")
+@click.option("--offline", is_flag=True, help="Do not read the model: tell the past alone.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: one object for each row, on its own line.")
 @REHEARSAL
 @STATE_DIR
 def explain_command(
-    sync: str, key: str, receivers: str, as_json: bool, rehearsal: bool, state_dir: Path | None
+    sync: str,
+    key: str,
+    receivers: str,
+    in_full: bool,
+    offline: bool,
+    as_json: bool,
+    rehearsal: bool,
+    state_dir: Path | None,
 ) -> int:
-    """Show the calls of one row or user, and what receivers would make of them.
+    """Show what became of one row or user, and what the next run makes of it.
 
-    KEY is a primary key as `retl plan --json` shows it, a user id or an anonymous id. Without --receiver
-    the sync's own receivers are asked. Nothing is sent, and nothing changes.
+    KEY is a primary key as `retl plan --json` shows it, a user id or an anonymous id. First come its calls in
+    the next run, and what receivers would make of them: those of --receiver, else the sync's own. Then its
+    past, the newest first: calls, rejections, and why other runs sent nothing. Nothing changes.
 
     Example: retl explain orders o-5001 --receiver insider
     """
     names = chosen_receivers(receivers)
     for session in find_sessions([sync], state_dir, rehearsal):
         with session.peeked_state(SystemClock()) as state:
+            past = {one.key: one for one in find_past(state, key)}
             job = looking_job(session, state)
-            explained = explain(job, key, receiver_settings(session, names or list(session.sync.receivers)))
-        for one in explained:
+            settings = receiver_settings(session, names or list(session.sync.receivers))
+            ahead = None if offline else _ahead(job, key, settings, has_past=bool(past))
+        if not past and (ahead is None or not ahead.calls):
+            raise nothing_found(job, key)
+        for one in _by_row(key, past, ahead):
             if as_json:
                 click.echo(as_json_line({"sync": session.sync.name, **one.as_json()}))
             else:
-                console().print(explained_report(one))
+                console().print(one.report(in_full))
     return 0
 
 
-def explained_report(explained: Explained) -> RenderableType:
-    """A call, and its result at each receiver."""
+def _ahead(job: Job, key: str, settings: Mapping[str, Settings], has_past: bool) -> Ahead | None:
+    """The row in the next run; None where there is a past to tell, and the model cannot be read."""
+    try:
+        return explain(job, key, settings)
+    except Interrupted:
+        raise
+    except RetlError as error:
+        if not has_past:
+            raise
+        console(stderr=True).print(
+            Text(f"the model cannot be read, so this is the past alone: {error}", "yellow")
+        )
+        return None
+
+
+@dataclass(frozen=True)
+class Told:
+    """A row with its past, and what is to come of it; None where the model was not read.
+
+    Attributes:
+        past: what the state knows.
+        now: its values as the model has them; None where it is gone, or the model was not read.
+        calls: of the next run.
+    """
+
+    past: RowPast
+    now: Mapping[str, str | None] | None
+    calls: Sequence[Explained] | None
+
+    def as_json(self) -> dict[str, Any]:
+        """The object that `retl explain --json` prints."""
+        calls = None if self.calls is None else [one.as_json() for one in self.calls]
+        return {**self.past.as_json(), "now": self.now, "next": calls}
+
+    def report(self, in_full: bool) -> RenderableType:
+        """The same for people."""
+        head = Text.assemble((self.past.key, "bold"), (f"  found as a {self.past.matched}", "dim"))
+        lines: list[RenderableType] = [head, *_row_lines(self.past.row, self.now, in_full)]
+        if self.now is None and self.calls is not None:
+            nothing = "" if self.calls else "; the next run sends nothing for it"
+            lines.append(Text(f"  now  not in the model{nothing}", "yellow"))
+        for call in self.calls or ():
+            lines.append(explained_report(call, in_full))
+        lines += _past_lines(self.past)
+        return Group(*lines, Text())
+
+
+def _by_row(asked: str, past: Mapping[str, RowPast], ahead: Ahead | None) -> Iterator[Told]:
+    """The rows with all that is known of them."""
+    calls: dict[str, list[Explained]] = {}
+    for call in ahead.calls if ahead else ():
+        calls.setdefault(call.key, []).append(call)
+    for key in dict.fromkeys([*past, *calls]):
+        known = past.get(key) or RowPast(key, "key" if key == asked else "user", None, (), ())
+        yield Told(known, ahead.rows.get(key) if ahead else None, calls.get(key, []) if ahead else None)
+
+
+def _row_lines(
+    was: Mapping[str, str | None] | None, now: Mapping[str, str | None] | None, in_full: bool
+) -> Iterator[RenderableType]:
+    """The row as it was last sent, or is remembered; and the values that the model has otherwise now."""
+    if was is not None:
+        yield Text(_folded(f"  row  {_values(was)}", in_full, "row"), "dim")
+    if was is None and now is not None:
+        yield Text(_folded(f"  row  {_values(now)}", in_full, "row"), "dim")
+    if was is not None and now is not None:
+        for column, value in now.items():
+            if column in was and was[column] != value:
+                differs = f"  now  {column}: {_value(was[column])} → {_value(value)}"
+                yield Text(_folded(differs, in_full, "row"), "yellow")
+
+
+def _values(row: Mapping[str, str | None]) -> str:
+    return ", ".join(f"{column}: {_value(value)}" for column, value in row.items())
+
+
+def _value(value: str | None) -> str:
+    return "null" if value is None else value
+
+
+def _folded(text: str, in_full: bool, what: str) -> str:
+    """A text, or its beginning where it is long."""
+    if in_full or len(text) <= LONGEST:
+        return text
+    return f"{text[:LONGEST]} … ({len(text) - LONGEST:,} more characters of the {what}: --full-calls)"
+
+
+def _past_lines(past: RowPast) -> Iterator[RenderableType]:
+    """The events of a row, the newest first, and its rejections."""
+    for one in past.rejections:
+        color = "yellow" if one.how is None else "dim"
+        yield Text(f"  {_rejection(one)}", color)
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for event in past.events:
+        what = Text(event.call.event or event.call.change) if event.call else Text(event.kind, "dim")
+        table.add_row(f"  {event.at:%Y-%m-%d %H:%M}", what, _said(event))
+    if past.events:
+        yield Ragged(table)
+    else:
+        yield Text("  no run has sent anything of it yet", "dim")
+
+
+_WHY = {
+    "unchanged": "nothing to send: the row was as before, or not there",
+    "rejected": "the row was rejected",
+    "baseline": "a silent baseline: rows were remembered, and nothing was sent",
+    "guarded": "stopped by a guard",
+    "failed": "failed before rows were compared",
+}
+
+
+def _said(event: Event) -> str:
+    """An event in words."""
+    if event.call is not None:
+        return _call(event.call)
+    runs = ""
+    if event.runs > 1 and event.since is not None:
+        runs = f"{event.runs:,} runs since {event.since:%Y-%m-%d %H:%M}: "
+    message = f": {event.message}" if event.message else ""
+    return f"{runs}{_WHY[event.kind]}{message}"
+
+
+def _call(call: PastCall) -> str:
+    """What became of a call."""
+    answered = f" at {call.answered_at:%Y-%m-%d %H:%M:%S}" if call.answered_at else ""
+    parts = [f"{call.state}{answered}"]
+    if call.status:
+        parts.append(f"answer {call.status}")
+    if call.reason:
+        parts.append(f"{call.reason}: {call.answer or reason_meaning(call.reason)}")
+    parts.append(f"row {call.change}")
+    parts.append(f"user {call.user_id}")
+    later = call.answered_in if call.answered_in not in (None, call.run_id) else None
+    parts.append(f"run {call.run_id}" + (f", sent by {later}" if later else ""))
+    return "; ".join([*parts, call.message_id or "no message id"])
+
+
+def _rejection(one: PastRejection) -> str:
+    """A rejection in a sentence."""
+    what = "row" if one.change is None else "call"
+    value = "" if one.at_fault is None else f", {one.at_fault}: {_value(one.value)}"
+    since = f"since {one.first_seen:%Y-%m-%d %H:%M}, by {count(one.times, 'run')}"
+    if one.ended_at is None:
+        return f"{what} rejected {since}: {reason_meaning(one.reason)} ({one.reason}{value})"
+    until = f"until {one.ended_at:%Y-%m-%d %H:%M}, then {one.how}"
+    return f"{what} was rejected {since}, {until}: {reason_meaning(one.reason)} ({one.reason}{value})"
+
+
+def explained_report(explained: Explained, in_full: bool = True) -> RenderableType:
+    """A call of the next run, and its result at each receiver."""
     sign, color = SIGNS[explained.change]
-    head = Text.assemble((explained.key, "bold"), ": ", (f"{sign} {explained.change}", color))
+    head = Text.assemble("  next ", (f"{sign} {explained.change}", color))
     if explained.what_if is not None:
         head.append(f"; the next run has no call for it, but {_WHAT_IF[explained.what_if]} this one:")
     elif explained.reason is None:
         head.append("; the next run sends:")
-    lines: list[RenderableType] = [head, Text(f"  {explained.body}")]
+    lines: list[RenderableType] = [head, Text(f"  {_folded(explained.body, in_full, 'call')}")]
     if explained.reason:
         rejected = f"would be rejected: {reason_meaning(explained.reason)} ({explained.reason})"
         lines.append(Text(f"  {rejected}", "yellow"))

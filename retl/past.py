@@ -1,0 +1,271 @@
+"""The past of a row: its calls and rejections, and the runs that made no call of it, the newest first."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from itertools import groupby
+from typing import Any
+
+import duckdb
+
+from retl import sql
+from retl.engine.canonical import plain_text
+from retl.engine.mapping import SyncMapping
+from retl.history import show
+from retl.state import State
+
+MOST_ROWS = 20
+"""Rows of one user that are told, those with the newest calls."""
+
+
+@dataclass(frozen=True)
+class PastCall:
+    """A call of a row, as the view `calls` has it; moments are UTC, without a time zone."""
+
+    message_id: str | None
+    change: str
+    user_id: str | None
+    event: str | None
+    moment: datetime | None
+    state: str
+    run_id: str
+    answered_in: str | None
+    answered_at: datetime | None
+    status: int | None
+    reason: str | None
+    answer: str | None
+
+
+@dataclass(frozen=True)
+class PastRejection:
+    """A rejection of a row or of a call of it, as the view `rejections` has it; moments are UTC."""
+
+    change: str | None
+    message_id: str | None
+    reason: str
+    answer: str | None
+    at_fault: str | None
+    value: str | None
+    first_seen: datetime
+    last_seen: datetime
+    times: int
+    ended_at: datetime | None
+    ended_in: str | None
+    how: str | None
+
+
+@dataclass(frozen=True)
+class Event:
+    """A call of a row; or runs, one after another, that made none of it for the same reason.
+
+    Attributes:
+        at: when the run began, of several the last; of a call whose run is forgotten, when it was answered.
+        kind: "call"; or why there is none: "unchanged" (the row was as before, or not there), "rejected",
+            "baseline", "guarded" or "failed".
+        call: the call; None of runs.
+        since: when the first of the runs began.
+        runs: how many.
+        message: of the error that ended them.
+    """
+
+    at: datetime
+    kind: str
+    call: PastCall | None = None
+    since: datetime | None = None
+    runs: int = 0
+    message: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The object that `retl explain --json` prints in `past`."""
+        if self.call is not None:
+            return {"at": _text(self.at), "kind": self.kind, **_texts(asdict(self.call))}
+        since = _text(self.since or self.at)
+        return {
+            "at": _text(self.at),
+            "kind": self.kind,
+            "since": since,
+            "runs": self.runs,
+            "message": self.message,
+        }
+
+
+@dataclass(frozen=True)
+class RowPast:
+    """All that a state knows of a row.
+
+    Attributes:
+        key: the primary key, as text.
+        matched: whether it was asked for as a "key" or as a "user".
+        row: the values by column as they were when the row was last turned into calls, as text; None where
+            it is not in the snapshot.
+        events: the newest first.
+        rejections: open ones first, then the newest.
+    """
+
+    key: str
+    matched: str
+    row: Mapping[str, str | None] | None
+    events: Sequence[Event]
+    rejections: Sequence[PastRejection]
+
+    def as_json(self) -> dict[str, Any]:
+        """The object that `retl explain --json` prints, but for what is to come."""
+        return {
+            "key": self.key,
+            "matched": self.matched,
+            "row": self.row,
+            "past": [event.as_json() for event in self.events],
+            "rejections": [_texts(asdict(one)) for one in self.rejections],
+        }
+
+
+def find_past(state: State, argument: str) -> list[RowPast]:
+    """The past of the row of a key, or of the rows of a user id or an anonymous id; at most `MOST_ROWS`.
+
+    A row is among them also where it is gone, as long as its history is kept.
+    """
+    show(state)
+    db = state.db
+    known = state.metadata.mapping
+    mapping = SyncMapping.from_json(known) if known else None
+    of_row = is_about(argument, "row", mapping) if mapping else "false"
+    found = db.execute(_FIND.format(of_row=of_row), {"asked": argument, "most": MOST_ROWS}).fetchall()
+    keys = [key for (key,) in found]
+    calls, rejections, rows = _calls(db, keys), _rejections(db, keys), _rows(db, keys, mapping)
+    runs = db.execute(_RUNS).fetchall()
+    return [
+        RowPast(
+            key,
+            "key" if key == argument else "user",
+            rows.get(key),
+            list(_events(runs, calls.get(key, []), rejections.get(key, []))),
+            rejections.get(key, []),
+        )
+        for key in keys
+    ]
+
+
+def is_about(asked: str, image: str, mapping: SyncMapping) -> str:
+    """The condition that a row has the key, or one of its ids is it."""
+    users = [column for name, column in mapping.ids.items() if name != "group_id"]
+    texts = ["key", *(plain_text(mapping.types[one], f"{image}[{sql.text(one)}]") for one in users)]
+    return f"coalesce({sql.text(asked)} IN ({', '.join(texts)}), false)"
+
+
+_FIND = """
+SELECT key
+FROM (
+    SELECT key, max(moment) AS last FROM calls WHERE key = $asked OR user_id = $asked GROUP BY key
+    UNION ALL
+    SELECT key, max(last_seen) FROM rejections WHERE key = $asked OR user_id = $asked GROUP BY key
+    UNION ALL
+    SELECT key, NULL FROM rows WHERE {of_row}
+)
+GROUP BY key
+ORDER BY key = $asked DESC, max(last) DESC NULLS LAST, key
+LIMIT $most
+"""
+
+_RUNS = """
+SELECT run_id, started_at, seconds, status, baseline, rows_read, message
+FROM runs
+ORDER BY started_at DESC, run_id DESC
+"""
+
+
+def _calls(db: duckdb.DuckDBPyConnection, keys: Sequence[str]) -> dict[str, list[PastCall]]:
+    columns = ", ".join(PastCall.__dataclass_fields__)
+    query = f"SELECT key, {columns} FROM calls WHERE list_contains(?, key) ORDER BY moment DESC, change"
+    calls: dict[str, list[PastCall]] = {}
+    for key, *values in db.execute(query, [list(keys)]).fetchall():
+        calls.setdefault(key, []).append(PastCall(*values))
+    return calls
+
+
+def _rejections(db: duckdb.DuckDBPyConnection, keys: Sequence[str]) -> dict[str, list[PastRejection]]:
+    columns = ", ".join(PastRejection.__dataclass_fields__)
+    query = f"""
+        SELECT key, {columns} FROM rejections WHERE list_contains(?, key)
+        ORDER BY ended_at DESC NULLS FIRST, first_seen DESC
+        """
+    found: dict[str, list[PastRejection]] = {}
+    for key, *values in db.execute(query, [list(keys)]).fetchall():
+        found.setdefault(key, []).append(PastRejection(*values))
+    return found
+
+
+def _rows(
+    db: duckdb.DuckDBPyConnection, keys: Sequence[str], mapping: SyncMapping | None
+) -> dict[str, dict[str, str | None]]:
+    if mapping is None:
+        return {}
+    return as_texts(db, "SELECT key, row FROM rows", keys, mapping.columns)
+
+
+def as_texts(
+    db: duckdb.DuckDBPyConnection, rows: str, keys: Sequence[str], columns: Sequence[str]
+) -> dict[str, dict[str, str | None]]:
+    """The values of some rows as text by column, by the keys of the rows.
+
+    Args:
+        db: the state's connection.
+        rows: a SELECT of `key` and `row`.
+        keys: of the rows that are asked for.
+        columns: of a row.
+    """
+    values = ", ".join(f"row[{sql.text(column)}]::VARCHAR" for column in columns)
+    found = db.execute(f"SELECT key, {values} FROM ({rows}) WHERE list_contains(?, key)", [list(keys)])
+    return {key: dict(zip(columns, texts, strict=True)) for key, *texts in found.fetchall()}
+
+
+def _events(
+    runs: Sequence[tuple[Any, ...]], calls: Sequence[PastCall], rejections: Sequence[PastRejection]
+) -> Iterator[Event]:
+    """The events of a row, the newest first: its calls, and between them the runs without one."""
+    made: dict[str, list[PastCall]] = {}
+    for call in calls:
+        made.setdefault(call.run_id, []).append(call)
+    for (kind, message), group in groupby(runs, key=lambda run: _why_none(run, made, rejections)):
+        if kind is None:
+            continue
+        several = list(group)
+        if kind != "call":
+            yield Event(several[0][1], kind, None, several[-1][1], len(several), message)
+            continue
+        for run_id, started_at, *_ in several:
+            yield from (Event(started_at, kind, call) for call in made.pop(run_id))
+    for forgotten in made.values():
+        for call in forgotten:
+            at = call.answered_at or call.moment
+            assert at is not None, "a call has a moment"
+            yield Event(at, "call", call)
+
+
+def _why_none(
+    run: tuple[Any, ...], made: Mapping[str, Sequence[PastCall]], rejections: Sequence[PastRejection]
+) -> tuple[str | None, str | None]:
+    """The kind of a run's event, and its message; None where the run was not about rows at all."""
+    run_id, started_at, seconds, status, baseline, rows_read, message = run
+    if run_id in made:
+        return "call", None
+    if status == "guarded":
+        return "guarded", message
+    if rows_read is None:
+        if status == "interrupted":
+            message = message or "it ended suddenly"
+        return ("failed", message) if message else (None, None)
+    ended_at = started_at + timedelta(seconds=seconds + 0.01)
+    if any(
+        one.change is None and one.first_seen <= ended_at and started_at <= one.last_seen
+        for one in rejections
+    ):
+        return "rejected", None
+    return ("baseline" if baseline else "unchanged"), None
+
+
+def _texts(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _text(value) if isinstance(value, datetime) else value for name, value in values.items()}
+
+
+def _text(moment: datetime) -> str:
+    return f"{moment.isoformat(timespec='milliseconds')}Z"

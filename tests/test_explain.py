@@ -1,0 +1,140 @@
+"""What `retl explain` tells of the past of a row or a user."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import Retl, runner
+
+SYNC = """\
+sql: SELECT * FROM 'users.csv'
+primary_key: id
+warehouse: "duckdb://"
+identify:
+  user_id: owner
+  traits: {plan: plan, seats: {column: seats, as: number}}
+guards: {removed: off, changed: 1, added: off, rejected: off}
+"""
+HEAD = "id,owner,plan,seats\n"
+FIRST = HEAD + "1,ada,pro,3\n2,ada,free,1\n3,bob,free,1\n"
+
+
+@pytest.fixture
+def retl(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Retl:
+    """The command line, in a project whose sync was run once."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "syncs").mkdir()
+    (tmp_path / "syncs" / "users.yml").write_text(SYNC)
+    command = runner(capsys)
+    assert 0 == run(command, FIRST)
+    return command
+
+
+def run(retl: Retl, rows: str | None, *options: str) -> int:
+    """One rehearsal with these rows; its exit code. None takes the file away."""
+    file = Path("users.csv")
+    file.unlink(missing_ok=True)
+    if rows is not None:
+        file.write_text(rows)
+    return retl("run", "users", "--sandbox", *options)[0]
+
+
+def told(retl: Retl, asked: str, *options: str) -> list[dict[str, Any]]:
+    """The rows that are explained."""
+    code, out, _ = retl("explain", "users", asked, "--sandbox", "--json", *options)
+    assert 0 == code
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def kinds(row: dict[str, Any]) -> list[str]:
+    """The kinds of its events, and the state of a call."""
+    return [event.get("state", event["kind"]) for event in row["past"]]
+
+
+def test_a_row_is_told_from_its_first_call_on(retl: Retl) -> None:
+    """The newest event is first: calls, and between them why a run sent nothing of this row."""
+    assert 0 == run(retl, FIRST)
+    assert 1 == run(retl, FIRST.replace("1,ada,pro,3", "1,ada,pro,many"))
+    assert 3 == run(retl, None)
+    assert 4 == run(retl, FIRST.replace("pro", "team").replace("free", "team"))
+    assert 0 == run(retl, FIRST.replace("pro", "team"))
+    assert 0 == run(retl, FIRST.replace("pro", "team"))
+    assert 0 == run(retl, FIRST.replace("pro", "team"))
+
+    (row,) = told(retl, "1")
+
+    assert ["unchanged", "delivered", "guarded", "failed", "rejected", "unchanged", "delivered"] == kinds(row)
+    assert (2, "changed", 200) == (row["past"][0]["runs"], row["past"][1]["change"], row["past"][1]["status"])
+    assert "changed" in row["past"][2]["message"]
+    assert "users.csv" in row["past"][3]["message"]
+    (rejection,) = row["rejections"]
+    assert ("bad_number", "seats", "many", "sent") == (
+        rejection["reason"],
+        rejection["at_fault"],
+        rejection["value"],
+        rejection["how"],
+    )
+    assert ("team", "team", "key") == (row["row"]["plan"], row["now"]["plan"], row["matched"])
+
+
+def test_an_id_stands_for_all_rows_of_the_user(retl: Retl) -> None:
+    """A user's rows are told each by itself, and that they were found as those of a user."""
+    found = told(retl, "ada")
+    assert [("1", "user"), ("2", "user")] == sorted((row["key"], row["matched"]) for row in found)
+    assert [["delivered"]] * 2 == [kinds(row) for row in found]
+
+
+def test_a_row_that_is_gone_still_has_its_past(retl: Retl) -> None:
+    """Its calls are told by key and by user, though neither the model nor the snapshot has it."""
+    assert 0 == run(retl, FIRST.replace("3,bob,free,1\n", ""))
+    for asked in ("3", "bob"):
+        (row,) = told(retl, asked)
+        assert (None, None, [], ["unchanged", "delivered"]) == (
+            row["row"],
+            row["now"],
+            row["next"],
+            kinds(row),
+        )
+
+
+def test_the_past_is_told_without_the_warehouse(retl: Retl) -> None:
+    """Where the model cannot be read the past is told with a notice; with --offline it is not tried."""
+    Path("users.csv").unlink()
+    code, out, err = retl("explain", "users", "1", "--sandbox", "--json")
+    assert (0, None, ["delivered"]) == (code, json.loads(out)["next"], kinds(json.loads(out)))
+    assert err.startswith("the model cannot be read, so this is the past alone: ")
+    code, _, err = retl("explain", "users", "1", "--sandbox", "--offline")
+    assert (0, "") == (code, err)
+    assert 3 == retl("explain", "users", "nobody", "--sandbox")[0]
+    code, _, err = retl("explain", "users", "nobody", "--sandbox", "--offline")
+    assert (2, True) == (code, "no row has the key `nobody`, and no user this id" in err)
+
+
+def test_what_differs_from_the_last_call_is_shown(retl: Retl) -> None:
+    """A row shows its values as they were sent, and those that the model has otherwise now."""
+    Path("users.csv").write_text(FIRST.replace("1,ada,pro,3", "1,ada,team,3"))
+    _, out, _ = retl("explain", "users", "1", "--sandbox")
+    lines = out.splitlines()
+    assert ["1  found as a key", "  row  id: 1, owner: ada, plan: pro, seats: 3"] == lines[:2]
+    assert "  now  plan: pro → team" in lines
+    assert "  next ~ changed; the next run sends:" in lines
+
+
+def test_a_long_call_is_folded(retl: Retl) -> None:
+    """A call of many characters is cut with the number of those that are left, unless all are asked for."""
+    Path("users.csv").write_text(FIRST.replace("1,ada,pro,3", f"1,ada,{'x' * 2_000},3"))
+    _, folded, _ = retl("explain", "users", "1", "--sandbox")
+    _, in_full, _ = retl("explain", "users", "1", "--sandbox", "--full-calls")
+    assert ("more characters of the call: --full-calls)" in folded, "x" * 2_000 in folded) == (True, False)
+    assert "x" * 2_000 in in_full
+
+
+def test_a_silent_baseline_is_told(retl: Retl) -> None:
+    """Of a row that was remembered and not sent, the run that did so is told."""
+    track = SYNC.replace("identify:", "track:").replace("traits:", "properties:") + "initial: skip\n"
+    track = track.replace("  user_id: owner\n", "  user_id: owner\n  added: A\n  changed: C\n")
+    Path("syncs/orders.yml").write_text(track)
+    assert 0 == retl("run", "orders", "--sandbox")[0]
+    _, out, _ = retl("explain", "orders", "1", "--sandbox", "--json")
+    assert ["baseline"] == kinds(json.loads(out))
