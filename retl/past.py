@@ -55,7 +55,7 @@ class PastRejection:
 
 
 @dataclass(frozen=True)
-class Event:
+class PastEvent:
     """A call of a row; or runs, one after another, that made none of it for the same reason.
 
     Attributes:
@@ -105,7 +105,7 @@ class RowPast:
     key: str
     matched: str
     row: Mapping[str, str | None] | None
-    events: Sequence[Event]
+    events: Sequence[PastEvent]
     rejections: Sequence[PastRejection]
 
     def as_json(self) -> dict[str, Any]:
@@ -220,7 +220,7 @@ def as_texts(
 
 def _events(
     runs: Sequence[tuple[Any, ...]], calls: Sequence[PastCall], rejections: Sequence[PastRejection]
-) -> Iterator[Event]:
+) -> Iterator[PastEvent]:
     """The events of a row, the newest first: its calls, and between them the runs without one."""
     made: dict[str, list[PastCall]] = {}
     for call in calls:
@@ -230,15 +230,15 @@ def _events(
             continue
         several = list(group)
         if kind != "call":
-            yield Event(several[0][1], kind, None, several[-1][1], len(several), message)
+            yield PastEvent(several[0][1], kind, None, several[-1][1], len(several), message)
             continue
         for run_id, started_at, *_ in several:
-            yield from (Event(started_at, kind, call) for call in made.pop(run_id))
+            yield from (PastEvent(started_at, kind, call) for call in made.pop(run_id))
     for forgotten in made.values():
         for call in forgotten:
             at = call.answered_at or call.moment
             assert at is not None, "a call has a moment"
-            yield Event(at, "call", call)
+            yield PastEvent(at, "call", call)
 
 
 def _why_none(

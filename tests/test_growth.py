@@ -12,6 +12,7 @@ from retl.sandbox.server import Sandbox
 RUNS = 1_000
 ROWS = 2_000
 CHANGED = 40
+RUNS_IN_30_DAYS = 30 * 24
 MOST = 2.5
 """Times the size of its data that a file has at most: DuckDB writes new blocks before it frees old ones."""
 
@@ -30,7 +31,10 @@ def data_size(path: Path) -> int:
 
 @pytest.mark.slow
 def test_a_thousand_runs_do_not_make_the_file_grow(tmp_path: Path) -> None:
-    """With small changes in each, the file stays in proportion to its data, to the last run."""
+    """With small changes in each, the file stays in proportion to its data, to the last run.
+
+    The history is a part of that data, and has no call that is older than it is kept.
+    """
     ids = [f"u{number:05}" for number in range(ROWS)]
     names = [f"name {number}" for number in range(ROWS)]
     sizes = []
@@ -46,3 +50,6 @@ def test_a_thousand_runs_do_not_make_the_file_grow(tmp_path: Path) -> None:
             sizes.append(shop.state_path.stat().st_size)
     assert max(sizes[100:]) <= MOST * data_size(shop.state_path)
     assert max(sizes[-100:]) <= max(sizes[100:-100])
+    with duckdb.connect(str(shop.state_path), read_only=True) as db:
+        ((calls,),) = db.execute("SELECT count(*) FROM delivered_call").fetchall()
+    assert RUNS_IN_30_DAYS * CHANGED <= calls <= (RUNS_IN_30_DAYS + 1) * CHANGED

@@ -19,7 +19,7 @@ from retl.clock import SystemClock
 from retl.errors import Interrupted, RetlError
 from retl.explain import Ahead, Explained, ReceiverResult, explain, nothing_found
 from retl.job import Job
-from retl.past import Event, PastCall, PastRejection, RowPast, find_past
+from retl.past import PastCall, PastEvent, PastRejection, RowPast, find_past
 from retl.receivers.data_file import Effect, chosen_receivers, receiver
 from retl.receivers.settings import Settings
 from retl.session import find_sessions
@@ -186,7 +186,7 @@ _WHY = {
 }
 
 
-def _said(event: Event) -> str:
+def _said(event: PastEvent) -> str:
     """An event in words."""
     if event.call is not None:
         return _call(event.call)
@@ -198,7 +198,7 @@ def _said(event: Event) -> str:
 
 
 def _call(call: PastCall) -> str:
-    """What became of a call."""
+    """The result of a call, in words."""
     answered = f" at {call.answered_at:%Y-%m-%d %H:%M:%S}" if call.answered_at else ""
     parts = [f"{call.state}{answered}"]
     if call.status:
