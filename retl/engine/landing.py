@@ -1,12 +1,10 @@
 """The landing of a model's rows: the table that takes them as they are read, before they are compared."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import duckdb
-import numpy as np
-import pyarrow as pa
 
 from retl import sql
 from retl.engine.canonical import Canonical, common_type, converted
@@ -163,16 +161,6 @@ class Staged:
     rows: int
     landing: Landing
     turn: int
-
-
-def numbered(batches: Iterable[pa.RecordBatch], first: int) -> Iterator[pa.RecordBatch]:
-    """Batches with the column `SEQ`, whose rows are numbered from `first` on."""
-    seq = first
-    for batch in batches:
-        # pa.array() of a NumPy array would load pandas, where it is installed.
-        places = pa.py_buffer(np.arange(seq, seq + batch.num_rows))
-        yield batch.append_column(SEQ, pa.Array.from_buffers(pa.int64(), batch.num_rows, [None, places]))
-        seq += batch.num_rows
 
 
 _IMAGE = '[struct_pack("key" := key, "row" := row, "fault" := fault)]'

@@ -10,9 +10,9 @@ from retl.config.sync import Sync, with_columns
 from retl.engine import diff, snapshot
 from retl.engine.base import Changes, Engine
 from retl.engine.cast import refuse_casts
-from retl.engine.landing import Landing, Purpose, numbered
+from retl.engine.landing import Landing, Purpose
 from retl.engine.mapping import SyncMapping, comparisons, read_mapping
-from retl.engine.stage import stage
+from retl.engine.stage import numbered, stage
 from retl.engine.unmatched import all_unmatched, find_unmatched
 from retl.errors import MissingColumnError, ModelError
 from retl.model import Model

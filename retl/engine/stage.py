@@ -5,12 +5,13 @@ from dataclasses import replace
 from itertools import groupby
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 
 from retl import sql
 from retl.config.sync import Sync
 from retl.engine.canonical import NOTHING, Canonical, as_json_text, canonical, plain_text
-from retl.engine.landing import Landing, Staged, Table, fits, stored
+from retl.engine.landing import SEQ, Landing, Staged, Table, fits, stored
 from retl.engine.mapping import SyncMapping
 from retl.engine.row_hash import hash_check
 from retl.errors import ModelError
@@ -130,6 +131,16 @@ class _Stream:
             raise
         finally:
             db.unregister("incoming")
+
+
+def numbered(batches: Iterable[pa.RecordBatch], first: int) -> Iterator[pa.RecordBatch]:
+    """Batches with the column `SEQ`, whose rows are numbered from `first` on."""
+    seq = first
+    for batch in batches:
+        # pa.array() of a NumPy array would load pandas, where it is installed.
+        places = pa.py_buffer(np.arange(seq, seq + batch.num_rows))
+        yield batch.append_column(SEQ, pa.Array.from_buffers(pa.int64(), batch.num_rows, [None, places]))
+        seq += batch.num_rows
 
 
 _ROW_FAULTS = f"""
