@@ -6,7 +6,8 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from delivery import TRACK, Shop, Table
+from delivery import IDENTIFY, TRACK, Shop, Table
+from harness import runner
 
 from retl.clock import SystemClock
 from retl.damage import storage_error
@@ -196,6 +197,27 @@ def test_damage_that_a_run_meets_later_is_no_bug(path: Path, killed: Path) -> No
         snapshot.forget(state)
     with Sandbox() as sandbox:
         assert run(path.parent, sandbox.url, AFTER).baseline
+
+
+@pytest.mark.rule("L8")
+def test_a_reset_is_a_way_out_though_rows_tell_the_history(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the rows of a first pass are damaged, a reset says that their history is lost, and goes on."""
+    monkeypatch.chdir(tmp_path)
+    users = {"id": [f"u{one}" for one in NUMBERS], "name": ["x"] * 20_000, "plan": ["y"] * 20_000}
+    with Sandbox(keep=1) as sandbox:
+        shop = Shop(tmp_path, sandbox.url, IDENTIFY)
+        assert 20_000 == shop.run(Table(users)).calls.delivered
+        with duckdb.connect(str(shop.state_path)) as db:
+            block = "FROM pragma_storage_info('snapshot') WHERE segment_type = 'VARCHAR' AND block_id >= 0"
+            ((damaged,),) = db.execute(f"SELECT block_id {block} LIMIT 1").fetchall()
+        flipped(lambda _: 12_288 + damaged * BLOCK_BYTES + BLOCK_BYTES // 4)(shop.state_path)
+
+        code, out, _ = runner(capsys)("reset", "shop.yml", "--yes", "--state-dir", str(tmp_path))
+
+        assert (0, True) == (code, "the history of their first calls is lost" in out)
+        assert 20_000 == shop.run(Table(users)).calls.delivered
 
 
 def test_a_cut_off_log_is_used_as_far_as_it_goes(path: Path) -> None:

@@ -9,7 +9,7 @@ from delivery import IDENTIFY, NOON, TRACK, FakeClock, Shop, Table, fill, memory
 from harness import Retl, runner
 
 from retl.delivery import history, outbox
-from retl.discard import discard_rejected
+from retl.discard import discard_pending, discard_rejected
 from retl.job import Job, Options
 from retl.retry import retry
 from retl.sandbox.failures import Reply
@@ -142,6 +142,17 @@ def test_the_history_outlives_the_rows(
         assert 0 == retl("reset", "shop.yml", "--yes", "--state-dir", str(shop.folder))[0]
     text = IDENTIFY.replace("plan: plan", "tier: plan") if edit == "mapping" else IDENTIFY
     Shop(shop.folder, sandbox.url, text, clock=shop.clock).run(Table(USERS), options)
+    with open_state(shop.state_path, "shop") as state:
+        assert sent(sandbox) == seen(state)
+
+
+def test_calls_that_were_taken_back_are_no_history(shop: Shop, sandbox: Sandbox) -> None:
+    """Where a part of a first pass was sent and the rest discarded, the history has what arrived."""
+    shop.run(Table(USERS), Options(limit=3))
+    with open_state(shop.state_path, "shop") as state:
+        assert 4 == discard_pending(state)
+        assert sent(sandbox) == seen(state)
+    shop.run(users(u1="Ann", u7="Gil"))
     with open_state(shop.state_path, "shop") as state:
         assert sent(sandbox) == seen(state)
 

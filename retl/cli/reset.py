@@ -13,6 +13,7 @@ from retl.damage import state_exists
 from retl.delivery import history, outbox, rejected
 from retl.engine import snapshot
 from retl.engine.mapping import first_pass_sentence
+from retl.errors import StateError
 from retl.session import Session, find_sessions
 
 
@@ -50,19 +51,33 @@ def reset_command(
         if not state_exists(session.state_path):
             click.echo(f"{name}: there is no state to forget")
             continue
-        with session.hold(SystemClock()), session.open_state() as state:
-            rows, pending = snapshot.row_count(state.db), outbox.pending(state.db)
+        with session.hold(SystemClock()):
+            with session.open_state() as state:
+                rows, pending = snapshot.row_count(state.db), outbox.pending(state.db)
             if not yes:
                 click.confirm(f"{name}: forget {count(rows, 'row')} and start anew?", abort=True)
-            with state.transaction():
+            if not _write_first_calls(session):
+                click.echo(f"{name}: the rows are damaged, so the history of their first calls is lost")
+            with session.open_state() as state, state.transaction():
                 outbox.render_waiting(state.db)
-                history.keep_first_calls(state.db, keys=None)
+                history.forget_first_calls(state.db)
                 snapshot.forget(state, with_destination=not pending)
                 rejected.overtake_all(state.db)  # the next run may go elsewhere, and sends each row anyway
         click.echo(f"{name}: {count(rows, 'row')} forgotten; {_next_run(session.sync, pending)}")
         if pending:
             click.echo(f"{name}: {count(pending, 'call')} of an earlier run still go to the same destination")
     return 0
+
+
+def _write_first_calls(session: Session) -> bool:
+    """Write down the calls that only the rows tell; whether these could be read."""
+    try:
+        with session.open_state() as state, state.transaction():
+            outbox.render_waiting(state.db)
+            history.keep_first_calls(state.db, keys=None)
+    except StateError:
+        return False
+    return True
 
 
 def _purge(session: Session, yes: bool, with_pending: bool) -> None:

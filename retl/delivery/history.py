@@ -76,7 +76,12 @@ def keep_first_calls(db: duckdb.DuckDBPyConnection, keys: str | None) -> None:
         return
     keep(db, calls)
     if keys is None:
-        db.execute("DELETE FROM state.first_pass")
+        forget_first_calls(db)
+
+
+def forget_first_calls(db: duckdb.DuckDBPyConnection) -> None:
+    """Forget the calls that only rows of the snapshot tell; to be run in a transaction."""
+    db.execute("DELETE FROM state.first_pass")
 
 
 def first_calls(db: duckdb.DuckDBPyConnection, keys: str | None = None) -> str | None:
@@ -146,7 +151,7 @@ def forget_before(db: duckdb.DuckDBPyConnection, moment: datetime) -> None:
 def forget_first_pass(db: duckdb.DuckDBPyConnection) -> None:
     """Forget the first pass, where no receipt tells of it any more; to be run in a transaction."""
     if not unrendered.lanes(db) and not receipts.is_there_any_up_to(db, last_place(db)):
-        db.execute("DELETE FROM state.first_pass")
+        forget_first_calls(db)
 
 
 def delivered(db: duckdb.DuckDBPyConnection) -> str:
