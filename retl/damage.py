@@ -80,7 +80,7 @@ def not_readable(error: duckdb.Error, path: Path | None) -> StateError:
 
 
 def _damaged_file(error: duckdb.Error, path: Path | None) -> StateError:
-    # A reset touches no row of the snapshot, and keeps calls that wait and the source of message ids.
+    # A reset needs no row of the snapshot, and keeps calls that wait and the source of message ids.
     way = "try `retl reset`, which keeps the calls that wait; if that fails too, move it away"
     return _unusable("the state file is damaged", error, path, way)
 
