@@ -179,6 +179,27 @@ def test_a_call_that_left_ahead_of_its_turn_has_its_own_answer() -> None:
         assert 59 == written(state)
 
 
+@pytest.mark.parametrize(
+    "message_id",
+    [
+        "retl-0123456789abcdef0123456789abcdef",
+        "retl-0123456789ABCDEF0123456789ABCDEF",
+        "retl-0123456789abcdef0123456789abcdeg",
+        "retl-01234567-89ab-cdef-0123-456789ab",
+        "retl-",
+        "é",
+    ],
+)
+def test_a_message_id_is_told_to_the_letter(message_id: str) -> None:
+    """Whatever an id looks like, the history has it as it was sent."""
+    with memory_state() as state, Sandbox() as sandbox:
+        fill(state, 2)
+        state.db.execute("UPDATE state.outbox SET message_id = ? WHERE seq = 1", [message_id])
+        with segment(sandbox.url) as to:
+            assert 2 == send(state, to).delivered
+        assert {message_id, "m1"} == {one["message_id"] for one in told(state)}
+
+
 def test_places_do_not_begin_anew(shop: Shop, sandbox: Sandbox) -> None:
     """An outbox that was empty goes on numbering, so that an older receipt is of no newer call."""
     shop.run(Table(USERS))
