@@ -59,7 +59,8 @@ class PastEvent:
     """A call of a row; or runs, one after another, that made none of it for the same reason.
 
     Attributes:
-        at: when the run began, of several the last; of a call whose run is forgotten, when it was answered.
+        at: when the run began, of several the last; of a call whose run is forgotten, when it was answered,
+            else its own timestamp. None where an older state does not tell.
         kind: "call"; or why there is none: "unchanged" (the row was as before, or not there), "rejected",
             "baseline", "guarded" or "failed".
         call: the call; None of runs.
@@ -68,7 +69,7 @@ class PastEvent:
         message: of the error that ended them.
     """
 
-    at: datetime
+    at: datetime | None
     kind: str
     call: PastCall | None = None
     since: datetime | None = None
@@ -77,16 +78,10 @@ class PastEvent:
 
     def as_json(self) -> dict[str, Any]:
         """The object that `retl explain --json` prints in `past`."""
+        event = {"at": self.at, "kind": self.kind}
         if self.call is not None:
-            return {"at": _text(self.at), "kind": self.kind, **_texts(asdict(self.call))}
-        since = _text(self.since or self.at)
-        return {
-            "at": _text(self.at),
-            "kind": self.kind,
-            "since": since,
-            "runs": self.runs,
-            "message": self.message,
-        }
+            return _texts(event | asdict(self.call))
+        return _texts(event | {"since": self.since, "runs": self.runs, "message": self.message})
 
 
 @dataclass(frozen=True)
@@ -236,9 +231,7 @@ def _events(
             yield from (PastEvent(started_at, kind, call) for call in made.pop(run_id))
     for forgotten in made.values():
         for call in forgotten:
-            at = call.answered_at or call.moment
-            assert at is not None, "a call has a moment"
-            yield PastEvent(at, "call", call)
+            yield PastEvent(call.answered_at or call.moment, "call", call)
 
 
 def _why_none(

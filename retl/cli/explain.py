@@ -170,7 +170,7 @@ def _past_lines(past: RowPast) -> Iterator[RenderableType]:
     table.add_column(overflow="fold")
     for event in past.events:
         what = Text(event.call.event or event.call.change) if event.call else Text(event.kind, "dim")
-        table.add_row(f"  {event.at:%Y-%m-%d %H:%M}", what, _said(event))
+        table.add_row(f"  {event.at:%Y-%m-%d %H:%M}" if event.at else "", what, _said(event))
     if past.events:
         yield Ragged(table)
     else:
