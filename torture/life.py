@@ -227,7 +227,10 @@ class Life:
         arrived = [call for call in [*self._accepted(), *more] if call["messageId"] not in self._forgotten]
         accepted = list({call["messageId"]: call for call in reversed(arrived)}.values())[::-1]
         known = {call["messageId"] for call in accepted}
-        refused = [call for message_id, call in self._refused().items() if message_id not in known]
+        kept = self._refused()
+        refused = [call for message_id, call in kept.items() if message_id not in known]
+        if not more:
+            self._check_history(known - set(kept))
         history = self._world.history
         match self._kind:
             case "track":
@@ -239,6 +242,16 @@ class Life:
                 check_members(history, accepted, users, self._fulls > 0)
         if not self._went_back and not self._was_retried:
             check_order(accepted)
+
+    def _check_history(self, delivered: set[str]) -> None:
+        """The history tells each call that was delivered, once, and no call that never arrived."""
+        told = self._world.told()
+        never = set(told) - {call["messageId"] for call in self._accepted()}
+        lacking = set() if self._before else delivered - set(told)
+        if len(told) > len(set(told)) or never or lacking:
+            raise Broken(
+                WRONG, f"of {len(told)} calls in the history {len(never)} never arrived; {len(lacking)} lack"
+            )
 
     def _refused(self) -> dict[str, dict[str, Any]]:
         """The calls that are kept as refused, by message id."""

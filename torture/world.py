@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 
 from retl.config.project import Project
-from retl.delivery import outbox
+from retl.delivery import history, outbox
 from retl.discard import discard_pending
 from retl.errors import RetlError
 from retl.job import Job, Options
@@ -134,6 +134,12 @@ class World:
         with self._store.looked_at(self.state, "life") as db:
             found = db.execute(f"SELECT message_id FROM ({outbox.waiting(db)})").fetchall()
         return {message_id for (message_id,) in found}
+
+    def told(self) -> list[str]:
+        """The message ids of the history of calls."""
+        with self._store.looked_at(self.state, "life") as db:
+            found = db.execute(f"SELECT message_id FROM ({history.delivered(db)})").fetchall()
+        return [message_id for (message_id,) in found]
 
     def look(self, *queries: str) -> list[list[tuple[object, ...]]]:
         """The results of queries of the state."""
