@@ -74,7 +74,7 @@ SELECT * FROM ({rejected})
 
 
 @dataclass(frozen=True)
-class Found:
+class Answer:
     """The result of a query.
 
     Attributes:
@@ -90,7 +90,7 @@ class Found:
         return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
 
 
-def query(state: State, text: str) -> Found:
+def query(state: State, text: str) -> Answer:
     """The result of one SELECT over the views; it reaches no table of the state, and no file.
 
     Raises:
@@ -103,7 +103,7 @@ def query(state: State, text: str) -> Found:
     _refuse_all_but_views(db, text)
     try:
         found = db.execute(text)
-        return Found([column[0] for column in found.description or ()], found.fetchall())
+        return Answer([column[0] for column in found.description or ()], found.fetchall())
     except duckdb.Error as error:
         raise ConfigError(f"the query fails: {_sentence(error)}", hint=_HINT) from error
 

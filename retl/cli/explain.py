@@ -88,7 +88,7 @@ def _ahead(job: Job, key: str, settings: Mapping[str, Settings], has_past: bool)
 
 
 @dataclass(frozen=True)
-class Told:
+class ToldRow:
     """A row with its past, and what is to come of it; None where the model was not read.
 
     Attributes:
@@ -119,14 +119,14 @@ class Told:
         return Group(*lines, Text())
 
 
-def _by_row(asked: str, past: Mapping[str, RowPast], ahead: Ahead | None) -> Iterator[Told]:
+def _by_row(asked: str, past: Mapping[str, RowPast], ahead: Ahead | None) -> Iterator[ToldRow]:
     """The rows with all that is known of them."""
     calls: dict[str, list[Explained]] = {}
     for call in ahead.calls if ahead else ():
         calls.setdefault(call.key, []).append(call)
     for key in dict.fromkeys([*past, *calls]):
         known = past.get(key) or RowPast(key, "key" if key == asked else "user", None, (), ())
-        yield Told(known, ahead.rows.get(key) if ahead else None, calls.get(key, []) if ahead else None)
+        yield ToldRow(known, ahead.rows.get(key) if ahead else None, calls.get(key, []) if ahead else None)
 
 
 def _row_lines(

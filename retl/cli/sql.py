@@ -13,7 +13,7 @@ from rich.table import Table
 from retl.cli.console import Ragged, as_json_line, console
 from retl.cli.options import ONE_SYNC, REHEARSAL, STATE_DIR
 from retl.clock import SystemClock
-from retl.history import Found, query
+from retl.history import Answer, query
 from retl.session import find_sessions
 
 
@@ -49,7 +49,7 @@ def sql_command(
     return 0
 
 
-def as_csv_text(found: Found) -> str:
+def as_csv_text(found: Answer) -> str:
     """The rows as CSV."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -58,7 +58,7 @@ def as_csv_text(found: Found) -> str:
     return text.getvalue()
 
 
-def found_report(found: Found) -> RenderableType:
+def found_report(found: Answer) -> RenderableType:
     """The rows as a table; numbers are at the right."""
     table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="dim")
     for place, name in enumerate(found.columns):
