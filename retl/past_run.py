@@ -1,13 +1,11 @@
 """Past runs, by the records that a state keeps of them."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import duckdb
 
 from retl.delivery import outbox
-from retl.event_calls import EventCalls, read_events
 from retl.run import KEPT_RUNS, Status, newest_records
 
 
@@ -63,12 +61,6 @@ def pending_since(db: duckdb.DuckDBPyConnection) -> str | None:
     run_ids = outbox.run_ids(db)
     moments = [kept["started_at"] for kept in newest_records(db, run_ids)] if run_ids else []
     return min(moments, default=None)
-
-
-def kept_events(db: duckdb.DuckDBPyConnection, run_ids: Sequence[str]) -> dict[str, tuple[EventCalls, ...]]:
-    """The calls by event of these runs, by the id of the run, as far as their records have them."""
-    events = {kept["run_id"]: read_events(kept.get("events")) for kept in newest_records(db, run_ids)}
-    return {run_id: one for run_id, one in events.items() if one}
 
 
 def sent_record(db: duckdb.DuckDBPyConnection, run_id: str | None) -> dict[str, Any] | None:

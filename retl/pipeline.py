@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 
 import duckdb
 
-from retl import event_calls, signals
+from retl import signals
 from retl.calls import rejection
 from retl.calls.message_id import MessageIdScope
 from retl.calls.parts import Rendering
 from retl.calls.render import find_values_at_fault, render_calls
-from retl.calls.template import Template, answering
 from retl.damage import storage_error
 from retl.delivery import history, outbox, rejected
 from retl.delivery.address import is_local
@@ -31,7 +30,6 @@ from retl.engine.mapping import SyncMapping, read_mapping, refuse_other_identity
 from retl.errors import ConfigError, DestinationError
 from retl.job import Job
 from retl.lazy import lazy_module
-from retl.past_run import kept_events
 from retl.planned import work_of
 from retl.run import (
     Run,
@@ -59,7 +57,7 @@ def run(job: Job, destination: Destination) -> Run:
     """
     sync, state, clock = job.sync, job.state, job.clock
     began = clock.monotonic()
-    record = begin_run(sync.name, clock.now(), job.options.full)
+    record = begin_run(sync.name, clock.now(), job.options.full, sync.segment.marks)
     terms = Terms(record.run_id, began + job.options.deadline_seconds, job.options.limit)
     job = job.asking(run=record.run_id)
     try:
@@ -68,8 +66,6 @@ def run(job: Job, destination: Destination) -> Run:
             record = record.evolve(full=False, resumed_full=True)
         with state.transaction():
             open_run(state.db, record)
-        waited = waiting_events(state.db)
-        record = record.evolve(events=event_calls.entered(waited, (), 0), marked=sync.segment.marks)
         refuse_other_destination(job, destination)
         before_reading = replace(terms, until_undecided=True)
         left_over = deliver(state, destination, before_reading, clock, job.observer)
@@ -85,7 +81,6 @@ def run(job: Job, destination: Destination) -> Run:
             record = record.evolve(violations=outgoing.violations)
             if (planned := job.options.planned) is not None:
                 planned.refuse_other_work(work_of(state.db, outgoing.diff))
-            entering = event_calls.entering(state.db, answered(job, proposal))
             with state.transaction():
                 outbox.render_waiting(state.db)
                 if (before := proposal.changes.old_mapping) is not None:
@@ -97,8 +92,6 @@ def run(job: Job, destination: Destination) -> Run:
                 enqueued = outbox.enqueue(state.db, record.run_id, outgoing.lanes, outgoing.unrendered)
                 remember(job, mapping, proposal.sends, destination)
                 enqueued_record = record.with_calls(enqueued, outgoing.undated, refused)
-                by_event = event_calls.entered(waited, entering, enqueued)
-                enqueued_record = enqueued_record.evolve(events=by_event)
                 keep_run(state.db, enqueued_record)
             record = enqueued_record
             if enqueued:
@@ -130,7 +123,6 @@ def finish(job: Job, record: Run, seconds: float) -> Run:
     db = job.state.db
     try:
         waiting = outbox.pending(db)
-        record = record.evolve(events=ended_events(db, record))
         record = record.finished(seconds, waiting, rejected_fails=job.sync.on_rejected == "fail")
         with job.state.transaction():
             keep_run(db, record)
@@ -148,19 +140,6 @@ def finish(job: Job, record: Run, seconds: float) -> Run:
         )
         record = record.finished(seconds, None, rejected_fails=True)
     return record
-
-
-def waiting_events(db: duckdb.DuckDBPyConnection) -> dict[event_calls.EventName, int] | None:
-    """The calls that wait, by event; None where that is not known."""
-    if outbox.is_empty(db):
-        return {}
-    return event_calls.waiting(db, kept_events(db, outbox.run_ids(db)))
-
-
-def ended_events(db: duckdb.DuckDBPyConnection, record: Run) -> tuple[event_calls.EventCalls, ...] | None:
-    """The calls of a run at its end, by event; None where that is not known."""
-    refused = rejected.refused_by_event(db, record.run_id) if record.calls.rejected else []
-    return event_calls.ended(record.events, waiting_events(db), refused, record.calls.delivered or 0)
 
 
 def _forget_old(job: Job, run_id: str) -> int:
@@ -295,12 +274,6 @@ def _rendering(job: Job, proposal: Proposal, lanes: int) -> Rendering:
         lanes=lanes,
         full=job.options.full,
     )
-
-
-def answered(job: Job, proposal: Proposal) -> tuple[Template, ...]:
-    """The templates that can have made the calls of a proposal."""
-    changes = proposal.changes
-    return answering(changes.sync, job.options.full, changes.old_mapping is None, proposal.sends)
 
 
 def _touched(diff: Diff) -> int:

@@ -8,9 +8,8 @@ from retl.delivery import outbox, rejected
 from retl.delivery.deliver import deliver, settle
 from retl.delivery.destination import Destination
 from retl.delivery.round import Delivery, Terms
-from retl.event_calls import entered, entering_again
 from retl.job import Job
-from retl.pipeline import finish, refuse_other_destination, waiting_events
+from retl.pipeline import finish, refuse_other_destination
 from retl.run import Run, begin_run, open_run
 
 
@@ -39,20 +38,17 @@ def retry(job: Job, destination: Destination, stale: bool) -> Retry:
     """
     state, clock = job.state, job.clock
     began = clock.monotonic()
-    record = begin_run(job.sync.name, clock.now()).evolve(marked=job.sync.segment.marks)
+    record = begin_run(job.sync.name, clock.now(), marked=job.sync.segment.marks)
     try:
         with state.transaction():
             open_run(state.db, record)
         refuse_other_destination(job, destination)
         with state.transaction():
             settle(state.db)
-            waited = waiting_events(state.db)
             again = rejected.take_again(state.db, stale, record.run_id, clock.now())
-            entering = entering_again(state.db)
             outbox.enqueue_again(state.db)
             state.rekey(destination.id, job.address)
         record = record.with_calls(again, undated=0, refused=0)
-        record = record.evolve(events=entered(waited, entering, again))
         terms = Terms(record.run_id, began + job.options.deadline_seconds, until_undecided=True)
         delivery = deliver(state, destination, terms, clock, job.observer)
         delivery = _put_back(job, delivery, record.run_id)

@@ -16,7 +16,6 @@ from retl.delivery.round import Delivery
 from retl.engine.diff import Diff
 from retl.engine.guard import Guard
 from retl.errors import RetlError
-from retl.event_calls import EventCalls
 
 if TYPE_CHECKING:
     import pandas as pd  # an extra: only notebooks need it
@@ -87,7 +86,6 @@ class Run:
         retries: attempts beyond the first of each batch.
         guards: the guards and what they found.
         violations: how many calls break a rule of a receiver, by the rule's code.
-        events: the calls by event; None where that is not known.
         marked: whether the calls carry the run's id.
         error: what stopped it; None where it came to its end.
         exit_code: as the command line has it: 0 for success, 1 where rows or calls were rejected; None while
@@ -114,7 +112,6 @@ class Run:
     retries: int | None = None
     guards: Sequence[Guard] = ()
     violations: dict[str, int] = field(default_factory=dict)
-    events: Sequence[EventCalls] | None = ()
     marked: bool = False
     error: RetlError | None = None
     exit_code: int | None = None
@@ -242,15 +239,14 @@ class Run:
             "retries": self.retries,
             "guards": [guard.as_json() for guard in self.guards],
             "violations": self.violations,
-            "events": None if self.events is None else [one.as_json() for one in self.events],
             "marked": self.marked,
             "error": {"code": error.code, "message": str(error), "hint": error.hint} if error else None,
         }
 
 
-def begin_run(sync: str, now: datetime, full: bool = False) -> Run:
+def begin_run(sync: str, now: datetime, full: bool = False, marked: bool = False) -> Run:
     """A run that begins now; its id sorts by time."""
-    return Run(sync, f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}", now, full=full)
+    return Run(sync, f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}", now, full=full, marked=marked)
 
 
 def open_run(db: duckdb.DuckDBPyConnection, run: Run) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import duckdb
 
 from retl.clock import Clock
-from retl.delivery import receipts
+from retl.delivery import history, receipts
 from retl.delivery.public_api import (
     LAG,
     TOKEN,
@@ -22,12 +22,14 @@ from retl.delivery.public_api import (
     window,
 )
 from retl.errors import ConfigError
-from retl.event_calls import EventName, read_events
 from retl.past_run import sent_record
 from retl.session import Session
 
 SOURCE = "SEGMENT_SOURCE_ID"
 """The environment variable of the source's id, where the sync does not have it."""
+
+EventName = tuple[str, str | None]
+"""The type of a call, and the event of a track call."""
 
 ALL = ("all", None)
 """The name of the one line where the calls of a run are not known by event."""
@@ -58,11 +60,12 @@ class SentRun:
     marked: bool
 
 
-def sent_run(db: duckdb.DuckDBPyConnection, run_id: str | None) -> SentRun | None:
+def sent_run(db: duckdb.DuckDBPyConnection, kind: str, run_id: str | None) -> SentRun | None:
     """The calls of a run, or of the last one that delivered any; None where there is no such run.
 
     Args:
         db: the state's connection.
+        kind: of the sync: track, audience, identify or group.
         run_id: of the run.
     """
     record = sent_record(db, run_id)
@@ -79,22 +82,25 @@ def sent_run(db: duckdb.DuckDBPyConnection, run_id: str | None) -> SentRun | Non
         record["run_id"],
         started_at,
         ended_at,
-        _delivered(record),
+        _delivered(db, kind, record),
         calls.get("unsure") or 0,
         calls.get("pending") or 0,
         bool(record.get("marked")),
     )
 
 
-def _delivered(record: Mapping[str, Any]) -> dict[EventName, int]:
-    """The delivered calls of a record, by type and event."""
+def _delivered(db: duckdb.DuckDBPyConnection, kind: str, record: Mapping[str, Any]) -> dict[EventName, int]:
+    """The calls that a run delivered, by type and event, as the history has them.
+
+    It lacks some where the run was cut off and no other has followed, or where an older retl sent them.
+    """
     total = record["calls"]["delivered"] or 0
-    events = read_events(record.get("events"))
-    if events and all(one.delivered is not None for one in events):
-        return {one.name: one.delivered or 0 for one in events if one.delivered}
-    if events and len(events) == 1:
-        return {events[0].name: total}  # it was cut off, and had but one
-    return {ALL: total} if total else {}
+    by_event = history.delivered_in(db, record["run_id"])
+    if sum(by_event.values()) != total:
+        return {ALL: total}
+    if kind in {"identify", "group"}:
+        return {(kind, None): total} if total else {}
+    return {("track", event): calls for event, calls in by_event.items()}
 
 
 @dataclass(frozen=True)

@@ -273,7 +273,7 @@ def test_json_has_every_key_of_its_contract(retl: Retl) -> None:
             "bytes",
             "retries",
         ),
-        *("guards", "violations", "events", "marked", "error"),
+        *("guards", "violations", "marked", "error"),
     ] == list(run)
     counts = {"enqueued": 2, "delivered": 2, "rejected": 0, "pending": 0, "unsure": 0, "undated": 0}
     assert counts == run["calls"]

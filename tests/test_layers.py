@@ -59,7 +59,6 @@ STORIES = [
     "api",
     "check",
     "discard",
-    "event_calls",
     "explain",
     "export",
     "history",

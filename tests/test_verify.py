@@ -202,11 +202,9 @@ def test_calls_that_are_sent_again(retl: Retl, sandbox: Sandbox) -> None:
     retl("run", "users")
     again = json.loads(retl("retry", "users", "--json")[1])
 
-    assert [("Signed Up", 1, 1)] == [
-        (one["event"], one["enqueued"], one["delivered"]) for one in again["events"]
-    ]
     _, found = verified(retl, again["run_id"])
     assert (again["run_id"], 1) == (found["run_id"], found["sent"])
+    assert ["Signed Up"] == [one["event"] for one in found["events"]]
 
 
 def test_the_last_run_that_sent(retl: Retl, project: Path) -> None:

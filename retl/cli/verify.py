@@ -86,7 +86,7 @@ def _runs(
         try:
             session = load_session(path, state_dir, rehearsal=False)
             with session.peeked_state(SystemClock()) as state:
-                run = sent_run(state.db, None)
+                run = sent_run(state.db, session.sync.kind, None)
         except Exception as error:
             codes.append(print_failure(printer, path.stem, error).exit_code)
             continue
@@ -105,7 +105,7 @@ def _find_run(run_id: str, state_dir: Path | None) -> tuple[Session, SentRun]:
         session = load_session(path, state_dir, rehearsal=False)
         try:
             with session.peeked_state(SystemClock()) as state:
-                run = sent_run(state.db, run_id)
+                run = sent_run(state.db, session.sync.kind, run_id)
         except LockedError as error:
             locked = error
             continue

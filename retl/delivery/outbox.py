@@ -323,29 +323,6 @@ def run_ids(db: duckdb.DuckDBPyConnection) -> list[str]:
     return sorted(later.union(run_id for (run_id,) in found))
 
 
-def waiting_by_change(db: duckdb.DuckDBPyConnection) -> list[tuple[str, str, int]]:
-    """The calls that wait: run, change of the row, and how many."""
-    found = db.execute(f"SELECT run_id, change, count(*) FROM {_WAITING} GROUP BY ALL").fetchall()
-    # Only a first pass makes calls without a text, and all its rows are added.
-    later = [(one.run_id, "added", _count_unrendered(db, one)) for one in unrendered.lanes(db)]
-    return [*found, *later]
-
-
-def waiting_by_text(
-    db: duckdb.DuckDBPyConnection, which: Sequence[tuple[str, str]]
-) -> list[tuple[str, str | None, int]]:
-    """The calls that wait, of certain runs and changes: type and event, by their texts, and how many."""
-    return db.execute(
-        f"""
-        SELECT body ->> '$.type', body ->> '$.event', count(*)
-        FROM ({waiting(db)})
-        WHERE list_contains($which, {{'run_id': run_id, 'change': change}})
-        GROUP BY ALL
-        """,
-        {"which": [{"run_id": run_id, "change": change} for run_id, change in which]},
-    ).fetchall()
-
-
 def pages(
     db: duckdb.DuckDBPyConnection, lane: int, page_bytes: Callable[[], int] = lambda: PAGE_BYTES
 ) -> Iterator[Batch]:

@@ -288,19 +288,6 @@ def rejected_in(db: duckdb.DuckDBPyConnection, run_id: str) -> int:
     return int(row[0])
 
 
-def refused_by_event(db: duckdb.DuckDBPyConnection, run_id: str) -> list[tuple[str, str | None, int]]:
-    """The calls that the destination refused in a run: type, event, and how many."""
-    return db.execute(
-        """
-        SELECT body ->> '$.type', body ->> '$.event', count(*)
-        FROM state.rejected_call
-        WHERE rejected_in = ? AND reason = ?
-        GROUP BY ALL
-        """,
-        [run_id, Reason.REFUSED],
-    ).fetchall()
-
-
 @dataclass(frozen=True)
 class RejectedRow:
     """The rows of one key that cannot be sent until they are fixed; all rows without a key are one entry.
