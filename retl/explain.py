@@ -6,6 +6,7 @@ from typing import Any
 
 import duckdb
 
+from retl.calls.render import render_calls
 from retl.checks.call_check import apply_receivers, parsed
 from retl.checks.static_check import check_file, receivers_reached
 from retl.config.sync import Change
@@ -15,7 +16,7 @@ from retl.engine.landing import Purpose
 from retl.errors import ConfigError
 from retl.job import Job
 from retl.past import as_texts, is_about
-from retl.pipeline import find_changes, open_engine, render
+from retl.pipeline import find_changes, open_engine, rendering
 from retl.planning import shown
 from retl.receivers.checker import ReceiverChecker, is_switched_off
 from retl.receivers.compiled_check import CallKind, Violation
@@ -111,7 +112,7 @@ def explain(job: Job, key: str, settings: Mapping[str, Settings]) -> Ahead:
     found_rows = _find_rows(db, key, changes)
     rows = as_texts(db, "SELECT key, row FROM stage", list(found_rows), changes.mapping.columns)
     db.execute("DELETE FROM differing WHERE key NOT IN (SELECT key FROM found)")
-    render(job, proposal)
+    render_calls(job.state.db, rendering(job, proposal))
     explained = _calls(job, changes, settings, found_rows, None)
     db.execute("DELETE FROM found WHERE key IN (SELECT key FROM call)")
     for kind in telling_kinds(changes.sync):

@@ -243,25 +243,21 @@ def make_calls(job: Job, proposal: Proposal, connections: int, may_wait: bool = 
     receivers = static_check.receivers_reached(sync, sync.receivers) if is_checked else {}
     is_first = proposal.changes.old_mapping is None
     promoted = snapshot.PROMOTED if may_wait and is_first and not receivers else None
-    unrendered = render(job, proposal, lanes, promoted)
+    how = replace(rendering(job, proposal), lanes=lanes, promoted=promoted)
+    unrendered = render_calls(db, how)
     if receivers:
         call_check.apply_receivers(db, receivers)
     rejection.collect(db)
     violations = rejection.count_violations(db) if receivers else {}
     tally = rejection.tally(db)
     if tally.by_reason:
-        find_values_at_fault(db, _rendering(job, proposal, lanes))
+        find_values_at_fault(db, how)
     diff = found.without(tally.by_change, tally.by_reason)
     return Outgoing(diff, violations, tally.undated, lanes, unrendered)
 
 
-def render(job: Job, proposal: Proposal, lanes: int = 1, promoted: str | None = None) -> str | None:
-    """Turn the changes into calls, in the view `call`; none in a silent baseline. See `render_calls`."""
-    rendering = _rendering(job, proposal, lanes)
-    return render_calls(job.state.db, rendering, silent=not proposal.sends, promoted=promoted)
-
-
-def _rendering(job: Job, proposal: Proposal, lanes: int) -> Rendering:
+def rendering(job: Job, proposal: Proposal) -> Rendering:
+    """All that the calls of a proposal depend on."""
     metadata, changes = job.state.metadata, proposal.changes
     return Rendering(
         sync=changes.sync,
@@ -271,8 +267,8 @@ def _rendering(job: Job, proposal: Proposal, lanes: int) -> Rendering:
             metadata.destination_id, metadata.sync, metadata.generation, changes.mapping.digest
         ),
         detected_at=job.options.detected_at or job.clock.now(),
-        lanes=lanes,
         full=job.options.full,
+        silent=not proposal.sends,
     )
 
 

@@ -86,7 +86,7 @@ def render_what_if(job: Job, changes: Changes) -> int:
         id_scope=MessageIdScope("what-if", changes.sync.name, 0, changes.mapping.digest),
         detected_at=job.clock.now(),
     )
-    render_calls(job.state.db, rendering, silent=False)
+    render_calls(job.state.db, rendering)
     return _count(job, "call")
 
 

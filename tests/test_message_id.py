@@ -52,7 +52,7 @@ def message_ids(given: Given, block: dict[str, Any] = USERS, user_before: str = 
             f"{before} AS before, {after} AS after, {row_hash(mapping, after)} AS hash",
             {"change": given.change, "key": given.key},
         )
-        render_calls(db, rendering, silent=False)
+        render_calls(db, rendering)
         return [one for (one,) in db.execute("SELECT message_id FROM call ORDER BY rank").fetchall()]
 
 

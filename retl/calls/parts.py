@@ -58,6 +58,9 @@ class Rendering:
         detected_at: the moment at which the changes were found, UTC.
         lanes: over how many lanes the users are spread.
         full: whether every current row is sent again.
+        silent: whether this is a silent baseline, which makes no calls.
+        promoted: the SELECT of the changes from the promoted snapshot, each with its place `seq`; None where
+            the text of all calls is wanted now.
     """
 
     sync: Sync
@@ -67,6 +70,8 @@ class Rendering:
     detected_at: datetime
     lanes: int = 1
     full: bool = False
+    silent: bool = False
+    promoted: str | None = None
 
     def type_of(self, image: Image, column: str) -> str | None:
         """The canonical type of a column in one of the two rows; None where that row lacks it."""

@@ -22,9 +22,7 @@ MAX_CALL_BYTES = 32 * 1024
 """A call's size limit (Segment HTTP API docs, "Max request size"; the official clients' 32 << 10)."""
 
 
-def render_calls(
-    db: duckdb.DuckDBPyConnection, rendering: Rendering, silent: bool, promoted: str | None = None
-) -> str | None:
+def render_calls(db: duckdb.DuckDBPyConnection, rendering: Rendering) -> str | None:
     """Turn the changes into calls, in the TEMP view `call`; a call without `reason` can be sent.
 
     The view shows the TEMP table `rendered`. But where each user has one call, and each row of the promoted
@@ -33,16 +31,12 @@ def render_calls(
     Args:
         db: the state's connection.
         rendering: all that the calls depend on.
-        silent: whether this is a silent baseline, which makes no calls.
-        promoted: the SELECT of the changes from the promoted snapshot, each with its place `seq`; None where
-            the text of all calls is wanted now.
 
     Returns:
         The statement that yields the calls from these rows; None where `rendered` has them.
     """
-    answered = answering(
-        rendering.sync, rendering.full, first_pass=rendering.old_mapping is None, sends=not silent
-    )
+    first_pass, promoted = rendering.old_mapping is None, rendering.promoted
+    answered = answering(rendering.sync, rendering.full, first_pass, sends=not rendering.silent)
     if promoted is not None and len(answered) == 1 and answered[0].message_id is None:
         db.execute(f"CREATE OR REPLACE TEMP VIEW call AS {_select_unrendered(rendering, answered[0])}")
         if _users_have_one_call(db, rendering):
