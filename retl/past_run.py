@@ -1,5 +1,6 @@
 """Past runs, by the records that a state keeps of them."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,8 +34,8 @@ class PastRun:
 
 
 def last_run(db: duckdb.DuckDBPyConnection) -> PastRun | None:
-    """The run whose record was written last; None where there is none."""
-    for kept in newest_records(db, most=1):
+    """The run whose record was written last, no retry; None where there is none."""
+    for kept in _runs(db):
         return PastRun(
             kept["run_id"],
             kept["started_at"],
@@ -49,11 +50,16 @@ def last_run(db: duckdb.DuckDBPyConnection) -> PastRun | None:
 
 def last_success(db: duckdb.DuckDBPyConnection) -> str | None:
     """When the last run began that went through, with or without rejected rows; as text, as `started_at`."""
+    succeeded = (kept for kept in _runs(db) if kept["status"] in {Status.SUCCEEDED, Status.PARTIAL})
+    return next((str(kept["started_at"]) for kept in succeeded), None)
+
+
+def _runs(db: duckdb.DuckDBPyConnection) -> Iterator[dict[str, Any]]:
+    """The records of runs, the newest first; a retry reads nothing, and says nothing of the model."""
     for most in (1, KEPT_RUNS):
-        for kept in newest_records(db, most=most):
-            if kept["status"] in {Status.SUCCEEDED, Status.PARTIAL}:
-                return str(kept["started_at"])
-    return None
+        for kept in newest_records(db, most=most)[most > 1 :]:
+            if not kept.get("retry"):
+                yield kept
 
 
 def pending_since(db: duckdb.DuckDBPyConnection) -> str | None:

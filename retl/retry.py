@@ -38,7 +38,7 @@ def retry(job: Job, destination: Destination, stale: bool) -> Retry:
     """
     state, clock = job.state, job.clock
     began = clock.monotonic()
-    record = begin_run(job.sync.name, clock.now(), marked=job.sync.segment.marks)
+    record = begin_run(job.sync.name, clock.now(), marked=job.sync.segment.marks).evolve(retry=True)
     try:
         with state.transaction():
             open_run(state.db, record)

@@ -87,6 +87,7 @@ class Run:
         guards: the guards and what they found.
         violations: how many calls break a rule of a receiver, by the rule's code.
         marked: whether the calls carry the run's id.
+        retry: whether it was a `retl retry`, which reads nothing.
         error: what stopped it; None where it came to its end.
         exit_code: as the command line has it: 0 for success, 1 where rows or calls were rejected; None while
             it is under way.
@@ -113,6 +114,7 @@ class Run:
     guards: Sequence[Guard] = ()
     violations: dict[str, int] = field(default_factory=dict)
     marked: bool = False
+    retry: bool = False
     error: RetlError | None = None
     exit_code: int | None = None
 
@@ -240,6 +242,7 @@ class Run:
             "guards": [guard.as_json() for guard in self.guards],
             "violations": self.violations,
             "marked": self.marked,
+            "retry": self.retry,
             "error": {"code": error.code, "message": str(error), "hint": error.hint} if error else None,
         }
 

@@ -273,7 +273,7 @@ def test_json_has_every_key_of_its_contract(retl: Retl) -> None:
             "bytes",
             "retries",
         ),
-        *("guards", "violations", "marked", "error"),
+        *("guards", "violations", "marked", "retry", "error"),
     ] == list(run)
     counts = {"enqueued": 2, "delivered": 2, "rejected": 0, "pending": 0, "unsure": 0, "undated": 0}
     assert counts == run["calls"]
@@ -541,7 +541,7 @@ def test_a_full_run_that_failed_half_way_goes_on(retl: Retl, project: Path, sand
 
     assert (3, 0) == (code, again)
     assert f"{left} calls pending; to go on, retl run users delivers them first" in out
-    assert f"{left} calls of an earlier --full go first, and complete it" in planned
+    assert f"{left} calls of an earlier --full, which the next run completes" in planned
     assert "nothing would be sent" in planned
     assert f"the earlier --full goes on: {left} of its calls were left; nothing is sent again" in said
     assert [2] * 40 == list(Counter(call["userId"] for call in sandbox.accepted).values())

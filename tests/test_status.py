@@ -92,6 +92,18 @@ def test_a_failed_run_says_why_and_what_to_do(retl: Retl, sandbox: Sandbox) -> N
     assert "2 calls wait, the oldest for" in out
 
 
+def test_a_retry_says_nothing_of_the_model(retl: Retl, project: Path) -> None:
+    """A failed run stays the last one for status and monitors, also after a retry, which reads nothing."""
+    (project / "syncs/users.yml").write_text(IDENTIFY.replace("plan: plan", "plan: no_such_column"))
+    assert 2 == retl("run", "users")[0]
+    assert 0 == retl("retry", "users")[0]
+
+    code, out, _ = retl("status", "users", "--json", "--fail-if", "failed")
+
+    found = json.loads(out)
+    assert (1, "failed", None) == (code, found["status"], found["last_success"])
+
+
 def test_rejected_rows_are_counted_apart_from_calls(retl: Retl, project: Path) -> None:
     """A run with rejected rows is partial, went through, and names the command that says more."""
     (project / "syncs/users.yml").write_text(IDENTIFY.replace("'u' || i", "nullif('u' || i, 'u1')"))
