@@ -328,6 +328,6 @@ def test_the_commands_say_what_they_did(retl: Retl, sandbox: Sandbox) -> None:
     assert (0, "users: there are no calls that were rejected\n") == retl("discard", "users")[:2]
     sandbox.reject_if = lambda _: True
     assert 3 == retl("run", "users", "--full", "--yes")[0]
-    assert (0, "users: 3 calls dropped; the next run finds their changes anew\n") == retl(
+    assert (0, "users: 3 calls dropped; the next run finds what changed anew\n") == retl(
         "discard", "users", "--pending", "--yes"
     )[:2]

@@ -40,7 +40,7 @@ def discard_command(sync: str, pending: bool, yes: bool, rehearsal: bool, state_
                 click.confirm(f"{name}: forget {calls} {kind}?", abort=True)
             if pending:
                 dropped = discard_pending(state)
-                click.echo(f"{name}: {count(dropped, 'call')} dropped; the next run finds their changes anew")
+                click.echo(f"{name}: {count(dropped, 'call')} dropped; the next run finds what changed anew")
                 if dropped < found.pending:
                     stay = count(found.pending - dropped, "call")
                     click.echo(f"  {stay} not dropped: another call of the change was delivered")

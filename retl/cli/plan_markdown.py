@@ -40,7 +40,7 @@ def plan_markdown(plan: Plan, show_values: bool, flags: str = "") -> str:
         *_rows(plan),
     ]
     if plan.pending:
-        lines += [f"{count(plan.pending, 'call')} of an earlier run go first.", ""]
+        lines += [f"First: {count(plan.pending, 'call')} of an earlier run.", ""]
     notes = [with_flags(sentence, flags) for sentence in edit_sentences(plan)]
     if plan.volume.undated:
         notes.append(undated_sentence(plan.volume.undated))

@@ -34,8 +34,8 @@ def plan_report(plan: Plan, width: int | None, flags: str = "") -> RenderableTyp
         Text.assemble((plan.sync, "bold"), f": {count(plan.diff.rows_read, 'row')} read")
     ]
     if plan.pending:
-        run = "--full go first, and complete it" if plan.resumed_full else "run go first"
-        lines.append(Text(f"  {count(plan.pending, 'call')} of an earlier {run}", "yellow"))
+        run = "--full, which the next run completes" if plan.resumed_full else "run"
+        lines.append(Text(f"  first: {count(plan.pending, 'call')} of an earlier {run}", "yellow"))
     lines.append(Ragged(_rows_table(plan)))
     for text, style in _findings(plan, flags):
         lines += [Text(line, style) for line in fold_words(text, width)]

@@ -295,8 +295,9 @@ def run_report(run: Run, flags: str = "") -> RenderableType:
     if run.calls.pending and (run.error is not None or run.rows_read is None):
         # Of several syncs, others may be through with their --full, and would start another.
         next_run = f"to go on, retl run {run.sync}{flags}" if run.full or run.resumed_full else "the next run"
+        them = "it" if run.calls.pending == 1 else "them"
         lines.append(
-            Text(f"  {count(run.calls.pending, 'call')} pending; {next_run} delivers them first", "yellow")
+            Text(f"  {count(run.calls.pending, 'call')} pending; {next_run} delivers {them} first", "yellow")
         )
     return Group(*lines)
 
@@ -315,14 +316,16 @@ def _run_line(run: Run) -> Text:
     for place, (number, kind) in enumerate(changes):
         line.append(", " if place else "")
         line.append(f"{number:,} {kind}", SIGNS[kind][1])
+    of_earlier = "" if run.calls.enqueued else " of an earlier run"
     if not changes:
-        line.append("nothing to send" if run.rejected_rows else "no changes")
+        sends_nothing = run.rejected_rows and not run.calls.delivered
+        line.append("nothing to send" if sends_nothing else "no changes")
     if run.full:
         line.append(", all sent again")
     if run.baseline and run.error is None:
         line.append(" as a silent baseline, nothing sent")
     elif run.calls.delivered:
-        line.append(f" → {count(run.calls.delivered, 'call')} delivered")
+        line.append(f" → {count(run.calls.delivered, 'call')}{of_earlier} delivered")
     elif run.error is None and (changes or not run.rejected_rows):
         line.append(", nothing sent")
     if run.calls.pending and run.error is None:
