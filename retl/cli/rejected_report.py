@@ -1,0 +1,260 @@
+"""The rows and calls that could not be sent, as `retl rejected` shows them: on a screen, as JSON, by line."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from textwrap import fill
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from retl.cli.console import Ragged, count
+from retl.cli.receivers import reason_meaning
+from retl.config.sync import Sync
+from retl.delivery.rejected import REASONS, ReasonCount, RejectedCall, RejectedRow
+from retl.planning import shown
+from retl.reason import Reason
+from retl.rejected_values import FoundRow, FoundValue, possible_columns
+
+WIDE = 110
+"""Columns from which on the values of rows stand beside the moment at which they were last seen."""
+
+DETAIL = 40
+"""Characters of a value that are shown in a table; `--json` and `--out` have all."""
+
+TEXTS = ("kind", "key", "user_id", "reason", "change", "message_id", "answer", "columns", "value")
+"""The columns of a file of `--out` that hold text."""
+
+_EMPTY: dict[str, Any] = dict.fromkeys((*TEXTS, "rows", "runs", "first_seen", "last_seen"))
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """All that is shown of a sync.
+
+    Attributes:
+        sync: the sync.
+        counts: by reason.
+        rows: that cannot be sent.
+        calls: that were refused for good.
+        shows_values: whether values may be shown.
+        values: of rows with a key, as the model has them now, by key; None where it was not read.
+        samples: of rows without a key.
+    """
+
+    sync: Sync
+    counts: Sequence[ReasonCount]
+    rows: Sequence[RejectedRow]
+    calls: Sequence[RejectedCall]
+    shows_values: bool
+    values: Mapping[str, FoundRow] | None = None
+    samples: Sequence[FoundRow] = ()
+
+    def with_values(self, found: Sequence[FoundRow]) -> "Rejected":
+        """The same with what was found in the model."""
+        by_key = {one.key: one for one in found if one.key is not None}
+        return replace(self, values=by_key, samples=[one for one in found if one.key is None])
+
+    def found(self, row: RejectedRow) -> FoundRow | None:
+        """The row as the model has it; None where it was not read, or has no key."""
+        return self.values.get(row.key) if self.values is not None and row.key is not None else None
+
+    def value_json(self, value: FoundValue) -> dict[str, Any]:
+        """A value for JSON, with what it says only where that may be shown."""
+        known = {"column": value.column, "shape": value.shape}
+        return {**known, "value": value.value} if self.shows_values else known
+
+    def as_json(self) -> dict[str, Any]:
+        """The object that `--json` prints."""
+        return {
+            "sync": self.sync.name,
+            "reasons": [
+                {
+                    "reason": one.reason,
+                    "meaning": reason_meaning(one.reason),
+                    "next_step": next_step(one.reason, self.sync.name),
+                    "rows": one.rows,
+                    "calls": one.calls,
+                    "first_seen": str(one.first_seen),
+                    "last_seen": str(one.last_seen),
+                }
+                for one in self.counts
+            ],
+            "rows": [self._row_json(row) for row in self.rows],
+            "calls": [
+                {**call.as_json(), **({"call": call.body} if self.shows_values else {})}
+                for call in self.calls
+            ],
+        }
+
+    def _row_json(self, row: RejectedRow) -> dict[str, Any]:
+        if self.values is None:
+            return row.as_json()
+        if row.key is None:
+            samples = [[self.value_json(value) for value in one.values] for one in self.samples]
+            return {**row.as_json(), "samples": samples}
+        found = self.found(row)
+        return {
+            **row.as_json(),
+            "user_id": found.user_id if found else None,
+            "values": [self.value_json(value) for value in found.values] if found else [],
+            "differs_in": list(found.differs_in) if found else [],
+        }
+
+    def records(self) -> list[dict[str, Any]]:
+        """One line for each row and call, for a file."""
+        lines = []
+        for row in self.rows:
+            found = self.found(row)
+            told = {
+                "user_id": found.user_id if found else None,
+                "columns": ", ".join(value.column for value in found.values) if found else None,
+                "value": _described(found, self.shows_values) if found else None,
+            }
+            seen = {"first_seen": row.first_seen, "last_seen": row.last_seen}
+            key = {"key": row.key, "reason": row.reason}
+            lines.append(
+                {**_EMPTY, "kind": "row", **key, "rows": row.rows, "runs": row.times, **seen, **told}
+            )
+        for call in self.calls:
+            seen = {"first_seen": call.rejected_at, "last_seen": call.rejected_at}
+            told = {"user_id": call.user_id, "message_id": call.message_id, "answer": call.answer}
+            body = call.body if self.shows_values else None
+            key = {"key": call.key, "reason": call.reason, "change": call.change}
+            lines.append({**_EMPTY, "kind": "call", **key, **seen, **told, "value": body})
+        return lines
+
+
+def next_step(reason: str, sync: str, flags: str = "") -> str:
+    """How rows or calls with a reason can be sent after all."""
+    if reason not in REASONS:
+        return f"see what it is of a row: retl explain {sync}{flags} KEY --receiver all"
+    step = Reason[reason.upper()].next_step
+    for command in ("retl retry", "retl discard"):
+        step = step.replace(f"`{command}`", f"`{command} {sync}{flags}`")
+    return step
+
+
+def rejected_report(found: Rejected, flags: str, width: int) -> RenderableType:
+    """The counts of each reason, then its rows and calls with what can be done about them.
+
+    Args:
+        found: all that is shown.
+        flags: options that are repeated after each command that a line names.
+        width: of the terminal, in columns.
+    """
+    sync = found.sync
+    if not found.counts:
+        return Text(f"{sync.name}: nothing is rejected")
+    rows, calls = (sum(getattr(one, kind) for one in found.counts) for kind in ("rows", "calls"))
+    kinds = [count(rows, "row")] * bool(rows) + [count(calls, "call")] * bool(calls)
+    parts: list[RenderableType] = [
+        Text.assemble((sync.name, "bold"), f": {' and '.join(kinds)} rejected"),
+        Text(""),
+        _reasons_table(found.counts),
+    ]
+    for one in found.counts:
+        parts += [Text(""), *_of_reason(found, one.reason, flags, width)]
+    shown_ones = sum(row.rows for row in found.rows) + len(found.calls)
+    if shown_ones < rows + calls:
+        parts += [Text(""), Text(f"{rows + calls - shown_ones:,} more: --limit, --reason or --out", "dim")]
+    if found.values is None and any(row.reason in REASONS for row in found.rows):
+        hint = f"which column it is of each row: retl rejected {sync.name}{flags} --inspect"
+        parts += [Text(""), Text(f"{hint} (reads the model again)", "dim")]
+    return Group(*parts)
+
+
+def _reasons_table(counts: Sequence[ReasonCount]) -> RenderableType:
+    titles = ["reason", "rows", "calls", "since", "last seen (UTC)"]
+    table = _table(titles, ("rows", "calls"))
+    for one in counts:
+        numbers = (f"{number:,}" if number else "" for number in (one.rows, one.calls))
+        table.add_row(Text(one.reason, "yellow"), *numbers, _minute(one.first_seen), _minute(one.last_seen))
+    return Ragged(table)
+
+
+def _table(titles: Sequence[str], numbers: Sequence[str] = ()) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="dim")
+    for title in titles:
+        right = title.strip() in numbers
+        fixed = right or title in {"since", "last seen"}
+        table.add_column(title, justify="right" if right else "left", overflow="fold", no_wrap=fixed)
+    return table
+
+
+def _minute(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M}"
+
+
+def _of_reason(found: Rejected, reason: str, flags: str, width: int) -> Iterator[RenderableType]:
+    """The meaning of a reason, the way out, and its rows and calls."""
+    yield Text.assemble((reason, "bold yellow"), f": {reason_meaning(reason)}")
+    yield Text(f"  → {next_step(reason, found.sync.name, flags)}", "green")
+    columns = possible_columns(found.sync, reason) if found.values is None else []
+    if columns:
+        yield Text(f"  column{'s' if len(columns) > 1 else ''}: {', '.join(columns)}", "dim")
+    rows = [row for row in found.rows if row.reason == reason]
+    calls = [call for call in found.calls if call.reason == reason]
+    if rows:
+        yield _rows_table(found, rows, width)
+    if reason == Reason.NULL_KEY:
+        for number, sample in enumerate(found.samples, start=1):
+            line = f"  sample {number}: {_described(sample, found.shows_values)}"
+            yield Text(fill(line, width, subsequent_indent=" " * 12, break_long_words=False))
+    for call in calls:
+        yield from _call_lines(call, found.shows_values)
+
+
+def _rows_table(found: Rejected, rows: Sequence[RejectedRow], width: int) -> RenderableType:
+    has_users = any((one := found.found(row)) and one.user_id not in {None, row.key} for row in rows)
+    titles = ["  row", "user", "since", "last seen", "runs", "value"]
+    if not has_users:
+        titles.remove("user")
+    if found.values is None:
+        titles.remove("value")
+    elif width < WIDE:
+        titles.remove("last seen")
+    table = _table(titles, ("runs",))
+    for row in rows:
+        one = found.found(row)
+        several = f" ({row.rows:,} rows)" if row.rows > 1 else ""
+        cells = {
+            "  row": f"  {'(no key)' if row.key is None else row.key}{several}",
+            "user": (one.user_id if one else None) or "",
+            "since": _minute(row.first_seen),
+            "last seen": _minute(row.last_seen),
+            "runs": f"{row.times:,}",
+            "value": "" if row.key is None else _described(one, found.shows_values),
+        }
+        table.add_row(*(cells[title] for title in titles))
+    return Ragged(table)
+
+
+def _described(found: FoundRow | None, shows_values: bool) -> str:
+    """The values for which a row is rejected: their form, or what they say."""
+    if found is None:
+        return ""
+    if found.differs_in:
+        return f"the rows differ in {', '.join(found.differs_in)}"
+    if found.reason == Reason.DUPLICATE_KEY:
+        return "the rows are alike in all mapped columns"
+    described = []
+    for value in found.values:
+        says = value.shape
+        if shows_values and value.value is not None:
+            says = repr(value.value[:DETAIL]) + ("…" if len(value.value) > DETAIL else "")
+        described.append(f"{value.column}: {says}")
+    return ", ".join(described) or "gone or right by now, or not told by the model"
+
+
+def _call_lines(call: RejectedCall, shows_values: bool) -> Iterator[RenderableType]:
+    """A refused call: whose, when, under which id, and what the destination said."""
+    user = "" if call.user_id in {None, call.key} else f" (user {call.user_id})"
+    when = f", {call.change}, {_minute(call.rejected_at)}"
+    yield Text.assemble("  ", (call.key, "bold"), user, when, (f"  {call.message_id or ''}", "dim"))
+    if call.answer:
+        yield Text(f"    answer: {call.answer}")
+    if shows_values and call.body is not None:
+        yield Text(f"    {shown(call.body)}")
