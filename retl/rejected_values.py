@@ -1,4 +1,4 @@
-"""The values for which rows are rejected, found by reading the model again: the state keeps no such value."""
+"""The values for which rows are rejected: as the state keeps them, or found by reading the model again."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -7,7 +7,7 @@ from typing import Any
 import duckdb
 
 from retl import sql
-from retl.calls.parts import BLOCKED_IDS, MAX_GROUP_ID
+from retl.calls.parts import BLOCKED_IDS, MAX_GROUP_ID, SHOWN_VALUE
 from retl.calls.template import Template, templates
 from retl.config.sync import Sync, Value
 from retl.delivery.rejected import RejectedRow
@@ -46,10 +46,7 @@ class FoundValue:
         """The value without what it says: `text, 12 characters`, `null`, `bigint`."""
         if self.value is None:
             return "null"
-        if self.type in TEXTS:
-            length = len(self.value)
-            return "empty text" if length == 0 else f"text, {length:,} character{'s' if length > 1 else ''}"
-        return self.type.lower()
+        return _text_shape(len(self.value)) if self.type in TEXTS else self.type.lower()
 
 
 @dataclass(frozen=True)
@@ -69,6 +66,20 @@ class FoundRow:
     user_id: str | None
     values: tuple[FoundValue, ...] = ()
     differs_in: tuple[str, ...] = ()
+
+
+def kept_shape(row: RejectedRow) -> str | None:
+    """The shape of the value that the state keeps of a row, whose type it does not; None without a column."""
+    if row.at_fault is None:
+        return None
+    if row.value is None:
+        return "null"
+    more = " or more" if len(row.value) >= SHOWN_VALUE else ""
+    return f"{_text_shape(len(row.value))}{more}"
+
+
+def _text_shape(length: int) -> str:
+    return "empty text" if length == 0 else f"text, {length:,} character{'s' if length > 1 else ''}"
 
 
 def find_values(job: Job, rows: Sequence[RejectedRow]) -> list[FoundRow]:

@@ -94,8 +94,68 @@ def test_reasons_are_counted_with_their_next_step(retl: Retl) -> None:
     out = retl("rejected", "users")[1]
     assert "users: 10 rows rejected\n" in out
     assert "  → leave such rows out in the model, or map an `anonymous_id`, too\n" in out
-    assert "secret" not in out and "acct" not in out
-    assert "which column it is of each row: retl rejected users --inspect" in out
+    assert "the rows as they are now: retl rejected users --inspect" in out
+
+
+VALUES = ("secret", "yesterday", "broken", "many", "perhaps", "undefined")
+"""Words of the values at fault, and of rows without a key."""
+
+
+@pytest.fixture
+def offline(retl: Retl, project: Path) -> Retl:
+    """Runs a command after a run, when there is no warehouse any more."""
+    assert retl("run", "users")[0] == 1
+    settings = project / "retl.yml"
+    settings.write_text(settings.read_text().replace("duckdb://", "duckdb:///gone.duckdb"))
+    return retl
+
+
+@pytest.mark.rule("P9")
+def test_the_state_tells_user_column_and_form(offline: Retl) -> None:
+    """The user, the column at fault and its value's form are shown without the warehouse; no value is."""
+    found = {row["key"]: row for row in listed(offline)["rows"]}
+    assert {
+        None: (None, None, None),
+        "k2": (None, None, None),
+        "k4": (None, "account", "text, 9 characters"),
+        "k5": (None, "account", "null"),
+        "k6": ("acct6", "seen_at", "text, 9 characters"),
+        "k7": ("acct7", "meta", "text, 7 characters"),
+        "k8": ("acct8", None, None),
+        "k9": ("acct9", "number", "text, 4 characters"),
+        "k10": ("acct10", "flag", "text, 7 characters"),
+    } == {key: (row["user_id"], row["at_fault"], row["shape"]) for key, row in found.items()}
+    out = offline("rejected", "users")[1]
+    assert "seen_at: text, 9 characters" in out and "acct6" in out
+    assert 80 >= max(map(len, out.splitlines()[:20]))
+    offline("rejected", "users", "--out", "rejected.csv")
+    for told in (json.dumps(found), out, Path("rejected.csv").read_text()):
+        assert not [word for word in VALUES if word in told]
+
+
+@pytest.mark.rule("P9")
+def test_kept_values_only_where_they_are_asked_for(offline: Retl) -> None:
+    """--show-values shows the values that the state keeps, of one row without a key, too."""
+    out = " ".join(offline("rejected", "users", "--show-values")[1].split())
+    for words in ("seen_at: 'yesterday'", "meta: '{broken'", "number: 'many'", "'email': secret1"):
+        assert words in out
+    found = {row["key"]: row for row in listed(offline, "--show-values")["rows"]}
+    assert ("perhaps", "undefined") == (found["k10"]["value"], found["k4"]["user_id"])
+    assert "secret1" in found[None]["value"]
+    offline("rejected", "users", "--out", "rejected.csv", "--show-values")
+    assert "secret1" in Path("rejected.csv").read_text()
+    assert 3 == offline("rejected", "users", "--inspect")[0]
+
+
+@pytest.mark.rule("P9")
+def test_a_long_value_is_kept_in_part(retl: Retl, project: Path) -> None:
+    """Of a value at fault the state keeps 200 characters, and its form says that there may be more."""
+    sync = project / "syncs/users.yml"
+    sync.write_text(sync.read_text().replace("'{broken'", "'{' || repeat('z', 300)"))
+    retl("run", "users")
+
+    (row,) = listed(retl, "--reason", "bad_json", "--show-values")["rows"]
+    assert ("{" + "z" * 199, "text, 200 characters or more") == (row["value"], row["shape"])
 
 
 @pytest.mark.rule("P9")
@@ -123,18 +183,18 @@ def test_the_column_and_the_form_of_its_value(retl: Retl) -> None:
     (sample,) = found[None]["samples"]
     assert {"column": "email", "shape": "text, 7 characters"} in sample
     for out in (json.dumps(found), retl("rejected", "users", "--inspect")[1]):
-        assert not [word for word in ("secret", "yesterday", "broken", "many", "perhaps") if word in out]
+        assert not [word for word in VALUES if word in out]
 
 
 @pytest.mark.rule("P9")
-def test_values_only_where_they_are_asked_for(retl: Retl) -> None:
-    """--show-values has the values themselves, of rows without a key, too."""
+def test_values_of_the_model_only_where_they_are_asked_for(retl: Retl) -> None:
+    """--inspect with --show-values has the values of the model themselves, of rows without a key, too."""
     retl("run", "users")
 
-    out = retl("rejected", "users", "--show-values")[1]
+    out = retl("rejected", "users", "--inspect", "--show-values")[1]
     for words in ("seen_at: 'yesterday'", "meta: '{broken'", "number: 'many'", "email: 'secret1'"):
         assert words in out
-    found = {row["key"]: row for row in listed(retl, "--show-values")["rows"]}
+    found = {row["key"]: row for row in listed(retl, "--inspect", "--show-values")["rows"]}
     assert [{"column": "flag", "shape": "text, 7 characters", "value": "perhaps"}] == found["k10"]["values"]
 
 

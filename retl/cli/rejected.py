@@ -37,9 +37,9 @@ def _out(_context: click.Context, _option: click.Parameter, path: Path | None) -
 )
 @click.option("--reason", "reasons", multiple=True, metavar="CODE", help="Only those with this reason.")
 @click.option(
-    "--inspect", is_flag=True, help="Read the model again, to say which column it is and its value's form."
+    "--inspect", is_flag=True, help="Read the model again: the rows as they are now, in all columns at fault."
 )
-@click.option("--show-values", is_flag=True, help="As --inspect, with the values; and refused calls whole.")
+@click.option("--show-values", is_flag=True, help="Show the values at fault, too, and refused calls whole.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -62,7 +62,8 @@ def rejected_command(
 ) -> int:
     """Show the rows and calls that could not be sent, by reason, and what to do about them.
 
-    The state has no values of such rows: --inspect and --show-values read the model again.
+    The state keeps the user of each row, the column at fault and the beginning of its value. The form of the
+    value is shown, and with --show-values the value. --inspect reads the model again.
     """
     for session in find_sessions([sync], state_dir, rehearsal):
         with session.peeked_state(SystemClock()) as state:
@@ -74,7 +75,7 @@ def rejected_command(
                 rejected_calls(state.db, most, reasons),
                 show_values,
             )
-            if (inspect or show_values) and found.rows:
+            if inspect and found.rows:
                 found = found.with_values(find_values(looking_job(session, state), found.rows))
         if out is not None:
             _write(out, found.records())

@@ -16,13 +16,13 @@ from retl.config.sync import Sync
 from retl.delivery.rejected import REASONS, ReasonCount, RejectedCall, RejectedRow
 from retl.planning import shown
 from retl.reason import Reason
-from retl.rejected_values import FoundRow, FoundValue, possible_columns
+from retl.rejected_values import FoundRow, FoundValue, kept_shape, possible_columns
 
 WIDE = 110
 """Columns from which on the values of rows stand beside the moment at which they were last seen."""
 
 DETAIL = 40
-"""Characters of a value that are shown in a table; `--json` and `--out` have all."""
+"""Characters of a value that are shown in a table; `--json` has all that is known."""
 
 TEXTS = ("kind", "key", "user_id", "reason", "change", "message_id", "answer", "columns", "value")
 """The columns of a file of `--out` that hold text."""
@@ -61,6 +61,20 @@ class Rejected:
         """The row as the model has it; None where it was not read, or has no key."""
         return self.values.get(row.key) if self.values is not None and row.key is not None else None
 
+    def user(self, row: RejectedRow) -> str | None:
+        """The user of a row; None also where it is the value at fault, and values may not be shown."""
+        found = self.found(row)
+        user = found.user_id if found else row.user_id
+        at_fault = [row.value] if found is None else [value.value for value in found.values]
+        return user if self.shows_values or user not in at_fault else None
+
+    def value(self, row: RejectedRow) -> str:
+        """The values for which a row is rejected: those of the model where it was read, else the kept one."""
+        if self.values is not None:
+            return "" if row.key is None else _described(self.found(row), self.shows_values)
+        shape = kept_shape(row)
+        return "" if shape is None else _said(row.at_fault, shape, row.value, self.shows_values)
+
     def value_json(self, value: FoundValue) -> dict[str, Any]:
         """A value for JSON, with what it says only where that may be shown."""
         known = {"column": value.column, "shape": value.shape}
@@ -90,15 +104,17 @@ class Rejected:
         }
 
     def _row_json(self, row: RejectedRow) -> dict[str, Any]:
+        kept = {**row.as_json(), "user_id": self.user(row), "shape": kept_shape(row)}
+        if self.shows_values:
+            kept["value"] = row.value
         if self.values is None:
-            return row.as_json()
+            return kept
         if row.key is None:
             samples = [[self.value_json(value) for value in one.values] for one in self.samples]
-            return {**row.as_json(), "samples": samples}
+            return {**kept, "samples": samples}
         found = self.found(row)
         return {
-            **row.as_json(),
-            "user_id": found.user_id if found else None,
+            **kept,
             "values": [self.value_json(value) for value in found.values] if found else [],
             "differs_in": list(found.differs_in) if found else [],
         }
@@ -109,9 +125,9 @@ class Rejected:
         for row in self.rows:
             found = self.found(row)
             told = {
-                "user_id": found.user_id if found else None,
-                "columns": ", ".join(value.column for value in found.values) if found else None,
-                "value": _described(found, self.shows_values) if found else None,
+                "user_id": self.user(row),
+                "columns": ", ".join(value.column for value in found.values) if found else row.at_fault,
+                "value": self.value(row) or (row.value if self.shows_values and row.key is None else None),
             }
             seen = {"first_seen": row.first_seen, "last_seen": row.last_seen}
             key = {"key": row.key, "reason": row.reason}
@@ -161,8 +177,8 @@ def rejected_report(found: Rejected, flags: str, width: int) -> RenderableType:
     if shown_ones < rows + calls:
         parts += [Text(""), Text(f"{rows + calls - shown_ones:,} more: --limit, --reason or --out", "dim")]
     if found.values is None and any(row.reason in REASONS for row in found.rows):
-        hint = f"which column it is of each row: retl rejected {sync.name}{flags} --inspect"
-        parts += [Text(""), Text(f"{hint} (reads the model again)", "dim")]
+        hint = f"the rows as they are now: retl rejected {sync.name}{flags} --inspect"
+        parts += [Text(""), Text(f"{hint} (reads the model)", "dim")]
     return Group(*parts)
 
 
@@ -189,13 +205,14 @@ def _minute(moment: datetime) -> str:
 
 
 def _of_reason(found: Rejected, reason: str, flags: str, width: int) -> Iterator[RenderableType]:
-    """The meaning of a reason, the way out, and its rows and calls."""
+    """The meaning of a reason, its way out, and its rows and calls."""
     yield Text.assemble((reason, "bold yellow"), f": {reason_meaning(reason)}")
     yield Text(f"  → {next_step(reason, found.sync.name, flags)}", "green")
-    columns = possible_columns(found.sync, reason) if found.values is None else []
+    rows = [row for row in found.rows if row.reason == reason]
+    is_open = found.values is None and any(row.at_fault is None for row in rows)
+    columns = possible_columns(found.sync, reason) if is_open else []
     if columns:
         yield Text(f"  column{'s' if len(columns) > 1 else ''}: {', '.join(columns)}", "dim")
-    rows = [row for row in found.rows if row.reason == reason]
     calls = [call for call in found.calls if call.reason == reason]
     if rows:
         yield _rows_table(found, rows, width)
@@ -203,30 +220,34 @@ def _of_reason(found: Rejected, reason: str, flags: str, width: int) -> Iterator
         for number, sample in enumerate(found.samples, start=1):
             line = f"  sample {number}: {_described(sample, found.shows_values)}"
             yield Text(fill(line, width, subsequent_indent=" " * 12, break_long_words=False))
+        for row in rows if found.values is None and found.shows_values else ():
+            if row.value is not None:
+                line = f"  one of them, its beginning: {row.value}"
+                yield Text(fill(line, width, subsequent_indent=" " * 4, break_long_words=False))
     for call in calls:
         yield from _call_lines(call, found.shows_values)
 
 
 def _rows_table(found: Rejected, rows: Sequence[RejectedRow], width: int) -> RenderableType:
-    has_users = any((one := found.found(row)) and one.user_id not in {None, row.key} for row in rows)
+    users = {row.key: found.user(row) for row in rows}
+    values = {row.key: found.value(row) for row in rows}
     titles = ["  row", "user", "since", "last seen", "runs", "value"]
-    if not has_users:
+    if all(user in {None, key} for key, user in users.items()):
         titles.remove("user")
-    if found.values is None:
+    if not any(values.values()):
         titles.remove("value")
     elif width < WIDE:
         titles.remove("last seen")
     table = _table(titles, ("runs",))
     for row in rows:
-        one = found.found(row)
         several = f" ({row.rows:,} rows)" if row.rows > 1 else ""
         cells = {
             "  row": f"  {'(no key)' if row.key is None else row.key}{several}",
-            "user": (one.user_id if one else None) or "",
+            "user": users[row.key] or "",
             "since": _minute(row.first_seen),
             "last seen": _minute(row.last_seen),
             "runs": f"{row.times:,}",
-            "value": "" if row.key is None else _described(one, found.shows_values),
+            "value": values[row.key],
         }
         table.add_row(*(cells[title] for title in titles))
     return Ragged(table)
@@ -240,13 +261,16 @@ def _described(found: FoundRow | None, shows_values: bool) -> str:
         return f"the rows differ in {', '.join(found.differs_in)}"
     if found.reason == Reason.DUPLICATE_KEY:
         return "the rows are alike in all mapped columns"
-    described = []
-    for value in found.values:
-        says = value.shape
-        if shows_values and value.value is not None:
-            says = repr(value.value[:DETAIL]) + ("…" if len(value.value) > DETAIL else "")
-        described.append(f"{value.column}: {says}")
+    described = [_said(one.column, one.shape, one.value, shows_values) for one in found.values]
     return ", ".join(described) or "gone or right by now, or not told by the model"
+
+
+def _said(column: str | None, shape: str, value: str | None, shows_values: bool) -> str:
+    """A column with its value's form, or with the beginning of what it says."""
+    says = shape
+    if shows_values and value is not None:
+        says = repr(value[:DETAIL]) + ("…" if len(value) > DETAIL else "")
+    return f"{column}: {says}"
 
 
 def _call_lines(call: RejectedCall, shows_values: bool) -> Iterator[RenderableType]:

@@ -299,6 +299,9 @@ class RejectedRow:
         first_seen: when a run first rejected them, in UTC and without a time zone.
         last_seen: when a run last rejected them, likewise.
         times: how many runs rejected them, one after another.
+        user_id: the user id, else the anonymous id; None where it has none, or several rows share the key.
+        at_fault: the column whose value is the reason; None where no single one is.
+        value: the beginning of that value; of rows without a key, of one of them, whole.
     """
 
     key: str | None
@@ -307,9 +310,12 @@ class RejectedRow:
     first_seen: datetime
     last_seen: datetime
     times: int
+    user_id: str | None = None
+    at_fault: str | None = None
+    value: str | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """The object that `retl rejected --json` prints in its `rows`."""
+        """The object that `retl rejected --json` prints in its `rows`, less what may be personal data."""
         return {
             "key": self.key,
             "reason": self.reason,
@@ -317,6 +323,7 @@ class RejectedRow:
             "first_seen": str(self.first_seen),
             "last_seen": str(self.last_seen),
             "times": self.times,
+            "at_fault": self.at_fault,
         }
 
 
@@ -363,7 +370,7 @@ def rejected_rows(
     """The rows that cannot be sent, newest first: `limit` at most, of these reasons where any is given."""
     found = db.execute(
         """
-        SELECT key, reason, rows, first_seen, last_seen, times
+        SELECT key, reason, rows, first_seen, last_seen, times, user_id, at_fault, value
         FROM state.rejected_row
         WHERE len($reasons) = 0 OR list_contains($reasons, reason)
         ORDER BY first_seen DESC, key
