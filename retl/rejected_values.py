@@ -68,14 +68,14 @@ class FoundRow:
     differs_in: tuple[str, ...] = ()
 
 
-def kept_shape(row: RejectedRow) -> str | None:
-    """The shape of the value that the state keeps of a row, whose type it does not; None without a column."""
-    if row.at_fault is None:
+def kept_shape(at_fault: str | None, value: str | None) -> str | None:
+    """The shape of a value of which the state keeps the beginning; None where no column is at fault."""
+    if at_fault is None:
         return None
-    if row.value is None:
+    if value is None:
         return "null"
-    more = " or more" if len(row.value) >= SHOWN_VALUE else ""
-    return f"{_text_shape(len(row.value))}{more}"
+    more = " or more" if len(value) >= SHOWN_VALUE else ""
+    return f"{_text_shape(len(value))}{more}"
 
 
 def _text_shape(length: int) -> str:

@@ -221,6 +221,51 @@ def test_one_reason_and_a_limit(retl: Retl) -> None:
     assert "users: nothing is rejected\n" == retl("rejected", "users", "--reason", "refused")[1]
 
 
+@pytest.mark.rule("P9")
+def test_rejections_that_are_over(retl: Retl, project: Path) -> None:
+    """--ended tells of rejections until when they lasted and how they ended; values only where asked for."""
+    retl("run", "users")
+    assert "users: no rejection that is over is kept\n" == retl("rejected", "users", "--ended")[1]
+    sync = project / "syncs/users.yml"
+    sync.write_text(sync.read_text().replace("'yesterday'", "'2026-03-02'").replace("(1, 30)", "(2, 10)"))
+    retl("run", "users")
+
+    found = {one["key"]: one for one in listed(retl, "--ended")["ended"]}
+    assert {None: "gone", "k6": "sent", "k10": "gone"} == {key: one["how"] for key, one in found.items()}
+    assert ("bad_timestamp", "acct6", "seen_at", "text, 9 characters", 1) == tuple(
+        found["k6"][name] for name in ("reason", "user_id", "at_fault", "shape", "times")
+    )
+    assert found["k6"]["first_seen"] < found["k6"]["ended_at"]
+    out = retl("rejected", "users", "--ended")[1]
+    for told in (json.dumps(found), out):
+        assert not [word for word in VALUES if word in told]
+    assert "users: 3 rejections are over\n" in out
+    assert "3 rejections over: retl rejected users --ended" in retl("rejected", "users")[1]
+    assert "2 more: --limit or --reason" in retl("rejected", "users", "--ended", "--limit", "1")[1]
+    assert ["k6"] == [one["key"] for one in listed(retl, "--ended", "--reason", "bad_timestamp")["ended"]]
+    out = retl("rejected", "users", "--ended", "--show-values")[1]
+    assert "seen_at: 'yesterday'" in out and "secret1" in out
+
+
+def test_calls_whose_rejection_is_over(retl: Retl, project: Path, sandbox: Sandbox) -> None:
+    """A refused call that was discarded is among them, with Segment's answer; --inspect and --out are not."""
+    (project / "syncs/users.yml").write_text(
+        "sql: SELECT 'k' || i AS id, 'a' || i AS account FROM range(1, 3) AS r (i)\n"
+        "primary_key: id\nidentify: {user_id: account, traits: {account: account}}\n"
+    )
+    sandbox.script([Reply(status=400), Reply(status=400, body="what is this?")])
+    retl("run", "users")
+    assert 0 == retl("discard", "users", "--yes")[0]
+
+    (call,) = listed(retl, "--ended")["ended"]
+    assert ("discarded", "added", None) == (call["how"], call["change"], call["ended_in"])
+    assert "what is this?" in call["answer"]
+    assert f"{call['key']} (call)" in retl("rejected", "users", "--ended")[1]
+    assert retl("rejected", "users")[1].startswith("users: nothing is rejected\n1 rejection over: ")
+    for option in (["--inspect"], ["--out", "rejected.csv"]):
+        assert 2 == retl("rejected", "users", "--ended", *option)[0]
+
+
 def test_refused_calls_have_their_user_and_answer(retl: Retl, project: Path, sandbox: Sandbox) -> None:
     """A refused call is shown with user, message id and answer; its text where it is asked for."""
     (project / "syncs/users.yml").write_text(

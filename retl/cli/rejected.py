@@ -10,14 +10,16 @@ import duckdb
 from retl import sql
 from retl.check import looking_job
 from retl.cli.console import Printer, as_json_line, console, count
+from retl.cli.ended_report import Ended, ended_report
 from retl.cli.options import AS_JSON, MOST, ONE_SYNC, REHEARSAL, STATE_DIR
 from retl.cli.rejected_report import TEXTS, Rejected, rejected_report
 from retl.clock import SystemClock
 from retl.damage import storage_error
+from retl.delivery.ended import count_ended, ended_rejections
 from retl.delivery.rejected import counts_by_reason, rejected_calls, rejected_rows
 from retl.errors import StorageError
 from retl.rejected_values import find_values
-from retl.session import find_sessions
+from retl.session import Session, find_sessions
 
 ENDINGS = {".csv": "csv", ".parquet": "parquet"}
 """The forms of `--out`, by the ending of the file."""
@@ -40,6 +42,7 @@ def _out(_context: click.Context, _option: click.Parameter, path: Path | None) -
     "--inspect", is_flag=True, help="Read the model again: the rows as they are now, in all columns at fault."
 )
 @click.option("--show-values", is_flag=True, help="Show the values at fault, too, and refused calls whole.")
+@click.option("--ended", is_flag=True, help="Show the rejections that are over instead: until when, and how.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -55,6 +58,7 @@ def rejected_command(
     reasons: Sequence[str],
     inspect: bool,
     show_values: bool,
+    ended: bool,
     out: Path | None,
     as_json: bool,
     rehearsal: bool,
@@ -65,7 +69,12 @@ def rejected_command(
     The state keeps the user of each row, the column at fault and the beginning of its value. The form of the
     value is shown, and with --show-values the value. --inspect reads the model again.
     """
+    if ended and (inspect or out is not None):
+        raise click.UsageError("--ended goes with neither --inspect nor --out; retl sql --csv writes a file")
     for session in find_sessions([sync], state_dir, rehearsal):
+        if ended:
+            _show_ended(session, reasons, limit, show_values, as_json)
+            continue
         with session.peeked_state(SystemClock()) as state:
             most = MOST if out else limit
             found = Rejected(
@@ -74,6 +83,7 @@ def rejected_command(
                 rejected_rows(state.db, most, reasons),
                 rejected_calls(state.db, most, reasons),
                 show_values,
+                count_ended(state.db, reasons),
             )
             if inspect and found.rows:
                 found = found.with_values(find_values(looking_job(session, state), found.rows))
@@ -88,6 +98,18 @@ def rejected_command(
             flags = Printer(rehearsal=rehearsal, state_dir=state_dir).flags
             printed.print(rejected_report(found, flags, printed.width))
     return 0
+
+
+def _show_ended(
+    session: Session, reasons: Sequence[str], limit: int, show_values: bool, as_json: bool
+) -> None:
+    with session.peeked_state(SystemClock()) as state:
+        rejections = ended_rejections(state.db, limit, reasons)
+        found = Ended(session.sync.name, count_ended(state.db, reasons), rejections, show_values)
+    if as_json:
+        click.echo(as_json_line(found.as_json()))
+    else:
+        console().print(ended_report(found))
 
 
 def _write(path: Path, records: Sequence[Mapping[str, Any]]) -> None:

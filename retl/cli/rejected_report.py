@@ -40,6 +40,7 @@ class Rejected:
         rows: that cannot be sent.
         calls: that were refused for good.
         shows_values: whether values may be shown.
+        ended: how many rejections that are over are kept, of the same reasons.
         values: of rows with a key, as the model has them now, by key; None where it was not read.
         samples: of rows without a key.
     """
@@ -49,6 +50,7 @@ class Rejected:
     rows: Sequence[RejectedRow]
     calls: Sequence[RejectedCall]
     shows_values: bool
+    ended: int = 0
     values: Mapping[str, FoundRow] | None = None
     samples: Sequence[FoundRow] = ()
 
@@ -72,8 +74,8 @@ class Rejected:
         """The values for which a row is rejected: those of the model where it was read, else the kept one."""
         if self.values is not None:
             return "" if row.key is None else _described(self.found(row), self.shows_values)
-        shape = kept_shape(row)
-        return "" if shape is None else _said(row.at_fault, shape, row.value, self.shows_values)
+        shape = kept_shape(row.at_fault, row.value)
+        return "" if shape is None else said(row.at_fault, shape, row.value, self.shows_values)
 
     def value_json(self, value: FoundValue) -> dict[str, Any]:
         """A value for JSON, with what it says only where that may be shown."""
@@ -104,7 +106,7 @@ class Rejected:
         }
 
     def _row_json(self, row: RejectedRow) -> dict[str, Any]:
-        kept = {**row.as_json(), "user_id": self.user(row), "shape": kept_shape(row)}
+        kept = {**row.as_json(), "user_id": self.user(row), "shape": kept_shape(row.at_fault, row.value)}
         if self.shows_values:
             kept["value"] = row.value
         if self.values is None:
@@ -162,8 +164,10 @@ def rejected_report(found: Rejected, flags: str, width: int) -> RenderableType:
         width: of the terminal, in columns.
     """
     sync = found.sync
+    over = f"{count(found.ended, 'rejection')} over: retl rejected {sync.name}{flags} --ended"
+    hints: list[RenderableType] = [Text(over, "dim")] if found.ended else []
     if not found.counts:
-        return Text(f"{sync.name}: nothing is rejected")
+        return Group(Text(f"{sync.name}: nothing is rejected"), *hints)
     rows, calls = (sum(getattr(one, kind) for one in found.counts) for kind in ("rows", "calls"))
     kinds = [count(rows, "row")] * bool(rows) + [count(calls, "call")] * bool(calls)
     parts: list[RenderableType] = [
@@ -178,29 +182,31 @@ def rejected_report(found: Rejected, flags: str, width: int) -> RenderableType:
         parts += [Text(""), Text(f"{rows + calls - shown_ones:,} more: --limit, --reason or --out", "dim")]
     if found.values is None and any(row.reason in REASONS for row in found.rows):
         hint = f"the rows as they are now: retl rejected {sync.name}{flags} --inspect"
-        parts += [Text(""), Text(f"{hint} (reads the model)", "dim")]
-    return Group(*parts)
+        hints.insert(0, Text(f"{hint} (reads the model)", "dim"))
+    return Group(*parts, *([Text("")] if hints else []), *hints)
 
 
 def _reasons_table(counts: Sequence[ReasonCount]) -> RenderableType:
     titles = ["reason", "rows", "calls", "since", "last seen (UTC)"]
-    table = _table(titles, ("rows", "calls"))
+    table = table_of(titles, ("rows", "calls"))
     for one in counts:
         numbers = (f"{number:,}" if number else "" for number in (one.rows, one.calls))
-        table.add_row(Text(one.reason, "yellow"), *numbers, _minute(one.first_seen), _minute(one.last_seen))
+        table.add_row(Text(one.reason, "yellow"), *numbers, minute(one.first_seen), minute(one.last_seen))
     return Ragged(table)
 
 
-def _table(titles: Sequence[str], numbers: Sequence[str] = ()) -> Table:
+def table_of(titles: Sequence[str], numbers: Sequence[str] = ()) -> Table:
+    """An empty table with these columns; `numbers` are those on the right."""
     table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="dim")
     for title in titles:
         right = title.strip() in numbers
-        fixed = right or title in {"since", "last seen"}
+        fixed = right or title in {"since", "last seen", "until", "how"}
         table.add_column(title, justify="right" if right else "left", overflow="fold", no_wrap=fixed)
     return table
 
 
-def _minute(moment: datetime) -> str:
+def minute(moment: datetime) -> str:
+    """A moment for a table, to the minute."""
     return f"{moment:%Y-%m-%d %H:%M}"
 
 
@@ -238,14 +244,14 @@ def _rows_table(found: Rejected, rows: Sequence[RejectedRow], width: int) -> Ren
         titles.remove("value")
     elif width < WIDE:
         titles.remove("last seen")
-    table = _table(titles, ("runs",))
+    table = table_of(titles, ("runs",))
     for row in rows:
         several = f" ({row.rows:,} rows)" if row.rows > 1 else ""
         cells = {
             "  row": f"  {'(no key)' if row.key is None else row.key}{several}",
             "user": users[row.key] or "",
-            "since": _minute(row.first_seen),
-            "last seen": _minute(row.last_seen),
+            "since": minute(row.first_seen),
+            "last seen": minute(row.last_seen),
             "runs": f"{row.times:,}",
             "value": values[row.key],
         }
@@ -261,11 +267,11 @@ def _described(found: FoundRow | None, shows_values: bool) -> str:
         return f"the rows differ in {', '.join(found.differs_in)}"
     if found.reason == Reason.DUPLICATE_KEY:
         return "the rows are alike in all mapped columns"
-    described = [_said(one.column, one.shape, one.value, shows_values) for one in found.values]
+    described = [said(one.column, one.shape, one.value, shows_values) for one in found.values]
     return ", ".join(described) or "gone or right by now, or not told by the model"
 
 
-def _said(column: str | None, shape: str, value: str | None, shows_values: bool) -> str:
+def said(column: str | None, shape: str, value: str | None, shows_values: bool) -> str:
     """A column with its value's form, or with the beginning of what it says."""
     says = shape
     if shows_values and value is not None:
@@ -276,7 +282,7 @@ def _said(column: str | None, shape: str, value: str | None, shows_values: bool)
 def _call_lines(call: RejectedCall, shows_values: bool) -> Iterator[RenderableType]:
     """A refused call: whose, when, under which id, and what the destination said."""
     user = "" if call.user_id in {None, call.key} else f" (user {call.user_id})"
-    when = f", {call.change}, {_minute(call.rejected_at)}"
+    when = f", {call.change}, {minute(call.rejected_at)}"
     yield Text.assemble("  ", (call.key, "bold"), user, when, (f"  {call.message_id or ''}", "dim"))
     if call.answer:
         yield Text(f"    answer: {call.answer}")
