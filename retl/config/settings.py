@@ -64,9 +64,9 @@ class Guards(Frozen):
     )
     rejected: GuardLimit | None = Field(
         default=None,
-        description="Most rows that cannot be compared, as their key is null or shared or a text is none that can "
-        "be read: a count, a percentage of the rows read, or `off`; not written: 20%, of 100 rows or "
-        "more. It holds on a first run, too. Rows that can be compared and make no call, as with "
+        description="Most rows that cannot be compared, as their key is null or shared or a text is none "
+        "that can be read: a count, a percentage of the rows read, or `off`; not written: 20%, of 100 rows "
+        "or more. It holds on a first run, too. Rows that can be compared and make no call, as with "
         "`no_id` or `bad_timestamp`, do not count.",
     )
     min_rows: Count = Field(default=1, description="Fewest rows that the model may yield.")
