@@ -218,10 +218,25 @@ def test_one_reason_and_a_limit(retl: Retl) -> None:
     assert 2 == len(found["reasons"])
     assert 3 == len(listed(retl, "--limit", "3")["rows"])
     assert " more: --limit, --reason or --out" in retl("rejected", "users", "--limit", "3")[1]
-    assert "users: nothing is rejected\n" == retl("rejected", "users", "--reason", "refused")[1]
+    nothing = "users: nothing is rejected for refused\n"
+    assert nothing == retl("rejected", "users", "--reason", "refused")[1]
 
 
 @pytest.mark.rule("P9")
+def test_a_long_key_is_cut(retl: Retl, project: Path) -> None:
+    """The beginning of a key that would fill the screen is shown, and its length."""
+    sync = project / "syncs/users.yml"
+    sync.write_text(
+        sync.read_text().replace("ELSE 'k' || i END AS id", "ELSE repeat('k', 5000) || i END AS id")
+    )
+    retl("run", "users")
+
+    out = retl("rejected", "users", "--reason", "bad_number")[1]
+
+    assert "…(5,001characters)" in "".join(out.split())
+    assert 60 <= out.count("k") < 80
+
+
 def test_rejections_that_are_over(retl: Retl, project: Path) -> None:
     """--ended tells of rejections until when they lasted and how they ended; values only where asked for."""
     retl("run", "users")

@@ -84,6 +84,7 @@ def rejected_command(
                 rejected_calls(state.db, most, reasons),
                 show_values,
                 count_ended(state.db, reasons),
+                reasons=reasons,
             )
             if inspect and found.rows:
                 found = found.with_values(find_values(looking_job(session, state), found.rows))

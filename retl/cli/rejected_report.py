@@ -21,6 +21,9 @@ from retl.rejected_values import FoundRow, FoundValue, kept_shape, possible_colu
 WIDE = 110
 """Columns from which on the values of rows stand beside the moment at which they were last seen."""
 
+LONG = 60
+"""Characters of a key that are shown; `--json` and `--out` have all."""
+
 DETAIL = 40
 """Characters of a value that are shown in a table; `--json` has all that is known."""
 
@@ -43,6 +46,7 @@ class Rejected:
         ended: how many rejections that are over are kept, of the same reasons.
         values: of rows with a key, as the model has them now, by key; None where it was not read.
         samples: of rows without a key.
+        reasons: the only ones that were asked for; none are all.
     """
 
     sync: Sync
@@ -53,6 +57,7 @@ class Rejected:
     ended: int = 0
     values: Mapping[str, FoundRow] | None = None
     samples: Sequence[FoundRow] = ()
+    reasons: Sequence[str] = ()
 
     def with_values(self, found: Sequence[FoundRow]) -> "Rejected":
         """The same with what was found in the model."""
@@ -155,6 +160,11 @@ def next_step(reason: str, sync: str, flags: str = "") -> str:
     return step
 
 
+def short(key: str) -> str:
+    """A key, or the beginning of a long one."""
+    return key if len(key) <= LONG else f"{key[:LONG]}… ({len(key):,} characters)"
+
+
 def rejected_report(found: Rejected, flags: str, width: int) -> RenderableType:
     """The counts of each reason, then its rows and calls with what can be done about them.
 
@@ -167,7 +177,8 @@ def rejected_report(found: Rejected, flags: str, width: int) -> RenderableType:
     over = f"{count(found.ended, 'rejection')} over: retl rejected {sync.name}{flags} --ended"
     hints: list[RenderableType] = [Text(over, "dim")] if found.ended else []
     if not found.counts:
-        return Group(Text(f"{sync.name}: nothing is rejected"), *hints)
+        of_reasons = f" for {' or '.join(found.reasons)}" if found.reasons else ""
+        return Group(Text(f"{sync.name}: nothing is rejected{of_reasons}"), *hints)
     rows, calls = (sum(getattr(one, kind) for one in found.counts) for kind in ("rows", "calls"))
     kinds = [count(rows, "row")] * bool(rows) + [count(calls, "call")] * bool(calls)
     parts: list[RenderableType] = [
@@ -248,7 +259,7 @@ def _rows_table(found: Rejected, rows: Sequence[RejectedRow], width: int) -> Ren
     for row in rows:
         several = f" ({row.rows:,} rows)" if row.rows > 1 else ""
         cells = {
-            "  row": f"  {'(no key)' if row.key is None else row.key}{several}",
+            "  row": f"  {'(no key)' if row.key is None else short(row.key)}{several}",
             "user": users[row.key] or "",
             "since": minute(row.first_seen),
             "last seen": minute(row.last_seen),
@@ -283,7 +294,7 @@ def _call_lines(call: RejectedCall, shows_values: bool) -> Iterator[RenderableTy
     """A refused call: whose, when, under which id, and what the destination said."""
     user = "" if call.user_id in {None, call.key} else f" (user {call.user_id})"
     when = f", {call.change}, {minute(call.rejected_at)}"
-    yield Text.assemble("  ", (call.key, "bold"), user, when, (f"  {call.message_id or ''}", "dim"))
+    yield Text.assemble("  ", (short(call.key), "bold"), user, when, (f"  {call.message_id or ''}", "dim"))
     if call.answer:
         yield Text(f"    answer: {call.answer}")
     if shows_values and call.body is not None:
