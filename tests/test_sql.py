@@ -13,8 +13,9 @@ from delivery import IDENTIFY, NOON, FakeClock, Shop, Table
 from harness import Retl, runner
 
 from retl.cli.history import SPARKS, sparkline
+from retl.errors import WarehouseError
 from retl.history import VIEWS, query
-from retl.run import Run, open_run
+from retl.run import Calls, Run, keep_run, open_run
 from retl.sandbox.failures import Reply
 from retl.sandbox.server import Sandbox
 from retl.state import open_state, peek_state
@@ -47,7 +48,8 @@ def users(**names: str) -> Table:
 
 @pytest.fixture
 def retl(shop: Shop, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Retl:
-    """The command line, in the folder of the shop."""
+    """The command line, in the folder of the shop, without a terminal."""
+    monkeypatch.delenv("COLUMNS", raising=False)
     monkeypatch.chdir(shop.folder)
     monkeypatch.setenv("RETL_STATE_DIR", str(shop.folder))
     return runner(capsys)
@@ -156,20 +158,41 @@ def test_a_result_is_printed_as_table_json_and_csv(retl: Retl) -> None:
 
 
 def test_past_runs_are_told_with_why_they_failed(retl: Retl, shop: Shop) -> None:
-    """The newest run is first, and one that failed says why; --json has the records of the runs."""
+    """The newest run is first, each by its id, and one that failed says why and what to do."""
     code, out, _ = retl("history", "shop.yml")
     lines = out.splitlines()
-    assert (0, 4) == (
-        code,
-        len([line for line in lines if line.startswith(("began", "2026-03-01 12:00  "))]) - 1,
-    )
-    assert ["failed", "partial", "partial"] == [line.split()[2] for line in lines[1:4]]
-    assert "write key" in lines[4]
+    known = [run_id for (run_id,) in asked(shop, "SELECT run_id FROM runs")]
+    assert (0, set(known)) == (code, {line.split()[0] for line in lines[1:4]})
+    assert ["failed", "partial", "partial"] == [line.split()[1] for line in lines[1:4]]
     records = [
         json.loads(line) for line in retl("history", "shop.yml", "--json", "--limit", "2")[1].splitlines()
     ]
     assert ["failed", "partial"] == [record["status"] for record in records]
-    assert "refused" == records[0]["error"]["code"] or records[0]["error"]["message"]
+    error = records[0]["error"]
+    assert [f"{records[0]['run_id']}: {error['message']}", f"  → {error['hint']}"] == lines[4:6]
+
+
+def test_the_history_fits_a_narrow_terminal(retl: Retl, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In 80 columns no line is wider, no run id is cut, and reasons go on below with an indent."""
+    with open_state(shop.state_path, "shop") as state, state.transaction():
+        big = Run("shop", "20260301T120000-bbbbbb", NOON, 7_500.0, rows_read=1_234_567, added=1_234_567)
+        error = WarehouseError("the server closed the connection " * 4, hint="retl run shop")
+        keep_run(state.db, big.evolve(calls=Calls(delivered=12_345), error=error, exit_code=3))
+    monkeypatch.setenv("COLUMNS", "80")
+    _, out, _ = retl("history", "shop.yml", "--state-dir", str(shop.folder))
+    lines = out.splitlines()
+    assert ["failed", "2", "h", "5", "min", "1.2M", "1.2M", "12.3k"] == lines[1].split()[1:]
+    assert 80 >= max(map(len, lines[:-1]))
+    assert ["20260301T120000-bbbbbb: the server", "  connection"] == [lines[5][:34], lines[6][:12]]
+    assert any(line.startswith("  → retl run shop --state-dir") for line in lines)
+
+
+def test_a_hint_is_given_once(retl: Retl, shop: Shop, sandbox: Sandbox) -> None:
+    """Where several runs failed for one reason, what to do is told below the newest."""
+    sandbox.script([Reply(status=401)])
+    shop.run(users(u1="Ann"))
+    _, out, _ = retl("history", "shop.yml")
+    assert (2, 1) == (out.count(": Segment refuses the write key"), out.count("→ "))
 
 
 def test_a_run_that_died_is_told(shop: Shop, retl: Retl) -> None:
@@ -181,7 +204,7 @@ def test_a_run_that_died_is_told(shop: Shop, retl: Retl) -> None:
     for _ in range(2):
         assert [("interrupted", 5)] == asked(shop, "SELECT status, delivered FROM runs WHERE run_id = 'died'")
         _, out, _ = retl("history", "shop.yml")
-        assert "2026-03-01 12:00  ended suddenly; the next run went on" in out.splitlines()
+        assert "died: ended suddenly; the next run went on" in out.splitlines()
         shop.run(users(u1="Ann"))  # completes its record
 
 

@@ -101,6 +101,12 @@ class Ragged:
             yield text
 
 
+def table_width(table: Table) -> int:
+    """The columns of the terminal that a table takes where no line of a cell is folded or cut."""
+    measuring = Console(width=WIDE)
+    return measuring.measure(table).maximum
+
+
 class Steady(Console):
     """A console whose terminal obeys retl alone, and no text that is printed."""
 

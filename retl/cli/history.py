@@ -1,6 +1,6 @@
 """`retl history`: the past runs of a sync."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from retl.cli.console import Ragged, as_json_line, console, count, duration
+from retl.cli.console import Printer, Ragged, as_json_line, console, count, duration, table_width, with_flags
+from retl.cli.fold import fold_words
 from retl.cli.options import MOST, ONE_SYNC, REHEARSAL, STATE_DIR
 from retl.cli.status import STATUS_COLORS
 from retl.clock import SystemClock
@@ -40,19 +41,39 @@ def history_command(sync: str, limit: int, as_json: bool, rehearsal: bool, state
             for run in runs:
                 click.echo(as_json_line(run))
         else:
-            console().print(history_report(session.sync.name, runs))
+            printed = console()
+            flags = Printer(rehearsal=rehearsal, state_dir=state_dir).flags
+            printed.print(history_report(session.sync.name, runs, printed.width, flags))
     return 0
 
 
-def history_report(sync: str, runs: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """The runs, a line each and one more for an error, and how their numbers went."""
+def history_report(
+    sync: str, runs: Sequence[Mapping[str, Any]], width: int, flags: str = ""
+) -> RenderableType:
+    """The runs, a line each, why some of them failed, and how their numbers went.
+
+    Args:
+        sync: its name.
+        runs: their records, the newest first.
+        width: of the terminal, in columns.
+        flags: options that are repeated after each command that a hint names.
+    """
     if not runs:
         return Text(f"{sync}: no run yet")
+    table = _table(runs, "{:,}".format)
+    if table_width(table) > width:
+        table = _table(runs, _rounded)
+    lines: list[RenderableType] = [Ragged(table), *_reasons(runs, width, flags)]
+    if len(runs) > 1:
+        lines += [Text(), *_sparklines(list(reversed(runs)))]
+    return Group(*lines)
+
+
+def _table(runs: Sequence[Mapping[str, Any]], written: Callable[[int], str]) -> Table:
+    """A line for each run; its numbers are `written`."""
     table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="dim")
-    for title in ("began (UTC)", "status", "took", "read", "+", "~", "-", "rejected", "sent"):
-        table.add_column(
-            title, justify="left" if title in ("began (UTC)", "status") else "right", no_wrap=True
-        )
+    for title in ("run (UTC)", "status", "took", "read", "+", "~", "-", "rejected", "sent"):
+        table.add_column(title, justify="left" if title in ("run (UTC)", "status") else "right", no_wrap=True)
     for run in runs:
         calls = run["calls"]
         rejected = _sum(run["rejected_rows"], calls["rejected"])
@@ -65,18 +86,29 @@ def history_report(sync: str, runs: Sequence[Mapping[str, Any]]) -> RenderableTy
             calls["delivered"],
         )
         table.add_row(
-            run["started_at"][:16].replace("T", " "),
+            run["run_id"],
             Text(run["status"], STATUS_COLORS.get(run["status"], "red")),
             "" if run["exit_code"] is None else duration(run["seconds"]),
-            *("" if number is None else f"{number:,}" for number in numbers),
+            *("" if number is None else written(number) for number in numbers),
         )
-    lines: list[RenderableType] = [Ragged(table)]
-    lines += [
-        Text(f"{run['started_at'][:16].replace('T', ' ')}  {why}") for run in runs if (why := why_of(run))
-    ]
-    if len(runs) > 1:
-        lines += [Text(), *_sparklines(list(reversed(runs)))]
-    return Group(*lines)
+    return table
+
+
+def _reasons(runs: Sequence[Mapping[str, Any]], width: int, flags: str) -> Iterator[Text]:
+    """Why runs did not send what they might have, each by the id of its run; a hint is given once."""
+    given: set[str] = set()
+    for run in runs:
+        why = why_of(run)
+        if why is None:
+            continue
+        first, *others = f"{run['run_id']}: {why}".splitlines()
+        yield from map(Text, fold_words(first, width, ""))
+        for line in others:
+            yield from map(Text, fold_words(line.strip(), width))
+        hint = run["error"] and run["error"]["hint"]
+        if hint and hint not in given:
+            given.add(hint)
+            yield from map(Text, fold_words(f"→ {with_flags(hint, flags)}", width))
 
 
 def why_of(run: Mapping[str, Any]) -> str | None:
@@ -118,6 +150,15 @@ def sparkline(values: Sequence[float | None]) -> str:
     return "".join(
         " " if value is None else SPARKS[int((value - least) / width * (len(SPARKS) - 1))] for value in values
     )
+
+
+def _rounded(number: int) -> str:
+    """A number in five characters at most, for a table that is too wide otherwise: `12.3k`, `1.2M`."""
+    if number < 10_000:
+        return str(number)
+    size, unit = (1_000, "k") if number < 1_000_000 else (1_000_000, "M")
+    share = number / size
+    return f"{share:.1f}{unit}" if share < 100 else f"{share:,.0f}{unit}"
 
 
 def _number(value: float) -> str:
