@@ -97,8 +97,8 @@ def _table(runs: Sequence[Mapping[str, Any]], written: Callable[[int], str]) -> 
 def _reasons(runs: Sequence[Mapping[str, Any]], width: int, flags: str) -> Iterator[Text]:
     """Why runs did not send what they might have, each by the id of its run; a hint is given once."""
     given: set[str] = set()
-    for run in runs:
-        why = why_of(run)
+    for place, run in enumerate(runs):
+        why = why_of(run, is_last=place == 0)
         if why is None:
             continue
         first, *others = f"{run['run_id']}: {why}".splitlines()
@@ -111,12 +111,17 @@ def _reasons(runs: Sequence[Mapping[str, Any]], width: int, flags: str) -> Itera
             yield from map(Text, fold_words(f"→ {with_flags(hint, flags)}", width))
 
 
-def why_of(run: Mapping[str, Any]) -> str | None:
-    """The reason why a run did not send what it might have, in a sentence; None where it did."""
+def why_of(run: Mapping[str, Any], is_last: bool) -> str | None:
+    """The reason why a run did not send what it might have, in a sentence; None where it did.
+
+    Args:
+        run: its record.
+        is_last: whether no run came after it.
+    """
     if run["error"]:
         return str(run["error"]["message"])
     if run["exit_code"] is None:
-        return "ended suddenly; the next run went on"
+        return f"ended suddenly; the next run {'goes' if is_last else 'went'} on"
     return "remembered the rows, and sent nothing: a silent baseline" if run["baseline"] else None
 
 
