@@ -157,6 +157,28 @@ def test_a_result_is_printed_as_table_json_and_csv(retl: Retl) -> None:
     assert 2 == retl("sql", "shop.yml", select, "--csv", "--json")[0]
 
 
+def test_a_table_that_does_not_fit_is_printed_as_blocks(retl: Retl, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the table is wider than the terminal, each row is a block with a line for each column."""
+    monkeypatch.setenv("COLUMNS", "80")
+    _, out, _ = retl("sql", "shop.yml", "select * from calls order by state, key limit 2")
+    first, second = out.split("\n\n")
+    names = re.findall(r"^(\w+):", first, re.MULTILINE)
+    assert names == re.findall(r"^(\w+):", second, re.MULTILINE)
+    assert {"message_id", "key", "state", "run_id"} < set(names)
+    assert "state: delivered" in first.splitlines()
+    _, out, _ = retl("sql", "shop.yml", f"select '{'word ' * 20}' as a, e'one\\ntwo: 2' as b")
+    lines = out.splitlines()
+    assert ["a: word", "  word", "b: one", "  two: 2"] == [lines[0][:7], lines[1][:6], *lines[2:]]
+
+
+@pytest.mark.parametrize("select", ["select key from calls where false", "select * from calls where false"])
+def test_no_rows_are_told(retl: Retl, monkeypatch: pytest.MonkeyPatch, select: str) -> None:
+    """Beside the names of the columns it says that there are no rows."""
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = retl("sql", "shop.yml", select)[1].splitlines()
+    assert ("0 rows", True) == (lines[-1], "key" in lines[0])
+
+
 def test_past_runs_are_told_with_why_they_failed(retl: Retl, shop: Shop) -> None:
     """The newest run is first, each by its id, and one that failed says why and what to do."""
     code, out, _ = retl("history", "shop.yml")

@@ -3,14 +3,17 @@
 import csv
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
-from retl.cli.console import Ragged, as_json_line, console
+from retl.cli.console import Ragged, as_json_line, console, table_width
+from retl.cli.fold import fold_words
 from retl.cli.options import ONE_SYNC, REHEARSAL, STATE_DIR
 from retl.clock import SystemClock
 from retl.history import Answer, query
@@ -45,7 +48,8 @@ def sql_command(
         elif as_csv:
             click.echo(as_csv_text(found), nl=False)
         else:
-            console().print(found_report(found))
+            printed = console()
+            printed.print(found_report(found, printed.width))
     return 0
 
 
@@ -58,8 +62,13 @@ def as_csv_text(found: Answer) -> str:
     return text.getvalue()
 
 
-def found_report(found: Answer) -> RenderableType:
-    """The rows as a table; numbers are at the right."""
+def found_report(found: Answer, width: int) -> RenderableType:
+    """The rows as a table, whose numbers are at the right; as blocks where that is wider than the terminal.
+
+    Args:
+        found: the columns and rows.
+        width: of the terminal, in columns.
+    """
     table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="dim")
     for place, name in enumerate(found.columns):
         are_numbers = all(
@@ -68,7 +77,24 @@ def found_report(found: Answer) -> RenderableType:
         table.add_column(name, justify="right" if are_numbers and found.rows else "left", overflow="fold")
     for row in found.rows:
         table.add_row(*map(_cell, row))
-    return Ragged(table)
+    if table_width(table) <= width:
+        return Group(Ragged(table), *([] if found.rows else [Text("0 rows", "dim")]))
+    if not found.rows:
+        return Group(*map(Text, fold_words(", ".join(found.columns), width, "")), Text("0 rows", "dim"))
+    return Group(*_blocks(found, width))
+
+
+def _blocks(found: Answer, width: int) -> Iterator[Text]:
+    """The rows below each other, a line for each column, and a blank line between two rows."""
+    for place, row in enumerate(found.rows):
+        if place:
+            yield Text()
+        for name, value in zip(found.columns, row, strict=True):
+            first, *others = _cell(value).splitlines() or [""]
+            lines = fold_words(f"{name}: {first}".rstrip(), width, "")
+            lines += [line for other in others for line in fold_words(other, width)]
+            yield Text.assemble((lines[0][: len(name) + 1], "dim"), lines[0][len(name) + 1 :])
+            yield from map(Text, lines[1:])
 
 
 def _cell(value: Any) -> str:
