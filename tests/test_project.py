@@ -5,10 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from harness import runner
 
 from retl.config.project import (
     Project,
     check_names,
+    every_sync,
     find_project,
     find_syncs,
     load_model,
@@ -203,6 +205,30 @@ def test_no_syncs_at_all(tmp_path: Path) -> None:
         find_syncs(["users"], tmp_path)
 
     assert "there is no sync `users`" == str(caught.value)
+
+
+@pytest.mark.parametrize("command", [["status"], ["check"], ["run", "--all"], ["report"]])
+def test_no_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    """Commands on all syncs say outside of any project that there is none, and leave no file."""
+    monkeypatch.chdir(tmp_path)
+    code, out, err = runner(capsys)(*command)
+
+    assert (2, "", []) == (code, out, list(tmp_path.iterdir()))
+    assert [
+        "error: there is no retl project here or above",
+        "  → cd into one, or make one: retl init shop",
+    ] == err.splitlines()
+
+
+def test_a_project_without_a_folder_of_syncs(tmp_path: Path) -> None:
+    """A project that has no syncs/ is not taken for none."""
+    write(tmp_path / "retl.yml", "")
+    with pytest.raises(ConfigError) as caught:
+        every_sync(tmp_path)
+
+    assert f"there is no folder syncs/ in {tmp_path}" == str(caught.value)
 
 
 @pytest.mark.parametrize("start", ["", "\ufeff"])

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import click
 
-from retl.config.folder import root_of
-from retl.config.project import find_syncs
+from retl.config.project import every_sync, find_syncs
 from retl.engine.guard import NAMES as GUARDS
 from retl.memory import VARIABLE, memory_limit
 
@@ -111,7 +110,7 @@ MEMORY_LIMIT = click.option(
 def sync_files(syncs: Sequence[str]) -> list[Path]:
     """The files that arguments mean; without arguments, all of the project around the working folder."""
     here = Path.cwd()
-    return find_syncs(syncs or (str(root_of(here) / "syncs"),), here)
+    return find_syncs(syncs, here) if syncs else every_sync(here)
 
 
 def chosen_files(syncs: Sequence[str], every: bool) -> list[Path]:

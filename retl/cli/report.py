@@ -61,7 +61,14 @@ def report_command(
     sections, codes = [], [0]
     own: dict[str, Path] = {}
     project = find_project(Path.cwd(), os.environ)
-    for path in _paths(syncs):
+    none: ConfigError | None = None
+    try:
+        paths = sync_files(syncs)
+    except ConfigError as error:
+        if syncs:
+            raise
+        paths, none = [], error
+    for path in paths:
         try:
             session = load_session(path, state_dir, rehearsal)
             own[session.sync.name] = session.state_path
@@ -78,6 +85,8 @@ def report_command(
         if syncs or rehearsal
         else orphan_sections(find_orphans(project, project.state_dir(state_dir).absolute(), own=own))
     )
+    if none is not None and not orphans:
+        raise none
     page = render(Report(project.root.resolve().name, now, days, show_values, rehearsal, sections, orphans))
     _write(out, page)
     told = count(len(sections) + len(orphans), "sync")
@@ -85,16 +94,6 @@ def report_command(
     if opens:
         webbrowser.open(out.resolve().as_uri())
     return max(codes)
-
-
-def _paths(syncs: Sequence[str]) -> list[Path]:
-    """The sync files; none where the project has none and only orphans may be there."""
-    try:
-        return sync_files(syncs)
-    except ConfigError:
-        if syncs:
-            raise
-        return []
 
 
 def _write(out: Path, page: str) -> None:

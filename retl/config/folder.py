@@ -10,6 +10,9 @@ from retl.system import read_file
 ENDINGS = (".yml", ".yaml")
 """The endings of sync files."""
 
+MARKS = ("retl.yml", "syncs", "models")
+"""Names of which one in a folder makes it a project folder."""
+
 _LARGEST = 1_000_000
 """Bytes of a sync file; see `retl.forms.nodes`."""
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 
-from retl.config.folder import ENDINGS, absolute, files_in, name_in, root_of
+from retl.config.folder import ENDINGS, MARKS, absolute, files_in, name_in, root_of
 from retl.config.settings import Channels, Notify, check_defaults
 from retl.config.sync import Sync, parse
 from retl.errors import ConfigError
@@ -20,7 +20,7 @@ from retl.forms.yaml_file import ANY, Document, interpolate, load
 from retl.lazy import lazy_module
 from retl.mask import note, note_url
 from retl.model import Model, make_model, read_model
-from retl.system import expanded, in_utf8, is_file, is_folder, read_file, system_words
+from retl.system import expanded, in_utf8, is_file, is_folder, is_there, read_file, system_words
 
 if TYPE_CHECKING:
     import ssl
@@ -98,6 +98,22 @@ def find_syncs(arguments: Sequence[str], cwd: Path) -> list[Path]:
     for argument in arguments:
         found.update(dict.fromkeys(_meant(argument, cwd)))
     return list(found)
+
+
+def every_sync(cwd: Path) -> list[Path]:
+    """The sync files in `syncs/` of the project around the working folder.
+
+    Raises:
+        ConfigError: there is no project, or no sync file in it.
+    """
+    root = root_of(cwd)
+    if is_folder(root / "syncs"):
+        return find_syncs([str(root / "syncs")], cwd)
+    if any(is_there(root / name) for name in MARKS):
+        raise ConfigError(f"there is no folder syncs/ in {root}", hint="make it, for a file of each sync")
+    raise ConfigError(
+        "there is no retl project here or above", hint="cd into one, or make one: retl init shop"
+    )
 
 
 def _meant(argument: str, cwd: Path) -> list[Path]:
