@@ -2,10 +2,23 @@
 
 import re
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
-from report_records import HOSTILE, OUTAGE, facts, past_run, rejected, report, section, stopped_run
+from report_records import (
+    HOSTILE,
+    NOON,
+    OUTAGE,
+    facts,
+    guarded_run,
+    past_run,
+    rejected,
+    report,
+    section,
+    stopped_run,
+)
 
+from retl.report.chart import trend_svg
 from retl.report.page import render
 
 
@@ -64,3 +77,24 @@ def test_the_commands_that_are_named_are_about_the_same_state() -> None:
 def commands(page: str) -> set[str]:
     """The commands that a page names."""
     return set(re.findall(r"<code>(retl [^<]*)</code>", page))
+
+
+def test_runs_that_a_guard_stopped_are_counted_by_a_fitting_name() -> None:
+    """The figure that counts failed and guarded runs names both."""
+    found = section(facts([past_run(0), guarded_run(1), stopped_run(2, OUTAGE)]))
+    page = render(report(found, section(facts([]), "others")))
+
+    assert "<dt>Runs failed or stopped</dt><dd>2</dd>" in page
+    assert "Failed or stopped</th>" in page
+
+
+@pytest.mark.parametrize("runs", [2, 60])
+def test_no_label_of_a_chart_is_there_twice(runs: int) -> None:
+    """Runs of one minute or day share a label below the chart, and the newest has it."""
+    began = [NOON + timedelta(hours=12 * (runs > 2) * number, seconds=number) for number in range(runs)]
+    found = section(facts([past_run(number, started_at=at) for number, at in enumerate(began)]))
+    (known,) = [one for one in found.trends if one.title == "Rows read"]
+    labels = re.findall(r"<text[^>]*>(\d+ \w{3}|\d\d:\d\d)</text>", trend_svg(known))
+
+    assert known.labels[-1] in labels
+    assert len(set(labels)) == len(labels)

@@ -45,7 +45,7 @@ def _svg(trend: Trend, kind: str) -> str:
     x = description["encoding"]["x"]
     x["scale"]["domain"] = list(range(count - max(count, FEWEST_PLACES), count))
     if x["axis"]:
-        x["axis"]["values"] = _labelled(count)
+        x["axis"]["values"] = _labelled(trend.labels)
         description["params"] = [
             {"name": "labels", "value": {str(place): label for place, label in enumerate(trend.labels)}}
         ]
@@ -89,12 +89,14 @@ def _bars(says: Sequence[str]) -> list[dict[str, Any]]:
     return [{"place": place, "says": text} for place, text in enumerate(says)]
 
 
-def _labelled(count: int) -> list[int]:
-    """The places that have a label: the first, the last, and some between them."""
+def _labelled(texts: Sequence[str]) -> list[int]:
+    """The places that have a label: the first, the last, and some between them; of equal ones the last."""
+    count = len(texts)
     labels = 1 if count == 1 else min(LABELS, 2 + (count - 1) // 8)
     if labels == 1:
         return [count - 1]
-    return sorted({round(step * (count - 1) / (labels - 1)) for step in range(labels)})
+    places = {round(step * (count - 1) / (labels - 1)) for step in range(labels)}
+    return sorted({texts[place]: place for place in sorted(places)}.values())
 
 
 def _shortened(svg: str) -> str:
