@@ -87,6 +87,13 @@ class Session:
         return path.resolve() if path.is_symlink() and path.exists() else path
 
     @property
+    def is_only_rehearsed(self) -> bool:
+        """Whether there were rehearsals of the sync and no real run, which is what the command is about."""
+        if self.rehearsal or state_exists(self.state_path):
+            return False
+        return state_exists(replace(self, rehearsal=True).state_path)
+
+    @property
     def model(self) -> Model:
         """The sync's model."""
         return load_model(self.sync, self.project)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from delivery import IDENTIFY, NOON, FakeClock, Shop, Table
-from harness import Retl, runner
+from harness import Retl, runner, two_syncs
 
 from retl.cli.history import SPARKS, sparkline
 from retl.errors import WarehouseError
@@ -243,3 +243,18 @@ def test_a_sync_without_a_state_has_no_history(
     monkeypatch.setenv("RETL_STATE_DIR", str(tmp_path / "elsewhere"))
     assert (0, "shop: no run yet\n", "") == retl("history", "shop.yml")
     assert (0, '{"n": 0}\n', "") == retl("sql", "shop.yml", "select count(*) as n from calls", "--json")
+
+
+def test_after_rehearsals_alone_the_way_to_them_is_told(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no run was real, the history and its queries name --sandbox, on stderr; with it they do not."""
+    monkeypatch.chdir(two_syncs(tmp_path))
+    retl = runner(capsys)
+    assert 0 == retl("run", "a", "--sandbox")[0]
+    told = "there are only rehearsals; to see them: "
+    select = "select key from calls"
+
+    assert (0, "a: no run yet\n", f"{told}retl history a --sandbox\n") == retl("history", "a")
+    assert (0, "key\n0 rows\n", f'{told}retl sql a "…" --sandbox\n') == retl("sql", "a", select)
+    assert "" == retl("sql", "a", select, "--sandbox")[2] == retl("history", "b")[2]

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +161,13 @@ class Printer:
             say(logging.ERROR, LogAction.FAILED, str(error), sync, **about)
         else:
             console(stderr=True).print(error_report(error, self.flags, sync if self.several else None))
+
+    def only_rehearsed(self, command: str) -> None:
+        """Say on stderr that a sync has no run but rehearsals, and which command is about these."""
+        flags = replace(self, rehearsal=True).flags
+        console(stderr=True).print(
+            f"there are only rehearsals; to see them: {command}{flags}", style="yellow"
+        )
 
     @property
     def flags(self) -> str:

@@ -44,6 +44,8 @@ def history_command(sync: str, limit: int, as_json: bool, rehearsal: bool, state
             printed = console()
             flags = Printer(rehearsal=rehearsal, state_dir=state_dir).flags
             printed.print(history_report(session.sync.name, runs, printed.width, flags))
+        if session.is_only_rehearsed:
+            Printer(state_dir=state_dir).only_rehearsed(f"retl history {sync}")
     return 0
 
 

@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from retl.cli.console import Ragged, as_json_line, console, table_width
+from retl.cli.console import Printer, Ragged, as_json_line, console, table_width
 from retl.cli.fold import fold_words
 from retl.cli.options import ONE_SYNC, REHEARSAL, STATE_DIR
 from retl.clock import SystemClock
@@ -50,6 +50,8 @@ def sql_command(
         else:
             printed = console()
             printed.print(found_report(found, printed.width))
+        if session.is_only_rehearsed:
+            Printer(state_dir=state_dir).only_rehearsed(f'retl sql {sync} "…"')
     return 0
 
 
