@@ -88,10 +88,18 @@ def test_runs_that_a_guard_stopped_are_counted_by_a_fitting_name() -> None:
     assert "Failed or stopped</th>" in page
 
 
-@pytest.mark.parametrize("runs", [2, 60])
+@pytest.mark.parametrize("runs", [1, 2, 3])
+def test_labels_of_a_chart_do_not_touch(runs: int) -> None:
+    """Where bars are too few for two labels beside each other, only the newest has one."""
+    (known, *_) = section(facts([past_run(number) for number in range(runs)])).trends
+
+    assert [f"{11 + runs}:00"] == re.findall(r"<text[^>]*>(\d\d:\d\d)</text>", trend_svg(known))
+
+
+@pytest.mark.parametrize("runs", [4, 60])
 def test_no_label_of_a_chart_is_there_twice(runs: int) -> None:
     """Runs of one minute or day share a label below the chart, and the newest has it."""
-    began = [NOON + timedelta(hours=12 * (runs > 2) * number, seconds=number) for number in range(runs)]
+    began = [NOON + timedelta(hours=12 * (runs > 4) * number, seconds=number) for number in range(runs)]
     found = section(facts([past_run(number, started_at=at) for number, at in enumerate(began)]))
     (known,) = [one for one in found.trends if one.title == "Rows read"]
     labels = re.findall(r"<text[^>]*>(\d+ \w{3}|\d\d:\d\d)</text>", trend_svg(known))

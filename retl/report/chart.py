@@ -28,6 +28,9 @@ FEWEST_PLACES = 24
 LABELS = 4
 """Labels below a chart, at most."""
 
+APART = 3
+"""Places from a label to the next, at least; nearer ones would touch."""
+
 
 def trend_svg(trend: Trend) -> str:
     """A trend as an SVG element, whose text alternative is to be given around it."""
@@ -90,9 +93,9 @@ def _bars(says: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _labelled(texts: Sequence[str]) -> list[int]:
-    """The places that have a label: the first, the last, and some between them; of equal ones the last."""
+    """The places that have a label: the last, and with room the first and others; of equal ones the last."""
     count = len(texts)
-    labels = 1 if count == 1 else min(LABELS, 2 + (count - 1) // 8)
+    labels = 1 if count < APART + 1 else min(LABELS, 2 + (count - 1) // 8)
     if labels == 1:
         return [count - 1]
     places = {round(step * (count - 1) / (labels - 1)) for step in range(labels)}
