@@ -12,6 +12,7 @@ from retl.checks.static_check import check_file, receivers_reached
 from retl.config.sync import Change
 from retl.delivery.rejected import REASONS
 from retl.engine.base import Changes
+from retl.engine.guard import Outcome
 from retl.engine.landing import Purpose
 from retl.errors import ConfigError
 from retl.job import Job
@@ -87,10 +88,12 @@ class Ahead:
     Attributes:
         calls: the calls; of a row that the next run has none for, each that it could make.
         rows: the values by column, as text, by the keys of the rows; without those that are gone.
+        stopped_by: names of the guards that would stop the next run; none where it would go on.
     """
 
     calls: Sequence[Explained]
     rows: Mapping[str, Mapping[str, str | None]]
+    stopped_by: Sequence[str]
 
 
 def explain(job: Job, key: str, settings: Mapping[str, Settings]) -> Ahead:
@@ -119,7 +122,8 @@ def explain(job: Job, key: str, settings: Mapping[str, Settings]) -> Ahead:
         fill_changes(job, changes, kind, "key IN (SELECT key FROM found)")
         render_what_if(job, changes)
         explained += _calls(job, changes, settings, found_rows, kind)
-    return Ahead(explained, rows)
+    stopped_by = [one.name for one in proposal.guards if one.outcome is Outcome.STOPS]
+    return Ahead(explained, rows, stopped_by)
 
 
 def _find_rows(db: duckdb.DuckDBPyConnection, key: str, changes: Changes) -> dict[str, str]:

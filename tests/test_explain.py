@@ -138,3 +138,14 @@ def test_a_silent_baseline_is_told(retl: Retl) -> None:
     assert 0 == retl("run", "orders", "--sandbox")[0]
     _, out, _ = retl("explain", "orders", "1", "--sandbox", "--json")
     assert ["baseline"] == kinds(json.loads(out))
+
+
+def test_a_guard_that_would_stop_the_next_run_is_named(retl: Retl) -> None:
+    """Where a guard would stop the next run, explain does not say that the run sends the call."""
+    Path("users.csv").write_text(FIRST.replace("pro", "team").replace("free", "team"))
+    (row,) = told(retl, "1")
+    assert ["changed"] == row["stopped_by"]
+    _, out, _ = retl("explain", "users", "1", "--sandbox")
+    stop = "a guard would stop the next run (changed): see retl plan users --sandbox"
+    assert f"  next ~ changed; {stop}" in " ".join(out.splitlines())
+    assert "the next run sends" not in out

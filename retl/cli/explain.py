@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from retl.check import looking_job, receiver_settings
-from retl.cli.console import SIGNS, Ragged, as_json_line, console, count
+from retl.cli.console import SIGNS, Printer, Ragged, as_json_line, console, count
 from retl.cli.options import ONE_SYNC, RECEIVERS, REHEARSAL, STATE_DIR
 from retl.cli.receivers import EFFECT_COLORS, reason_meaning
 from retl.clock import SystemClock
@@ -55,7 +55,7 @@ def explain_command(
 
     Example: retl explain orders o-5001 --receiver insider
     """
-    names = chosen_receivers(receivers)
+    names, flags = chosen_receivers(receivers), Printer(rehearsal=rehearsal, state_dir=state_dir).flags
     for session in find_sessions([sync], state_dir, rehearsal):
         with session.peeked_state(SystemClock()) as state:
             past = {one.key: one for one in find_past(state, key)}
@@ -68,7 +68,7 @@ def explain_command(
             if as_json:
                 click.echo(as_json_line({"sync": session.sync.name, **one.as_json()}))
             else:
-                console().print(one.report(in_full))
+                console().print(one.report(in_full, f"retl plan {session.sync.name}{flags}"))
     return 0
 
 
@@ -95,26 +95,38 @@ class ToldRow:
         past: what the state knows.
         now: its values as the model has them; None where it is gone, or the model was not read.
         calls: of the next run.
+        stopped_by: names of the guards that would stop it.
     """
 
     past: RowPast
     now: Mapping[str, str | None] | None
     calls: Sequence[Explained] | None
+    stopped_by: Sequence[str] | None
 
     def as_json(self) -> dict[str, Any]:
         """The object that `retl explain --json` prints."""
         calls = None if self.calls is None else [one.as_json() for one in self.calls]
-        return {**self.past.as_json(), "now": self.now, "next": calls}
+        guards = None if self.stopped_by is None else list(self.stopped_by)
+        return {**self.past.as_json(), "now": self.now, "next": calls, "stopped_by": guards}
 
-    def report(self, in_full: bool) -> RenderableType:
-        """The same for people."""
+    def report(self, in_full: bool, plan: str) -> RenderableType:
+        """The same for people.
+
+        Args:
+            in_full: whether long calls and rows are shown in full.
+            plan: the command that shows all that the next run would do.
+        """
+        stop = ""
+        if self.stopped_by:
+            guard = "a guard" if len(self.stopped_by) == 1 else "guards"
+            stop = f"{guard} would stop the next run ({', '.join(self.stopped_by)}): see {plan}"
         head = Text.assemble((self.past.key, "bold"), (f"  found as a {self.past.matched}", "dim"))
         lines: list[RenderableType] = [head, *_row_lines(self.past.row, self.now, in_full)]
         if self.now is None and self.calls is not None:
             nothing = "" if self.calls else "; the next run sends nothing for it"
             lines.append(Text(f"  now  not in the model{nothing}", "yellow"))
         for call in self.calls or ():
-            lines.append(explained_report(call, in_full))
+            lines.append(explained_report(call, in_full, stop))
         lines += _past_lines(self.past)
         return Group(*lines, Text())
 
@@ -126,7 +138,10 @@ def _by_row(asked: str, past: Mapping[str, RowPast], ahead: Ahead | None) -> Ite
         calls.setdefault(call.key, []).append(call)
     for key in dict.fromkeys([*past, *calls]):
         known = past.get(key) or RowPast(key, "key" if key == asked else "user", None, (), ())
-        yield ToldRow(known, ahead.rows.get(key) if ahead else None, calls.get(key, []) if ahead else None)
+        if ahead is None:
+            yield ToldRow(known, None, None, None)
+        else:
+            yield ToldRow(known, ahead.rows.get(key), calls.get(key, []), ahead.stopped_by)
 
 
 def _row_lines(
@@ -223,15 +238,26 @@ def _rejection(one: PastRejection) -> str:
     return f"{what} was rejected {since}, {until}: {reason_meaning(one.reason)} ({one.reason}{value})"
 
 
-def explained_report(explained: Explained, in_full: bool = True) -> RenderableType:
-    """A call of the next run, and its result at each receiver."""
+def explained_report(explained: Explained, in_full: bool, stop: str) -> RenderableType:
+    """A call of the next run, and its result at each receiver.
+
+    Args:
+        explained: the call.
+        in_full: whether a long one is shown in full.
+        stop: the sentence on the guards that would stop the run; empty where none would.
+    """
     sign, color = SIGNS[explained.change]
     head = Text.assemble("  next ", (f"{sign} {explained.change}", color))
     if explained.what_if is not None:
         head.append(f"; the next run has no call for it, but {_WHAT_IF[explained.what_if]} this one:")
+    elif stop:
+        head.append(f"; {stop}", "red")
     elif explained.reason is None:
         head.append("; the next run sends:")
-    lines: list[RenderableType] = [head, Text(f"  {_folded(explained.body, in_full, 'call')}")]
+    lines: list[RenderableType] = [head]
+    if stop and explained.what_if is None and explained.reason is None:
+        lines.append(Text("  if it is let go on, it sends:"))
+    lines.append(Text(f"  {_folded(explained.body, in_full, 'call')}"))
     if explained.reason:
         rejected = f"would be rejected: {reason_meaning(explained.reason)} ({explained.reason})"
         lines.append(Text(f"  {rejected}", "yellow"))
