@@ -103,6 +103,12 @@ class RowPast:
     events: Sequence[PastEvent]
     rejections: Sequence[PastRejection]
 
+    @property
+    def waiting(self) -> list[PastCall]:
+        """The calls that the next run delivers first, the oldest first."""
+        calls = [event.call for event in reversed(self.events) if event.call is not None]
+        return [call for call in calls if call.state == "pending"]
+
     def as_json(self) -> dict[str, Any]:
         """The object that `retl explain --json` prints, but for what is to come."""
         return {

@@ -149,3 +149,13 @@ def test_a_guard_that_would_stop_the_next_run_is_named(retl: Retl) -> None:
     stop = "a guard would stop the next run (changed): see retl plan users --sandbox"
     assert f"  next ~ changed; {stop}" in " ".join(out.splitlines())
     assert "the next run sends" not in out
+
+
+def test_a_pending_call_is_delivered_first(retl: Retl) -> None:
+    """Of a call that waits it is told that the next run delivers it first, and no other."""
+    assert 0 == run(retl, f"{FIRST}4,ada,free,1\n5,ada,free,1\n", "--limit", "1")
+    (row,) = (one for one in told(retl, "ada") if kinds(one)[0] == "pending")
+    _, out, _ = retl("explain", "users", row["key"], "--sandbox")
+    lines = out.splitlines()
+    assert f"  next  the run first delivers its pending call: {row['past'][0]['message_id']}" in lines
+    assert any(line.startswith("  next = unchanged; the next run has no other call for it") for line in lines)

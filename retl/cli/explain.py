@@ -122,13 +122,23 @@ class ToldRow:
             stop = f"{guard} would stop the next run ({', '.join(self.stopped_by)}): see {plan}"
         head = Text.assemble((self.past.key, "bold"), (f"  found as a {self.past.matched}", "dim"))
         lines: list[RenderableType] = [head, *_row_lines(self.past.row, self.now, in_full)]
+        if waiting := self.past.waiting:
+            ids = ", ".join(call.message_id or "no message id" for call in waiting)
+            lines.append(
+                Text(f"  next  the run first delivers its {_pending(len(waiting))}: {ids}", "yellow")
+            )
+        other = " other" if waiting else ""
         if self.now is None and self.calls is not None:
-            nothing = "" if self.calls else "; the next run sends nothing for it"
+            nothing = "" if self.calls else f"; the next run has no{other} call for it"
             lines.append(Text(f"  now  not in the model{nothing}", "yellow"))
         for call in self.calls or ():
-            lines.append(explained_report(call, in_full, stop))
+            lines.append(explained_report(call, in_full, stop, f"no{other} call"))
         lines += _past_lines(self.past)
         return Group(*lines, Text())
+
+
+def _pending(calls: int) -> str:
+    return "pending call" if calls == 1 else f"{calls:,} pending calls"
 
 
 def _by_row(asked: str, past: Mapping[str, RowPast], ahead: Ahead | None) -> Iterator[ToldRow]:
@@ -238,18 +248,19 @@ def _rejection(one: PastRejection) -> str:
     return f"{what} was rejected {since}, {until}: {reason_meaning(one.reason)} ({one.reason}{value})"
 
 
-def explained_report(explained: Explained, in_full: bool, stop: str) -> RenderableType:
+def explained_report(explained: Explained, in_full: bool, stop: str, no_call: str) -> RenderableType:
     """A call of the next run, and its result at each receiver.
 
     Args:
         explained: the call.
         in_full: whether a long one is shown in full.
         stop: the sentence on the guards that would stop the run; empty where none would.
+        no_call: the words for a row that the run has no call for: "no other call" beside those that wait.
     """
     sign, color = SIGNS[explained.change]
     head = Text.assemble("  next ", (f"{sign} {explained.change}", color))
     if explained.what_if is not None:
-        head.append(f"; the next run has no call for it, but {_WHAT_IF[explained.what_if]} this one:")
+        head.append(f"; the next run has {no_call} for it, but {_WHAT_IF[explained.what_if]} this one:")
     elif stop:
         head.append(f"; {stop}", "red")
     elif explained.reason is None:
