@@ -19,6 +19,7 @@ from retl.job import Job
 from retl.past import as_texts, is_about
 from retl.pipeline import find_changes, open_engine, rendering
 from retl.planning import shown
+from retl.reason import Reason
 from retl.receivers.checker import ReceiverChecker, is_switched_off
 from retl.receivers.compiled_check import CallKind, Violation
 from retl.receivers.data_file import Effect, receiver
@@ -88,11 +89,14 @@ class Ahead:
     Attributes:
         calls: the calls; of a row that the next run has none for, each that it could make.
         rows: the values by column, as text, by the keys of the rows; without those that are gone.
+        rejected: the reasons, by their keys, of rows that cannot be compared; None stands for the key of rows
+            without one. They have no calls, and where several share a key no values.
         stopped_by: names of the guards that would stop the next run; none where it would go on.
     """
 
     calls: Sequence[Explained]
     rows: Mapping[str, Mapping[str, str | None]]
+    rejected: Mapping[str | None, str]
     stopped_by: Sequence[str]
 
 
@@ -113,7 +117,9 @@ def explain(job: Job, key: str, settings: Mapping[str, Settings]) -> Ahead:
     proposal = find_changes(job, open_engine(job, job.deadline, Purpose.LOOK_UP))
     changes = proposal.changes
     found_rows = _find_rows(db, key, changes)
-    rows = as_texts(db, "SELECT key, row FROM stage", list(found_rows), changes.mapping.columns)
+    rejected = _faults(db)
+    alone = [one for one in found_rows if rejected.get(one) != Reason.DUPLICATE_KEY]
+    rows = as_texts(db, "SELECT key, row FROM stage", alone, changes.mapping.columns)
     db.execute("DELETE FROM differing WHERE key NOT IN (SELECT key FROM found)")
     render_calls(job.state.db, rendering(job, proposal))
     explained = _calls(job, changes, settings, found_rows, None)
@@ -123,7 +129,7 @@ def explain(job: Job, key: str, settings: Mapping[str, Settings]) -> Ahead:
         render_what_if(job, changes)
         explained += _calls(job, changes, settings, found_rows, kind)
     stopped_by = [one.name for one in proposal.guards if one.outcome is Outcome.STOPS]
-    return Ahead(explained, rows, stopped_by)
+    return Ahead(explained, rows, rejected, stopped_by)
 
 
 def _find_rows(db: duckdb.DuckDBPyConnection, key: str, changes: Changes) -> dict[str, str]:
@@ -136,9 +142,24 @@ def _find_rows(db: duckdb.DuckDBPyConnection, key: str, changes: Changes) -> dic
         SELECT key FROM stage WHERE {condition}
         UNION
         SELECT key FROM change WHERE {before}
+        UNION
+        SELECT key FROM (SELECT key, row AS before FROM known SEMI JOIN row_fault USING (key)) WHERE {before}
         """
     )
-    query = "SELECT key, coalesce(change, 'unchanged') FROM found LEFT JOIN change USING (key)"
+    query = """
+        SELECT key, coalesce(change, 'unchanged')
+        FROM found LEFT JOIN change USING (key)
+        WHERE key IS NOT NULL
+        """
+    return dict(db.execute(query).fetchall())
+
+
+def _faults(db: duckdb.DuckDBPyConnection) -> dict[str | None, str]:
+    """The reasons for which rows of the TEMP table `found` cannot be compared, by their keys."""
+    query = """
+        SELECT row_fault.key, reason
+        FROM row_fault JOIN found ON row_fault.key IS NOT DISTINCT FROM found.key
+        """
     return dict(db.execute(query).fetchall())
 
 

@@ -89,7 +89,7 @@ class RowPast:
     """All that a state knows of a row.
 
     Attributes:
-        key: the primary key, as text.
+        key: the primary key, as text; None stands for rows without one.
         matched: whether it was asked for as a "key" or as a "user".
         row: the values by column as they were when the row was last turned into calls, as text; None where
             it is not in the snapshot.
@@ -97,7 +97,7 @@ class RowPast:
         rejections: open ones first, then the newest.
     """
 
-    key: str
+    key: str | None
     matched: str
     row: Mapping[str, str | None] | None
     events: Sequence[PastEvent]

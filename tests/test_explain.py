@@ -159,3 +159,23 @@ def test_a_pending_call_is_delivered_first(retl: Retl) -> None:
     lines = out.splitlines()
     assert f"  next  the run first delivers its pending call: {row['past'][0]['message_id']}" in lines
     assert any(line.startswith("  next = unchanged; the next run has no other call for it") for line in lines)
+
+
+@pytest.mark.parametrize("asked", ["2", "4", "bob"])
+def test_rows_that_share_a_key_would_be_rejected(retl: Retl, asked: str) -> None:
+    """Of a key that several rows have now none of them is shown, whether it was sent before or is new."""
+    Path("users.csv").write_text(f"{FIRST}2,bob,team,1\n4,bob,free,1\n4,bob,team,1\n")
+    (row,) = (one for one in told(retl, asked) if one["key"] == ("2" if asked == "bob" else asked))
+    assert ("duplicate_key", None, []) == (row["would_be_rejected"], row["now"], row["next"])
+    _, out, _ = retl("explain", "users", asked, "--sandbox")
+    assert (
+        "  next ! would be rejected: several rows share the primary key (duplicate_key)" in out.splitlines()
+    )
+
+
+def test_rows_without_a_key_would_be_rejected(retl: Retl) -> None:
+    """A row without a key is found by its user, beside the other rows of that user."""
+    Path("users.csv").write_text(FIRST.replace("2,ada", ",ada"))
+    found = {row["key"]: row["would_be_rejected"] for row in told(retl, "ada")}
+    assert {"1": None, "2": None, None: "null_key"} == found
+    assert "(no key)  found as a user" in retl("explain", "users", "ada", "--sandbox")[1]

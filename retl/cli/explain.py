@@ -20,6 +20,7 @@ from retl.errors import Interrupted, RetlError
 from retl.explain import Ahead, Explained, ReceiverResult, explain, nothing_found
 from retl.job import Job
 from retl.past import PastCall, PastEvent, PastRejection, RowPast, find_past
+from retl.reason import Reason
 from retl.receivers.data_file import Effect, chosen_receivers, receiver
 from retl.receivers.settings import Settings
 from retl.session import find_sessions
@@ -62,7 +63,7 @@ def explain_command(
             job = looking_job(session, state)
             settings = receiver_settings(session, names or list(session.sync.receivers))
             ahead = None if offline else _ahead(job, key, settings, has_past=bool(past))
-        if not past and (ahead is None or not ahead.calls):
+        if not past and (ahead is None or not (ahead.calls or ahead.rejected)):
             raise nothing_found(job, key)
         for one in _by_row(key, past, ahead):
             if as_json:
@@ -93,21 +94,25 @@ class ToldRow:
 
     Attributes:
         past: what the state knows.
-        now: its values as the model has them; None where it is gone, or the model was not read.
+        now: its values as the model has them; None where it is gone, several rows share its key, or the model
+            was not read.
         calls: of the next run.
         stopped_by: names of the guards that would stop it.
+        rejected: the reason for which it would be rejected before it is compared; None where it is not.
     """
 
     past: RowPast
     now: Mapping[str, str | None] | None
     calls: Sequence[Explained] | None
     stopped_by: Sequence[str] | None
+    rejected: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The object that `retl explain --json` prints."""
         calls = None if self.calls is None else [one.as_json() for one in self.calls]
         guards = None if self.stopped_by is None else list(self.stopped_by)
-        return {**self.past.as_json(), "now": self.now, "next": calls, "stopped_by": guards}
+        ahead = {"now": self.now, "next": calls, "would_be_rejected": self.rejected, "stopped_by": guards}
+        return {**self.past.as_json(), **ahead}
 
     def report(self, in_full: bool, plan: str) -> RenderableType:
         """The same for people.
@@ -120,7 +125,9 @@ class ToldRow:
         if self.stopped_by:
             guard = "a guard" if len(self.stopped_by) == 1 else "guards"
             stop = f"{guard} would stop the next run ({', '.join(self.stopped_by)}): see {plan}"
-        head = Text.assemble((self.past.key, "bold"), (f"  found as a {self.past.matched}", "dim"))
+        head = Text.assemble(
+            (self.past.key or "(no key)", "bold"), (f"  found as a {self.past.matched}", "dim")
+        )
         lines: list[RenderableType] = [head, *_row_lines(self.past.row, self.now, in_full)]
         if waiting := self.past.waiting:
             ids = ", ".join(call.message_id or "no message id" for call in waiting)
@@ -128,7 +135,9 @@ class ToldRow:
                 Text(f"  next  the run first delivers its {_pending(len(waiting))}: {ids}", "yellow")
             )
         other = " other" if waiting else ""
-        if self.now is None and self.calls is not None:
+        if self.rejected:
+            lines += [_would_be_rejected("  next ! ", self.rejected), _step(self.rejected)]
+        elif self.now is None and self.calls is not None:
             nothing = "" if self.calls else f"; the next run has no{other} call for it"
             lines.append(Text(f"  now  not in the model{nothing}", "yellow"))
         for call in self.calls or ():
@@ -141,17 +150,19 @@ def _pending(calls: int) -> str:
     return "pending call" if calls == 1 else f"{calls:,} pending calls"
 
 
-def _by_row(asked: str, past: Mapping[str, RowPast], ahead: Ahead | None) -> Iterator[ToldRow]:
+def _by_row(asked: str, past: Mapping[str | None, RowPast], ahead: Ahead | None) -> Iterator[ToldRow]:
     """The rows with all that is known of them."""
     calls: dict[str, list[Explained]] = {}
     for call in ahead.calls if ahead else ():
         calls.setdefault(call.key, []).append(call)
-    for key in dict.fromkeys([*past, *calls]):
+    rejected = ahead.rejected if ahead else {}
+    for key in dict.fromkeys([*past, *calls, *rejected]):
         known = past.get(key) or RowPast(key, "key" if key == asked else "user", None, (), ())
         if ahead is None:
             yield ToldRow(known, None, None, None)
-        else:
-            yield ToldRow(known, ahead.rows.get(key), calls.get(key, []), ahead.stopped_by)
+            continue
+        now, own = (ahead.rows.get(key), calls.get(key, [])) if key is not None else (None, [])
+        yield ToldRow(known, now, own, ahead.stopped_by, rejected.get(key))
 
 
 def _row_lines(
@@ -270,11 +281,19 @@ def explained_report(explained: Explained, in_full: bool, stop: str, no_call: st
         lines.append(Text("  if it is let go on, it sends:"))
     lines.append(Text(f"  {_folded(explained.body, in_full, 'call')}"))
     if explained.reason:
-        rejected = f"would be rejected: {reason_meaning(explained.reason)} ({explained.reason})"
-        lines.append(Text(f"  {rejected}", "yellow"))
+        lines.append(_would_be_rejected("  ", explained.reason))
     for result in explained.results:
         lines += _result_lines(result)
     return Group(*lines)
+
+
+def _would_be_rejected(before: str, reason: str) -> Text:
+    return Text(f"{before}would be rejected: {reason_meaning(reason)} ({reason})", "yellow")
+
+
+def _step(reason: str) -> Text:
+    """The line on how rows with a reason of retl's own can be sent after all."""
+    return Text(f"    → {Reason[reason.upper()].next_step}", "yellow")
 
 
 _WHAT_IF = {"added": "if it were new", "changed": "if it changed", "removed": "if it were gone"}
