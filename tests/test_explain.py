@@ -179,3 +179,12 @@ def test_rows_without_a_key_would_be_rejected(retl: Retl) -> None:
     found = {row["key"]: row["would_be_rejected"] for row in told(retl, "ada")}
     assert {"1": None, "2": None, None: "null_key"} == found
     assert "(no key)  found as a user" in retl("explain", "users", "ada", "--sandbox")[1]
+
+
+def test_the_past_has_a_heading(retl: Retl) -> None:
+    """The past stands below a heading of its own, and not as a part of the last receiver's block."""
+    _, out, _ = retl("explain", "users", "1", "--sandbox", "--receiver", "insider")
+    lines = out.splitlines()
+    assert 1 == lines.count("past")
+    assert "delivered" in lines[lines.index("past") + 1]
+    assert lines.index("Insider") < lines.index("past")

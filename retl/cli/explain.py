@@ -142,7 +142,8 @@ class ToldRow:
             lines.append(Text(f"  now  not in the model{nothing}", "yellow"))
         for call in self.calls or ():
             lines.append(explained_report(call, in_full, stop, f"no{other} call"))
-        lines += _past_lines(self.past)
+        if self.past.key is not None:
+            lines += [Text("past", "bold"), *_past_lines(self.past)]
         return Group(*lines, Text())
 
 
