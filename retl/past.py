@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from itertools import groupby
+from itertools import groupby, takewhile
 from typing import Any
 
 import duckdb
@@ -61,12 +61,14 @@ class PastEvent:
     Attributes:
         at: when the run began, of several the last; of a call whose run is forgotten, when it was answered,
             else its own timestamp. None where an older state does not tell.
-        kind: "call"; or why there is none: "unchanged" (the row was as before, or not there), "rejected",
-            "baseline", "guarded" or "failed".
+        kind: "call"; or why there is none: "unchanged" (the row was as before, or not there), "gone" (it left
+            the model), "rejected", "baseline", "guarded", "undelivered" (the run failed while it delivered
+            calls of an earlier one) or "failed" (before calls were made).
         call: the call; None of runs.
         since: when the first of the runs began.
         runs: how many.
         message: of the error that ended them.
+        reason: the code for which the row was rejected.
     """
 
     at: datetime | None
@@ -75,13 +77,15 @@ class PastEvent:
     since: datetime | None = None
     runs: int = 0
     message: str | None = None
+    reason: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The object that `retl explain --json` prints in `past`."""
         event = {"at": self.at, "kind": self.kind}
         if self.call is not None:
             return _texts(event | asdict(self.call))
-        return _texts(event | {"since": self.since, "runs": self.runs, "message": self.message})
+        why = {"message": self.message, "reason": self.reason}
+        return _texts(event | {"since": self.since, "runs": self.runs, **why})
 
 
 @dataclass(frozen=True)
@@ -133,17 +137,14 @@ def find_past(state: State, argument: str) -> list[RowPast]:
     found = db.execute(_FIND.format(of_row=of_row), {"asked": argument, "most": MOST_ROWS}).fetchall()
     keys = [key for (key,) in found]
     calls, rejections, rows = _calls(db, keys), _rejections(db, keys), _rows(db, keys, mapping)
-    runs = db.execute(_RUNS).fetchall()
-    return [
-        RowPast(
-            key,
-            "key" if key == argument else "user",
-            rows.get(key),
-            list(_events(runs, calls.get(key, []), rejections.get(key, []))),
-            rejections.get(key, []),
-        )
-        for key in keys
-    ]
+    runs = [_KeptRun(*run) for run in db.execute(_RUNS).fetchall()]
+    found_past = []
+    for key in keys:
+        own, faults, row = calls.get(key, []), rejections.get(key, []), rows.get(key)
+        left_in = _left_in(runs, own) if row is None and mapping is not None else None
+        events = list(_events(runs, own, faults, left_in))
+        found_past.append(RowPast(key, "key" if key == argument else "user", row, events, faults))
+    return found_past
 
 
 def is_about(asked: str, image: str, mapping: SyncMapping) -> str:
@@ -167,8 +168,46 @@ ORDER BY key = $asked DESC, max(last) DESC NULLS LAST, key
 LIMIT $most
 """
 
-_RUNS = """
-SELECT run_id, started_at, seconds, status, baseline, rows_read, message
+
+@dataclass(frozen=True)
+class _KeptRun:
+    """A run, as the view `runs` has it; moments are UTC."""
+
+    run_id: str
+    started_at: datetime
+    seconds: float | None
+    status: str
+    baseline: bool | None
+    rows_read: int | None
+    unchanged: int | None
+    changed: int | None
+    removed: int | None
+    enqueued: int | None
+    pending: int | None
+    batches: int | None
+    error: str | None
+    message: str | None
+
+    @property
+    def moved(self) -> bool:
+        """Whether it moved the snapshot: the count of its calls is noted along with that."""
+        return self.enqueued is not None
+
+    @property
+    def failed_delivering(self) -> bool:
+        """Whether it failed while it delivered calls of an earlier run; the model is read after these."""
+        if self.rows_read is not None or not self.pending:
+            return False
+        # Batches are counted once delivery has begun and come to an end by itself.
+        came_so_far = self.batches is not None and self.error not in _OF_READING
+        return came_so_far or self.error == "interrupted"
+
+
+_OF_READING = {None, "config", "model", "warehouse"}
+"""Codes of errors that come from reading the model, where delivery left calls that nothing is decided of."""
+
+_RUNS = f"""
+SELECT {", ".join(_KeptRun.__dataclass_fields__)}
 FROM runs
 ORDER BY started_at DESC, run_id DESC
 """
@@ -220,46 +259,77 @@ def as_texts(
 
 
 def _events(
-    runs: Sequence[tuple[Any, ...]], calls: Sequence[PastCall], rejections: Sequence[PastRejection]
+    runs: Sequence[_KeptRun],
+    calls: Sequence[PastCall],
+    rejections: Sequence[PastRejection],
+    left_in: str | None,
 ) -> Iterator[PastEvent]:
     """The events of a row, the newest first: its calls, and between them the runs without one."""
     made: dict[str, list[PastCall]] = {}
     for call in calls:
         made.setdefault(call.run_id, []).append(call)
-    for (kind, message), group in groupby(runs, key=lambda run: _why_none(run, made, rejections)):
+
+    def why(run: _KeptRun) -> tuple[str | None, str | None, str | None]:
+        if run.run_id in made:
+            return "call", None, None
+        return ("gone", None, None) if run.run_id == left_in else _why_none(run, rejections)
+
+    for (kind, message, reason), group in groupby(runs, key=why):
         if kind is None:
             continue
         several = list(group)
         if kind != "call":
-            yield PastEvent(several[0][1], kind, None, several[-1][1], len(several), message)
+            last, first = several[0].started_at, several[-1].started_at
+            yield PastEvent(last, kind, None, first, len(several), message, reason)
             continue
-        for run_id, started_at, *_ in several:
-            yield from (PastEvent(started_at, kind, call) for call in made.pop(run_id))
+        for run in several:
+            yield from (PastEvent(run.started_at, kind, call) for call in made.pop(run.run_id))
     for forgotten in made.values():
         for call in forgotten:
             yield PastEvent(call.answered_at or call.moment, "call", call)
 
 
 def _why_none(
-    run: tuple[Any, ...], made: Mapping[str, Sequence[PastCall]], rejections: Sequence[PastRejection]
-) -> tuple[str | None, str | None]:
-    """The kind of a run's event, and its message; None where the run was not about rows at all."""
-    run_id, started_at, seconds, status, baseline, rows_read, message = run
-    if run_id in made:
-        return "call", None
-    if status == "guarded":
-        return "guarded", message
-    if rows_read is None:
-        if status == "interrupted":
-            message = message or "it ended suddenly"
-        return ("failed", message) if message else (None, None)
-    ended_at = started_at + timedelta(seconds=seconds + 0.01)
-    if any(
-        one.change is None and one.first_seen <= ended_at and started_at <= one.last_seen
-        for one in rejections
+    run: _KeptRun, rejections: Sequence[PastRejection]
+) -> tuple[str | None, str | None, str | None]:
+    """The kind of the event of a run without a call, its message and the reason of a rejection.
+
+    The kind is None where the run was not about rows at all.
+    """
+    if run.status == "guarded":
+        return "guarded", run.message, None
+    if run.failed_delivering:
+        return "undelivered", run.message, None
+    if run.rows_read is None or (run.message and not run.moved):
+        message = run.message or ("it ended suddenly" if run.status == "interrupted" else None)
+        return ("failed", message, None) if message else (None, None, None)
+    ended_at = run.started_at + timedelta(seconds=(run.seconds or 0) + 0.01)
+    for one in rejections:
+        if one.change is None and one.first_seen <= ended_at and run.started_at <= one.last_seen:
+            return "rejected", None, one.reason
+    return ("baseline" if run.baseline else "unchanged"), None, None
+
+
+def _left_in(runs: Sequence[_KeptRun], calls: Sequence[PastCall]) -> str | None:
+    """The run in which a row that the snapshot has no more left the model, without a call of it.
+
+    None where that is not sure: rows left in several runs since the row's last call, or in none, or one of
+    these was a first pass, as after a reset.
+    """
+    newest = max((call.run_id for call in calls), default=None)
+    if any(call.change == "removed" for call in calls if call.run_id == newest):
+        return None
+    later = [run for run in takewhile(lambda run: run.run_id != newest, runs) if run.moved]
+    if all(run.run_id != newest for run in runs) or any(
+        run.rows_read and not _had_snapshot(run) for run in later
     ):
-        return "rejected", None
-    return ("baseline" if baseline else "unchanged"), None
+        return None
+    leaving = [run.run_id for run in later if run.removed]
+    return leaving[0] if len(leaving) == 1 else None
+
+
+def _had_snapshot(run: _KeptRun) -> bool:
+    return bool(run.unchanged or run.changed or run.removed)
 
 
 def _texts(values: Mapping[str, Any]) -> dict[str, Any]:

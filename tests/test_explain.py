@@ -5,7 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from delivery import IDENTIFY, FakeClock, Shop, Table
 from harness import Retl, runner
+
+from retl.past import find_past
+from retl.reason import Reason
+from retl.sandbox.failures import Reply
+from retl.sandbox.server import Sandbox
+from retl.state import open_state
 
 SYNC = """\
 sql: SELECT * FROM 'users.csv'
@@ -68,6 +75,7 @@ def test_a_row_is_told_from_its_first_call_on(retl: Retl) -> None:
     assert (2, "changed", 200) == (row["past"][0]["runs"], row["past"][1]["change"], row["past"][1]["status"])
     assert "changed" in row["past"][2]["message"]
     assert "users.csv" in row["past"][3]["message"]
+    assert "bad_number" == row["past"][4]["reason"]
     (rejection,) = row["rejections"]
     assert ("bad_number", "seats", "many", "sent") == (
         rejection["reason"],
@@ -90,7 +98,7 @@ def test_a_row_that_is_gone_still_has_its_past(retl: Retl) -> None:
     assert 0 == run(retl, FIRST.replace("3,bob,free,1\n", ""))
     for asked in ("3", "bob"):
         (row,) = told(retl, asked)
-        assert (None, None, [], ["unchanged", "delivered"]) == (
+        assert (None, None, [], ["gone", "delivered"]) == (
             row["row"],
             row["now"],
             row["next"],
@@ -188,3 +196,45 @@ def test_the_past_has_a_heading(retl: Retl) -> None:
     assert 1 == lines.count("past")
     assert "delivered" in lines[lines.index("past") + 1]
     assert lines.index("Insider") < lines.index("past")
+
+
+def test_the_run_in_which_a_row_left_the_model_is_told(retl: Retl) -> None:
+    """A row left in the one run since its last call in which rows left; of several none is named."""
+    without = FIRST.replace("3,bob,free,1\n", "")
+    assert 0 == run(retl, FIRST)
+    assert 0 == run(retl, without)
+    assert 0 == run(retl, without)
+    (row,) = told(retl, "3")
+    assert ["unchanged", "gone", "unchanged", "delivered"] == kinds(row)
+    assert 0 == run(retl, without.replace("2,ada,free,1\n", ""))
+    (row,) = told(retl, "3")
+    assert ["unchanged", "delivered"] == kinds(row)
+
+
+def test_a_rejected_row_says_why_and_what_to_do(retl: Retl) -> None:
+    """The run that rejected a row is told with the reason, and with a way to send the row after all."""
+    assert 1 == run(retl, FIRST.replace("1,ada,pro,3", "1,ada,pro,many"))
+    _, out, _ = retl("explain", "users", "1", "--sandbox", "--offline")
+    said = " ".join(out.split())
+    assert (
+        f"the row was rejected: {Reason.BAD_NUMBER.meaning} (bad_number); {Reason.BAD_NUMBER.next_step}"
+        in said
+    )
+
+
+def test_a_run_that_fails_while_it_delivers_is_told_as_such(tmp_path: Path) -> None:
+    """A run that ends at the calls of an earlier one is not said to have failed over the model's rows."""
+    with Sandbox() as sandbox:
+        shop = Shop(tmp_path, sandbox.url, IDENTIFY, clock=FakeClock())
+        users = Table({"id": ["u1", "u2"], "name": ["A", "B"], "plan": ["free"] * 2})
+        shop.run(users)
+        changed = Table({"id": ["u1", "u2"], "name": ["A", "C"], "plan": ["free"] * 2})
+        sandbox.script([Reply(status=401)] * 9)
+        for minutes in (1, 2):
+            shop.clock.pass_to(60 * minutes)
+            assert 2 == shop.run(changed).exit_code
+        with open_state(shop.state_path, "shop") as state:
+            (one,), (other,) = find_past(state, "u1"), find_past(state, "u2")
+    assert ["undelivered", "unchanged", "call"] == [event.kind for event in one.events]
+    assert ["undelivered", "call", "call"] == [event.kind for event in other.events]
+    assert 1 == len(other.waiting)

@@ -16,6 +16,7 @@ from retl.cli.console import SIGNS, Printer, Ragged, as_json_line, console, coun
 from retl.cli.options import ONE_SYNC, RECEIVERS, REHEARSAL, STATE_DIR
 from retl.cli.receivers import EFFECT_COLORS, reason_meaning
 from retl.clock import SystemClock
+from retl.delivery.rejected import REASONS
 from retl.errors import Interrupted, RetlError
 from retl.explain import Ahead, Explained, ReceiverResult, explain, nothing_found
 from retl.job import Job
@@ -215,11 +216,13 @@ def _past_lines(past: RowPast) -> Iterator[RenderableType]:
 
 
 _WHY = {
-    "unchanged": "nothing to send: the row was as before, or not there",
+    "unchanged": "nothing to send: the row was as before, or not in the model",
+    "gone": "nothing to send: the row left the model",
     "rejected": "the row was rejected",
     "baseline": "a silent baseline: rows were remembered, and nothing was sent",
     "guarded": "stopped by a guard",
-    "failed": "failed before rows were compared",
+    "undelivered": "failed while it delivered",
+    "failed": "failed before calls were made",
 }
 
 
@@ -231,6 +234,10 @@ def _said(event: PastEvent) -> str:
     if event.runs > 1 and event.since is not None:
         runs = f"{event.runs:,} runs since {event.since:%Y-%m-%d %H:%M}: "
     message = f": {event.message}" if event.message else ""
+    if event.reason:
+        message = f": {reason_meaning(event.reason)} ({event.reason})"
+        if event.reason in REASONS:
+            message += f"; {Reason[event.reason.upper()].next_step}"
     return f"{runs}{_WHY[event.kind]}{message}"
 
 
