@@ -238,3 +238,12 @@ def test_a_run_that_fails_while_it_delivers_is_told_as_such(tmp_path: Path) -> N
     assert ["undelivered", "unchanged", "call"] == [event.kind for event in one.events]
     assert ["undelivered", "call", "call"] == [event.kind for event in other.events]
     assert 1 == len(other.waiting)
+
+
+def test_the_past_of_rehearsals_alone_is_pointed_to(retl: Retl) -> None:
+    """Where only rehearsals sent a row, the option that tells their past is named."""
+    said = "  no run has sent anything of it yet (rehearsals: --sandbox)"
+    assert said in retl("explain", "users", "1")[1].splitlines()
+    Path("users.csv").write_text(f"{FIRST}4,zoe,free,1\n")
+    _, out, _ = retl("explain", "users", "4", "--sandbox")
+    assert "(rehearsals: --sandbox)" not in out

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from retl.cli.console import SIGNS, Printer, Ragged, as_json_line, console, coun
 from retl.cli.options import ONE_SYNC, RECEIVERS, REHEARSAL, STATE_DIR
 from retl.cli.receivers import EFFECT_COLORS, reason_meaning
 from retl.clock import SystemClock
+from retl.damage import state_exists
 from retl.delivery.rejected import REASONS
 from retl.errors import Interrupted, RetlError
 from retl.explain import Ahead, Explained, ReceiverResult, explain, nothing_found
@@ -24,7 +25,7 @@ from retl.past import PastCall, PastEvent, PastRejection, RowPast, find_past
 from retl.reason import Reason
 from retl.receivers.data_file import Effect, chosen_receivers, receiver
 from retl.receivers.settings import Settings
-from retl.session import find_sessions
+from retl.session import Session, find_sessions
 
 LONGEST = 400
 """Characters of a call, or of a row, that are shown where all of it is not asked for."""
@@ -70,8 +71,15 @@ def explain_command(
             if as_json:
                 click.echo(as_json_line({"sync": session.sync.name, **one.as_json()}))
             else:
-                console().print(one.report(in_full, f"retl plan {session.sync.name}{flags}"))
+                plan = f"retl plan {session.sync.name}{flags}"
+                console().print(one.report(in_full, plan, _only_rehearsed(session)))
     return 0
+
+
+def _only_rehearsed(session: Session) -> bool:
+    """Whether a sync has a state of rehearsals, and none of real runs."""
+    rehearsals = replace(session, rehearsal=True)
+    return not state_exists(session.state_path) and state_exists(rehearsals.state_path)
 
 
 def _ahead(job: Job, key: str, settings: Mapping[str, Settings], has_past: bool) -> Ahead | None:
@@ -115,12 +123,13 @@ class ToldRow:
         ahead = {"now": self.now, "next": calls, "would_be_rejected": self.rejected, "stopped_by": guards}
         return {**self.past.as_json(), **ahead}
 
-    def report(self, in_full: bool, plan: str) -> RenderableType:
+    def report(self, in_full: bool, plan: str, only_rehearsed: bool) -> RenderableType:
         """The same for people.
 
         Args:
             in_full: whether long calls and rows are shown in full.
             plan: the command that shows all that the next run would do.
+            only_rehearsed: whether all runs so far were rehearsals, which have a state of their own.
         """
         stop = ""
         if self.stopped_by:
@@ -144,7 +153,7 @@ class ToldRow:
         for call in self.calls or ():
             lines.append(explained_report(call, in_full, stop, f"no{other} call"))
         if self.past.key is not None:
-            lines += [Text("past", "bold"), *_past_lines(self.past)]
+            lines += [Text("past", "bold"), *_past_lines(self.past, only_rehearsed)]
         return Group(*lines, Text())
 
 
@@ -197,7 +206,7 @@ def _folded(text: str, in_full: bool, what: str) -> str:
     return f"{text[:LONGEST]} … ({len(text) - LONGEST:,} more characters of the {what}: --full-calls)"
 
 
-def _past_lines(past: RowPast) -> Iterator[RenderableType]:
+def _past_lines(past: RowPast, only_rehearsed: bool) -> Iterator[RenderableType]:
     """The events of a row, the newest first, and its rejections."""
     for one in past.rejections:
         color = "yellow" if one.how is None else "dim"
@@ -212,7 +221,8 @@ def _past_lines(past: RowPast) -> Iterator[RenderableType]:
     if past.events:
         yield Ragged(table)
     else:
-        yield Text("  no run has sent anything of it yet", "dim")
+        elsewhere = " (rehearsals: --sandbox)" if only_rehearsed else ""
+        yield Text(f"  no run has sent anything of it yet{elsewhere}", "dim")
 
 
 _WHY = {
