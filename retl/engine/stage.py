@@ -45,7 +45,7 @@ def stage(
     table: Table | None = None
     zoneless: set[str] = set()
     stream = _Stream(batches)
-    db.execute(_AS_READ if landing is Landing.IN_STATE else _AS_WRITTEN)
+    db.execute(_AS_READ if landing is Landing.IN_STATE and _has_room(db) else _AS_WRITTEN)
     try:
         for schema, group in groupby(stream, key=lambda batch: batch.schema):
             columns = _canonical_columns(db, sync, mapping, schema)
@@ -86,6 +86,17 @@ _AS_USUAL = """
 SET preserve_insertion_order = true;
 SET disabled_optimizers = ''
 """
+
+
+ROOM_FOR_ORDER = 500
+"""MiB of DuckDB's limit from which on rows are kept in order, for which threads wait with rows in hand."""
+
+
+def _has_room(db: duckdb.DuckDBPyConnection) -> bool:
+    """Whether DuckDB may take enough memory to keep rows in the order in which they are read."""
+    ((limit,),) = db.execute("SELECT current_setting('memory_limit')").fetchall()
+    number, unit = limit.split()
+    return unit in {"GiB", "TiB"} or (unit == "MiB" and float(number) >= ROOM_FOR_ORDER)
 
 
 def _table(
