@@ -10,7 +10,7 @@ from retl import sql
 from retl.calls.parts import BLOCKED_IDS, MAX_GROUP_ID, SHOWN_VALUE
 from retl.calls.template import Template, templates
 from retl.config.sync import Sync, Value
-from retl.delivery.rejected import RejectedRow
+from retl.delivery.rejection_list import RejectedRow
 from retl.engine.base import Changes
 from retl.engine.canonical import plain_text
 from retl.engine.cast import unreadable

@@ -20,6 +20,7 @@ from retl.config.project import find_project, load_sync
 from retl.config.sync import Sync
 from retl.delivery import rejected
 from retl.delivery.rate_limit import RateLimiter
+from retl.delivery.rejection_list import RejectedCall, RejectedRow
 from retl.delivery.response import RetryPolicy
 from retl.delivery.segment import Segment, Source
 from retl.job import Job, Options
@@ -114,8 +115,8 @@ class Outcome:
     run: Run
     calls: list[dict[str, Any]]
     requests: list[Request]
-    rejected_rows: list[rejected.RejectedRow]
-    rejected_calls: list[rejected.RejectedCall]
+    rejected_rows: list[RejectedRow]
+    rejected_calls: list[RejectedCall]
 
 
 class Bench:

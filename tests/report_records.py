@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from retl.delivery.receipts import Answers
-from retl.delivery.rejected import REASONS, ReasonCount, RejectedCall, RejectedRow, RejectedText
+from retl.delivery.rejected import REASONS
+from retl.delivery.rejection_list import ReasonCount, RejectedCall, RejectedRow, RejectedText
 from retl.engine.guard import Guard
 from retl.errors import GuardError, RetlError, SegmentError
 from retl.report.facts import Facts

@@ -13,7 +13,8 @@ from rich.text import Text
 from retl.cli.console import Ragged, count
 from retl.cli.receivers import reason_meaning
 from retl.config.sync import Sync
-from retl.delivery.rejected import REASONS, ReasonCount, RejectedCall, RejectedRow
+from retl.delivery.rejected import REASONS
+from retl.delivery.rejection_list import ReasonCount, RejectedCall, RejectedRow
 from retl.planning import shown
 from retl.reason import Reason
 from retl.rejected_values import FoundRow, FoundValue, kept_shape, possible_columns

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from retl.delivery.receipts import Answers
-from retl.delivery.rejected import ReasonCount, RejectedCall, RejectedRow, RejectedText
+from retl.delivery.rejection_list import ReasonCount, RejectedCall, RejectedRow, RejectedText
 
 
 @dataclass(frozen=True)

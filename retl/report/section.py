@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from retl.delivery.rejected import RejectedCall, RejectedRow, RejectedText
+from retl.delivery.rejection_list import RejectedCall, RejectedRow, RejectedText
 from retl.report.condition import NEVER, Condition, Tone
 from retl.report.facts import Facts
 from retl.report.past import GuardReading, ReportedRun, reported_run
