@@ -8,7 +8,17 @@ from typing import Any
 import click
 
 from retl.cli.console import Printer
-from retl.cli.options import AS_JSON, DEADLINE, FORCE, MEMORY_LIMIT, METRICS, STATE_DIR, WAIT
+from retl.cli.options import (
+    AS_JSON,
+    DEADLINE,
+    FORCE,
+    MEMORY_LIMIT,
+    METRICS,
+    QUIET,
+    SKIP_IF_RUNNING,
+    STATE_DIR,
+    WAIT,
+)
 from retl.cli.run import RunFlags, run_syncs
 from retl.config.project import find_project
 from retl.planned import Planned, read_plan
@@ -18,12 +28,10 @@ from retl.planned import Planned, read_plan
 @click.argument("plan", metavar="PLAN", type=click.Path(path_type=Path))
 @FORCE
 @WAIT
-@click.option(
-    "--skip-if-running", is_flag=True, help="Do nothing where another run of the sync is under way."
-)
+@SKIP_IF_RUNNING
 @DEADLINE
 @AS_JSON
-@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+@QUIET
 @METRICS
 @STATE_DIR
 @MEMORY_LIMIT

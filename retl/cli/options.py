@@ -10,6 +10,7 @@ import click
 
 from retl.config.project import every_sync, find_syncs
 from retl.engine.guard import NAMES as GUARDS
+from retl.errors import ConfigError
 from retl.memory import VARIABLE, memory_limit
 
 
@@ -105,6 +106,27 @@ MEMORY_LIMIT = click.option(
     help="Memory that DuckDB may take: 512MB, 1GB; it goes on in a temporary folder beside the state. "
     "[default: RETL_MEMORY_LIMIT, else half of what there is, at most 1 GB]",
 )
+
+
+SKIP_IF_RUNNING = click.option(
+    "--skip-if-running", is_flag=True, help="Do nothing where another run of the sync is under way."
+)
+
+QUIET = click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+
+
+def files_if_any(syncs: Sequence[str]) -> tuple[list[Path], ConfigError | None]:
+    """The files as `sync_files` has them; where there are none without arguments, none and the error.
+
+    Raises:
+        ConfigError: an argument means nothing.
+    """
+    try:
+        return sync_files(syncs), None
+    except ConfigError as error:
+        if syncs:
+            raise
+        return [], error
 
 
 def sync_files(syncs: Sequence[str]) -> list[Path]:

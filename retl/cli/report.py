@@ -11,10 +11,10 @@ import click
 
 from retl.cli.console import Printer, console, count
 from retl.cli.errors import print_failure
-from retl.cli.options import REHEARSAL, STATE_DIR, sync_files
+from retl.cli.options import REHEARSAL, STATE_DIR, files_if_any
 from retl.clock import SystemClock
 from retl.config.project import find_project
-from retl.errors import ConfigError, Interrupted
+from retl.errors import Interrupted
 from retl.orphans import find_orphans
 from retl.report.page import Report, render
 from retl.reporting import orphan_sections, sync_section, unreadable_section
@@ -61,13 +61,7 @@ def report_command(
     sections, codes = [], [0]
     own: dict[str, Path] = {}
     project = find_project(Path.cwd(), os.environ)
-    none: ConfigError | None = None
-    try:
-        paths = sync_files(syncs)
-    except ConfigError as error:
-        if syncs:
-            raise
-        paths, none = [], error
+    paths, none = files_if_any(syncs)
     for path in paths:
         try:
             session = load_session(path, state_dir, rehearsal)

@@ -33,6 +33,8 @@ from retl.cli.options import (
     MEMORY_LIMIT,
     METRICS,
     MOST,
+    QUIET,
+    SKIP_IF_RUNNING,
     SOME_SYNCS,
     STATE_DIR,
     WAIT,
@@ -172,12 +174,10 @@ class _Shared:
     "--expect-state", is_flag=True, envvar="RETL_EXPECT_STATE", help="Stop where the state file is missing."
 )
 @WAIT
-@click.option(
-    "--skip-if-running", is_flag=True, help="Do nothing where another run of the sync is under way."
-)
+@SKIP_IF_RUNNING
 @DEADLINE
 @AS_JSON
-@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+@QUIET
 @METRICS
 @STATE_DIR
 @MEMORY_LIMIT

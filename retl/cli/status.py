@@ -13,11 +13,11 @@ from rich.text import Text
 
 from retl.cli.console import Printer, Ragged, as_json_line, console, count
 from retl.cli.errors import print_failure
-from retl.cli.options import AS_JSON, REHEARSAL, STATE_DIR, sync_files
+from retl.cli.options import AS_JSON, REHEARSAL, STATE_DIR, files_if_any
 from retl.clock import SystemClock
 from retl.config.project import find_project
 from retl.damage import state_exists
-from retl.errors import ConfigError, Interrupted
+from retl.errors import Interrupted
 from retl.monitor import CONDITIONS, FAILED, FailCondition, age, read_conditions, reasons, since
 from retl.orphans import Orphan, find_orphans
 from retl.session import Session, load_session
@@ -69,13 +69,7 @@ def status_command(
     found = []
     own: dict[str, Path] = {}
     codes = [0]
-    none: ConfigError | None = None
-    try:
-        paths = sync_files(syncs)
-    except ConfigError as error:
-        if syncs:
-            raise
-        paths, none = [], error
+    paths, none = files_if_any(syncs)
     for path in paths:
         try:
             session = load_session(path, state_dir, rehearsal)
