@@ -58,6 +58,22 @@ def two_syncs(folder: Path) -> Path:
     return folder
 
 
+def edit(path: Path, old: str, new: str) -> None:
+    """Change a file as a user would."""
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def project_to(folder: Path, url: str, sync: str) -> Path:
+    """A project with a sync `users` that goes to a local Segment."""
+    (folder / "syncs").mkdir()
+    (folder / "syncs/users.yml").write_text(sync)
+    settings = {"endpoint": url, "events_per_second": 0, "write_key": "key"}
+    (folder / "retl.yml").write_text(f'warehouse: "duckdb://"\nsegment: {json.dumps(settings)}\n')
+    return folder
+
+
 def runner(capsys: pytest.CaptureFixture[str]) -> Retl:
     """Runs commands in the working folder, through the whole command line."""
 

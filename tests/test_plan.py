@@ -7,7 +7,7 @@ from typing import Any
 
 import duckdb
 import pytest
-from harness import Retl, runner
+from harness import Retl, edit, runner
 from markdown_it import MarkdownIt
 
 from retl.lock import hold
@@ -46,13 +46,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def retl(project: Path, capsys: pytest.CaptureFixture[str]) -> Retl:
     """Runs a command in the project; gives exit code, stdout and stderr."""
     return runner(capsys)
-
-
-def edit(path: Path, old: str, new: str) -> None:
-    """Change a file as a user would."""
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new))
 
 
 def planned(retl: Retl, sync: str, *arguments: str) -> dict[str, Any]:

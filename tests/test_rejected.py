@@ -7,7 +7,7 @@ from typing import Any
 
 import duckdb
 import pytest
-from harness import Retl, runner
+from harness import Retl, project_to, runner
 
 from retl.reason import Reason
 from retl.sandbox.failures import Reply
@@ -52,12 +52,8 @@ def sandbox() -> Iterator[Sandbox]:
 @pytest.fixture
 def project(tmp_path: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project with a sync `users` of many faults; the working folder of the test."""
-    (tmp_path / "syncs").mkdir()
-    (tmp_path / "syncs/users.yml").write_text(SYNC.format(sql=SQL.replace("\n", "\n  ")))
-    settings = {"endpoint": sandbox.url, "events_per_second": 0, "write_key": "key"}
-    (tmp_path / "retl.yml").write_text(f'warehouse: "duckdb://"\nsegment: {json.dumps(settings)}\n')
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    return project_to(tmp_path, sandbox.url, SYNC.format(sql=SQL.replace("\n", "\n  ")))
 
 
 @pytest.fixture

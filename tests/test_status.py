@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Retl, runner
+from harness import Retl, project_to, runner
 
 from retl.progress_file import progress_path
 from retl.sandbox.failures import Reply
@@ -34,12 +34,8 @@ def sandbox() -> Iterator[Sandbox]:
 @pytest.fixture
 def project(tmp_path: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project with a sync `users` that goes to the sandbox; the working folder of the test."""
-    (tmp_path / "syncs").mkdir()
-    (tmp_path / "syncs/users.yml").write_text(IDENTIFY)
-    settings = {"endpoint": sandbox.url, "events_per_second": 0, "write_key": "key"}
-    (tmp_path / "retl.yml").write_text(f'warehouse: "duckdb://"\nsegment: {json.dumps(settings)}\n')
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    return project_to(tmp_path, sandbox.url, IDENTIFY)
 
 
 @pytest.fixture
