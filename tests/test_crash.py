@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -121,6 +122,12 @@ class _BurningConnection:
     def cursor(self) -> "_BurningConnection":
         return _BurningConnection(self.db.cursor(), self.fuse)
 
+    def __enter__(self) -> "_BurningConnection":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.db.close()
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self.db, name)
 
@@ -165,18 +172,18 @@ class _Crashes(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = TemporaryDirectory()
-        self.sandbox = Sandbox().__enter__()
-        self.killable = Killable(Path(self.folder.name), self.sandbox)
+        self.ending = ExitStack()
+        folder = self.ending.enter_context(TemporaryDirectory())
+        self.sandbox = self.ending.enter_context(Sandbox())
+        self.killable = Killable(Path(folder), self.sandbox)
         self.picture: Picture = {}
 
     def teardown(self) -> None:
-        for _ in range(10):  # answers that were lined up may stop a few runs
-            if self.killable.run(self.picture) == 0:
-                break
-        self.killable.check(self.picture)
-        self.sandbox.__exit__()
-        self.folder.cleanup()
+        with self.ending:
+            for _ in range(10):  # answers that were lined up may stop a few runs
+                if self.killable.run(self.picture) == 0:
+                    break
+            self.killable.check(self.picture)
 
     @rule(picture=pictures)
     def rows_change(self, picture: Picture) -> None:
