@@ -236,10 +236,9 @@ class Life:
             case "track":
                 check_ways(history, accepted, refused, self._fulls)
             case "identify":
-                check_profiles(history, accepted, self._repeats)
+                check_profiles(history, accepted, self._ever_refused(), self._repeats)
             case "audience":
-                users = {call["userId"] for call in refused}
-                check_members(history, accepted, users, self._fulls > 0)
+                check_members(history, accepted, self._ever_refused(), self._fulls > 0)
         if not self._went_back and not self._was_retried:
             check_order(accepted)
 
@@ -257,3 +256,11 @@ class Life:
         """The calls that are kept as refused, by message id."""
         [found] = self._world.look("SELECT message_id, body FROM state.rejected_call")
         return {str(message_id): json.loads(str(body)) for message_id, body in found}
+
+    def _ever_refused(self) -> set[str]:
+        """The users of whom a call was kept as refused, and not sent again: another may have overtaken it."""
+        [found] = self._world.look(
+            "SELECT user_id FROM state.rejected_call UNION "
+            "SELECT user_id FROM state.ended_rejection WHERE message_id IS NOT NULL AND how <> 'sent'"
+        )
+        return {str(user) for (user,) in found}

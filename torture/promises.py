@@ -118,12 +118,15 @@ def _is_told_again(call: Told, here: int | None, way: list[Told], fulls: int) ->
     return sum(other.after == call.after for other in way) <= 1 + fulls
 
 
-def check_profiles(history: History, accepted: Sequence[dict[str, Any]], repeats: bool) -> None:
+def check_profiles(
+    history: History, accepted: Sequence[dict[str, Any]], refused: Collection[str], repeats: bool
+) -> None:
     """See that the calls of an identify sync leave each profile as the row is now, and never led it back.
 
     Args:
         history: the rows.
         accepted: the calls, as they arrived.
+        refused: users of whom a call was refused, so that two calls may say the same.
         repeats: whether a row may be told again, as it was sent in full, or an edit added a trait.
 
     Raises:
@@ -136,7 +139,7 @@ def check_profiles(history: History, accepted: Sequence[dict[str, Any]], repeats
         place = (last[0], True) if version == "gone" else (int(version), False)
         if version != "gone" and (version not in history.versions or history.versions[version][0] != key):
             raise Broken(WRONG, f"row {key} never had version {version}")
-        if place == last and not repeats:
+        if place == last and key not in refused and not repeats:
             raise Broken(TWICE, f"row {key} is told again to be at {place}")
         if place < last:
             raise Broken(OUT_OF_ORDER, f"row {key} is led back from {last} to {place}")
@@ -156,7 +159,7 @@ def check_members(
     Args:
         history: the rows.
         accepted: the calls, as they arrived.
-        refused: users of whom a call is kept as refused, so that two calls may say the same.
+        refused: users of whom a call was refused, so that two calls may say the same.
         repeats: whether who is in it may enter again, as all rows were sent in full.
 
     Raises:
