@@ -6,7 +6,7 @@ from datetime import datetime
 from retl.delivery import outbox, receipts, rejected
 from retl.delivery.deliver import settle
 from retl.engine import snapshot
-from retl.run import complete_records, keeps_all_runs
+from retl.run import complete_records, keeps_all_runs, note_discarded
 from retl.state import FirstPass, State
 
 
@@ -35,12 +35,13 @@ def discard_rejected(state: State, now: datetime) -> int:
         return rejected.discard(state.db, now)
 
 
-def discard_pending(state: State) -> int:
+def discard_pending(state: State, now: datetime) -> int:
     """Drop the calls that wait, and let their rows be as they were when they were last delivered.
 
     So the next run finds these changes anew, and makes calls of them by the files as they are then, under
     other message ids. A call stays where another one of its change was delivered. Where nothing was ever
-    delivered the next run is a first pass.
+    delivered the next run is a first pass. The records of the runs that made the calls say how many were
+    dropped, at the moment `now` (UTC).
 
     Returns:
         How many calls were dropped.
@@ -50,6 +51,8 @@ def discard_pending(state: State) -> int:
         settle(db)
         outbox.list_waiting(db)
         snapshot.spare_halves(db)
+        complete_records(db)
+        note_discarded(db, outbox.dropped_by_run(db), now)
         dropped = outbox.drop(db)
         snapshot.put_back(db)
         if outbox.is_empty(db) and snapshot.row_count(db) == 0 and _never_delivered(state):

@@ -51,6 +51,7 @@ SELECT
     (record ->> '$.calls.delivered')::BIGINT AS delivered,
     (record ->> '$.calls.rejected')::BIGINT AS rejected_calls,
     (record ->> '$.calls.pending')::BIGINT AS pending,
+    (record ->> '$.discarded.calls')::BIGINT AS discarded,
     (record ->> '$.calls.unsure')::BIGINT AS unsure,
     (record ->> '$.batches')::BIGINT AS batches,
     (record ->> '$.bytes')::BIGINT AS bytes,

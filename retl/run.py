@@ -2,7 +2,7 @@
 
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -280,6 +280,22 @@ def _completed(db: duckdb.DuckDBPyConnection, record: dict[str, Any]) -> dict[st
     refused = rejected.rejected_in(db, record["run_id"])
     calls = record["calls"] | {"delivered": sent.calls, "unsure": sent.repeated, "rejected": refused}
     return record | {"calls": calls, "batches": sent.batches, "bytes": sent.bytes}
+
+
+def note_discarded(db: duckdb.DuckDBPyConnection, by_run: Mapping[str, int], now: datetime) -> None:
+    """Note in the records of runs that calls of theirs were taken back; to be run in a transaction.
+
+    Args:
+        db: the state's connection.
+        by_run: how many calls were taken back, by the run that made them.
+        now: UTC.
+    """
+    for run_id, calls in by_run.items():
+        for (text,) in db.execute("SELECT record FROM state.run WHERE run_id = ?", [run_id]).fetchall():
+            record = json.loads(text)
+            before = record.get("discarded", {"calls": 0})["calls"]
+            record["discarded"] = {"calls": before + calls, "at": now.strftime("%Y-%m-%dT%H:%M:%SZ")}
+            db.execute("UPDATE state.run SET record = ? WHERE run_id = ?", [json.dumps(record), run_id])
 
 
 def keep_run(db: duckdb.DuckDBPyConnection, run: Run) -> None:

@@ -1,5 +1,6 @@
 """Calls that were refused go again or are forgotten; calls that wait are taken back."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -136,7 +137,7 @@ def test_pending_calls_are_taken_back(tmp_path: Path, sandbox: Sandbox) -> None:
         assert 3 == shop.run(table).exit_code
     with opened(shop) as state:
         before = waiting(state)
-        assert (before.pending, 0) == (discard_pending(state), waiting(state).pending)
+        assert (before.pending, 0) == (discard_pending(state, NOON), waiting(state).pending)
         assert [("ada", "pro"), ("bob", "free"), ("dan", "pro"), ("eve", "free")] == rows(
             state, "SELECT key, row.plan FROM state.snapshot ORDER BY key"
         )
@@ -160,7 +161,7 @@ def test_pending_calls_are_taken_back_after_an_edit_of_the_mapping(tmp_path: Pat
     shop = Shop(tmp_path, sandbox.url, IDENTIFY.replace("plan: plan", "tier: plan"))
     assert 3 == shop.run(people(ada="x", bob="x", eve="y")).exit_code
     with opened(shop) as state:
-        assert 3 <= discard_pending(state)
+        assert 3 <= discard_pending(state, NOON)
         assert [("ada", "pro"), ("bob", "free"), ("eve", "free")] == rows(
             state, "SELECT key, row.plan FROM state.snapshot ORDER BY key"
         )
@@ -177,7 +178,7 @@ def test_a_change_behind_a_call_that_is_sent_again_is_taken_back(tmp_path: Path,
     assert 3 == shop.run(before, Options(full=True)).exit_code
     assert 3 == shop.run(people(ada="new", bob="new", eve="pro")).exit_code
     with opened(shop) as state:
-        assert 5 == discard_pending(state)
+        assert 5 == discard_pending(state, NOON)
         assert [("pro",)] == rows(state, "SELECT DISTINCT row.plan FROM state.snapshot")
 
     sandbox.reject_if = lambda call: call["traits"].get("plan") == "bad"
@@ -186,7 +187,7 @@ def test_a_change_behind_a_call_that_is_sent_again_is_taken_back(tmp_path: Path,
     sandbox.reject_if, sandbox.reply_if = None, lambda _: Reply(500)
     assert 3 == shop.run(people(bob="new", eve="pro"), Options(deadline_seconds=3)).exit_code
     with opened(shop) as state:
-        assert 2 == discard_pending(state)
+        assert 2 == discard_pending(state, NOON)
         assert [("ada", True)] == rows(state, "SELECT key, stale FROM state.snapshot WHERE key = 'ada'")
     sandbox.reply_if = None
     assert (1, 1) == ((run := shop.run(people(bob="new", eve="pro"))).removed, run.calls.delivered)
@@ -203,7 +204,7 @@ def test_a_reset_leaves_nothing_to_put_back(tmp_path: Path, sandbox: Sandbox) ->
         forget(state)
     assert 3 == shop.run(people(ada="new", bob="new")).exit_code
     with opened(shop) as state:
-        assert 4 == discard_pending(state)
+        assert 4 == discard_pending(state, NOON)
         assert [] == rows(state, "SELECT key FROM state.snapshot")
 
 
@@ -238,7 +239,7 @@ def test_a_first_pass_that_is_taken_back_is_a_first_pass_again(tmp_path: Path, s
     sandbox.reject_if = lambda _: True
     assert 3 == shop.run(people(ada="pro", bob="free")).exit_code
     with opened(shop) as state:
-        assert 2 == discard_pending(state)
+        assert 2 == discard_pending(state, NOON)
         assert (None, None) == (state.metadata.first_pass, state.metadata.mapping)
 
 
@@ -250,7 +251,7 @@ def test_one_of_two_calls_of_a_change_is_not_taken_back(tmp_path: Path, sandbox:
     moved = Table({"id": ["k"], "user": ["bob"]})
     assert 1 == shop.run(moved, Options(limit=1)).calls.pending
     with opened(shop) as state:
-        assert 0 == discard_pending(state)
+        assert 0 == discard_pending(state, NOON)
     shop.run(Table({"id": ["k"], "user": ["ada"]}))
     assert [
         ("ada", "Entered"),
@@ -271,7 +272,7 @@ def test_a_column_of_another_type_keeps_what_is_put_back(tmp_path: Path, sandbox
     numbers = Table({"id": ["ada", "bob"], "name": ["ADA", "BOB"], "plan": [1, 2]})
     assert 3 == shop.run(numbers).exit_code
     with opened(shop) as state:
-        discard_pending(state)
+        discard_pending(state, NOON)
         assert [("abc",)] == rows(state, "SELECT DISTINCT row.plan ->> '$' FROM state.snapshot")
 
 
@@ -282,7 +283,7 @@ def test_a_silent_baseline_is_none_again_only_by_a_reset(tmp_path: Path, sandbox
     sandbox.reject_if = lambda _: True
     assert 3 == shop.run(Table({"id": ["l", "m"], "user": ["bob", "eve"]})).exit_code
     with opened(shop) as state:
-        discard_pending(state)
+        discard_pending(state, NOON)
     sandbox.reject_if = None
     run = shop.run(Table({"id": ["l", "m"], "user": ["bob", "eve"]}))
     assert (False, 3) == (run.baseline, run.calls.delivered)
@@ -331,3 +332,11 @@ def test_the_commands_say_what_they_did(retl: Retl, sandbox: Sandbox) -> None:
     assert (0, "users: 3 calls dropped; the next run finds what changed anew\n") == retl(
         "discard", "users", "--pending", "--yes"
     )[:2]
+    said = retl("history", "users")[1]
+    assert re.search(r": 3 calls discarded while waiting, by `retl discard --pending` at \d{4}-", said)
+    assert (
+        "3\n"
+        == retl("sql", "users", "select discarded from runs where discarded > 0", "--csv")[1].split("\n", 1)[
+            1
+        ]
+    )

@@ -150,7 +150,7 @@ def test_calls_that_were_taken_back_are_no_history(shop: Shop, sandbox: Sandbox)
     """Where a part of a first pass was sent and the rest discarded, the history has what arrived."""
     shop.run(Table(USERS), Options(limit=3))
     with open_state(shop.state_path, "shop") as state:
-        assert 4 == discard_pending(state)
+        assert 4 == discard_pending(state, NOON)
         assert sent(sandbox) == seen(state)
     shop.run(users(u1="Ann", u7="Gil"))
     with open_state(shop.state_path, "shop") as state:

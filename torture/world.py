@@ -161,7 +161,7 @@ class World:
                     case Command.RETRY:
                         result = retry(job, to, stale=False).run
                     case Command.DISCARD:
-                        discard_pending(job.state)
+                        discard_pending(job.state, job.clock.now())
                     case _:
                         result = run(job, to)
         except Killed:

@@ -39,7 +39,7 @@ def discard_command(sync: str, pending: bool, yes: bool, rehearsal: bool, state_
             if not yes:
                 click.confirm(f"{name}: forget {calls} {kind}?", abort=True)
             if pending:
-                dropped = discard_pending(state)
+                dropped = discard_pending(state, SystemClock().now())
                 click.echo(f"{name}: {count(dropped, 'call')} dropped; the next run finds what changed anew")
                 if dropped < found.pending:
                     stay = count(found.pending - dropped, "call")

@@ -100,6 +100,8 @@ def _reasons(runs: Sequence[Mapping[str, Any]], width: int, flags: str) -> Itera
     """Why runs did not send what they might have, each by the id of its run; a hint is given once."""
     given: set[str] = set()
     for place, run in enumerate(runs):
+        if "discarded" in run:
+            yield from map(Text, fold_words(f"{run['run_id']}: {_discarded(run['discarded'])}", width, ""))
         why = why_of(run, is_last=place == 0)
         if why is None:
             continue
@@ -111,6 +113,11 @@ def _reasons(runs: Sequence[Mapping[str, Any]], width: int, flags: str) -> Itera
         if hint and hint not in given:
             given.add(hint)
             yield from map(Text, fold_words(f"→ {with_flags(hint, flags)}", width))
+
+
+def _discarded(discarded: Mapping[str, Any]) -> str:
+    calls, moment = count(discarded["calls"], "call"), discarded["at"][:16].replace("T", " ")
+    return f"{calls} discarded while waiting, by `retl discard --pending` at {moment}"
 
 
 def why_of(run: Mapping[str, Any], is_last: bool) -> str | None:

@@ -201,6 +201,12 @@ def drop(db: duckdb.DuckDBPyConnection) -> int:
     return int(row[0]) + calls
 
 
+def dropped_by_run(db: duckdb.DuckDBPyConnection) -> dict[str, int]:
+    """How many calls of the TEMP table `dropped` each run made."""
+    found = db.execute("SELECT run_id, count(*) FROM dropped GROUP BY run_id ORDER BY run_id")
+    return dict(found.fetchall())
+
+
 def drop_again(db: duckdb.DuckDBPyConnection) -> None:
     """Take those calls of the TEMP table `again` out that still wait, into the TEMP table `failed_again`.
 
