@@ -301,6 +301,7 @@ def test_an_empty_result_over_a_full_snapshot_stops(retl: Retl, project: Path, s
 
     assert code == 4
     assert "the model gave 0 rows, and the limit is 1 or more" in err
+    assert "→ look with retl plan syncs/users.yml; if this is right: retl run" in err
     assert "--force min_rows" in err
     assert "guards: {min_rows: 0}" in err
     assert before == contents(project / "state/users.duckdb")

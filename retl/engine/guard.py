@@ -146,7 +146,7 @@ def stop_if_tripped(sync: Sync, changes: Changes, guards: Iterable[Guard]) -> No
     raise GuardError(
         "; ".join(_sentence(guard, changes.diff, advice) for guard in tripped) + "; nothing was sent",
         where=sync.where(cause) if cause else sync.where("guards", tripped[0].name),
-        hint="; ".join(_ways_on(sync, changes, tripped, advice)),
+        hint="; ".join([f"look with retl plan {sync.path}", *_ways_on(sync, changes, tripped, advice)]),
     )
 
 
