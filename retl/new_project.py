@@ -80,6 +80,7 @@ def _files(folder: Path, warehouse: str) -> dict[str, str]:
     url = WAREHOUSES[warehouse]
     is_embedded = warehouse == EMBEDDED
     filled = {
+        "{data}": "| `data/users.csv` | the rows that the model reads |\n" if is_embedded else "",
         "{name}": folder.absolute().name,
         "{warehouse}": url if is_embedded else "${RETL_WAREHOUSE_URL}",
         "{url}\n": ""

@@ -1,6 +1,7 @@
 """`retl init`: a new project, which runs at once."""
 
 import json
+import re
 from pathlib import Path
 
 import jsonschema_rs
@@ -53,10 +54,18 @@ def test_a_project_for_each_database(
         schema = json.loads((path.parent / hint).read_text())
         assert jsonschema_rs.validator_for(schema).is_valid(read_yaml(path))
     assert json.loads(retl("schema")[1]) == json.loads((tmp_path / "schemas/sync.json").read_text())
+    files = {str(one.relative_to(tmp_path)) for one in tmp_path.rglob("*") if one.is_file()}
+    assert files - {"README.md"} == set(re.findall(r"`([\w./]+)`", _listed(tmp_path))) - {"state/", ".env"}
     assert "state/\n" in (tmp_path / ".gitignore").read_text()
     assert [] == [
         path for path in tmp_path.rglob("*") if "{url}" in path.name or path.stat().st_mode & 0o444 != 0o444
     ]
+
+
+def _listed(folder: Path) -> str:
+    """The first column of the table of files in the README."""
+    lines = (folder / "README.md").read_text().splitlines()
+    return " ".join(line.split("|")[1] for line in lines if line.startswith("| `"))
 
 
 def test_nothing_is_written_over(retl: Retl, tmp_path: Path) -> None:
