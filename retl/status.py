@@ -32,7 +32,7 @@ class SyncStatus:
         status: how the last run ended, as `retl.run.Status` has it; "never" before the first run, "running"
             while another process holds the state, "orphaned" where no sync file has this name any more.
         last_run: when it began, as ISO 8601 text in UTC.
-        rows: rows of the snapshot.
+        rows: rows of the snapshot; None where no run has read any yet.
         delivered: calls that the last run delivered.
         pending: calls in the outbox.
         rejected: rejected rows and calls.
@@ -143,7 +143,7 @@ def status_of(state: State, sync: str) -> SyncStatus:
         sync,
         last.status if last else NEVER,
         last.started_at if last else None,
-        rows=snapshot.row_count(state.db),
+        rows=snapshot.row_count(state.db) if state.metadata.first_pass else None,
         delivered=last.delivered if last else None,
         pending=outbox.pending(state.db),
         rejected=rows + calls,

@@ -154,6 +154,14 @@ def test_rehearsals_are_a_section_of_their_own(retl: Retl) -> None:
     assert out.index("in the sandbox") < out.index("succeeded")
 
 
+def test_a_rehearsal_that_failed_says_why(retl: Retl, project: Path) -> None:
+    """The section of the rehearsals has the reason, and commands that stay with the sandbox."""
+    (project / "syncs/users.yml").write_text(IDENTIFY.replace("'u' || i", "nullif('u' || i, 'u1')"))
+    assert 1 == retl("run", "users", "--sandbox")[0]
+
+    assert "users: 1 row rejected; see: retl rejected users --sandbox\n" in retl("status")[1]
+
+
 @pytest.mark.parametrize("columns", ["80", "120"])
 def test_the_table_fits_the_terminal(retl: Retl, monkeypatch: pytest.MonkeyPatch, columns: str) -> None:
     """At 80 columns no line of the table is broken; a wider one has the last success, too."""
@@ -164,6 +172,20 @@ def test_the_table_fits_the_terminal(retl: Retl, monkeypatch: pytest.MonkeyPatch
     assert max(map(len, out.splitlines())) <= int(columns)
     assert ("last success" in out) == (columns == "120")
     assert len(out.splitlines()) == 2
+
+
+def test_a_long_error_is_folded(retl: Retl, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error of a failed run is broken between words; one that read no row has a dash for rows."""
+    monkeypatch.setenv("COLUMNS", "80")
+    long = " OR ".join(f"no_such_column_{n} = {n}" for n in range(12))
+    (project / "syncs/users.yml").write_text(IDENTIFY.replace(ROWS, f"{ROWS} WHERE {long}"))
+    assert 2 == retl("run", "users")[0]
+
+    lines = retl("status")[1].splitlines()
+
+    assert max(map(len, lines)) <= 80
+    assert re.search(r"failed +-", lines[1])
+    assert status(retl)["rows"] is None
 
 
 def test_a_monitor_is_told_each_reason(retl: Retl, project: Path, sandbox: Sandbox) -> None:

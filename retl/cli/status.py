@@ -11,8 +11,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from retl.cli.console import Printer, Ragged, as_json_line, console, count
+from retl.cli.console import Printer, Ragged, as_json_line, console, count, with_flags
 from retl.cli.errors import print_failure
+from retl.cli.fold import fold_words
 from retl.cli.options import AS_JSON, REHEARSAL, STATE_DIR, files_if_any
 from retl.clock import SystemClock
 from retl.config.project import find_project
@@ -103,11 +104,11 @@ def _print(found: Sequence[SyncStatus], orphans: Sequence[Orphan], now: datetime
     printed = console()
     printed.print(status_report(found, now, printed.width, printer))
     for orphan in orphans:
-        printed.print(orphan_report(orphan))
+        printed.print(orphan_report(orphan, printed.width))
     rehearsals = [one.sandbox for one in found if one.sandbox is not None]
     if rehearsals:
         printed.print(Text("\nin the sandbox", "dim"))
-        printed.print(_table(rehearsals, now, printed.width))
+        printed.print(status_report(rehearsals, now, printed.width, replace(printer, rehearsal=True)))
 
 
 def _with_rehearsals(session: Session) -> SyncStatus:
@@ -125,22 +126,21 @@ def _orphans_around(state_dir: Path | None, own: Mapping[str, Path]) -> list[Orp
     return find_orphans(project, project.state_dir(state_dir).absolute(), own=own)
 
 
-def orphan_report(orphan: Orphan) -> RenderableType:
-    """The way out of an orphan."""
+def orphan_report(orphan: Orphan, width: int) -> RenderableType:
+    """The way out of an orphan, in lines of at most `width` columns."""
     name = orphan.status.sync
     if orphan.is_source:
-        return Text(
-            f"{orphan.path}: its calls wait for a source that the sync does not name now\n"
-            "  → they leave with a run that has the `segment: {name: …}` of this file's name",
-            "yellow",
+        what = "its calls wait for a source that the sync does not name now"
+        way = "they leave with a run that has the `segment: {name: …}` of this file's name"
+    else:
+        loss = f" and loses {count(orphan.pending, 'call')} that never left" if orphan.pending else ""
+        what = f"no sync file is named `{name}`"
+        way = (
+            f"to go on with it, bring its file back, or write `name: {name}` into the renamed one; "
+            f"to delete it forgets what was sent{loss}"
         )
-    loss = f" and loses {count(orphan.pending, 'call')} that never left" if orphan.pending else ""
-    return Text(
-        f"{orphan.path}: no sync file is named `{name}`\n"
-        f"  → to go on with it, bring its file back, or write `name: {name}` into the renamed one; "
-        f"to delete it forgets what was sent{loss}",
-        "yellow",
-    )
+    lines = [*fold_words(f"{orphan.path}: {what}", width, ""), *fold_words(f"→ {way}", width)]
+    return Text("\n".join(lines), "yellow")
 
 
 def status_report(
@@ -155,7 +155,7 @@ def status_report(
         printer: has the options that are repeated after each command that a line names.
     """
     flags = (printer or Printer()).flags
-    remarks = [line for one in syncs for line in _remarks(one, now, flags)]
+    remarks = [line for one in syncs for line in _remarks(one, now, flags, width)]
     return Group(_table(syncs, now, width), *([Text("")] * bool(remarks)), *remarks)
 
 
@@ -177,8 +177,9 @@ def _table(syncs: Sequence[SyncStatus], now: datetime, width: int) -> Renderable
             "oldest pending": _ago(one.pending_since, now) if one.pending else "",
         }
         counts = (one.rows, one.delivered, one.pending, one.rejected)
+        unknown = "-" if one.last_run else ""
         for title, number in zip(numbers, counts, strict=True):
-            cells[title] = "" if number is None else f"{number:,}"
+            cells[title] = unknown if number is None else f"{number:,}"
         table.add_row(*(cells[title] for title in titles))
     return Ragged(table)
 
@@ -191,11 +192,15 @@ def _ago(moment: str | None, now: datetime) -> str:
     return f"{age(since(moment, now))} ago" if moment else ""
 
 
-def _remarks(status: SyncStatus, now: datetime, flags: str) -> Iterator[RenderableType]:
+def _remarks(status: SyncStatus, now: datetime, flags: str, width: int) -> Iterator[RenderableType]:
     """The lines on a sync below the table; none where its last run went through and nothing is left."""
-    lines = [*_running(status, now), *_failure(status, now), *_left(status, now, flags)]
-    for place, line in enumerate(lines):
-        yield Text.assemble((f"{status.sync}: ", "bold"), line) if place == 0 else Text.assemble("  ", line)
+    said = [*_running(status, now), *_failure(status, now, flags), *_left(status, now, flags)]
+    for place, text in enumerate(said):
+        name = f"{status.sync}: " if place == 0 else ""
+        whole = f"{name}{text.plain}"
+        first, *others = fold_words(whole, width, "" if place == 0 else "  ")
+        yield Text.assemble((first[: len(name)], "bold"), (first[len(name) :], text.style))
+        yield from (Text(line, text.style) for line in others)
 
 
 def _running(status: SyncStatus, now: datetime) -> Iterator[Text]:
@@ -213,13 +218,13 @@ def _running(status: SyncStatus, now: datetime) -> Iterator[Text]:
         yield Text(f"waits: {told.waiting_for}", "yellow")
 
 
-def _failure(status: SyncStatus, now: datetime) -> Iterator[Text]:
+def _failure(status: SyncStatus, now: datetime, flags: str) -> Iterator[Text]:
     if status.status not in FAILED:
         return
     if status.error is not None:
-        yield Text(str(status.error["message"]).replace("\n", "\n  "), "red")
+        yield from (Text(line.strip(), "red") for line in str(status.error["message"]).splitlines())
         if status.error["hint"]:
-            yield Text(f"→ {status.error['hint']}")
+            yield Text(f"→ {with_flags(status.error['hint'], flags)}")
     else:
         yield Text("the run was cut off; the next one goes on where it stopped", "red")
     when = f"{_minute(status.last_success)} ({_ago(status.last_success, now)})"
