@@ -112,25 +112,9 @@ def test_values(tmp_path: Path, written: str, value: object) -> None:
             "a:\n  b: 1\n  b: 2",
             "syncs/users.yml:3 a.b: the key `b` stands here twice; first on line 2",
         ),
-        ("a: b: c", "syncs/users.yml:1: is not valid YAML: mapping values are not allowed here"),
-        (
-            "a:\n\t- x",
-            "syncs/users.yml:2: is not valid YAML: found character '\\t' that cannot start any token",
-        ),
-        ("a: *x", "syncs/users.yml:1: is not valid YAML: found undefined alias 'x'"),
-        (
-            "a: \x01",
-            "syncs/users.yml: is not valid YAML: "
-            "unacceptable character #x0001: special characters are not allowed",
-        ),
         ("", "syncs/users.yml: the file is empty"),
         ("# nothing", "syncs/users.yml: the file is empty"),
         ("- a", "syncs/users.yml:1: the file must be a mapping, lines of `key: value`"),
-        (
-            "a: 1\n---\nb: 2",
-            "syncs/users.yml:2: is not valid YAML: "
-            "expected a single document in the stream, but found another document",
-        ),
         ("a: !!bool x", "syncs/users.yml:1 a: `x` is not what its tag says"),
         ("a:\n  1: x", "syncs/users.yml:2 a: a key must be text; put `1` in quotes"),
         ("[a]: 1", "syncs/users.yml:1: a key must be text, not a list or a mapping"),
@@ -152,11 +136,11 @@ def test_values(tmp_path: Path, written: str, value: object) -> None:
         ),
         (
             'a: "\\UFFFFFFFF"',
-            "syncs/users.yml:1: is not valid YAML: it cannot be read beyond this line",
+            "syncs/users.yml:1: not valid YAML: it cannot be read beyond this line",
         ),
         (
             f"a:\n  {'[' * 60}",
-            "syncs/users.yml:2: is not valid YAML: it is nested more than 50 levels deep",
+            "syncs/users.yml:2: not valid YAML at column 52: it is nested more than 50 levels deep",
         ),
         ("a:\n  b: ${NO_SUCH}", "syncs/users.yml:2 a.b: NO_SUCH is not set"),
         ("a: [x, '${NO_SUCH}']", "syncs/users.yml:1 a.1: NO_SUCH is not set"),
@@ -168,6 +152,54 @@ def test_refused(tmp_path: Path, text: str, message: str) -> None:
         read(tmp_path, text)
 
     assert message == str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "cause"),
+    [
+        ("a: b: c", "1, 5", "the value of `a` holds another `: `"),
+        (
+            "a:\n  b: x\n    c: y",
+            "3, 6",
+            "this line is indented as a part of line 2, which has a value already",
+        ),
+        ("a:1\nb: 2", "2, 2", "line 1 has no space behind its colon"),
+        ("a:\n\t- x", "2, 1", "a tab stands where only spaces may"),
+        ("a:\n  b: 1\n c: 2", "3, 2", "this line begins in another column than the lines around it"),
+        ("  a: 1\nb: 2", "2, 1", "this line begins in another column than the lines around it"),
+        ("a: 1\nb: 'x\nc: 1\n", "2, 4", "the quote that begins here is not closed"),
+        ("a: 'it's'", "1, 8", "text stands behind a closing quote"),
+        (
+            "a: [1, 2\nb: 3",
+            "2, 2",
+            "the `[` or `{` of line 1 is not closed before this, or a comma is missing",
+        ),
+        ("a: {b: 1 c: 2}", "1, 11", "the `[` or `{` is not closed before this, or a comma is missing"),
+        ("a: {b: ${X}}", "1, 9", "`${…}` inside `[…]` or `{…}` needs quotes"),
+        ("a: ]", "1, 4", "`]` closes nothing"),
+        ("a: 1\nb\nc: 2", "2, 1", "a line without `key:` stands here"),
+        ("a: - b", "1, 4", "a list item stands behind its key"),
+        ("a: b\n- c", "2, 1", "a list item and a key stand beside each other"),
+        ("a: @x", "1, 4", "a text must not begin with `@`"),
+        ("a: & b", "1, 4", "a text must not begin with `&`"),
+        ("a: *x", "1, 4", "`*x` stands for what is named `&x`, and nothing is"),
+        ('a: "\\q"', "1, 6", "a `\\` in double quotes begins an escape"),
+        ("a: |x\n b", "1, 5", "text stands behind `|` or `>`"),
+        ("a: 1\n---\nb: 2", "2, 1", "`---` begins a second document, and a file has one"),
+        ("a: b\nc: \x01", "2, 4", "the character U+0001 must not stand in it"),
+        ("a: !<x", "1, 7", "expected '>' but found '\\x00'"),
+    ],
+)
+def test_what_is_no_yaml_is_told_with_its_likely_cause(
+    tmp_path: Path, text: str, place: str, cause: str
+) -> None:
+    """The error names line and column, and what is likely wrong there, in words that are not the parser's."""
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, text)
+
+    line, column = place.split(", ")
+    told = str(caught.value)
+    assert told.startswith(f"syncs/users.yml:{line}: not valid YAML at column {column}: {cause}")
 
 
 def test_all_faults_are_noted(tmp_path: Path) -> None:

@@ -11,8 +11,10 @@ from ruamel.yaml.composer import Composer, ComposerError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import AliasEvent
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
+from ruamel.yaml.reader import ReaderError
 
 from retl.errors import ConfigError
+from retl.forms.yaml_mistakes import character_error, yaml_error
 
 DEEPEST = 50
 """Mappings and lists inside one another."""
@@ -35,16 +37,14 @@ def compose(text: str, shown: str) -> MappingNode:
     try:
         node: Node | None = yaml.compose(text)
     except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"{shown}:{mark.line + 1}" if mark else shown
-        # The parser splits some sentences: "expected a single document in the stream" is context.
-        context = f"{error.context}, " if str(error.problem).startswith("but ") else ""
-        raise ConfigError(f"is not valid YAML: {context}{error.problem}", where=where) from None
+        raise yaml_error(error, text, shown) from None
+    except ReaderError as error:
+        raise character_error(error, text, shown) from None
     except YAMLError as error:
-        raise ConfigError(f"is not valid YAML: {str(error).splitlines()[0]}", where=shown) from None
+        raise ConfigError(f"not valid YAML: {str(error).splitlines()[0]}", where=shown) from None
     except Exception:  # a slip of the parser, as over the escape "\UFFFFFFFF"; the text is the cause
         where = f"{shown}:{yaml.reader.line + 1}"
-        raise ConfigError("is not valid YAML: it cannot be read beyond this line", where=where) from None
+        raise ConfigError("not valid YAML: it cannot be read beyond this line", where=where) from None
     if node is None:
         raise ConfigError("the file is empty", where=shown)
     if not isinstance(node, MappingNode):
