@@ -21,12 +21,14 @@ from retl.sandbox.server import Sandbox
     "--faults",
     "failures",
     default="",
-    help="Failures to simulate, each with its probability, such as "
-    "429=0.05,500=0.02,hang=0.01,lost_answer=0.02,latency=30ms; rate=1000 answers 429 where more calls come "
-    "in a second.",
+    help="Failures to simulate, with commas between them: 429, 500, hang, lost_answer, each with its "
+    "probability; latency=30ms; rate=1000, to answer 429 where more calls come in a second.",
 )
 def sandbox_command(port: int, failures: str) -> int:
-    """Run a local Segment until it is interrupted; what it took is listed as JSON at its address."""
+    """Run a local Segment until it is interrupted; what it took is listed as JSON at its address.
+
+    Example: retl sandbox --failures 429=0.05,lost_answer=0.02,latency=30ms
+    """
     with Sandbox(port, failures=Failures.parse(failures)) as sandbox:
         click.echo(f"a local Segment listens on {sandbox.url}; its calls: {sandbox.url}/calls.json")
         click.echo("in the sync: segment: {endpoint: " + sandbox.url + ", write_key: sandbox}")
