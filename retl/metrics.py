@@ -38,7 +38,7 @@ class Metric:
     Attributes:
         name: a counter's ends in `_total`.
         help: what it counts.
-        label: a label beside `sync`; None where there is no other.
+        label: a label beside `sync` and `source`; None where there is no other.
     """
 
     name: str
@@ -47,8 +47,8 @@ class Metric:
 
     @property
     def labels(self) -> list[str]:
-        """The names of its labels."""
-        return ["sync", *([self.label] if self.label else [])]
+        """The names of its labels; `source` is left out where a sync's source has no name."""
+        return ["sync", "source", *([self.label] if self.label else [])]
 
 
 METRICS = (
@@ -86,7 +86,7 @@ _UNCHANGED = ("added", "changed", "removed", "unchanged")
 _OUTCOMES = ("enqueued", "delivered", "rejected", "unsure")
 
 Series = tuple[str, tuple[str, ...]]
-"""The name of a metric, and the values of its labels."""
+"""The name of a metric, and the values of its labels; an empty one stands for none."""
 
 Values = Mapping[Series, float]
 
@@ -95,8 +95,12 @@ class ForeignFileError(ValueError):
     """The file has metrics that are not retl's, or none at all; it is left as it is."""
 
 
-def write_metrics(path: Path, runs: Sequence[Run]) -> None:
+def write_metrics(path: Path, runs: Sequence[tuple[Run, str | None]]) -> None:
     """Write what runs did to a file, in place of what it has of their syncs.
+
+    Args:
+        path: the file.
+        runs: each with the name of its sync's source, as `after` takes it.
 
     Raises:
         OSError: the file cannot be read or written.
@@ -105,8 +109,8 @@ def write_metrics(path: Path, runs: Sequence[Run]) -> None:
     """
     with FileLock(path.with_name(f"{path.name}.lock"), timeout=LOCK_SECONDS):
         values = dict(read_values(path))
-        for run in runs:
-            values = after(values, run)
+        for run, source in runs:
+            values = after(values, run, source)
         unfinished = path.with_name(f"{path.name}.{os.getpid()}")
         try:
             unfinished.write_bytes(spelled(values))
@@ -141,25 +145,32 @@ def read_values(path: Path) -> Values:
     return values
 
 
-def after(before: Values, run: Run) -> dict[Series, float]:
-    """The values once a run is over, of that sync and of all others."""
+def after(before: Values, run: Run, source: str | None = "") -> dict[Series, float]:
+    """The values once a run is over, of that sync and of all others.
+
+    Args:
+        before: the values until now.
+        run: the record of the run.
+        source: the `segment.name` of its sync, which has a state for each, and so its own metrics; empty for
+            none. None is not known, as the sync could not be read: then it is the one that it had.
+    """
     totals = {metric.name for metric in METRICS if metric.name.endswith("_total")}
+    if source is None:
+        known = {labels[1] for _, labels in before if labels[0] == run.sync}
+        source = known.pop() if len(known) == 1 else ""
+    own = (run.sync, source)
     values = {
         series: value
         for series, value in before.items()
-        if series[1][0] != run.sync or series[0] in _KEPT or series[0] in totals
+        if series[1][:2] != own or series[0] in _KEPT or series[0] in totals
     }
     for name, label, value in _gauges(run):
         if value is not None:
-            values[name, _labels(run, label)] = float(value)
+            values[name, own if label is None else (*own, label)] = float(value)
     for name, label, value in _counts(run):
-        series = (name, _labels(run, label))
+        series = (name, own if label is None else (*own, label))
         values[series] = values.get(series, 0.0) + float(value or 0)
     return values
-
-
-def _labels(run: Run, label: str | None) -> tuple[str, ...]:
-    return (run.sync,) if label is None else (run.sync, label)
 
 
 def _gauges(run: Run) -> Iterator[tuple[str, str | None, float | None]]:
@@ -218,11 +229,11 @@ class _Collector:
         yield build
         for metric in METRICS:
             is_counter = metric.name.endswith("_total")
-            family = core.CounterMetricFamily if is_counter else core.GaugeMetricFamily
             name = metric.name.removesuffix("_total") if is_counter else metric.name
-            found = family(name, metric.help, labels=metric.labels)
+            found = core.Metric(name, metric.help, "counter" if is_counter else "gauge")
             for (of, labels), value in sorted(self._values.items()):
                 if of == metric.name:
-                    found.add_metric(list(labels), value)
+                    named = zip(metric.labels, labels, strict=True)
+                    found.add_sample(of, {label: one for label, one in named if one}, value)
             if found.samples:
                 yield found

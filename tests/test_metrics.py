@@ -87,27 +87,41 @@ def test_what_a_failed_run_does_not_know_stays() -> None:
     later = datetime(2026, 3, 2, tzinfo=UTC)
     second = after(first, run().evolve(started_at=later, error=error, exit_code=3))
 
-    assert second["retl_last_success_timestamp_seconds", ("users",)] == NOON.timestamp() + 2.5
-    assert second["retl_calls_pending", ("users",)] == 7
-    assert second["retl_run_error", ("users", "warehouse")] == 1
-    assert ("retl_run_rows_read", ("users",)) not in second
-    assert second["retl_run_start_timestamp_seconds", ("users",)] == later.timestamp()
+    assert second["retl_last_success_timestamp_seconds", ("users", "")] == NOON.timestamp() + 2.5
+    assert second["retl_calls_pending", ("users", "")] == 7
+    assert second["retl_run_error", ("users", "", "warehouse")] == 1
+    assert ("retl_run_rows_read", ("users", "")) not in second
+    assert second["retl_run_start_timestamp_seconds", ("users", "")] == later.timestamp()
     third = after(second, run(rows_read=10, calls=Calls(delivered=2, pending=0)))
-    assert ("retl_run_error", ("users", "warehouse")) not in third
-    assert third["retl_calls_total", ("users", "delivered")] == 3
-    assert third["retl_runs_total", ("users", "failed")] == 1
-    assert third["retl_runs_total", ("users", "succeeded")] == 2
+    assert ("retl_run_error", ("users", "", "warehouse")) not in third
+    assert third["retl_calls_total", ("users", "", "delivered")] == 3
+    assert third["retl_runs_total", ("users", "", "failed")] == 1
+    assert third["retl_runs_total", ("users", "", "succeeded")] == 2
+
+
+def test_two_sources_of_a_sync_have_their_own_metrics(tmp_path: Path) -> None:
+    """A series has the name of the source, if any; a sync that cannot be read keeps the one it had."""
+    path = tmp_path / "retl.prom"
+    write_metrics(path, [(run(rows_read=1), "eu"), (run(rows_read=2), "us"), (run("b", rows_read=3), "eu")])
+    write_metrics(path, [(run(rows_read=4), "us"), (run("b").evolve(error=WarehouseError("gone")), None)])
+
+    values = read_values(path)
+    assert {("users", "eu"): 1, ("users", "us"): 4} == {
+        labels: value for (name, labels), value in values.items() if name == "retl_run_rows_read"
+    }
+    assert 1 == values["retl_run_error", ("b", "eu", "warehouse")]
+    assert 'retl_run_rows_read{source="eu",sync="users"} 1.0' in path.read_text()
 
 
 def test_commands_share_a_file(tmp_path: Path) -> None:
     """What a file has of other syncs stays to the letter; every user may read it."""
     path = tmp_path / "retl.prom"
-    write_metrics(path, [run("a", rows_read=1), run("b", rows_read=2)])
+    write_metrics(path, [(run("a", rows_read=1), ""), (run("b", rows_read=2), "")])
     before = [line for line in path.read_text().splitlines() if 'sync="a"' in line]
-    write_metrics(path, [run("b", rows_read=3)])
+    write_metrics(path, [(run("b", rows_read=3), "")])
 
     assert before == [line for line in path.read_text().splitlines() if 'sync="a"' in line]
-    assert 3 == read_values(path)["retl_run_rows_read", ("b",)]
+    assert 3 == read_values(path)["retl_run_rows_read", ("b", "")]
     assert 0o644 == stat.S_IMODE(path.stat().st_mode)
     assert ["retl.prom", "retl.prom.lock"] == sorted(one.name for one in tmp_path.iterdir())
     assert list(text_string_to_metric_families(path.read_text()))
@@ -120,7 +134,7 @@ def test_a_file_of_others_is_left_alone(tmp_path: Path, text: str) -> None:
     path.write_text(text)
 
     with pytest.raises(ForeignFileError):
-        write_metrics(path, [run()])
+        write_metrics(path, [(run(), "")])
     assert text == path.read_text()
 
 
@@ -143,15 +157,16 @@ def test_a_command_writes_its_runs(retl: Retl, tmp_path: Path, monkeypatch: pyte
         assert 2 == retl("run", "syncs", "--metrics", "retl.prom")[0]
         monkeypatch.setenv("RETL_METRICS", "other.prom")
         assert 0 == retl("run", "a")[0]
-        assert 0 == retl("run", "a", "--sandbox", "--metrics", "rehearsal.prom")[0]
+        code, _, err = retl("run", "a", "--sandbox", "--metrics", "rehearsal.prom")
+        assert (0, 1) == (code, err.count("a rehearsal writes no metrics, so rehearsal.prom stays as it is"))
 
     values = read_values(tmp_path / "retl.prom")
     assert (1, 1) == (
-        values["retl_run_status", ("a", "succeeded")],
-        values["retl_run_error", ("b", "config")],
+        values["retl_run_status", ("a", "x", "succeeded")],
+        values["retl_run_error", ("b", "", "config")],
     )
-    assert 1 == values["retl_run_calls", ("a", "delivered")]
-    assert 0 == read_values(tmp_path / "other.prom")["retl_run_rows", ("a", "added")]
+    assert 1 == values["retl_run_calls", ("a", "x", "delivered")]
+    assert 0 == read_values(tmp_path / "other.prom")["retl_run_rows", ("a", "x", "added")]
     assert not (tmp_path / "rehearsal.prom").exists()
 
 

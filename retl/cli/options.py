@@ -57,7 +57,7 @@ METRICS = click.option(
     "--metrics",
     type=click.Path(path_type=Path, dir_okay=False),
     envvar="RETL_METRICS",
-    help="Write metrics for Prometheus to this file; default: RETL_METRICS.",
+    help="Write metrics for Prometheus to this file, unless with --sandbox; default: RETL_METRICS.",
 )
 BACKFILL = click.option(
     "--initial-backfill", "backfill", is_flag=True, help="Send the first pass of a track or audience sync."

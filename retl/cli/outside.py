@@ -43,9 +43,10 @@ class Outside:
             ConfigError: metrics are asked for, and cannot be written here.
         """
         self._file = None if printer.rehearsal else metrics_file
+        self._unwritten = metrics_file if printer.rehearsal else None
         self._flags = printer.flags
         self._is_rehearsal = printer.rehearsal
-        self._runs: list[Run] = []
+        self._runs: list[tuple[Run, str | None]] = []
         self._notice: Callable[[str], None] = lambda _sentence: None
         self._state_dir = printer.state_dir
         self._path = Path()
@@ -76,6 +77,9 @@ class Outside:
         self._path = path
         self._notice, self._session, self._trace, self._lineage = shown.notice, None, None, None
         if self._is_rehearsal:
+            if self._unwritten is not None:
+                shown.notice(f"a rehearsal writes no metrics, so {self._unwritten} stays as it is")
+                self._unwritten = None
             return shown
         env = os.environ
         if _asks(env, "OTEL_") and tracing.is_wanted(env):
@@ -93,7 +97,8 @@ class Outside:
 
     def ended(self, run: Run) -> None:
         """Tell of a run that is over."""
-        self._runs.append(run)
+        source = self._session.sync.segment.name if self._session is not None else None
+        self._runs.append((run, None if self._session is None else source or ""))
         if self._is_rehearsal:
             return
         for tell in (self._end_trace, self._end_lineage, self._tell_channels):
