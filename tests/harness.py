@@ -28,7 +28,8 @@ from retl.model import make_model
 from retl.observer import SilentObserver
 from retl.pipeline import run
 from retl.run import Run
-from retl.sandbox.server import Request, Sandbox
+from retl.sandbox.request import Request
+from retl.sandbox.server import Sandbox
 from retl.state import State
 from retl.warehouse import Warehouse
 

@@ -32,7 +32,8 @@ from retl.delivery.segment import (
 )
 from retl.errors import ConfigError, DestinationError
 from retl.sandbox.failures import Reply
-from retl.sandbox.server import Request, Sandbox
+from retl.sandbox.request import Request
+from retl.sandbox.server import Sandbox
 
 CALL = b'{"type":"identify","userId":"u1","messageId":"m1","traits":{"name":"Zo\xc3\xab"}}'
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
