@@ -4,49 +4,15 @@ A real HTTP server that behaves by the documented rules of Segment's Tracking AP
 that it then throws away and, unlike Segment, tells which and why. It fails when it is told to.
 """
 
-import json
-import re
 import socket
-import sys
 import threading
-from collections.abc import Mapping
-from contextlib import suppress
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler
-from socketserver import TCPServer, ThreadingMixIn
 from typing import Any
-from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from retl.errors import ConfigError
-from retl.sandbox.body import (
-    failure,
-    is_loopback,
-    is_own_origin,
-)
-from retl.sandbox.failures import Reply
-from retl.sandbox.ingestion import (
-    BODY_LIMIT,
-    ROUTES,
-)
+from retl.sandbox.http import Handler, Server
 from retl.sandbox.local_segment import LocalSegment
-from retl.sandbox.request import Request
 
 HOST = "127.0.0.1"
-
-READ_LIMIT = 4 * BODY_LIMIT
-"""Bytes of a body as it is sent; a larger one is not read. Our choice, as Segment says none."""
-
-LONGEST_NUMBER = 19
-"""Digits from which on a number is not even read."""
-
-READ_BYTES = 65_536
-"""Bytes that are read at a time of a body that nobody wants."""
-
-IDLE_SECONDS = 300.0
-"""After so long without a byte a connection is closed."""
-
-MOST_CONNECTIONS = 250
-"""Connections at a time, each of which takes a thread; beyond, one is closed before it is read."""
 
 
 class Sandbox(LocalSegment):
@@ -69,7 +35,7 @@ class Sandbox(LocalSegment):
             ConfigError: the port is taken, or not to be had.
         """
         try:
-            self._server = _Server((HOST, self._port), _Handler)
+            self._server = Server((HOST, self._port), Handler)
         except (OSError, OverflowError) as error:
             message = f"the sandbox cannot listen on {HOST}:{self._port}: {error}"
             raise ConfigError(message, hint="choose another port; 0 takes any free one") from error
@@ -91,147 +57,3 @@ class Sandbox(LocalSegment):
     def _serve(self) -> None:
         while not self.closing.is_set():
             self._server.handle_request()
-
-
-class _Server(ThreadingMixIn, TCPServer):
-    allow_reuse_address = True
-    request_queue_size = 128
-    sandbox: Sandbox
-
-    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
-        self._connections: set[Any] = set()
-        self._lock = threading.Lock()
-        super().__init__(address, handler)
-
-    def get_request(self) -> tuple[socket.socket, Any]:
-        connection, address = super().get_request()
-        with self._lock:
-            self._connections.add(connection)
-        return connection, address
-
-    def verify_request(self, request: Any, client_address: Any) -> bool:
-        with self._lock:
-            return len(self._connections) <= MOST_CONNECTIONS
-
-    def shutdown_request(self, request: Any) -> None:
-        with self._lock:
-            self._connections.discard(request)
-        super().shutdown_request(request)
-
-    def end_connections(self) -> None:
-        # It wakes every handler that waits for its client, so that closing can join them all.
-        with self._lock:
-            for connection in self._connections:
-                with suppress(OSError):
-                    connection.shutdown(socket.SHUT_RDWR)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        # A client that goes away or falls asleep is everyday life; anything else is a bug and shows.
-        if not isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
-            super().handle_error(request, client_address)
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server_version = "retl-sandbox"
-    disable_nagle_algorithm = True
-    wbufsize = -1
-    timeout = IDLE_SECONDS
-    server: _Server
-
-    def do_POST(self) -> None:
-        sandbox = self.server.sandbox
-        path, headers = self._path().path, self._lowered_headers()
-        reply = sandbox.next_reply()
-        unreadable = self._unreadable(headers)
-        if unreadable is None and not reply.refused:
-            length = int(headers["content-length"])
-            body = self.rfile.read(length)
-            if len(body) < length or sandbox.closing.wait(sandbox.failures.latency):
-                self.close_connection = True
-                return
-            reply = sandbox.receive(path, headers, body, reply)
-        else:
-            reply = reply if reply.refused or unreadable is None else Reply(unreadable)
-            sandbox.note(Request("POST", path, headers, b"", 0, reply.seen_status))
-        if reply.seen_status is not None:
-            self._send(reply, last=unreadable is not None)
-        if reply.seen_status is None or unreadable is not None:
-            self.close_connection = True
-        if reply.hang or (unreadable is not None and not reply.refused):
-            # The end comes when the client gives up or the closing sandbox ends the connection. To close
-            # before, with a body unread, would also lose the answer on its way to the client.
-            self.wfile.flush()
-            while self.rfile.read1(READ_BYTES):
-                pass
-
-    def do_GET(self) -> None:
-        sandbox = self.server.sandbox
-        address = self._path()
-        foreign = self._foreign(self._lowered_headers())
-        if foreign is not None:
-            self._send(Reply(foreign))
-            return
-        if address.path in ("/", "/calls.json"):
-            limit = parse_qs(address.query).get("limit", ["100"])[-1]
-            counted = limit.isdecimal() and len(limit) < LONGEST_NUMBER
-            listing = json.dumps(sandbox.listing(int(limit))) if counted else None
-            self._send(Reply(body=listing) if listing else Reply(HTTPStatus.BAD_REQUEST))
-            return
-        reply = Reply(HTTPStatus.METHOD_NOT_ALLOWED if address.path in ROUTES else HTTPStatus.NOT_FOUND)
-        if settings := re.fullmatch(r"/v1/projects/([^/]+)/settings", address.path):
-            known = unquote(settings[1]) not in sandbox.unknown_keys
-            reply = Reply(body='{"integrations": {}}') if known else reply
-        sandbox.note(Request("GET", address.path, self._lowered_headers(), b"", 0, reply.status))
-        self._send(reply)
-
-    def _foreign(self, headers: Mapping[str, str]) -> HTTPStatus | None:
-        """The status for a request that a page of another site has a browser send; None for any other."""
-        if not is_loopback(headers.get("host")):
-            return HTTPStatus.MISDIRECTED_REQUEST
-        own = is_own_origin(headers.get("origin"), self.server.server_address[1])
-        return None if own else HTTPStatus.FORBIDDEN
-
-    def _unreadable(self, headers: Mapping[str, str]) -> HTTPStatus | None:
-        """The status for a request whose body is not read; None where it is."""
-        foreign = self._foreign(headers)
-        if foreign is not None:
-            return foreign
-        length = headers.get("content-length", "")
-        if not length.isdecimal() or "transfer-encoding" in headers:
-            return HTTPStatus.LENGTH_REQUIRED
-        if len(length) >= LONGEST_NUMBER or int(length) > READ_LIMIT:
-            return HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-        return None
-
-    def _path(self) -> SplitResult:
-        """The request's target, taken apart; an empty one where it is no URL."""
-        try:
-            return urlsplit(self.path)
-        except ValueError:
-            return urlsplit("")
-
-    def _lowered_headers(self) -> dict[str, str]:
-        return {name.lower(): value for name, value in self.headers.items()}
-
-    def _send(self, reply: Reply, last: bool = False) -> None:
-        usual = '{"success": true}' if reply.status == 200 else failure(f"answered {reply.status}")
-        body = (usual if reply.body is None else reply.body).encode()
-        reset = reply.retry_after if reply.status == HTTPStatus.TOO_MANY_REQUESTS else None
-        fields = {
-            "Retry-After": reply.retry_after,
-            "X-RateLimit-Reset": reset,
-            "Location": reply.location,
-            "Connection": "close" if last else None,
-        }
-        self.send_response(reply.status)
-        self.send_header("Content-Type", reply.content_type)
-        self.send_header("Content-Length", str(len(body)))
-        for name, value in fields.items():
-            if value is not None:
-                self.send_header(name, str(value))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any, **__: Any) -> None:
-        """Say nothing; the listing tells."""
