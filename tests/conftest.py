@@ -8,6 +8,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
+import urllib3
 from harness import Bench, StillClock
 
 from retl.state import open_state
@@ -34,6 +35,13 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def clock() -> StillClock:
     """Noon of a day in March 2026, until a test moves it."""
     return StillClock()
+
+
+@pytest.fixture
+def http() -> Iterator[urllib3.PoolManager]:
+    """Give a client that never retries."""
+    with urllib3.PoolManager(retries=False, timeout=5) as pool:
+        yield pool
 
 
 @pytest.fixture(scope="session")

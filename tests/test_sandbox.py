@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import urllib3
+from posts import NOON, batch, call, post
 
 from retl.errors import ConfigError
 from retl.sandbox.failures import Failures, Reply
@@ -19,15 +20,7 @@ from retl.sandbox.ingestion import discard_code
 from retl.sandbox.kept import Kept
 from retl.sandbox.server import Sandbox
 
-NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SUCCESS = {"success": True}
-
-
-@pytest.fixture
-def http() -> Iterator[urllib3.PoolManager]:
-    """Give a client that never retries."""
-    with urllib3.PoolManager(retries=False, timeout=5) as pool:
-        yield pool
 
 
 @pytest.fixture
@@ -35,32 +28,6 @@ def sandbox() -> Iterator[Sandbox]:
     """Give a sandbox where it is always noon."""
     with Sandbox(now=lambda: NOON) as started:
         yield started
-
-
-def call(message_id: str = "m1", **fields: Any) -> dict[str, Any]:
-    """Make a call that is good but for `fields`."""
-    return {"type": "identify", "userId": "u1", "messageId": message_id, **fields}
-
-
-def post(
-    http: urllib3.PoolManager,
-    sandbox: Sandbox,
-    body: bytes | dict[str, Any],
-    *,
-    path: str = "/v1/batch",
-    **headers: str,
-) -> urllib3.BaseHTTPResponse:
-    """Post a body as JSON; further keywords are headers."""
-    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    fields = {"Content-Type": "application/json"} | {
-        name.replace("_", "-"): text for name, text in headers.items()
-    }
-    return http.request("POST", sandbox.url + path, body=raw, headers=fields, redirect=False)
-
-
-def batch(*calls: Any, **fields: Any) -> dict[str, Any]:
-    """Make a batch with a write key."""
-    return {"writeKey": "key", "batch": list(calls), **fields}
 
 
 def codes(sandbox: Sandbox) -> list[str]:
