@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from io import BytesIO
 from typing import Any
+from urllib.parse import unquote
+
+import orjson
 
 from retl.sandbox.ingestion import BODY_LIMIT, ROUTES
 
@@ -56,6 +59,15 @@ def call_size(call: Any) -> int:
     except RecursionError as error:
         raise RefusalError(400, "a call is nested too deep") from error
     return len(text.encode("utf-8", "surrogatepass"))
+
+
+def json_text(value: Any) -> str:
+    """A value as compact JSON that every reader takes: half a surrogate pair becomes a question mark."""
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:  # an integer beyond 64 bits, half a pair, or nested deep
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        return text.encode("utf-8", "replace").decode()
 
 
 def failure(message: str) -> str:
@@ -122,3 +134,9 @@ def read_write_key(headers: Mapping[str, str], envelope: dict[str, Any]) -> str 
         with suppress(ValueError):
             key = base64.b64decode(credentials, validate=True).decode().partition(":")[0]
     return key if isinstance(key, str) and key else None
+
+
+def told_run(headers: Mapping[str, str]) -> tuple[str | None, str | None]:
+    """The sync and the run that send a request, as retl tells a local Segment; None where nothing is told."""
+    sync, run_id = (headers.get(name) for name in ("x-retl-sync", "x-retl-run"))
+    return unquote(sync) if sync else None, unquote(run_id) if run_id else None
