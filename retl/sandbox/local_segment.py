@@ -2,10 +2,11 @@
 
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from http import HTTPStatus
+from operator import itemgetter
 from random import Random
 from typing import Any
 
@@ -16,20 +17,25 @@ from retl.sandbox.body import (
     read_calls,
     read_envelope,
     read_write_key,
+    told_run,
     unpacked,
 )
 from retl.sandbox.failures import Failures, Reply
 from retl.sandbox.ingestion import (
     BATCH_LIMIT,
     CALL_LIMIT,
-    DUPLICATE_WINDOW,
     discard_code,
     merged_call,
     stamped,
 )
 from retl.sandbox.kept import Kept
+from retl.sandbox.known_ids import KnownIds
+from retl.sandbox.received import CallOutcome, ReceivedCall
 from retl.sandbox.request import Request
+from retl.sandbox.store import Store
 from retl.sandbox.throttle import Throttle
+
+_COUNTED = {CallOutcome.ACCEPTED: "accepted", CallOutcome.DUPLICATE: "duplicates"}
 
 
 class LocalSegment:
@@ -40,8 +46,9 @@ class LocalSegment:
         now: the clock that stamps arrivals; must tell its zone.
         unknown_keys: write keys that Segment does not know. The settings question answers 404 for them;
             calls sent with one of them, or with none, are discarded under a 200.
-        keep: how many calls of each kind are held in memory, the newest, and no more than `KEPT_BYTES` of
-            each; counts go on beyond. Duplicates are known among the newest calls, ten times as many.
+        keep: how many calls of each outcome are held for Python, the newest, and no more than `KEPT_BYTES`
+            of each; counts go on beyond.
+        store: takes all calls; None where the first page that is asked for is to open one.
         reject_if: any request that holds such a call is answered 400.
         reply_if: gives a call the reply that any request which holds it gets; None is the plain one.
         seed: of the chances of `failures`.
@@ -54,6 +61,7 @@ class LocalSegment:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         unknown_keys: Iterable[str] = (),
         keep: int = 100_000,
+        store: Store | None = None,
         reject_if: Callable[[dict[str, Any]], bool] | None = None,
         reply_if: Callable[[dict[str, Any]], Reply | None] | None = None,
         seed: int = 0,
@@ -64,16 +72,15 @@ class LocalSegment:
         self.reply_if = reply_if
         self.closing = threading.Event()
         self._now = now
-        self._keep = keep
         self._random = Random(seed)
         self._throttle = Throttle(self.failures.calls_per_second)
         self._lock = threading.Lock()
         self._script: deque[Reply] = deque()
-        self._first_arrivals: dict[str, datetime] = {}
+        self._known_ids = KnownIds()
         self._requests: Kept[Request] = Kept(keep)
-        self._accepted: Kept[dict[str, Any]] = Kept(keep)
-        self._discarded: Kept[tuple[str, Any]] = Kept(keep)
-        self._duplicates: deque[str] = deque(maxlen=keep)
+        self._calls: dict[CallOutcome, Kept[ReceivedCall]] = {outcome: Kept(keep) for outcome in CallOutcome}
+        self._store = store
+        self._last = 0
         self._counts = Counter(requests=0, accepted=0, duplicates=0)
         self._discard_counts: Counter[str] = Counter()
 
@@ -85,20 +92,31 @@ class LocalSegment:
     @property
     def accepted(self) -> list[dict[str, Any]]:
         """The calls that Segment would pass on, as it would, in order of arrival."""
-        with self._lock:
-            return self._accepted.all()
+        return [one.call for one in self._held(CallOutcome.ACCEPTED)]
 
     @property
     def discarded(self) -> list[tuple[str, Any]]:
         """The calls thrown away under a 200, each after its discard code, in order of arrival."""
-        with self._lock:
-            return self._discarded.all()
+        return [(one.reason or "", one.call) for one in self._held(CallOutcome.DISCARDED)]
 
     @property
     def duplicates(self) -> list[str]:
         """The message ids that came again, in order of arrival."""
+        return [one.call["messageId"] for one in self._held(CallOutcome.DUPLICATE)]
+
+    def _held(self, outcome: CallOutcome) -> list[ReceivedCall]:
         with self._lock:
-            return list(self._duplicates)
+            return self._calls[outcome].all()
+
+    @property
+    def store(self) -> Store:
+        """The tables of the calls; the first time, of those that are held."""
+        with self._lock:
+            if self._store is None:
+                self._store = Store()
+                held = (one for kept in self._calls.values() for one in kept.all())
+                self._store.add(sorted(held, key=itemgetter(0)), 0)
+            return self._store
 
     @property
     def requests(self) -> list[Request]:
@@ -142,7 +160,7 @@ class LocalSegment:
         if reply.takes_calls and self.reply_if:
             reply = next(filter(None, map(self.reply_if, calls)), reply)
         if reply.takes_calls and not (reply.lost and self.reply_if):
-            self._take(calls, envelope, read_write_key(headers, envelope), len(body))
+            self._take(calls, envelope, headers, len(body))
         self.note(Request("POST", path, headers, body, len(calls), reply.seen_status))
         return reply
 
@@ -166,36 +184,48 @@ class LocalSegment:
             if self.reject_if and isinstance(call, dict) and self.reject_if(call):
                 raise RefusalError(400, "a call is rejected")
 
-    def _take(self, calls: list[Any], envelope: dict[str, Any], write_key: str | None, size: int) -> None:
+    def _take(
+        self, calls: list[Any], envelope: dict[str, Any], headers: Mapping[str, str], size: int
+    ) -> None:
         """Take the calls of a request of so many bytes."""
+        write_key = read_write_key(headers, envelope)
+        is_known = write_key is not None and write_key not in self.unknown_keys
+        sync, run_id = told_run(headers)
         shared = size // max(len(calls), 1)
         with self._lock:
             arrival = self._now().astimezone(UTC)
-            if not calls:
-                self._discard("empty_batch", envelope, size)
-            for position, call in enumerate(calls):
-                if write_key is None or write_key in self.unknown_keys:
-                    self._discard("project_not_found", call, shared)
-                elif position >= BATCH_LIMIT:
-                    self._discard("over_batch_count", call, shared)
-                elif code := discard_code(merged := merged_call(call, envelope)):
-                    self._discard(code, merged, shared)
-                else:
-                    self._accept(stamped(merged, envelope.get("sentAt"), arrival), arrival, shared)
+            first = self._last + 1
+            received = [
+                ReceivedCall(seq, arrival, outcome, reason, call, sync, run_id)
+                for seq, (outcome, reason, call) in enumerate(
+                    self._outcomes(calls, envelope, arrival, is_known), first
+                )
+            ]
+            self._last += len(received)
+            for one in received:
+                self._calls[one.outcome].append(one, shared)
+            self._counts.update(_COUNTED[one.outcome] for one in received if one.reason is None)
+            self._discard_counts.update(one.reason for one in received if one.reason is not None)
+            store = self._store
+            if store is not None:
+                store.add(received, size)
+        if store is not None:
+            store.settle()
 
-    def _discard(self, code: str, call: Any, size: int) -> None:
-        self._discard_counts[code] += 1
-        self._discarded.append((code, call), size)
-
-    def _accept(self, call: dict[str, Any], arrival: datetime, size: int) -> None:
-        message_id = call["messageId"]
-        first_arrival = self._first_arrivals.get(message_id)
-        if first_arrival is not None and arrival - first_arrival < DUPLICATE_WINDOW:
-            self._counts["duplicates"] += 1
-            self._duplicates.append(message_id)
-            return
-        self._first_arrivals[message_id] = arrival
-        if len(self._first_arrivals) > 10 * self._keep:
-            del self._first_arrivals[next(iter(self._first_arrivals))]
-        self._counts["accepted"] += 1
-        self._accepted.append(call, size)
+    def _outcomes(
+        self, calls: list[Any], envelope: dict[str, Any], arrival: datetime, is_known: bool
+    ) -> Iterator[tuple[CallOutcome, str | None, Any]]:
+        """Decide about the calls of a request, whose write key Segment knows or not."""
+        if not calls:
+            yield CallOutcome.DISCARDED, "empty_batch", envelope
+        for position, call in enumerate(calls):
+            if not is_known:
+                yield CallOutcome.DISCARDED, "project_not_found", call
+            elif position >= BATCH_LIMIT:
+                yield CallOutcome.DISCARDED, "over_batch_count", call
+            elif code := discard_code(merged := merged_call(call, envelope)):
+                yield CallOutcome.DISCARDED, code, merged
+            else:
+                passed_on = stamped(merged, envelope.get("sentAt"), arrival)
+                is_new = self._known_ids.add(passed_on["messageId"], arrival)
+                yield CallOutcome.ACCEPTED if is_new else CallOutcome.DUPLICATE, None, passed_on

@@ -1,0 +1,166 @@
+"""The calls that a sandbox took, as tables."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import urllib3
+from posts import NOON, batch, call, post
+
+from retl.sandbox.received import CallOutcome, ReceivedCall
+from retl.sandbox.server import Sandbox
+from retl.sandbox.store import Store
+
+
+def received(seq: int, **fields: Any) -> ReceivedCall:
+    """Make a call that was accepted at noon."""
+    stamps = {"timestamp": "2026-03-01T12:00:00.000Z", "receivedAt": "2026-03-01T12:00:00.000Z"}
+    accepted = {**call(f"m{seq}"), **stamps, **fields}
+    return ReceivedCall(seq, NOON, CallOutcome.ACCEPTED, None, accepted, None, None)
+
+
+@pytest.fixture
+def store() -> Iterator[Store]:
+    """Give a store that keeps twenty calls."""
+    opened = Store(keep=20)
+    yield opened
+    opened.close()
+
+
+def test_columns_of_a_call(http: urllib3.PoolManager) -> None:
+    """A call is in the table with its ids, its moments, its outcome, and its body as Segment passes it on."""
+    sent = call(
+        type="track", event="Seen", anonymousId="a1", groupId="g1", timestamp="2026-03-01T13:00:00+02:00"
+    )
+    with Sandbox(now=lambda: NOON) as sandbox:
+        body = batch(sent, sentAt="2026-03-01T12:30:00Z")
+        post(http, sandbox, body, X_Retl_Sync="caf%C3%A9", X_Retl_Run="r1")
+        (row,) = sandbox.store.read("SELECT * FROM call")
+        (accepted,) = sandbox.accepted
+
+    assert accepted == json.loads(row.pop("body"))
+    assert row == {
+        "seq": 1,
+        "received_at": NOON,
+        "outcome": "accepted",
+        "reason": None,
+        "type": "track",
+        "event": "Seen",
+        "user_id": "u1",
+        "anonymous_id": "a1",
+        "group_id": "g1",
+        "message_id": "m1",
+        "sync": "café",
+        "run_id": "r1",
+        "original_timestamp": "2026-03-01T13:00:00+02:00",
+        "timestamp": datetime(2026, 3, 1, 10, 30, tzinfo=UTC),
+        "sent_at": "2026-03-01T12:30:00Z",
+    }
+
+
+def test_outcomes_are_in_order_of_arrival(http: urllib3.PoolManager) -> None:
+    """Accepted, discarded and duplicate calls share one order, whether they came before or after a look."""
+    with Sandbox() as sandbox:
+        post(http, sandbox, batch(call("a"), "no object", call("a")))
+        looked = sandbox.store.holdings()
+        post(http, sandbox, batch(call("b", userId=7)))
+        rows = sandbox.store.read("SELECT seq, outcome, reason, user_id FROM call ORDER BY seq")
+
+    assert {"held": 3, "gone": 0, "last": 3} == looked
+    assert [tuple(row.values()) for row in rows] == [
+        (1, "accepted", None, "u1"),
+        (2, "discarded", "bad_request", None),
+        (3, "duplicate", None, "u1"),
+        (4, "discarded", "id_not_string", "7"),
+    ]
+
+
+ODD_VALUES = {
+    "an integer beyond 64 bits": 2**70,
+    "half a surrogate pair": "\ud800",
+    "the character 0": "a\x00b",
+    "nested deep": json.loads("[" * 300 + "]" * 300),
+    "a large float": 1e300,
+}
+
+
+@pytest.mark.parametrize("value", ODD_VALUES.values(), ids=ODD_VALUES)
+def test_odd_values_are_kept(store: Store, value: Any) -> None:
+    """Whatever JSON can say is in the table, as JSON that every reader takes."""
+    store.add([received(1, traits={"odd": value}, event=value)], 0)
+
+    (row,) = store.read("SELECT body, body->'traits'->'odd' AS odd FROM call")
+
+    expected = "?" if value == "\ud800" else value
+    assert expected == json.loads(row["odd"]) == json.loads(row["body"])["event"]
+
+
+def test_the_oldest_calls_make_room(store: Store) -> None:
+    """No more calls are held than there is room for, and the others are counted as gone."""
+    for seq in range(1, 101):
+        store.add([received(seq)], 0)
+        store.read("SELECT 1")
+
+    (row,) = store.read("SELECT min(seq) AS first, count(*) AS calls FROM call")
+    holdings = store.holdings()
+    assert 18 <= row["calls"] <= 20
+    assert {"held": row["calls"], "gone": 100 - row["calls"], "last": 100} == holdings
+    assert 101 - row["calls"] == row["first"]
+
+
+def test_many_calls_at_once_make_room_too(store: Store) -> None:
+    """A batch of more calls than there is room for leaves the newest of them."""
+    store.add([received(seq) for seq in range(1, 1001)], 0)
+
+    seqs = [row["seq"] for row in store.read("SELECT seq FROM call ORDER BY seq")]
+    assert list(range(1001 - len(seqs), 1001)) == seqs
+    assert 18 <= len(seqs) <= 20
+
+
+def test_large_calls_make_room_by_their_bytes() -> None:
+    """The text of the calls that are held has a limit as well."""
+    store = Store(keep=1_000, most_bytes=50_000)
+    for seq in range(1, 101):
+        store.add([received(seq, traits={"text": "x" * 1_000})], 0)
+        store.read("SELECT 1")
+
+    (row,) = store.read("SELECT count(*) AS calls, sum(strlen(body)) AS bytes, max(seq) AS last FROM call")
+    assert 30 <= row["calls"] < 50
+    assert 50_000 >= row["bytes"]
+    assert 100 == row["last"]
+    store.close()
+
+
+def test_clearing(store: Store) -> None:
+    """Cleared, there are no calls and none is gone, and the order of arrival goes on."""
+    for seq in range(1, 40):
+        store.add([received(seq)], 0)
+        store.read("SELECT 1")
+    store.add([received(40)], 0)
+    store.clear()
+
+    assert {"held": 0, "gone": 0, "last": 40} == store.holdings()
+    assert [] == store.read("SELECT seq FROM call")
+    store.add([received(41)], 0)
+    assert [{"seq": 41}] == store.read("SELECT seq FROM call")
+
+
+def test_waiting_for_a_call(store: Store) -> None:
+    """To wait for a call after another ends when there is one, or when the time is over."""
+    store.add([received(1)], 0)
+
+    assert store.wait(0, 5)
+    assert not store.wait(1, 0)
+
+
+def test_lines_are_read_while_calls_are_dropped(store: Store) -> None:
+    """A reader that takes its time goes on with the calls that were there when it began."""
+    store.add([received(seq) for seq in range(1, 20)], 0)
+    lines = store.lines("SELECT message_id FROM call ORDER BY seq")
+    first = next(lines)
+    store.add([received(seq) for seq in range(20, 200)], 0)
+    store.read("SELECT 1")
+
+    assert [f"m{seq}" for seq in range(1, 20)] == [first, *lines]
