@@ -1,23 +1,24 @@
 """The HTTP of the sandbox: connections, and the answers to requests."""
 
-import json
 import re
 import socket
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from socketserver import TCPServer, ThreadingMixIn
 from typing import Any
-from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
-from retl.sandbox.body import failure, is_loopback, is_own_origin
+from retl.sandbox.body import RefusalError, failure, is_loopback, is_own_origin
 from retl.sandbox.failures import Reply
 from retl.sandbox.ingestion import BODY_LIMIT, ROUTES
 from retl.sandbox.local_segment import LocalSegment
 from retl.sandbox.request import Request
+from retl.sandbox.routes import STRICT, Asked, Page, PageAnswer, Route, find_page
 
 READ_LIMIT = 4 * BODY_LIMIT
 """Bytes of a body as it is sent; a larger one is not read. Our choice, as Segment says none."""
@@ -40,11 +41,13 @@ class Server(ThreadingMixIn, TCPServer):
 
     Attributes:
         sandbox: answers the requests.
+        routes: of the pages.
     """
 
     allow_reuse_address = True
     request_queue_size = 128
     sandbox: LocalSegment
+    routes: Sequence[Route] = ()
 
     def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
         self._connections: set[Any] = set()
@@ -94,15 +97,48 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_POST(self) -> None:
-        """Answer a POST as Segment does, or as it is told to fail."""
+        """Answer a POST: to Segment's routes as Segment does, or as it is told to fail."""
+        address, headers = self._path(), self._lowered_headers()
+        found = find_page(self.server.routes, "POST", address.path, address.query)
+        if found is None:
+            self._answer_calls(address.path, headers)
+        else:
+            self._answer_page(*found, headers)
+
+    def do_DELETE(self) -> None:
+        """Answer a DELETE: there are pages for it, and no other."""
+        address, headers = self._path(), self._lowered_headers()
+        found = find_page(self.server.routes, "DELETE", address.path, address.query)
+        if found is None:
+            self._refuse(self._unreadable(headers) or HTTPStatus.NOT_FOUND)
+        else:
+            self._answer_page(*found, headers)
+
+    def do_GET(self) -> None:
+        """Answer a GET: a page, or the question whether a write key is known."""
         sandbox = self.server.sandbox
-        path, headers = self._path().path, self._lowered_headers()
+        address, headers = self._path(), self._lowered_headers()
+        found = find_page(self.server.routes, "GET", address.path, address.query)
+        foreign = self._foreign(headers)
+        if foreign is not None:
+            self._send(Reply(foreign))
+        elif found is not None:
+            self._answer_page(*found, headers)
+        else:
+            reply = Reply(HTTPStatus.METHOD_NOT_ALLOWED if address.path in ROUTES else HTTPStatus.NOT_FOUND)
+            if settings := re.fullmatch(r"/v1/projects/([^/]+)/settings", address.path):
+                known = unquote(settings[1]) not in sandbox.unknown_keys
+                reply = Reply(body='{"integrations": {}}') if known else reply
+            sandbox.note(Request("GET", address.path, headers, b"", 0, reply.status))
+            self._send(reply)
+
+    def _answer_calls(self, path: str, headers: Mapping[str, str]) -> None:
+        sandbox = self.server.sandbox
         reply = sandbox.next_reply()
         unreadable = self._unreadable(headers)
         if unreadable is None and not reply.refused:
-            length = int(headers["content-length"])
-            body = self.rfile.read(length)
-            if len(body) < length or sandbox.closing.wait(sandbox.failures.latency):
+            body = self._read_body(headers)
+            if body is None or sandbox.closing.wait(sandbox.failures.latency):
                 self.close_connection = True
                 return
             reply = sandbox.receive(path, headers, body, reply)
@@ -114,32 +150,44 @@ class Handler(BaseHTTPRequestHandler):
         if reply.seen_status is None or unreadable is not None:
             self.close_connection = True
         if reply.hang or (unreadable is not None and not reply.refused):
-            # The end comes when the client gives up or the closing sandbox ends the connection. To close
-            # before, with a body unread, would also lose the answer on its way to the client.
-            self.wfile.flush()
-            while self.rfile.read1(READ_BYTES):
-                pass
+            self._drain()
 
-    def do_GET(self) -> None:
-        """Answer a GET: the listing, and the question whether a write key is known."""
-        sandbox = self.server.sandbox
-        address = self._path()
-        foreign = self._foreign(self._lowered_headers())
-        if foreign is not None:
-            self._send(Reply(foreign))
+    def _answer_page(self, page: Page, asked: Asked, headers: Mapping[str, str]) -> None:
+        length = {} if asked.method == "POST" or "content-length" in headers else {"content-length": "0"}
+        unreadable = self._unreadable({**headers, **length})
+        if unreadable is not None:
+            self._refuse(unreadable)
             return
-        if address.path in ("/", "/calls.json"):
-            limit = parse_qs(address.query).get("limit", ["100"])[-1]
-            counted = limit.isdecimal() and len(limit) < LONGEST_NUMBER
-            listing = json.dumps(sandbox.listing(int(limit))) if counted else None
-            self._send(Reply(body=listing) if listing else Reply(HTTPStatus.BAD_REQUEST))
+        body = self._read_body({**headers, **length})
+        if body is None:
+            self.close_connection = True
             return
-        reply = Reply(HTTPStatus.METHOD_NOT_ALLOWED if address.path in ROUTES else HTTPStatus.NOT_FOUND)
-        if settings := re.fullmatch(r"/v1/projects/([^/]+)/settings", address.path):
-            known = unquote(settings[1]) not in sandbox.unknown_keys
-            reply = Reply(body='{"integrations": {}}') if known else reply
-        sandbox.note(Request("GET", address.path, self._lowered_headers(), b"", 0, reply.status))
-        self._send(reply)
+        try:
+            answer = page(self.server.sandbox, replace(asked, body=body))
+        except RefusalError as refusal:
+            answer = PageAnswer(failure(str(refusal)), status=refusal.status)
+        self._send_page(answer)
+
+    def _read_body(self, headers: Mapping[str, str]) -> bytes | None:
+        """The body of a request; None where the client goes away before its end."""
+        length = int(headers["content-length"])
+        body = self.rfile.read(length)
+        return body if len(body) == length else None
+
+    def _refuse(self, status: HTTPStatus) -> None:
+        """Answer a request whose body is not read."""
+        self._send(Reply(status), last=True)
+        self.close_connection = True
+        self._drain()
+
+    def _drain(self) -> None:
+        """Read on until the client gives up, or the closing sandbox ends the connection.
+
+        To close before, with a body unread, would also lose the answer on its way to the client.
+        """
+        self.wfile.flush()
+        while self.rfile.read1(READ_BYTES):
+            pass
 
     def _foreign(self, headers: Mapping[str, str]) -> HTTPStatus | None:
         """The status for a request that a page of another site has a browser send; None for any other."""
@@ -188,6 +236,24 @@ class Handler(BaseHTTPRequestHandler):
                 self.send_header(name, str(value))
         self.end_headers()
         self.wfile.write(body)
+
+    def _send_page(self, answer: PageAnswer) -> None:
+        whole = answer.body.encode() if isinstance(answer.body, str) else answer.body
+        chunked = not isinstance(whole, bytes) and self.request_version != "HTTP/1.0"
+        self.send_response(answer.status)
+        for name, value in {**STRICT, "Content-Type": answer.content_type, **answer.headers}.items():
+            self.send_header(name, value)
+        if isinstance(whole, bytes):
+            self.send_header("Content-Length", str(len(whole)))
+        elif chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+        else:
+            self.close_connection = True  # which is the end of the answer
+        self.end_headers()
+        for piece in (whole,) if isinstance(whole, bytes) else filter(None, whole):
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
+        if chunked:
+            self.wfile.write(b"0\r\n\r\n")
 
     def log_message(self, *_: Any, **__: Any) -> None:
         """Say nothing; the listing tells."""

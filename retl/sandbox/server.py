@@ -6,11 +6,14 @@ that it then throws away and, unlike Segment, tells which and why. It fails when
 
 import socket
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 from retl.errors import ConfigError
+from retl.sandbox.calls_api import CALLS_ROUTES
 from retl.sandbox.http import Handler, Server
 from retl.sandbox.local_segment import LocalSegment
+from retl.sandbox.routes import Route
 
 HOST = "127.0.0.1"
 
@@ -20,13 +23,15 @@ class Sandbox(LocalSegment):
 
     Args:
         port: where to listen on 127.0.0.1; 0 takes any free port.
+        routes: of pages, before those that every sandbox has.
         settings: of `LocalSegment`.
     """
 
-    def __init__(self, port: int = 0, **settings: Any) -> None:
+    def __init__(self, port: int = 0, routes: Sequence[Route] = (), **settings: Any) -> None:
         super().__init__(**settings)
         self.url = ""
         self._port = port
+        self._routes = (*routes, *CALLS_ROUTES)
 
     def __enter__(self) -> "Sandbox":
         """Start to listen.
@@ -39,7 +44,7 @@ class Sandbox(LocalSegment):
         except (OSError, OverflowError) as error:
             message = f"the sandbox cannot listen on {HOST}:{self._port}: {error}"
             raise ConfigError(message, hint="choose another port; 0 takes any free one") from error
-        self._server.sandbox = self
+        self._server.sandbox, self._server.routes = self, self._routes
         self.url = f"http://{HOST}:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
