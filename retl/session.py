@@ -313,9 +313,13 @@ class Session:
         """The Segment source of a run."""
         if sandbox is not None:
             marks = self.sync.segment.mark_runs
-            return segment.Source(sandbox.url, SANDBOX_KEY, known_as="sandbox", mark_runs=marks)
+            name = self.sync.name
+            return segment.Source(
+                sandbox.url, SANDBOX_KEY, known_as="sandbox", mark_runs=marks, told_sync=name
+            )
         source = segment.source_of(self.sync.segment, write_key(self.sync, self.project))
-        return replace(source, ssl_cert=self.certificates())
+        told_sync = self.sync.name if self.is_local else None
+        return replace(source, ssl_cert=self.certificates(), told_sync=told_sync)
 
     def _application(self) -> "oauth.Application | None":
         """The OAuth application of the sync; None where the write key is enough."""

@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 from harness import NOON, Bench
 from test_segment import CALL, HURRIED, KEY, NOWHEN, batch
 
+import retl
 from retl.config.project import find_project, load_sync
 from retl.config.sync import Sync
 from retl.delivery.destination import Attempt
@@ -70,3 +72,30 @@ def test_the_mark_and_a_mapped_app_exclude_each_other(bench: Bench, context: dic
     load(bench, kind)
     with pytest.raises(ConfigError, match="`mark_runs` sends the id of the run"):
         load(bench, {**kind, "segment": {"mark_runs": True}})
+
+
+def test_a_server_on_this_machine_is_told_the_sync_and_the_run(tmp_path: Path) -> None:
+    """A local Segment hears in headers which sync and which run send a batch; the body says nothing of it."""
+    (tmp_path / "syncs").mkdir()
+    sync = tmp_path / "syncs/users-2.yml"
+    with Sandbox() as sandbox:
+        segment = {"endpoint": sandbox.url, "write_key": KEY}
+        identify = {"user_id": "id", "traits": {"plan": "plan"}}
+        content = {"sql": "SELECT 'a' AS id, 'x' AS plan", "primary_key": "id", "warehouse": "duckdb://"}
+        sync.write_text(json.dumps({**content, "segment": segment, "identify": identify}))
+        run = retl.load(sync).run()
+        (call,) = sandbox.store.read("SELECT sync, run_id FROM call")
+        (body,) = (request.parsed for request in sandbox.requests if request.calls)
+
+    assert {"sync": "users-2", "run_id": run.run_id} == call
+    assert {"batch", "sentAt", "writeKey"} == body.keys()
+
+
+def test_no_other_server_is_told_of_the_sync() -> None:
+    """Beyond this machine the headers are those that Segment documents, and the client's own."""
+    with Sandbox() as sandbox:
+        with Segment(Source(sandbox.url, KEY), RateLimiter(0, NOWHEN), HURRIED, 1) as to:
+            to.send(batch(CALL), Attempt(0, 0, NOON, "a run"))
+        (request,) = sandbox.requests
+
+    assert [] == [name for name in request.headers if name.startswith("x-retl")]

@@ -79,6 +79,7 @@ class Source:
         known_as: by what the state knows it, where that is not the endpoint.
         application: the OAuth application that may write to it; None where the write key is enough.
         mark_runs: whether calls carry the id of the run that sends them.
+        told_sync: the sync, which a server on this machine is told together with the run; None elsewhere.
     """
 
     endpoint: str
@@ -89,6 +90,7 @@ class Source:
     known_as: str | None = None
     application: Application | None = None
     mark_runs: bool = False
+    told_sync: str | None = None
 
     @property
     def hash(self) -> str:
@@ -239,6 +241,8 @@ class Segment:
             )
         )
         headers = {**self._headers, "X-Retry-Count": str(retry)}
+        if self.source.told_sync is not None:
+            headers |= {"X-Retl-Sync": self.source.told_sync, "X-Retl-Run": run_id}
         if self.source.gzip:
             body = gzip.compress(body, compresslevel=1)
             headers["Content-Encoding"] = "gzip"

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from io import BytesIO
 from typing import Any
-from urllib.parse import unquote
 
 import orjson
 
@@ -138,5 +137,4 @@ def read_write_key(headers: Mapping[str, str], envelope: dict[str, Any]) -> str 
 
 def told_run(headers: Mapping[str, str]) -> tuple[str | None, str | None]:
     """The sync and the run that send a request, as retl tells a local Segment; None where nothing is told."""
-    sync, run_id = (headers.get(name) for name in ("x-retl-sync", "x-retl-run"))
-    return unquote(sync) if sync else None, unquote(run_id) if run_id else None
+    return headers.get("x-retl-sync") or None, headers.get("x-retl-run") or None
