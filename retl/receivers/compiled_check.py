@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ class Violation:
         effect: how bad it is.
         says: what is wrong, in a sentence.
         do: what to change.
+        stops: whether Segment's destination refuses the call, so that no request leaves for the receiver.
     """
 
     receiver: str
@@ -28,13 +29,15 @@ class Violation:
     effect: Effect
     says: str
     do: str
+    stops: bool = field(default=False, compare=False)
 
     def __hash__(self) -> int:
         return hash((self.receiver, self.rule, self.says))  # computed for each call, so it must be quick
 
     def as_json(self) -> dict[str, Any]:
         """As commands print it with `--json`."""
-        return {**self.__dict__, "effect": self.effect.value}
+        told = {key: value for key, value in self.__dict__.items() if key != "stops"}
+        return {**told, "effect": self.effect.value}
 
     @property
     def code(self) -> str:
@@ -136,7 +139,7 @@ def _compile(about: Receiver, settings: Settings, rule: str, check: Check) -> It
         return
     for some in [(place,) for place in where] if "{it}" in check.says else [where]:
         says = check.says.replace("{it}", _called(some[0])) if some else check.says
-        violation = Violation(about.name, rule, check.effect, says, check.do)
+        violation = Violation(about.name, rule, check.effect, says, check.do, check.stops)
         schema = _schema(check, some, about.blank) if some and not check.most_bytes else None
         yield CompiledCheck(
             violation, some, schema, check.most_bytes, check.needed, of_file=bool(check.unset)

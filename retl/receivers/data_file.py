@@ -140,6 +140,9 @@ class Check(Frozen):
 
     on: Names = Field(description="Types of calls, names of events, or `other` for events not in the table.")
     effect: Effect = Effect.REFUSED
+    stops: bool = Field(
+        default=False, description="Whether Segment's destination refuses the call, so that no request leaves."
+    )
     says: str
     do: str
     at: Names = ()

@@ -151,9 +151,15 @@ def _text(value: Any) -> Any:
 
 def _number(value: Any) -> Any:
     try:
-        number = float(value) if isinstance(value, str | bool) else value
+        number = float(_decimal(value)) if isinstance(value, str | bool) else value
     except ValueError:
         return value
     if not isinstance(number, float) or not math.isfinite(number):
         return value if isinstance(number, float) else number
     return int(number) if number.is_integer() else number
+
+
+def _decimal(value: str | bool) -> str | bool | int:
+    """A text that Python reads as a number where JavaScript does, 0x1f included."""
+    is_hexadecimal = isinstance(value, str) and value.strip().lower().startswith("0x")
+    return int(value, 16) if is_hexadecimal and isinstance(value, str) else value
