@@ -1,8 +1,10 @@
 """docs/receivers.md: what receivers read, make of it and refuse, from their data files."""
 
+import json
 from collections.abc import Iterable, Iterator
 
 from retl.receivers.data_file import Becomes, Connection, Effect, Receiver, Targets, receiver
+from retl.receivers.request_shape import RequestShape
 from retl.receivers.settings import known_receivers
 
 _INTRODUCTION = """\
@@ -69,9 +71,16 @@ checked in the calls alone, as a file does not tell of it.
 ## Another receiver
 
 is one more file in `retl/receivers/`: which calls it reads, its tables of events and fields, the settings
-that it leaves to the customer, and its rules, each with what it refuses as JSON Schema. Its cases go to
-`tests/cases/receivers/`, where each rule needs one in which it finds something and one in which it does
-not, and `make docs` adds it to this page.
+that it leaves to the customer, the requests that reach it, and its rules, each with what it refuses as JSON
+Schema. Its cases go to `tests/cases/receivers/`, where each rule needs one in which it finds something and
+one in which it does not, and `make docs` adds it to this page.
+
+## Requests
+
+Below each receiver stand the requests that a call brings. What is in `<…>` is filled in: `<call>` is the call
+as Segment passes it on, `<user>` or a part of it such as `<user.identifiers>` what arrives of the user, over
+what stands there; a member with `<event>` is there once for each event. In addresses and headers it is what
+only the customer knows.
 """
 
 
@@ -102,6 +111,8 @@ def _receiver(about: Receiver) -> Iterator[str]:
     of_track = {**about.track.user, **about.track.event}
     yield from _table(("of every track call", "becomes"), _fields(of_track))
     yield from _table(("event", "becomes", "with"), _events(about))
+    for shape in about.requests:
+        yield _request(shape)
     yield from _table(("rule", "says", "else"), _rules(about))
 
 
@@ -112,6 +123,19 @@ def _connection(way: Connection) -> str:
     sentences += [f"Headers: {_listed(way.headers)}."] if way.headers else []
     sentences += [f"Its answer {answer}: {means}." for answer, means in way.errors.items()]
     return " ".join(sentences)
+
+
+def _request(shape: RequestShape) -> str:
+    """A request as HTTP has it, and who sends it."""
+    unread = ", also of those that mean nothing there" if shape.of_unread else ""
+    note = f"\n{shape.note}\n" if shape.note else ""
+    head = [f"{shape.method} {shape.url}", *(f"{name}: {value}" for name, value in shape.headers.items())]
+    body = shape.body if isinstance(shape.body, str) else json.dumps(shape.body, ensure_ascii=False)
+    lines = "\n".join([*head, "", body])
+    return (
+        f"The request of {_listed(shape.of)} calls{unread}, from {shape.by} to {shape.to}:\n\n"
+        f"```http\n{lines}\n```\n{note}"
+    )
 
 
 def _events(about: Receiver) -> Iterator[tuple[str, str, str]]:

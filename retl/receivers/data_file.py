@@ -17,6 +17,7 @@ from retl.errors import ConfigError
 from retl.forms.dotted import path as field_path
 from retl.forms.form import Frozen, nearest, refusal
 from retl.reason import Reason
+from retl.receivers.request_shape import RequestShape
 from retl.receivers.settings import Setting, Settings, known_receivers, text_of
 
 
@@ -141,7 +142,8 @@ class Check(Frozen):
     on: Names = Field(description="Types of calls, names of events, or `other` for events not in the table.")
     effect: Effect = Effect.REFUSED
     stops: bool = Field(
-        default=False, description="Whether Segment's destination refuses the call, so that no request leaves."
+        default=False,
+        description="Whether Segment's destination refuses the call, so that no request leaves.",
     )
     says: str
     do: str
@@ -173,6 +175,9 @@ class Receiver(Frozen):
     reached_by: str = Field(description="How calls come from Segment to it.")
     documents: dict[str, str | None] = Field(description="Title to address, where it has one.")
     connection: Connection
+    requests: tuple[RequestShape, ...] = Field(
+        default=(), description="Requests that a call brings, in the order in which they are sent."
+    )
     integration: Integration | None = None
     calls: Reading
     unread: dict[str, str] = Field(
