@@ -11,7 +11,9 @@ shows, its own `receiver` and `settings` where they are others, and one of these
     like      the name of a good call, or
     call      a call; `with` changes it by path;
     user      and
-    events    are what arrives of it, whole; what is not written is not looked at
+    events    are what arrives of it, whole; what is not written is not looked at; and of
+    requests  each has its url and its whole body; `headers` are those of all, and `nothing` says why nothing
+              arrives
 
     sync      a sync's file, less its model; of
     finds     all are found of it by the file alone: a rule and a piece of its sentence, and of
@@ -27,7 +29,7 @@ reason.
 import copy
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -39,8 +41,9 @@ from ruamel.yaml import YAML
 from retl.checks.static_check import check_file, outlines
 from retl.config.project import find_project, load_sync
 from retl.receivers.checker import ReceiverChecker
-from retl.receivers.compiled_check import MOST_NAMES, CallKind
+from retl.receivers.compiled_check import MOST_NAMES, CallKind, Violation
 from retl.receivers.data_file import Effect, meaning, receiver
+from retl.receivers.requests import Rehearsed, requests_of
 from retl.receivers.settings import known_receivers, known_rules, known_settings, read_settings
 from retl.receivers.translate import translate
 
@@ -101,14 +104,24 @@ def settings_of(file: Mapping[str, Any], case: Mapping[str, Any]) -> Any:
     return read_settings(case["receiver"], case.get("settings", file.get("settings", {})))
 
 
+def broken(file: Mapping[str, Any], case: Mapping[str, Any], call: Mapping[str, Any]) -> Sequence[Violation]:
+    """The rules of the receiver that a call breaks."""
+    checker = ReceiverChecker({case["receiver"]: settings_of(file, case)})
+    return checker.violations(CallKind(call["type"], call.get("event")), call, len(json.dumps(call)))
+
+
 def violations(
     file: Mapping[str, Any], case: Mapping[str, Any], call: Mapping[str, Any]
 ) -> set[tuple[str, str]]:
     """The rules of the receiver that a call breaks, with their effects."""
-    checker = ReceiverChecker({case["receiver"]: settings_of(file, case)})
-    kind = CallKind(call["type"], call.get("event"))
-    found = checker.violations(kind, call, len(json.dumps(call)))
-    return {(one.rule, one.effect.value) for one in found}
+    return {(one.rule, one.effect.value) for one in broken(file, case, call)}
+
+
+def rehearsed(file: Mapping[str, Any], case: Mapping[str, Any]) -> Rehearsed:
+    """What the call of a case comes to at its receiver."""
+    call = call_of(file, case, {})
+    about, settings = receiver(case["receiver"]), settings_of(file, case)
+    return requests_of(about, settings, call, broken(file, case, call))
 
 
 @pytest.mark.parametrize(("file", "case"), cases("found", "fine"))
@@ -128,6 +141,18 @@ def test_arrivals(file: dict[str, Any], case: dict[str, Any]) -> None:
 
     assert spelled(case.get("user", view.user)) == spelled(view.user)
     assert spelled(case.get("events", view.events)) == spelled(list(view.events))
+
+
+@pytest.mark.parametrize(("file", "case"), cases("requests"))
+def test_requests(file: dict[str, Any], case: dict[str, Any]) -> None:
+    """The requests that reach a receiver are those of its case, or there is a reason why nothing arrives."""
+    found = rehearsed(file, case)
+
+    sent = [{"url": one.url, "body": one.body} for one in found.requests]
+    assert spelled(case["requests"]) == spelled(sent)
+    assert case.get("nothing") == found.why_nothing
+    if "headers" in case:
+        assert case["headers"] == found.requests[0].headers
 
 
 def spelled(value: Any) -> str:

@@ -63,7 +63,7 @@ class _Reading:
             return
         for member in members if isinstance(members, list) else [members]:
             own = self.tree(becomes.item, member) if isinstance(member, dict) else {}
-            yield _over(own, self.tree(common, call))
+            yield over(own, self.tree(common, call))
 
     def tree(self, targets: Targets, call: Mapping[str, Any]) -> dict[str, Any]:
         """Fields of the receiver as nested mappings; what is missing or blank is left out."""
@@ -114,12 +114,12 @@ def value_at(call: object, where: Sequence[str]) -> Any:
     return value
 
 
-def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+def over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Nested mappings as one; where both have a value, that of `above` counts."""
     merged = dict(below)
     for key, value in above.items():
         mine = merged.get(key)
-        merged[key] = _over(mine, value) if isinstance(mine, dict) and isinstance(value, dict) else value
+        merged[key] = over(mine, value) if isinstance(mine, dict) and isinstance(value, dict) else value
     return merged
 
 
