@@ -15,6 +15,10 @@ shows, its own `receiver` and `settings` where they are others, and one of these
     requests  each has its url and its whole body; `headers` are those of all, and `nothing` says why nothing
               arrives
 
+    stand_in  the path of a server in the receiver's place, where `headers` and the body that it
+    posts     get the
+    answer    whole; it knows the `key`, or any where there is none
+
     sync      a sync's file, less its model; of
     finds     all are found of it by the file alone: a rule and a piece of its sentence, and of
     lacks     no rule is; its calls are `names`, if they are written
@@ -153,6 +157,53 @@ def test_requests(file: dict[str, Any], case: dict[str, Any]) -> None:
     assert case.get("nothing") == found.why_nothing
     if "headers" in case:
         assert case["headers"] == found.requests[0].headers
+
+
+@pytest.mark.parametrize(("file", "case"), cases("posts"))
+def test_answers(file: dict[str, Any], case: dict[str, Any]) -> None:
+    """A server in a receiver's place answers as the receiver documents it."""
+    (route,) = (one for one in receiver(case["receiver"]).stand_in if one.path == case["stand_in"])
+
+    answer = route.answer(case["headers"], case["posts"], case.get("key"))
+
+    assert spelled(case["answer"]) == spelled(answer._asdict())
+
+
+def insiders_answer(file: Mapping[str, Any], case: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:
+    """The answer to the upsert of a case's call with changes; None where no request leaves."""
+    call = call_of(file, case, changes)
+    sent = requests_of(receiver("insider"), settings_of(file, case), call, broken(file, case, call)).requests
+    (route,) = receiver("insider").stand_in
+    headers = {"x-partner-name": "mybrand", "x-request-token": "key"}
+    return route.answer(headers, sent[0].body).body["data"] if sent else None
+
+
+REFUSED_BY_INSIDER = [
+    one
+    for one in cases("found")
+    for case in [one.values[1]]
+    if (case["receiver"], case.get("effect", "refused")) == ("insider", "refused")
+    and "I6" not in case["rules"]
+]
+"""Calls that Insider refuses; of an empty list of products comes an upsert without events, which is taken."""
+
+
+@pytest.mark.parametrize(("file", "case"), REFUSED_BY_INSIDER)
+def test_refused_calls_are_turned_down(file: dict[str, Any], case: dict[str, Any]) -> None:
+    """A call that a rule of Insider refuses makes no request, or its stand-in finds a fault."""
+    for changes in case["found"]:
+        answer = insiders_answer(file, case, changes)
+        assert answer is None or answer["fail"], changes
+
+
+@pytest.mark.parametrize("name", ["user", "order", "cart", "view", "plan"])
+def test_good_calls_are_taken(name: str) -> None:
+    """The upsert of a good call is taken by Insider's stand-in."""
+    file = next(file for stem, file, _ in loaded() if stem == "insider")
+
+    answer = insiders_answer(file, {"receiver": "insider", "like": name}, {})
+
+    assert {"successful": {"count": 1}, "fail": {}} == answer
 
 
 def spelled(value: Any) -> str:

@@ -17,8 +17,9 @@ from retl.errors import ConfigError
 from retl.forms.dotted import path as field_path
 from retl.forms.form import Frozen, nearest, refusal
 from retl.reason import Reason
-from retl.receivers.request_shape import RequestShape
+from retl.receivers.request_shape import RequestShape, in_a_list
 from retl.receivers.settings import Setting, Settings, known_receivers, text_of
+from retl.receivers.stand_in import StandInRoute
 
 
 class Effect(StrEnum):
@@ -35,11 +36,7 @@ class Effect(StrEnum):
         return self in (Effect.REFUSED, Effect.DOUBTFUL)
 
 
-def _listed(written: object) -> object:
-    return (written,) if isinstance(written, str) else written
-
-
-Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+Names = Annotated[tuple[str, ...], BeforeValidator(in_a_list)]
 """Names; one may be written without brackets."""
 
 
@@ -177,6 +174,9 @@ class Receiver(Frozen):
     connection: Connection
     requests: tuple[RequestShape, ...] = Field(
         default=(), description="Requests that a call brings, in the order in which they are sent."
+    )
+    stand_in: tuple[StandInRoute, ...] = Field(
+        default=(), description="Addresses that a server in its place has, and its answers."
     )
     integration: Integration | None = None
     calls: Reading

@@ -7,7 +7,8 @@ from pydantic import BeforeValidator, Field
 from retl.forms.form import Frozen
 
 
-def _in_a_list(written: object) -> object:
+def in_a_list(written: object) -> object:
+    """One text as a list of one."""
     return (written,) if isinstance(written, str) else written
 
 
@@ -20,7 +21,7 @@ class RequestShape(Frozen):
     once for each event.
     """
 
-    of: Annotated[tuple[str, ...], BeforeValidator(_in_a_list)] = Field(
+    of: Annotated[tuple[str, ...], BeforeValidator(in_a_list)] = Field(
         description="Types of calls that bring it."
     )
     by: str = Field(description="Who sends it.")
