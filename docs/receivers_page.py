@@ -17,6 +17,7 @@ data file in [`retl/receivers/`](../retl/receivers), from which this page is mad
 $ retl check orders --receiver insider,miso      # what they have against the sync and its calls; or `all`
 $ retl check orders --receiver all --sample 0    # by the file alone; --sample 1000: so many rows
 $ retl explain orders o-5001 --receiver insider  # what becomes of the calls of one row, or of one user
+$ retl explain orders o-5001 --receiver insider --requests  # and the requests by which it gets there
 $ retl check orders --tracking-plan plan.json    # the same against a Segment tracking plan
 ```
 

@@ -23,6 +23,7 @@ from retl.reason import Reason
 from retl.receivers.checker import ReceiverChecker, is_switched_off
 from retl.receivers.compiled_check import CallKind, Violation
 from retl.receivers.data_file import Effect, receiver
+from retl.receivers.requests import ReceiverRequest, requests_of
 from retl.receivers.settings import Settings
 from retl.receivers.translate import Arrival, translate
 from retl.what_if import fill_changes, render_what_if, telling_kinds
@@ -36,11 +37,15 @@ class ReceiverResult:
         receiver: its name.
         arrival: the user and events that arrive there.
         violations: the rules of the receiver that the call breaks.
+        requests: that reach it.
+        why_nothing: why nothing of the call arrives; None where something does.
     """
 
     receiver: str
     arrival: Arrival
     violations: Sequence[Violation]
+    requests: Sequence[ReceiverRequest]
+    why_nothing: str | None
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,8 @@ class Explained:
                     "user": one.arrival.user,
                     "events": one.arrival.events,
                     "violations": [violation.as_json() for violation in one.violations],
+                    "requests": [request.as_json() for request in one.requests],
+                    "why_nothing": one.why_nothing,
                 }
                 for one in self.results
             },
@@ -192,13 +199,18 @@ def _results(
 ) -> list[ReceiverResult]:
     """The result of a call at each receiver; nothing arrives where it is switched off. Notes are left out."""
     worth = dict.fromkeys(one for one in violations if one.effect is not Effect.NOTE)
-    results, chosen = [], call.get("integrations") or {}
+    results = []
     for name, own in settings.items():
-        if name in asked and is_switched_off(receiver(name), chosen):
-            results.append(ReceiverResult(name, Arrival({}, ()), []))  # by a column, for this row alone
+        mine = [one for one in worth if one.receiver == name]
+        if name not in asked:
+            why = "the sync's `integrations` switch it off"
+            results.append(ReceiverResult(name, Arrival({}, ()), mine, (), why))
             continue
-        arrival = translate(receiver(name), own, call) if name in asked else Arrival({}, ())
-        results.append(ReceiverResult(name, arrival, [one for one in worth if one.receiver == name]))
+        found = requests_of(receiver(name), own, call, mine)
+        # A column may switch it off for this row alone. Of a refused call it is shown what would arrive.
+        off = is_switched_off(receiver(name), call.get("integrations") or {})
+        arrival = found.arrival if off else translate(receiver(name), own, call)
+        results.append(ReceiverResult(name, arrival, found.violations, found.requests, found.why_nothing))
     return results
 
 

@@ -355,6 +355,22 @@ def test_a_row_is_explained_by_its_key(retl: Retl) -> None:
     assert {"I4", "I7", "I20"} == {one["rule"] for one in view["violations"]}
 
 
+@pytest.mark.rule("B15")
+def test_the_requests_that_reach_a_receiver_are_told(retl: Retl) -> None:
+    """With --requests the requests of a call are shown; with --json they always are, or why there is none."""
+    _, text, _ = retl("explain", "orders", "o-1", "--receiver", "insider,miso", "--requests")
+    _, without, _ = retl("explain", "orders", "o-1", "--receiver", "insider,miso")
+    _, out, _ = retl("explain", "orders", "o-2", "--receiver", "insider", "--json")
+    refused = told(out)[0]["receivers"]["insider"]
+
+    assert "POST https://unification.useinsider.com/api/user/v1/upsert" in text
+    assert "X-REQUEST-TOKEN: <API Key>" in text
+    assert "POST <URL that Dojo generates>" in text
+    assert "POST" not in without
+    assert [] == refused["requests"]
+    assert refused["why_nothing"].startswith("Segment's destination refuses the call: the price")
+
+
 @pytest.mark.rule("B11")
 def test_a_user_is_explained_by_an_id(retl: Retl) -> None:
     """A user id stands for the user's rows."""

@@ -147,6 +147,7 @@ def test_arrivals(file: dict[str, Any], case: dict[str, Any]) -> None:
     assert spelled(case.get("events", view.events)) == spelled(list(view.events))
 
 
+@pytest.mark.rule("B15")
 @pytest.mark.parametrize(("file", "case"), cases("requests"))
 def test_requests(file: dict[str, Any], case: dict[str, Any]) -> None:
     """The requests that reach a receiver are those of its case, or there is a reason why nothing arrives."""

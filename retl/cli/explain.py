@@ -24,6 +24,7 @@ from retl.job import Job
 from retl.past import PastCall, PastEvent, PastRejection, RowPast, find_past
 from retl.reason import Reason
 from retl.receivers.data_file import Effect, chosen_receivers, receiver
+from retl.receivers.requests import ReceiverRequest
 from retl.receivers.settings import Settings
 from retl.session import Session, find_sessions
 
@@ -36,6 +37,7 @@ LONGEST = 400
 @click.argument("key")
 @RECEIVERS
 @click.option("--full-calls", "in_full", is_flag=True, help="Show long calls and rows in full.")
+@click.option("--requests", "with_requests", is_flag=True, help="Show the requests that reach receivers.")
 @click.option("--offline", is_flag=True, help="Do not read the model: tell the past alone.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: one object for each row, on its own line.")
 @REHEARSAL
@@ -45,6 +47,7 @@ def explain_command(
     key: str,
     receivers: str,
     in_full: bool,
+    with_requests: bool,
     offline: bool,
     as_json: bool,
     rehearsal: bool,
@@ -58,6 +61,7 @@ def explain_command(
 
     Example: retl explain orders o-5001 --receiver insider
     """
+    detail = Detail(in_full, with_requests)
     names, flags = chosen_receivers(receivers), Printer(rehearsal=rehearsal, state_dir=state_dir).flags
     for session in find_sessions([sync], state_dir, rehearsal):
         with session.peeked_state(SystemClock()) as state:
@@ -72,7 +76,7 @@ def explain_command(
                 click.echo(as_json_line({"sync": session.sync.name, **one.as_json()}))
             else:
                 plan = f"retl plan {session.sync.name}{flags}"
-                console().print(one.report(in_full, plan, _only_rehearsed(session)))
+                console().print(one.report(detail, plan, _only_rehearsed(session)))
     return 0
 
 
@@ -95,6 +99,19 @@ def _ahead(job: Job, key: str, settings: Mapping[str, Settings], has_past: bool)
             Text(f"the model cannot be read, so this is the past alone: {error}", "yellow")
         )
         return None
+
+
+@dataclass(frozen=True)
+class Detail:
+    """The parts of a report that are not always asked for.
+
+    Attributes:
+        in_full: whether long calls, rows and bodies of requests are shown in full.
+        requests: whether the requests that reach receivers are shown.
+    """
+
+    in_full: bool
+    requests: bool
 
 
 @dataclass(frozen=True)
@@ -123,11 +140,11 @@ class ToldRow:
         ahead = {"now": self.now, "next": calls, "would_be_rejected": self.rejected, "stopped_by": guards}
         return {**self.past.as_json(), **ahead}
 
-    def report(self, in_full: bool, plan: str, only_rehearsed: bool) -> RenderableType:
+    def report(self, detail: Detail, plan: str, only_rehearsed: bool) -> RenderableType:
         """The same for people.
 
         Args:
-            in_full: whether long calls and rows are shown in full.
+            detail: how much is shown.
             plan: the command that shows all that the next run would do.
             only_rehearsed: whether all runs so far were rehearsals, which have a state of their own.
         """
@@ -138,7 +155,7 @@ class ToldRow:
         head = Text.assemble(
             (self.past.key or "(no key)", "bold"), (f"  found as a {self.past.matched}", "dim")
         )
-        lines: list[RenderableType] = [head, *_row_lines(self.past.row, self.now, in_full)]
+        lines: list[RenderableType] = [head, *_row_lines(self.past.row, self.now, detail.in_full)]
         if waiting := self.past.waiting:
             ids = ", ".join(call.message_id or "no message id" for call in waiting)
             lines.append(
@@ -151,7 +168,7 @@ class ToldRow:
             nothing = "" if self.calls else f"; the next run has no{other} call for it"
             lines.append(Text(f"  now  not in the model{nothing}", "yellow"))
         for call in self.calls or ():
-            lines.append(explained_report(call, in_full, stop, f"no{other} call"))
+            lines.append(explained_report(call, detail, stop, f"no{other} call"))
         if self.past.key is not None:
             lines += [Text("past", "bold"), *_past_lines(self.past, only_rehearsed)]
         return Group(*lines, Text())
@@ -277,12 +294,12 @@ def _rejection(one: PastRejection) -> str:
     return f"{what} was rejected {since}, {until}: {reason_meaning(one.reason)} ({one.reason}{value})"
 
 
-def explained_report(explained: Explained, in_full: bool, stop: str, no_call: str) -> RenderableType:
+def explained_report(explained: Explained, detail: Detail, stop: str, no_call: str) -> RenderableType:
     """A call of the next run, and its result at each receiver.
 
     Args:
         explained: the call.
-        in_full: whether a long one is shown in full.
+        detail: how much of it is shown.
         stop: the sentence on the guards that would stop the run; empty where none would.
         no_call: the words for a row that the run has no call for: "no other call" beside those that wait.
     """
@@ -297,11 +314,13 @@ def explained_report(explained: Explained, in_full: bool, stop: str, no_call: st
     lines: list[RenderableType] = [head]
     if stop and explained.what_if is None and explained.reason is None:
         lines.append(Text("  if it is let go on, it sends:"))
-    lines.append(Text(f"  {_folded(explained.body, in_full, 'call')}"))
+    lines.append(Text(f"  {_folded(explained.body, detail.in_full, 'call')}"))
     if explained.reason:
         lines.append(_would_be_rejected("  ", explained.reason))
     for result in explained.results:
         lines += _result_lines(result)
+        for request in result.requests if detail.requests else ():
+            lines += _request_lines(request, detail.in_full)
     return Group(*lines)
 
 
@@ -327,7 +346,8 @@ def _result_lines(result: ReceiverResult) -> list[RenderableType]:
     for number, event in enumerate(result.arrival.events, start=1):
         parts.append((f"event {number}" if several else "event", event))
     if not parts:
-        return [*lines, Text("  nothing arrives", "cyan")]
+        why = f": {result.why_nothing}" if result.why_nothing and not lines[1:] else ""
+        return [*lines, Text(f"  nothing arrives{why}", "cyan")]
     if any(violation.effect is Effect.REFUSED for violation in result.violations):
         lines.append(Text("  refused, so that nothing of this arrives:", "red"))
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1))
@@ -338,6 +358,17 @@ def _result_lines(result: ReceiverResult) -> list[RenderableType]:
         for place, (name, value) in enumerate(_flat(fields)):
             table.add_row(f"  {title}" if place == 0 else "", name, value)
     return [*lines, Ragged(table)]
+
+
+def _request_lines(request: ReceiverRequest, in_full: bool) -> Iterator[Text]:
+    """A request as HTTP has it, and what is not documented of it."""
+    yield Text(f"  request from {request.by} to {request.to}", "dim")
+    yield Text(f"    {request.method} {request.url}")
+    for name, value in request.headers.items():
+        yield Text.assemble(f"    {name}: ", (value, "dim"))
+    yield Text(f"    {_folded(json.dumps(request.body, ensure_ascii=False), in_full, 'body')}")
+    if request.note:
+        yield Text(f"    → {request.note}", "dim")
 
 
 def _flat(fields: Mapping[str, Any], outer: str = "") -> Iterator[tuple[str, str]]:
