@@ -20,7 +20,7 @@ class Observer(Protocol):
         """The diff is known."""
 
     def enqueuing(self) -> None:
-        """No guard stops the run: the changes become calls, and go into the outbox."""
+        """No guard stops the run: the changes become calls, for the outbox or, of a plan, to be shown."""
 
     def delivering(self, calls: int) -> None:
         """Delivery begins; `calls` are waiting."""

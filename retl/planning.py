@@ -265,6 +265,7 @@ def make_plan(
         job = resumed(job)
     job = job.asking(command="plan")
     proposal = find_changes(job, open_engine(job, job.deadline, Purpose.COMPARE))
+    job.observer.enqueuing()
     outgoing = make_calls(job, proposal, connections=1, may_wait=True)
     changes = proposal.changes
     calls = select_calls()

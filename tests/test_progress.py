@@ -7,6 +7,7 @@ import re
 import struct
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from fcntl import ioctl
 from io import StringIO
 from pathlib import Path
@@ -142,6 +143,31 @@ def test_a_run_in_a_terminal(retl: Retl, tmp_path: Path) -> None:
     assert "─" * 24 + " 0 of 1 call" in shown
     assert b"stopped by a signal" in left
     assert 143 == run.returncode
+
+
+def test_a_plan_in_a_terminal(retl: Retl, tmp_path: Path) -> None:
+    """A plan shows how far it has got, too, and leaves nothing but itself; a log has the same turns."""
+    assert ["reading", "comparing", "diffed", "enqueuing"] == [
+        line["action"] for line in logged(retl, "plan", "a")
+    ]
+    terminal, inside = pty.openpty()
+    ioctl(inside, TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    environment = {**os.environ, "TERM": "xterm", "PYTHONUTF8": "1"}
+    command = [sys.executable, "-m", "retl", "plan", "a"]
+    with Popen(command, cwd=tmp_path, env=environment, stdin=inside, stdout=inside, stderr=inside):
+        os.close(inside)
+        written = b""
+        with suppress(OSError):  # so a terminal ends
+            while some := os.read(terminal, 65536):
+                written += some
+    os.close(terminal)
+    screen = pyte.Screen(80, 24)
+    pyte.ByteStream(screen).feed(written)
+    left = "\n".join(screen.display)
+
+    assert b"making calls of the changes" in written
+    assert "making calls" not in left
+    assert "1 API call of 1 user" in left
 
 
 def test_lines_have_their_time(retl: Retl, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
+from retl.cli import progress
 from retl.cli.console import Printer, as_json_line, console
 from retl.cli.errors import print_failure
 from retl.cli.options import (
@@ -29,7 +31,6 @@ from retl.errors import GuardError, Interrupted
 from retl.export import FORMATS, export_calls
 from retl.job import Job, Options
 from retl.lock import LOCK_TIMEOUT_SECONDS
-from retl.observer import SilentObserver
 from retl.orphans import refuse_former_name
 from retl.planned import Planned, SavedPlan, save_plan
 from retl.planning import Plan, make_plan, planned_sync
@@ -193,9 +194,10 @@ def _plan_one(session: Session, flags: PlanFlags) -> tuple[Plan, Planned | None]
     refuse_former_name(session)
     hint = "give it more time with --deadline" if flags.wait else "use --wait"
     timeout = flags.deadline if flags.wait else LOCK_TIMEOUT_SECONDS
-    with session.peeked_state(clock, timeout, hint) as state:
+    observer = progress.PlanObserver(session.sync.name, console(stderr=True))
+    with session.peeked_state(clock, timeout, hint) as state, closing(observer):
         options = replace(flags.options, detected_at=clock.now())
-        job = Job(session.sync, session.model, state, session.warehouse, options, clock, SilentObserver())
+        job = Job(session.sync, session.model, state, session.warehouse, options, clock, observer)
         plan = make_plan(job, session.limits, session.file, flags.samples)
         if flags.out is not None:
             path = Path(str(flags.out).replace("{sync}", session.sync.name)).absolute()

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from retl.cli.log import LogAction, json_logs, log, say
 from retl.lazy import lazy_module
-from retl.observer import Observer, SilentObserver
+from retl.observer import Observer, Observers, SilentObserver
 
 if TYPE_CHECKING:
     from retl.cli import bars
@@ -26,6 +26,16 @@ def observer_for(sync: str, quiet: bool, console: Console) -> Observer:
     if console.is_terminal and log.getEffectiveLevel() <= logging.INFO and not json_logs():
         return bars.Bars(sync, console)
     return Lines(sync)
+
+
+class PlanObserver(Observers):
+    """Shows how far a plan has got, as `observer_for` does; its notices are in the plan itself."""
+
+    def __init__(self, sync: str, console: Console) -> None:
+        super().__init__([observer_for(sync, False, console)])
+
+    def notice(self, sentence: str) -> None:
+        """Nothing."""
 
 
 class Lines:
