@@ -22,6 +22,7 @@ class PastRun:
         exit_code: its exit code; None where it was cut off.
         delivered: calls that were delivered in it; None where it did not get so far.
         error: what ended it, as `code`, `message` and `hint`; None where nothing did.
+        rejected_by: rows that it could not compare or send, by reason.
     """
 
     run_id: str
@@ -31,6 +32,7 @@ class PastRun:
     exit_code: int | None
     delivered: int | None
     error: dict[str, str | None] | None
+    rejected_by: dict[str, int]
 
 
 def last_run(db: duckdb.DuckDBPyConnection) -> PastRun | None:
@@ -44,6 +46,7 @@ def last_run(db: duckdb.DuckDBPyConnection) -> PastRun | None:
             kept["exit_code"],
             kept["calls"]["delivered"],
             kept.get("error"),
+            kept.get("rejected_by") or {},
         )
     return None
 

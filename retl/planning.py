@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     import pandas as pd  # an extra: only notebooks need it
 
 
+KEYS = 3
+"""Keys of rejected rows that a plan has, for each reason."""
+
+
 @dataclass(frozen=True)
 class Sample:
     """One call of a plan, to look at.
@@ -84,6 +88,7 @@ class Plan:
         diff: how many rows changed, and how; rows that cannot be sent are among the rejected ones alone.
         changed_by: how many of the changed rows differ in each thing compared.
         rejected_changed_by: the same of rows that changed and cannot be sent.
+        rejected_keys: a few keys of the rows that cannot be sent, by the reason's code.
         guards: what the guards say.
         ways_on: what lets a run pass that a guard stops.
         advice: on what makes nearly every row changed.
@@ -105,6 +110,7 @@ class Plan:
     diff: Diff
     changed_by: Mapping[str, int]
     rejected_changed_by: Mapping[str, int]
+    rejected_keys: Mapping[str, tuple[str, ...]]
     guards: tuple[Guard, ...]
     ways_on: tuple[str, ...]
     advice: Advice
@@ -219,6 +225,7 @@ class Plan:
             "rejected_by": dict(self.diff.rejected_by),
             "changed_by": dict(self.changed_by),
             "rejected_changed_by": dict(self.rejected_changed_by),
+            "rejected_keys": {reason: list(keys) for reason, keys in self.rejected_keys.items()},
             "suspicious_columns": {
                 name: round(share, 4) for name, share in self.diff.suspicious_columns.items()
             },
@@ -279,6 +286,7 @@ def make_plan(
         diff=outgoing.diff,
         changed_by=changed_by,
         rejected_changed_by=rejected_changed_by,
+        rejected_keys=_rejected_keys(db),
         guards=proposal.guards,
         ways_on=ways_on(job.sync, changes, proposal.guards),
         advice=advise(job.sync, changes),
@@ -327,6 +335,16 @@ def _changed_by(
     is_rejected = "key IN (SELECT key FROM rejected)"
     rejected = count_differences(db, proposal.changes, is_rejected)
     return count_differences(db, proposal.changes, f"NOT ({is_rejected})"), rejected
+
+
+def _rejected_keys(db: duckdb.DuckDBPyConnection) -> dict[str, tuple[str, ...]]:
+    """The first keys of the rows that cannot be sent, by the reason's code."""
+    found = db.execute(
+        f"""
+        SELECT reason, min(key, {KEYS}) FROM rejected WHERE key IS NOT NULL GROUP BY reason ORDER BY reason
+        """
+    )
+    return {reason: tuple(keys) for reason, keys in found.fetchall()}
 
 
 def _count_calls(db: duckdb.DuckDBPyConnection, outgoing: Outgoing) -> Volume:

@@ -114,11 +114,12 @@ def test_differences_of_rejected_rows_are_counted_apart(retl: Retl, project: Pat
 
     plan = planned(retl, "users")
 
-    assert {"bad_timestamp": 1} == plan["rejected_by"]
+    assert ({"bad_timestamp": 1}, {"bad_timestamp": ["u2"]}) == (plan["rejected_by"], plan["rejected_keys"])
     assert (5, {"plan": 5, "address.city": 5}) == (plan["changed"], plan["changed_by"])
     assert {"plan": 1, "address.city": 1} == plan["rejected_changed_by"]
     out = retl("plan", "users")[1]
     assert "  !  1  rejected  → not sent\n" in out
+    assert re.search(r"1 row rejected: .* \(bad_timestamp\):\s+u2\n", out)
     assert "differing in rejected rows: plan 1, address.city 1" in out
 
 

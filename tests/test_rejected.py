@@ -219,6 +219,21 @@ def test_one_reason_and_a_limit(retl: Retl) -> None:
 
 
 @pytest.mark.rule("P9")
+def test_a_run_that_a_guard_stopped_kept_no_rows(retl: Retl, project: Path) -> None:
+    """It is said that rows were rejected by such a run, and how many, as they are not in the list."""
+    (project / "syncs/users.yml").write_text(
+        (project / "syncs/users.yml").read_text() + "guards: {rejected: 1}\n"
+    )
+    assert 4 == retl("run", "users")[0]
+
+    out = retl("rejected", "users")[1]
+
+    assert "users: nothing is rejected\na guard stopped the last run" in out
+    assert "(duplicate_key 2, null_key 1)" in out and "see: retl plan users\n" in out
+    assert {"duplicate_key": 2, "null_key": 1} == listed(retl)["stopped"]
+    assert "(duplicate_key): k2\n" in retl("plan", "users")[1]
+
+
 def test_a_long_key_is_cut(retl: Retl, project: Path) -> None:
     """The beginning of a key that would fill the screen is shown, and its length."""
     sync = project / "syncs/users.yml"

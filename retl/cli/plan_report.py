@@ -14,7 +14,7 @@ from retl.cli.receivers import reason_meaning
 from retl.engine.difference import Difference
 from retl.engine.edits import unsent_sentence
 from retl.engine.guard import Guard, Outcome
-from retl.planning import Plan, Sample
+from retl.planning import KEYS, Plan, Sample
 
 SHOWN_SIGNS = {"unchanged": SIGNS["unchanged"], **SIGNS, "rejected": ("!", "yellow")}
 """The sign and the colour of each fate of a row, in the order in which they are printed."""
@@ -103,7 +103,9 @@ def _findings(plan: Plan, flags: str) -> Iterator[tuple[str, str]]:
     if plan.rejected_changed_by:
         yield f"differing in rejected rows: {ranked(plan.rejected_changed_by)}", "yellow"
     for reason, rows in plan.diff.rejected_by.items():
-        yield f"{count(rows, 'row')} rejected: {reason_meaning(reason)} ({reason})", "yellow"
+        keys = ", ".join(map(shortened, plan.rejected_keys.get(reason, ())))
+        of_keys = f": {keys}{', …' if rows > KEYS else ''}" if keys else ""
+        yield f"{count(rows, 'row')} rejected: {reason_meaning(reason)} ({reason}){of_keys}", "yellow"
     for sentence in edit_sentences(plan):
         yield with_flags(sentence, flags), "yellow"
     if plan.volume.undated:

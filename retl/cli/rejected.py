@@ -18,7 +18,9 @@ from retl.damage import storage_error
 from retl.delivery.ended import count_ended, ended_rejections
 from retl.delivery.rejected import counts_by_reason, rejected_calls, rejected_rows
 from retl.errors import StorageError
+from retl.past_run import last_run
 from retl.rejected_values import find_values
+from retl.run import Status
 from retl.session import Session, find_sessions
 
 ENDINGS = {".csv": "csv", ".parquet": "parquet"}
@@ -77,6 +79,7 @@ def rejected_command(
             continue
         with session.peeked_state(SystemClock()) as state:
             most = MOST if out else limit
+            last = last_run(state.db)
             found = Rejected(
                 session.sync,
                 counts_by_reason(state.db, reasons),
@@ -85,6 +88,7 @@ def rejected_command(
                 show_values,
                 count_ended(state.db, reasons),
                 reasons=reasons,
+                stopped=last.rejected_by if last and last.status == Status.GUARDED else {},
             )
             if inspect and found.rows:
                 found = found.with_values(find_values(looking_job(session, state), found.rows))

@@ -1,7 +1,7 @@
 """The rows and calls that could not be sent, as `retl rejected` shows them: on a screen, as JSON, by line."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from textwrap import fill
 from typing import Any
@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from retl.cli.console import Ragged, count
+from retl.cli.fold import fold_words
 from retl.cli.receivers import reason_meaning
 from retl.config.sync import Sync
 from retl.delivery.rejected import REASONS
@@ -48,6 +49,7 @@ class Rejected:
         values: of rows with a key, as the model has them now, by key; None where it was not read.
         samples: of rows without a key.
         reasons: the only ones that were asked for; none are all.
+        stopped: where a guard stopped the last run, the rows that it rejected and did not keep, by reason.
     """
 
     sync: Sync
@@ -59,6 +61,7 @@ class Rejected:
     values: Mapping[str, FoundRow] | None = None
     samples: Sequence[FoundRow] = ()
     reasons: Sequence[str] = ()
+    stopped: Mapping[str, int] = field(default_factory=dict)
 
     def with_values(self, found: Sequence[FoundRow]) -> "Rejected":
         """The same with what was found in the model."""
@@ -109,6 +112,7 @@ class Rejected:
                 {**call.as_json(), **({"call": call.body} if self.shows_values else {})}
                 for call in self.calls
             ],
+            "stopped": dict(self.stopped),
         }
 
     def _row_json(self, row: RejectedRow) -> dict[str, Any]:
@@ -177,6 +181,7 @@ def rejected_report(found: Rejected, flags: str, width: int) -> RenderableType:
     sync = found.sync
     over = f"{count(found.ended, 'rejection')} over: retl rejected {sync.name}{flags} --ended"
     hints: list[RenderableType] = [Text(over, "dim")] if found.ended else []
+    hints += [Text(line, "yellow") for line in _stopped_lines(found, flags, width)]
     if not found.counts:
         of_reasons = f" for {' or '.join(found.reasons)}" if found.reasons else ""
         return Group(Text(f"{sync.name}: nothing is rejected{of_reasons}"), *hints)
@@ -196,6 +201,18 @@ def rejected_report(found: Rejected, flags: str, width: int) -> RenderableType:
         hint = f"the rows as they are now: retl rejected {sync.name}{flags} --inspect"
         hints.insert(0, Text(f"{hint} (reads the model)", "dim"))
     return Group(*parts, *([Text("")] if hints else []), *hints)
+
+
+def _stopped_lines(found: Rejected, flags: str, width: int) -> list[str]:
+    """The sentence about a last run that kept none of the rows which it rejected."""
+    if not found.stopped:
+        return []
+    reasons = ", ".join(f"{reason} {rows:,}" for reason, rows in found.stopped.items())
+    sentence = (
+        f"a guard stopped the last run, which left all as it was: rows that it rejected ({reasons}) are not "
+        f"listed here; see: retl plan {found.sync.name}{flags}"
+    )
+    return fold_words(sentence, width, "")
 
 
 def _reasons_table(counts: Sequence[ReasonCount]) -> RenderableType:
