@@ -415,6 +415,22 @@ def test_a_first_write_key_that_never_worked_is_replaced(retl: Retl, project: Pa
     assert retl("run", "users")[0] == 2
 
 
+def test_a_silent_baseline_says_why_and_what_sends(retl: Retl, project: Path, sandbox: Sandbox) -> None:
+    """A first run that sends nothing says why, and the command that sends the rows; so does its plan."""
+    write(project / "syncs/users.yml", "identify:", "track:\n  added: Seen")
+    write(project / "syncs/users.yml", "traits:", "properties:")
+
+    plan, run = retl("plan", "users")[1], retl("run", "users")[1]
+
+    assert "→ to send the rows of today, too: retl run syncs/users.yml --initial-backfill\n" in plan
+    assert "a first run remembers the rows here; later ones send what changed" in run
+    assert "→ to send the rows of today, too: retl run users --full\n" in run
+    assert 0 == len(sandbox.accepted)
+    assert "--full" not in retl("run", "users")[1]
+    assert 0 == retl("run", "users", "--full", "--yes")[0]
+    assert 2 == len(sandbox.accepted)
+
+
 @pytest.mark.rule("G9")
 def test_a_write_key_that_may_have_worked_is_not_replaced(
     retl: Retl, project: Path, sandbox: Sandbox

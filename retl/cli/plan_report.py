@@ -115,7 +115,10 @@ def _findings(plan: Plan, flags: str) -> Iterator[tuple[str, str]]:
 
 
 def edit_sentences(plan: Plan) -> Iterator[str]:
-    """The sentences about an edit of the sync, and about what differs in nearly every row."""
+    """The sentences about a silent baseline, an edit of the sync, and what differs in nearly every row."""
+    if not plan.sends and plan.diff.added:
+        yield "the first run of a track or audience sync remembers the rows; later ones send what changed"
+        yield f"→ to send the rows of today, too: retl run {plan.path} --initial-backfill"
     if plan.advice.found:
         yield ("the sync was edited; sent for it: " if plan.advice.by_edit else "") + plan.advice.found
     if plan.advice.instead:

@@ -277,6 +277,9 @@ def run_report(run: Run, flags: str = "") -> RenderableType:
         flags: options that are repeated after each command that a line names.
     """
     lines = [_run_line(run)]
+    if run.baseline and run.added and run.error is None:
+        lines.append(Text("  a first run remembers the rows here; later ones send what changed", "dim"))
+        lines.append(Text(f"  → to send the rows of today, too: retl run {run.sync}{flags} --full", "dim"))
     if run.rejected_by:
         reasons = ", ".join(f"{reason} {rows:,}" for reason, rows in run.rejected_by.items())
         lines.append(Text(f"  {count(run.rejected_rows or 0, 'row')} rejected: {reasons}", "yellow"))
