@@ -9,7 +9,7 @@ from typing import Any
 import duckdb
 
 from retl.clock import Clock
-from retl.delivery import history, receipts
+from retl.delivery import outbox, receipts
 from retl.delivery.public_api import (
     LAG,
     TOKEN,
@@ -92,10 +92,10 @@ def sent_run(db: duckdb.DuckDBPyConnection, kind: str, run_id: str | None) -> Se
 def _delivered(db: duckdb.DuckDBPyConnection, kind: str, record: Mapping[str, Any]) -> dict[EventName, int]:
     """The calls that a run delivered, by type and event, as the history has them.
 
-    It lacks some where the run was cut off and no other has followed, or where an older retl sent them.
+    It lacks some where an older retl sent them, or where `keep` has forgotten a part.
     """
     total = record["calls"]["delivered"] or 0
-    by_event = history.delivered_in(db, record["run_id"])
+    by_event = outbox.delivered_in(db, record["run_id"])
     if sum(by_event.values()) != total:
         return {ALL: total}
     if kind in {"identify", "group"}:

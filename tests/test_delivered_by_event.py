@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from harness import Bench
 
-from retl.delivery import history
+from retl.delivery import outbox
 from retl.job import Options
 from retl.run import Run
 from retl.sandbox.failures import Reply
@@ -32,7 +32,7 @@ def rows(*pairs: tuple[str, int]) -> list[dict[str, Any]]:
 
 def delivered(bench: Bench, run: Run) -> dict[str, int]:
     """The calls that a run delivered, by event."""
-    return history.delivered_in(bench.state.db, run.run_id)
+    return outbox.delivered_in(bench.state.db, run.run_id)
 
 
 def test_each_event_has_its_count(bench: Bench) -> None:

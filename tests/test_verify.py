@@ -5,6 +5,8 @@ the command against a live account.
 """
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -194,6 +196,29 @@ def test_a_run_by_its_id(retl: Retl, project: Path) -> None:
     ]
     code, _, err = retl("verify", "20260301T120000-abcdef")
     assert (2, True) == (code, "no sync of this project has a run 20260301T120000-abcdef" in err)
+
+
+def test_a_run_that_was_killed_is_known_by_event(
+    retl: Retl, project: Path, sandbox: Sandbox, api: PublicApi
+) -> None:
+    """What arrived before a kill -9 is told by event, though its calls have not left the outbox yet."""
+    run(retl, project)
+    configure(project, sandbox, source_id=api.source_id, events_per_second=2, concurrency=1)
+    (project / "syncs/users.yml").write_text(
+        TRACK.replace("('a', 'x')", "('a', 'z'), ('d', 'x'), ('e', 'x')")
+    )
+    sandbox.script([Reply(), Reply(status=503, retry_after=300)])
+    command = [sys.executable, "-m", "retl", "run", "users"]
+    with subprocess.Popen(command, cwd=project, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while "again in" not in (line := process.stderr.readline()):
+            assert line, "the run ended by itself"
+        process.kill()
+
+    found = verified(retl)[1]
+    assert 2 == found["sent"]
+    assert {"track"} == {one["type"] for one in found["events"]}
+    assert found["events"] and {one["event"] for one in found["events"]} <= {"Signed Up", "Moved"}
 
 
 def test_calls_that_are_sent_again(retl: Retl, sandbox: Sandbox) -> None:

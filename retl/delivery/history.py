@@ -170,9 +170,3 @@ FROM state.delivered_call"""
     if calls is None:
         return kept
     return f"{kept}\nUNION ALL\nSELECT message_id, {columns} FROM ({receipts.with_answers(calls)})"
-
-
-def delivered_in(db: duckdb.DuckDBPyConnection, run_id: str) -> dict[str, int]:
-    """How many calls a run delivered, by event; of an identify or group call, by its type."""
-    by_event = f"SELECT event, count(*) FROM ({delivered(db)}) WHERE delivered_in = ? GROUP BY event"
-    return dict(db.execute(f"{by_event} ORDER BY event", [run_id]).fetchall())

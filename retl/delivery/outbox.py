@@ -292,6 +292,29 @@ WHERE seq <= delivered AND lane IS DISTINCT FROM {{kept}}
 """
 
 
+def delivered_in(db: duckdb.DuckDBPyConnection, run_id: str) -> dict[str, int]:
+    """How many calls a run delivered, by event; of an identify or group call, by its type.
+
+    Those of a run that was cut off are in the outbox still, and count as well.
+    """
+    unsettled = receipts.with_answers(_SETTLED.format(kept="NULL"))
+    found = db.execute(
+        f"""
+        SELECT event, count(*)
+        FROM (
+            SELECT event, delivered_in FROM ({history.delivered(db)})
+            UNION ALL
+            SELECT event, delivered_in FROM ({unsettled})
+        )
+        WHERE delivered_in = ?
+        GROUP BY event
+        ORDER BY event
+        """,
+        [run_id],
+    )
+    return dict(found.fetchall())
+
+
 def start_marks(db: duckdb.DuckDBPyConnection) -> None:
     """See that each lane that holds calls has a mark; to be run in a transaction, after `settle`."""
     first = dict(db.execute("SELECT lane, min(seq) FROM state.outbox GROUP BY lane").fetchall())
