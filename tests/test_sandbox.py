@@ -12,9 +12,12 @@ from typing import Any
 
 import pytest
 import urllib3
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from posts import NOON, batch, call, post
 
 from retl.errors import ConfigError
+from retl.sandbox.body import exceeds, json_text, strict_json
 from retl.sandbox.failures import Failures, Reply
 from retl.sandbox.ingestion import discard_code
 from retl.sandbox.kept import Kept
@@ -701,3 +704,48 @@ def test_only_loopback(sandbox: Sandbox) -> None:
     port = int(sandbox.url.removeprefix("http://127.0.0.1:"))
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.2", port), timeout=5)
+
+
+STRICT = {
+    "an integer of 64 bits": "18446744073709551615",
+    "an integer beyond 64 bits": "18446744073709551616",
+    "a negative integer beyond 64 bits": "-9223372036854775809",
+    "a long integer after a space": " 123456789012345678901234567890",
+    "a long integer in a list": "[1,\n123456789012345678901234567890]",
+    "a long number with a fraction": "123456789012345678901234567890.5",
+    "long digits in a text": '"a 123456789012345678901234567890"',
+    "half a surrogate pair": '"\\ud800"',
+    "a name twice": '{"a": 1, "a": 2}',
+    "a small number": "1e-999",
+    "a float": "1e22",
+    "minus zero": "-0.0",
+}
+
+
+@pytest.mark.parametrize("text", STRICT.values(), ids=STRICT)
+def test_json_is_read_as_python_reads_it(text: str) -> None:
+    """What is quick to read and what is not come out as the same values, of the same types."""
+    body = f'{{"value":{text}}}'
+
+    assert repr(json.loads(body)) == repr(strict_json(body.encode()))
+
+
+FLOATS = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | FLOATS | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+        max_leaves=20,
+    )
+)
+def test_any_json_is_read_and_measured(value: Any) -> None:
+    """JSON of any kind is read as it was written, and its size is that of its compact text."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    size = len(text.encode())
+
+    assert repr(value) == repr(strict_json(text.encode()))
+    assert [True, False] == [exceeds(value, limit) for limit in (size - 1, size)]
+    assert value == json.loads(json_text(value))

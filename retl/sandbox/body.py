@@ -24,6 +24,12 @@ class RefusalError(Exception):
         self.status = status
 
 
+_LONGER_NUMBER = len("1e+16,") / len("1e16,")
+
+_SIMPLER = bytes.maketrans(b"123456789-,[ \t\r\n", b"0000000000::::::")
+_LONG_INTEGER = b":" + b"0" * 19
+"""In JSON, made simpler, that holds an integer beyond 64 bits; hardly ever in other JSON."""
+
 _LOOPBACK = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(?::(?P<port>\d*))?", re.IGNORECASE)
 
 
@@ -47,26 +53,39 @@ def is_own_origin(origin: str | None, port: int) -> bool:
     return scheme.lower() == "http" and found is not None and (found["port"] or "80") == str(port)
 
 
-def call_size(call: Any) -> int:
-    """The bytes of a call as compact JSON.
+def exceeds(call: Any, limit: int) -> bool:
+    """Whether a call is larger than so many bytes as compact JSON.
 
     Raises:
         RefusalError: the call is nested too deep to be written.
     """
     try:
+        # orjson leaves out the sign of a positive exponent, and that alone.
+        if len(orjson.dumps(call)) * _LONGER_NUMBER <= limit:
+            return False
+    except TypeError:
+        pass
+    try:
         text = json.dumps(call, ensure_ascii=False, separators=(",", ":"))
     except RecursionError as error:
         raise RefusalError(400, "a call is nested too deep") from error
-    return len(text.encode("utf-8", "surrogatepass"))
+    return len(text.encode("utf-8", "surrogatepass")) > limit
 
 
 def json_text(value: Any) -> str:
-    """A value as compact JSON that every reader takes: half a surrogate pair becomes a question mark."""
+    """A value as compact JSON that every reader takes.
+
+    Half a surrogate pair becomes a question mark, and what is nested too deep to be written a text.
+    """
     try:
         return orjson.dumps(value).decode()
     except TypeError:  # an integer beyond 64 bits, half a pair, or nested deep
+        pass
+    try:
         text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-        return text.encode("utf-8", "replace").decode()
+    except RecursionError:
+        return '"nested too deep"'
+    return text.encode("utf-8", "replace").decode()
 
 
 def failure(message: str) -> str:
@@ -104,7 +123,14 @@ def read_envelope(path: str, headers: Mapping[str, str], body: bytes) -> dict[st
 
 
 def strict_json(body: bytes) -> Any:
-    """Read JSON as the standard has it: no NaN, no Infinity, also none by way of 1e999."""
+    """Read JSON as the standard has it: no NaN, no Infinity, also none by way of 1e999.
+
+    orjson reads most of it. It makes floats of integers beyond 64 bits, and refuses half a surrogate pair;
+    Python's own reader, five times slower, keeps both.
+    """
+    if _LONG_INTEGER not in body.translate(_SIMPLER):
+        with suppress(orjson.JSONDecodeError):
+            return orjson.loads(body)
 
     def finite(text: str) -> float:
         if not math.isfinite(number := float(text)):

@@ -12,7 +12,7 @@ from typing import Any
 
 from retl.sandbox.body import (
     RefusalError,
-    call_size,
+    exceeds,
     failure,
     read_calls,
     read_envelope,
@@ -179,7 +179,7 @@ class LocalSegment:
 
     def _check(self, calls: list[Any]) -> None:
         for call in calls:
-            if call_size(call) > CALL_LIMIT:
+            if exceeds(call, CALL_LIMIT):
                 raise RefusalError(400, f"a call exceeds {CALL_LIMIT} bytes")
             if self.reject_if and isinstance(call, dict) and self.reject_if(call):
                 raise RefusalError(400, "a call is rejected")
