@@ -6,7 +6,6 @@ is marked as ours.
 """
 
 import uuid
-from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -31,7 +30,56 @@ def discard_code(call: Any) -> str | None:
     """
     if not isinstance(call, dict):
         return "bad_request"
-    return next((code for code, is_so in _DISCARDS if is_so(call)), None)
+    type_ = call.get("type")
+    if type_ is None:
+        return "missing_type"
+    if type_ not in TYPES:
+        return "invalid_type"
+    return _code_of_ids(call) or _code_of_fields(call, type_) or _code_of_group(call, type_)
+
+
+def _code_of_ids(call: dict[str, Any]) -> str | None:
+    user_id, anonymous_id = call.get("userId"), call.get("anonymousId")
+    if user_id is None and anonymous_id is None:
+        return "id_required"
+    if not (_is_text(user_id) and _is_text(anonymous_id)):
+        return "id_not_string"
+    message_id = call.get("messageId")
+    if message_id is None:
+        return None
+    if not isinstance(message_id, str):
+        return "bad_request"
+    return "message_id_too_long" if len(message_id) > MESSAGE_ID_LIMIT else None
+
+
+def _code_of_fields(call: dict[str, Any], type_: str) -> str | None:
+    if type_ == "track":
+        event = call.get("event")
+        if event is None or event == "":
+            return "event_not_defined"
+        if not isinstance(event, str):
+            return "event_not_string"
+    if not _is_object(call.get("properties")):
+        return "properties_not_object"
+    if not _is_object(call.get("traits")):
+        return "traits_not_object"
+    if type_ in ("page", "screen"):
+        if not _is_text(call.get("name")):
+            return "name_not_string"
+        if not _is_text(call.get("category")):
+            return "category_not_string"
+    return None
+
+
+def _code_of_group(call: dict[str, Any], type_: str) -> str | None:
+    context, group_id = call.get("context"), call.get("groupId")
+    others = context.get("groupId") if isinstance(context, dict) else None
+    if group_id is None and type_ == "group":
+        return "group_id_not_string"
+    if not (_is_text(group_id) and _is_text(others)):
+        return "group_id_not_string"
+    too_long = len(group_id or "") > GROUP_ID_LIMIT or len(others or "") > GROUP_ID_LIMIT
+    return "group_id_too_long" if too_long else None
 
 
 def _is_text(value: Any) -> bool:
@@ -42,61 +90,53 @@ def _is_object(value: Any) -> bool:
     return value is None or isinstance(value, dict)
 
 
-def _group_ids(call: dict[str, Any]) -> list[Any]:
-    context = call.get("context")
-    return [call.get("groupId"), context.get("groupId") if isinstance(context, dict) else None]
-
-
-def _is_page(call: dict[str, Any]) -> bool:
-    return call["type"] in ("page", "screen")
-
-
-# In this order; a rule may rely on those before it.
-_DISCARDS: tuple[tuple[str, Callable[[dict[str, Any]], bool]], ...] = (
-    ("missing_type", lambda call: call.get("type") is None),
-    ("invalid_type", lambda call: call["type"] not in TYPES),
-    ("id_required", lambda call: call.get("userId") is None and call.get("anonymousId") is None),
-    ("id_not_string", lambda call: not (_is_text(call.get("userId")) and _is_text(call.get("anonymousId")))),
-    ("bad_request", lambda call: not isinstance(call.get("messageId"), str | None)),
-    ("message_id_too_long", lambda call: len(call.get("messageId") or "") > MESSAGE_ID_LIMIT),
-    ("event_not_defined", lambda call: call["type"] == "track" and call.get("event") in (None, "")),
-    ("event_not_string", lambda call: call["type"] == "track" and not isinstance(call["event"], str)),
-    ("properties_not_object", lambda call: not _is_object(call.get("properties"))),
-    ("traits_not_object", lambda call: not _is_object(call.get("traits"))),
-    ("name_not_string", lambda call: _is_page(call) and not _is_text(call.get("name"))),
-    ("category_not_string", lambda call: _is_page(call) and not _is_text(call.get("category"))),
-    ("group_id_not_string", lambda call: call["type"] == "group" and call.get("groupId") is None),
-    ("group_id_not_string", lambda call: not all(map(_is_text, _group_ids(call)))),
-    ("group_id_too_long", lambda call: any(len(id_ or "") > GROUP_ID_LIMIT for id_ in _group_ids(call))),
-)
-
-
 def merged_call(call: Any, envelope: dict[str, Any]) -> Any:
     """Add what the batch says for all its calls; where both speak the call wins, which is our choice."""
     if isinstance(call, dict):
         for key in ("context", "integrations"):
-            shared, own = envelope.get(key), call.get(key)
-            if isinstance(shared, dict) and _is_object(own):
+            shared = envelope.get(key)
+            if isinstance(shared, dict) and _is_object(own := call.get(key)):
                 call = call | {key: shared | (own or {})}
     return call
 
 
-def stamped(call: dict[str, Any], sent_at: Any, arrival: datetime) -> dict[str, Any]:
-    """Add the fields that the server adds (Spec: Common Fields, "Timestamps")."""
-    original = _moment(call.get("timestamp")) or arrival
-    sent = _moment(sent_at) or arrival
-    timestamp = arrival
-    if "timestamp" in call:
-        with suppress(OverflowError):
-            timestamp = arrival - (sent - original)
-    sent_fields = {"originalTimestamp": call.get("timestamp"), "sentAt": sent_at}
-    return {
-        **call,
-        **{name: value for name, value in sent_fields.items() if value is not None},
-        "messageId": call.get("messageId") or str(uuid.uuid4()),
-        "receivedAt": _iso(arrival),
-        "timestamp": _iso(timestamp),
-    }
+class Stamps:
+    """The fields that the server adds to the calls of one request (Spec: Common Fields, "Timestamps").
+
+    Args:
+        sent_at: as the request has it.
+        arrival: when it arrived.
+    """
+
+    def __init__(self, sent_at: Any, arrival: datetime) -> None:
+        self._arrival = arrival
+        self._sent = _moment(sent_at) or arrival
+        self._received_at = _iso(arrival)
+        self._sent_at = {} if sent_at is None else {"sentAt": sent_at}
+        self._timestamps: dict[str, str] = {}  # most calls of a request have one in common
+
+    def on(self, call: dict[str, Any]) -> dict[str, Any]:
+        """The call with these fields."""
+        original = call.get("timestamp")
+        stamped = {**call, **self._sent_at, "receivedAt": self._received_at}
+        if original is not None:
+            stamped["originalTimestamp"] = original
+        if call.get("messageId") is None or call["messageId"] == "":
+            stamped["messageId"] = str(uuid.uuid4())
+        stamped["timestamp"] = self._timestamp(original) if "timestamp" in call else self._received_at
+        return stamped
+
+    def _timestamp(self, original: Any) -> str:
+        """The moment of a call by the server's clock."""
+        known = self._timestamps.get(original) if isinstance(original, str) else None
+        if known is None:
+            timestamp = self._arrival
+            with suppress(OverflowError):
+                timestamp = self._arrival - (self._sent - (_moment(original) or self._arrival))
+            known = _iso(timestamp)
+            if isinstance(original, str):
+                self._timestamps[original] = known
+        return known
 
 
 def _moment(text: Any) -> datetime | None:

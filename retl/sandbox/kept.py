@@ -1,6 +1,7 @@
 """The newest things that arrived, as many as there is room for."""
 
 from collections import deque
+from collections.abc import Iterable
 from typing import Generic, TypeVar
 
 KEPT_BYTES = 50_000_000
@@ -32,6 +33,12 @@ class Kept(Generic[T]):
             _, gone, counted = self._held.popleft()
             self._count -= counted
             self._bytes -= gone
+
+    def extend(self, things: Iterable[T], size: int) -> None:
+        """Add things of so many bytes each."""
+        if self._most:
+            for thing in things:
+                self.append(thing, size)
 
     def all(self) -> list[T]:
         """All that is held, the newest last."""

@@ -2,7 +2,7 @@
 
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -21,13 +21,8 @@ from retl.sandbox.body import (
     unpacked,
 )
 from retl.sandbox.failures import Failures, Reply
-from retl.sandbox.ingestion import (
-    BATCH_LIMIT,
-    CALL_LIMIT,
-    discard_code,
-    merged_call,
-    stamped,
-)
+from retl.sandbox.ingestion import CALL_LIMIT
+from retl.sandbox.intake import outcomes
 from retl.sandbox.kept import Kept
 from retl.sandbox.known_ids import KnownIds
 from retl.sandbox.received import CallOutcome, ReceivedCall
@@ -195,37 +190,20 @@ class LocalSegment:
         with self._lock:
             arrival = self._now().astimezone(UTC)
             first = self._last + 1
+            decided = outcomes(calls, envelope, arrival, is_known, self._known_ids)
             received = [
                 ReceivedCall(seq, arrival, outcome, reason, call, sync, run_id)
-                for seq, (outcome, reason, call) in enumerate(
-                    self._outcomes(calls, envelope, arrival, is_known), first
-                )
+                for seq, (outcome, reason, call) in enumerate(decided, first)
             ]
             self._last += len(received)
-            for one in received:
-                self._calls[one.outcome].append(one, shared)
-            self._counts.update(_COUNTED[one.outcome] for one in received if one.reason is None)
+            for outcome, kept in self._calls.items():
+                some = [one for one in received if one.outcome is outcome]
+                kept.extend(some, shared)
+                if outcome is not CallOutcome.DISCARDED:
+                    self._counts[_COUNTED[outcome]] += len(some)
             self._discard_counts.update(one.reason for one in received if one.reason is not None)
             store = self._store
             if store is not None:
                 store.add(received, size)
         if store is not None:
             store.settle()
-
-    def _outcomes(
-        self, calls: list[Any], envelope: dict[str, Any], arrival: datetime, is_known: bool
-    ) -> Iterator[tuple[CallOutcome, str | None, Any]]:
-        """Decide about the calls of a request, whose write key Segment knows or not."""
-        if not calls:
-            yield CallOutcome.DISCARDED, "empty_batch", envelope
-        for position, call in enumerate(calls):
-            if not is_known:
-                yield CallOutcome.DISCARDED, "project_not_found", call
-            elif position >= BATCH_LIMIT:
-                yield CallOutcome.DISCARDED, "over_batch_count", call
-            elif code := discard_code(merged := merged_call(call, envelope)):
-                yield CallOutcome.DISCARDED, code, merged
-            else:
-                passed_on = stamped(merged, envelope.get("sentAt"), arrival)
-                is_new = self._known_ids.add(passed_on["messageId"], arrival)
-                yield CallOutcome.ACCEPTED if is_new else CallOutcome.DUPLICATE, None, passed_on
