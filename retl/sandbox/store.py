@@ -1,23 +1,23 @@
-"""The calls that a sandbox took, as tables for its pages: the newest ones, within limits.
+"""The calls that a sandbox took, and its requests, as tables for its pages: the newest, within limits.
 
-`call` and `request` can be asked by any SELECT. They are views over a few tables each, of which the oldest is
-dropped as a whole to make room: rows that are deleted one by one would leave their memory taken.
+`call` and `request` can be asked by any SELECT.
 """
 
 import threading
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import duckdb
+
 from retl.lazy import lazy_module
-from retl.sandbox.body import json_text
+from retl.sandbox.body import json_text, told_run
+from retl.sandbox.parts import Parts
 from retl.sandbox.received import CallOutcome, ReceivedCall
+from retl.sandbox.request import Request
 
 if TYPE_CHECKING:
-    import duckdb
     import pyarrow as pa
 else:
-    duckdb = lazy_module("duckdb")
     pa = lazy_module("pyarrow")
 
 KEPT_CALLS = 500_000
@@ -26,8 +26,8 @@ KEPT_CALLS = 500_000
 KEPT_BYTES = 500_000_000
 """Most bytes of their text."""
 
-PARTS = 10
-"""Tables that a view is over: so much of what is kept goes at a time."""
+KEPT_REQUESTS = 100_000
+"""Requests that are kept, without their bodies."""
 
 WAITING_CALLS = 5_000
 """Calls that may wait for their way into the table; a reader takes in those that wait before it reads."""
@@ -35,7 +35,7 @@ WAITING_CALLS = 5_000
 WAITING_BYTES = 5_000_000
 """Bytes of calls that may wait."""
 
-COLUMNS = {
+CALL_COLUMNS = {
     "seq": "BIGINT",
     "received_at": "TIMESTAMPTZ",
     "outcome": "VARCHAR",
@@ -53,11 +53,32 @@ COLUMNS = {
     "sent_at": "VARCHAR",
     "body": "JSON",
 }
-"""Columns of `call`. `timestamp` is Segment's, `original_timestamp` the one that the call came with."""
+"""Columns of `call`, which has a row for each call.
+
+`timestamp` is Segment's, `original_timestamp` the one that the call came with.
+"""
+
+
+REQUEST_COLUMNS = {
+    "received_at": "TIMESTAMPTZ",
+    "method": "VARCHAR",
+    "path": "VARCHAR",
+    "status": "BIGINT",
+    "calls": "BIGINT",
+    "bytes": "BIGINT",
+    "sync": "VARCHAR",
+    "run_id": "VARCHAR",
+    "failure": "VARCHAR",
+}
+"""Columns of `request`, which has a row for each POST of calls and each question for a write key.
+
+`status` is NULL where the connection was closed without an answer. `failure` is what the sandbox did wrong on
+purpose, by its word as in `--failures`, or NULL.
+"""
 
 
 class Store:
-    """Keeps calls in DuckDB, in memory; several threads may add and read.
+    """Keeps calls and requests in DuckDB, in memory; several threads may add and read.
 
     Args:
         keep: how many calls there may be.
@@ -65,19 +86,16 @@ class Store:
     """
 
     def __init__(self, keep: int = KEPT_CALLS, most_bytes: int = KEPT_BYTES) -> None:
-        self._keep = keep
-        self._most_bytes = most_bytes
         self._waiting: list[ReceivedCall] = []
         self._waiting_bytes = 0
-        self._parts: deque[tuple[int, int, int]] = deque()  # number of the table, its calls, their bytes
-        self._made = 0
+        self._waiting_requests: list[dict[str, Any]] = []
         self._last = 0
-        self._gone = 0
         self._came = threading.Condition()
         self._writing = threading.RLock()
         self._db = duckdb.connect(":memory:")
         self._db.execute("SET GLOBAL TimeZone = 'UTC'")
-        self._add_part()
+        self._calls = Parts(self._db, "call", CALL_COLUMNS, keep, most_bytes)
+        self._requests = Parts(self._db, "request", REQUEST_COLUMNS, KEPT_REQUESTS, most_bytes)
 
     def close(self) -> None:
         """Forget everything."""
@@ -92,13 +110,19 @@ class Store:
             self._last = calls[-1].seq if calls else self._last
             self._came.notify_all()
 
+    def note(self, request: Request) -> None:
+        """Add a request, without its body; it waits in the same way."""
+        with self._came:
+            self._waiting_requests.append(_request_row(request))
+
     def settle(self) -> None:
-        """Take in the calls that wait, where they are many."""
-        if len(self._waiting) >= WAITING_CALLS or self._waiting_bytes >= WAITING_BYTES:
+        """Take in the calls and requests that wait, where they are many."""
+        waiting = len(self._waiting) + len(self._waiting_requests)
+        if waiting >= WAITING_CALLS or self._waiting_bytes >= WAITING_BYTES:
             self._take_in()
 
     def read(self, query: str, parameters: Sequence[Any] = ()) -> list[dict[str, Any]]:
-        """The rows of a SELECT, with all calls that were added before; its values are bound to `?`."""
+        """The rows of a SELECT, with all that was added before; its values are bound to `?`."""
         self._take_in()
         with self._db.cursor() as cursor:
             rows: list[dict[str, Any]] = (
@@ -117,8 +141,8 @@ class Store:
     def holdings(self) -> dict[str, int]:
         """The calls that are `held`, those that are `gone` to make room, and the `last` seq that came."""
         with self._writing, self._came:
-            held = sum(calls for _, calls, _ in self._parts) + len(self._waiting)
-            return {"held": held, "gone": self._gone, "last": self._last}
+            held = self._calls.rows + len(self._waiting)
+            return {"held": held, "gone": self._calls.gone, "last": self._last}
 
     def wait(self, after: int, seconds: float) -> bool:
         """Wait until there is a call after that seq, at most so long; whether there is one."""
@@ -126,111 +150,91 @@ class Store:
             return self._came.wait_for(lambda: self._last > after, seconds)
 
     def clear(self) -> None:
-        """Forget the calls so far; none of them counts as gone to make room."""
+        """Forget the calls and requests so far; none of them counts as gone to make room."""
         with self._writing:
             with self._came:
-                self._waiting, self._waiting_bytes = [], 0
-                self._gone = 0
-            while self._parts:
-                self._drop_part()
-            self._add_part()
+                self._waiting, self._waiting_bytes, self._waiting_requests = [], 0, []
+            self._calls.clear()
+            self._requests.clear()
 
     def _take_in(self) -> None:
-        """Put the calls that wait into the newest tables."""
+        """Put what waits into the tables."""
         with self._writing:
             with self._came:
-                calls, self._waiting, self._waiting_bytes = self._waiting, [], 0
-            self._gone += max(0, len(calls) - self._keep)
-            calls = calls[-self._keep :]
-            size = max(1, self._keep // PARTS)
-            for start in range(0, len(calls), size):
-                self._insert(calls[start : start + size])
-
-    def _insert(self, calls: Sequence[ReceivedCall]) -> None:
-        number, held, held_bytes = self._parts.pop()
-        arrived, bytes_ = _arrow(calls)
-        with self._db.cursor() as cursor:
-            cursor.register("arrived", arrived)
-            cursor.execute(
-                f"""
-                INSERT INTO call_{number}
-                SELECT * REPLACE (TRY_CAST("timestamp" AS TIMESTAMPTZ) AS "timestamp") FROM arrived
-                """
-            )
-        held, held_bytes = held + len(calls), held_bytes + bytes_
-        self._parts.append((number, held, held_bytes))
-        if held >= self._keep // PARTS or held_bytes >= self._most_bytes // PARTS:
-            self._add_part()
-
-    def _add_part(self) -> None:
-        """Begin another table, and drop the oldest ones where there is no room for its calls."""
-        share = self._keep // PARTS, self._most_bytes // PARTS
-        self._made += 1
-        self._parts.append((self._made, 0, 0))
-        columns = ", ".join(f'"{name}" {type_}' for name, type_ in COLUMNS.items())
-        self._db.execute(f"CREATE TABLE call_{self._made} ({columns})")
-        self._show()
-        while len(self._parts) > 1 and (
-            sum(calls for _, calls, _ in self._parts) > self._keep - share[0]
-            or sum(bytes_ for _, _, bytes_ in self._parts) > self._most_bytes - share[1]
-        ):
-            self._gone += self._parts[0][1]
-            self._drop_part()
-            self._show()
-
-    def _drop_part(self) -> None:
-        number, _, _ = self._parts.popleft()
-        self._db.execute(f"DROP TABLE call_{number}")
-
-    def _show(self) -> None:
-        tables = " UNION ALL ".join(f"FROM call_{number}" for number, _, _ in self._parts)
-        self._db.execute(f"CREATE OR REPLACE VIEW call AS {tables}")
+                calls, requests = self._waiting, self._waiting_requests
+                self._waiting, self._waiting_bytes, self._waiting_requests = [], 0, []
+            if calls:
+                rows = _call_rows(calls)
+                as_moment = '* REPLACE (TRY_CAST("timestamp" AS TIMESTAMPTZ) AS "timestamp")'
+                self._calls.insert(rows, rows.column("body").nbytes, as_moment)
+            if requests:
+                self._requests.insert(_request_rows(requests), 0)
 
 
-def _arrow(calls: Sequence[ReceivedCall]) -> "tuple[pa.Table, int]":
-    """Calls as an Arrow table, and the bytes of their text."""
-    texts = [json_text(one.call) for one in calls]
+def _call_rows(calls: Sequence[ReceivedCall]) -> "pa.Table":
+    """Calls as rows of `call`, with `timestamp` as a text."""
     fields = [one.call if isinstance(one.call, dict) else {} for one in calls]
-    was_kept = [one.outcome is not CallOutcome.DISCARDED for one in calls]
+    passed_on = [one.outcome is not CallOutcome.DISCARDED for one in calls]
+    both = list(zip(fields, passed_on, strict=True))
+    text = pa.string()
 
     def field(name: str) -> "pa.Array":
-        return _strings([_text(call.get(name)) for call in fields])
+        return _array([_text(call.get(name)) for call in fields], text)
 
-    stamps = zip(fields, was_kept, strict=True)
     columns: Mapping[str, Any] = {
         "seq": pa.array([one.seq for one in calls], pa.int64()),
         "received_at": pa.array([one.received_at for one in calls], pa.timestamp("us", "UTC")),
-        "outcome": pa.array([one.outcome.value for one in calls], pa.string()),
-        "reason": pa.array([one.reason for one in calls], pa.string()),
+        "outcome": pa.array([one.outcome.value for one in calls], text),
+        "reason": pa.array([one.reason for one in calls], text),
         "type": field("type"),
         "event": field("event"),
         "user_id": field("userId"),
         "anonymous_id": field("anonymousId"),
         "group_id": field("groupId"),
         "message_id": field("messageId"),
-        "sync": _strings([one.sync for one in calls]),
-        "run_id": _strings([one.run_id for one in calls]),
-        "original_timestamp": _strings(
-            [_text(call.get("originalTimestamp" if kept else "timestamp")) for call, kept in stamps]
+        "sync": _array([one.sync for one in calls], text),
+        "run_id": _array([one.run_id for one in calls], text),
+        "original_timestamp": _array(
+            [_text(call.get("originalTimestamp" if passed else "timestamp")) for call, passed in both], text
         ),
-        "timestamp": pa.array(
-            [call["timestamp"] if kept else None for call, kept in zip(fields, was_kept, strict=True)],
-            pa.string(),
-        ),
+        "timestamp": pa.array([call["timestamp"] if passed else None for call, passed in both], text),
         "sent_at": field("sentAt"),
-        "body": pa.array(texts, pa.string()),
+        "body": pa.array([json_text(one.call) for one in calls], text),
     }
-    return pa.table(columns), sum(map(len, texts))
+    return pa.table(columns)
+
+
+def _request_row(request: Request) -> dict[str, Any]:
+    """A request as a row of `request`."""
+    sync, run_id = told_run(request.headers)
+    return {
+        "received_at": request.received_at,
+        "method": request.method,
+        "path": request.path,
+        "status": request.status,
+        "calls": request.calls,
+        "bytes": len(request.body),
+        "sync": sync,
+        "run_id": run_id,
+        "failure": request.failure,
+    }
+
+
+def _request_rows(rows: Sequence[Mapping[str, Any]]) -> "pa.Table":
+    types = {"TIMESTAMPTZ": pa.timestamp("us", "UTC"), "VARCHAR": pa.string(), "BIGINT": pa.int64()}
+    return pa.table(
+        {name: _array([row[name] for row in rows], types[type_]) for name, type_ in REQUEST_COLUMNS.items()}
+    )
 
 
 def _text(value: Any) -> str | None:
     return value if value is None or isinstance(value, str) else json_text(value)
 
 
-def _strings(texts: list[str | None]) -> "pa.Array":
-    """Texts for Arrow, which takes no half of a surrogate pair."""
+def _array(values: list[Any], type_: Any) -> "pa.Array":
+    """Values for Arrow, which takes no half of a surrogate pair."""
     try:
-        return pa.array(texts, pa.string())
+        return pa.array(values, type_)
     except UnicodeEncodeError:
-        whole = [None if text is None else text.encode("utf-8", "replace").decode() for text in texts]
-        return pa.array(whole, pa.string())
+        whole = [None if text is None else text.encode("utf-8", "replace").decode() for text in values]
+        return pa.array(whole, type_)
