@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import urllib3
 from posts import NOON, batch, call, post
 
+from retl.sandbox.failures import Failures, Reply
 from retl.sandbox.received import CallOutcome, ReceivedCall
 from retl.sandbox.server import Sandbox
 from retl.sandbox.store import Store
@@ -164,3 +166,82 @@ def test_lines_are_read_while_calls_are_dropped(store: Store) -> None:
     store.read("SELECT 1")
 
     assert [f"m{seq}" for seq in range(1, 20)] == [first, *lines]
+
+
+def test_requests_and_what_they_got(http: urllib3.PoolManager) -> None:
+    """A request is in the table with its calls, its status, and what was done wrong on purpose."""
+    with Sandbox(failures=Failures.parse("rate=2")) as sandbox:
+        assert [] == sandbox.store.read("SELECT * FROM request")
+        sandbox.script([Reply(), Reply(503), Reply(lost=True)])
+        for body in (batch(call("a"), call("b"), call("c")), batch(call("d"))):
+            post(http, sandbox, body, X_Retl_Sync="users", X_Retl_Run="r1")
+        with suppress(urllib3.exceptions.ProtocolError):
+            post(http, sandbox, b"{")
+        post(http, sandbox, batch(call("e")))
+        http.request("GET", f"{sandbox.url}/v1/projects/key/settings")
+        columns = "method, path, status, calls, sync, run_id, failure"
+        rows = sandbox.store.read(f"SELECT {columns} FROM request ORDER BY received_at")
+        (bytes_,) = sandbox.store.read("SELECT bytes FROM request WHERE calls = 3")
+
+    assert [tuple(row.values()) for row in rows] == [
+        ("POST", "/v1/batch", 200, 3, "users", "r1", None),
+        ("POST", "/v1/batch", 503, 1, "users", "r1", "503"),
+        ("POST", "/v1/batch", None, 0, None, None, "lost_answer"),
+        ("POST", "/v1/batch", 429, 1, None, None, "rate"),
+        ("GET", "/v1/projects/key/settings", 200, 0, None, None, None),
+    ]
+    assert {"bytes": len(json.dumps(batch(call("a"), call("b"), call("c"))))} == bytes_
+
+
+def test_runs_are_counted_apart(http: urllib3.PoolManager) -> None:
+    """Each run that tells its name has counts of its own; the one that sent last stands last."""
+    with Sandbox(now=lambda: NOON) as sandbox:
+        for run, calls in (("r1", [call("a")]), ("r2", [call("a"), "bad"]), ("r1", [call("b")])):
+            post(http, sandbox, batch(*calls), X_Retl_Sync="users", X_Retl_Run=run)
+        post(http, sandbox, batch(call("c")))
+
+    of_both = {"sync": "users", "first_at": NOON, "last_at": NOON}
+    assert sandbox.runs() == [
+        {**of_both, "run_id": "r2", "accepted": 0, "discarded": 1, "duplicates": 1},
+        {**of_both, "run_id": "r1", "accepted": 2, "discarded": 0, "duplicates": 0},
+    ]
+
+
+def test_a_cleared_sandbox_is_as_new(http: urllib3.PoolManager) -> None:
+    """Cleared, the sandbox has seen no call: nothing is listed, counted, or a duplicate."""
+    with Sandbox() as sandbox:
+        for _ in range(2):
+            post(http, sandbox, batch(call("a"), call("a"), "bad"), X_Retl_Sync="users", X_Retl_Run="r1")
+            sandbox.store.read("SELECT 1")
+            sandbox.clear()
+            assert ([], [], [], [], []) == (
+                sandbox.accepted,
+                sandbox.discarded,
+                sandbox.duplicates,
+                sandbox.requests,
+                sandbox.runs(),
+            )
+            assert {"requests": 0, "accepted": 0, "duplicates": 0, "discarded": {}} == sandbox.summary()
+            assert [] == sandbox.store.read("SELECT method FROM request UNION ALL SELECT outcome FROM call")
+        post(http, sandbox, batch(call("a")))
+        assert [{"seq": 7}] == sandbox.store.read("SELECT seq FROM call")
+        assert 1 == len(sandbox.accepted)
+
+
+def test_failures_change_while_it_runs(http: urllib3.PoolManager) -> None:
+    """The sandbox goes wrong as it was told last, and its words are those that it was told."""
+    with Sandbox() as sandbox:
+        sandbox.fail(Failures.parse("503=1"))
+        assert 503 == post(http, sandbox, batch(call("a"))).status
+        sandbox.fail(Failures.parse("rate=1"))
+        assert [200, 429] == [post(http, sandbox, batch(call("a"), call("b"))).status for _ in range(2)]
+        sandbox.fail(Failures())
+        assert 200 == post(http, sandbox, batch(call("c"))).status
+
+
+@pytest.mark.parametrize(
+    "text", ["", "429=0.05,500=0.02,hang=0.01,lost_answer=0.02,latency=30ms,rate=1000", "latency=0.5ms"]
+)
+def test_failures_say_what_they_are(text: str) -> None:
+    """Failures are written as they are read."""
+    assert text == str(Failures.parse(text))

@@ -37,6 +37,17 @@ class Reply:
         return self.status == 200 and self.body is None and not (self.refused or self.hang)
 
     @property
+    def word(self) -> str | None:
+        """The word for what is done wrong, as in the text of `Failures`; None for the plain reply."""
+        if self.hang:
+            return "hang"
+        if self.refused:
+            return "refused"
+        if self.lost:
+            return "lost_answer"
+        return None if self == Reply() else str(self.status)
+
+    @property
     def seen_status(self) -> int | None:
         """The status that the client gets to see; None where the connection closes without one."""
         return None if self.lost or self.refused or self.hang else self.status
@@ -83,6 +94,15 @@ class Failures:
             if math.fsum(probability for probability, _ in failures.chances) > 1:
                 raise ConfigError(f"with {part!r} the probabilities exceed 1", where="failures")
         return failures
+
+    def __str__(self) -> str:
+        """The failures as `parse` reads them."""
+        parts = [f"{reply.word}={probability:g}" for probability, reply in self.chances]
+        if self.latency:
+            parts.append(f"latency={self.latency * 1000:g}ms")
+        if self.calls_per_second:
+            parts.append(f"rate={self.calls_per_second}")
+        return ",".join(parts)
 
     def draw(self, random: Random) -> Reply:
         """Draw the reply for one request."""

@@ -144,7 +144,7 @@ class Handler(BaseHTTPRequestHandler):
             reply = sandbox.receive(path, headers, body, reply)
         else:
             reply = reply if reply.refused or unreadable is None else Reply(unreadable)
-            sandbox.note(Request("POST", path, headers, b"", 0, reply.seen_status))
+            sandbox.note(Request("POST", path, headers, b"", 0, reply.seen_status, failure=reply.word))
         if reply.seen_status is not None:
             self._send(reply, last=unreadable is not None)
         if reply.seen_status is None or unreadable is not None:

@@ -40,6 +40,11 @@ class Kept(Generic[T]):
             for thing in things:
                 self.append(thing, size)
 
+    def clear(self) -> None:
+        """Let go of everything."""
+        self._held.clear()
+        self._count = self._bytes = 0
+
     def all(self) -> list[T]:
         """All that is held, the newest last."""
         return [thing for thing, _, _ in self._held]

@@ -27,3 +27,7 @@ class KnownIds:
         if len(self._first_arrivals) > self._most:
             del self._first_arrivals[next(iter(self._first_arrivals))]
         return True
+
+    def clear(self) -> None:
+        """Know none any more."""
+        self._first_arrivals.clear()

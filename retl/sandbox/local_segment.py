@@ -1,7 +1,7 @@
 """A local Segment: what it answers to a request, and what it keeps of the calls."""
 
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -20,6 +20,7 @@ from retl.sandbox.body import (
     told_run,
     unpacked,
 )
+from retl.sandbox.counts import Counts
 from retl.sandbox.failures import Failures, Reply
 from retl.sandbox.ingestion import CALL_LIMIT
 from retl.sandbox.intake import outcomes
@@ -29,8 +30,6 @@ from retl.sandbox.received import CallOutcome, ReceivedCall
 from retl.sandbox.request import Request
 from retl.sandbox.store import Store
 from retl.sandbox.throttle import Throttle
-
-_COUNTED = {CallOutcome.ACCEPTED: "accepted", CallOutcome.DUPLICATE: "duplicates"}
 
 
 class LocalSegment:
@@ -62,6 +61,7 @@ class LocalSegment:
         seed: int = 0,
     ) -> None:
         self.failures = failures or Failures()
+        self.started_at = datetime.now(UTC)
         self.unknown_keys = frozenset(unknown_keys)
         self.reject_if = reject_if
         self.reply_if = reply_if
@@ -76,8 +76,7 @@ class LocalSegment:
         self._calls: dict[CallOutcome, Kept[ReceivedCall]] = {outcome: Kept(keep) for outcome in CallOutcome}
         self._store = store
         self._last = 0
-        self._counts = Counter(requests=0, accepted=0, duplicates=0)
-        self._discard_counts: Counter[str] = Counter()
+        self._counts = Counts()
 
     def script(self, answers: Iterable[Reply]) -> None:
         """Line up answers, one for each POST to come; chance waits until they are used up."""
@@ -122,7 +121,29 @@ class LocalSegment:
     def summary(self) -> dict[str, Any]:
         """Count so far: `requests`, `accepted`, `duplicates`, and `discarded` by code."""
         with self._lock:
-            return {**self._counts, "discarded": dict(self._discard_counts)}
+            return self._counts.summary()
+
+    def runs(self) -> list[dict[str, Any]]:
+        """Count by run; see `Counts.of_runs`."""
+        with self._lock:
+            return self._counts.of_runs()
+
+    def fail(self, failures: Failures) -> None:
+        """Go wrong in another way from now on."""
+        with self._lock:
+            self.failures = failures
+            self._throttle = Throttle(failures.calls_per_second)
+
+    def clear(self) -> None:
+        """Forget all calls, requests, counts and message ids, as if none had arrived."""
+        with self._lock:
+            self._counts.clear()
+            self._known_ids.clear()
+            self._requests.clear()
+            for kept in self._calls.values():
+                kept.clear()
+            if self._store is not None:
+                self._store.clear()
 
     def listing(self, limit: int) -> dict[str, Any]:
         """Give the summary and at most `limit` calls of each kind: the newest, newest last."""
@@ -142,6 +163,7 @@ class LocalSegment:
     def receive(self, path: str, headers: Mapping[str, str], body: bytes, reply: Reply) -> Reply:
         """Check a POST, take its calls where `reply` lets it, and note it; returns the reply to send."""
         calls: list[Any] = []
+        word = reply.word
         try:
             body = unpacked(body, headers)
             envelope = read_envelope(path, headers, body)
@@ -151,12 +173,13 @@ class LocalSegment:
             if reply.takes_calls:
                 reply = replace(reply, status=refusal.status, body=failure(str(refusal)))
         if reply.takes_calls and (seconds := self._seconds_to_wait(len(calls))):
-            reply = Reply(HTTPStatus.TOO_MANY_REQUESTS, retry_after=seconds)
+            reply, word = Reply(HTTPStatus.TOO_MANY_REQUESTS, retry_after=seconds), "rate"
         if reply.takes_calls and self.reply_if:
             reply = next(filter(None, map(self.reply_if, calls)), reply)
+            word = reply.word
         if reply.takes_calls and not (reply.lost and self.reply_if):
             self._take(calls, envelope, headers, len(body))
-        self.note(Request("POST", path, headers, body, len(calls), reply.seen_status))
+        self.note(Request("POST", path, headers, body, len(calls), reply.seen_status, failure=word))
         return reply
 
     def _seconds_to_wait(self, calls: int) -> int:
@@ -168,9 +191,11 @@ class LocalSegment:
     def note(self, request: Request) -> None:
         """Remember a request."""
         with self._lock:
-            self._counts["requests"] += 1
+            self._counts.requests += 1
             size = len(request.body) + sum(len(one) for header in request.headers.items() for one in header)
             self._requests.append(request, size, max(request.calls, 1))
+            if self._store is not None:
+                self._store.note(request)
 
     def _check(self, calls: list[Any]) -> None:
         for call in calls:
@@ -197,11 +222,8 @@ class LocalSegment:
             ]
             self._last += len(received)
             for outcome, kept in self._calls.items():
-                some = [one for one in received if one.outcome is outcome]
-                kept.extend(some, shared)
-                if outcome is not CallOutcome.DISCARDED:
-                    self._counts[_COUNTED[outcome]] += len(some)
-            self._discard_counts.update(one.reason for one in received if one.reason is not None)
+                kept.extend((one for one in received if one.outcome is outcome), shared)
+            self._counts.add(received)
             store = self._store
             if store is not None:
                 store.add(received, size)
