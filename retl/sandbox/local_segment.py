@@ -60,6 +60,7 @@ class LocalSegment:
         reply_if: Callable[[dict[str, Any]], Reply | None] | None = None,
         seed: int = 0,
     ) -> None:
+        self.url = ""  # where it can be reached, once it can
         self.failures = failures or Failures()
         self.started_at = datetime.now(UTC)
         self.unknown_keys = frozenset(unknown_keys)

@@ -31,6 +31,7 @@ class Asked:
         path: as it was sent, without the query.
         parts: the named groups of the route's pattern, decoded.
         parameters: of the query; of a name that is there several times, the last.
+        query: all of it, as it was sent.
         body: of a POST.
     """
 
@@ -38,6 +39,7 @@ class Asked:
     path: str
     parts: Mapping[str, str] = field(default_factory=dict)
     parameters: Mapping[str, str] = field(default_factory=dict)
+    query: str = ""
     body: bytes = b""
 
 
@@ -83,5 +85,5 @@ def find_page(routes: Sequence[Route], method: str, path: str, query: str) -> tu
         if found is not None:
             parts = {name: unquote(text or "") for name, text in found.groupdict().items()}
             parameters = dict(parse_qsl(query, keep_blank_values=True))
-            return route.page, Asked(method, path, parts, parameters)
+            return route.page, Asked(method, path, parts, parameters, query)
     return None

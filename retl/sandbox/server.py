@@ -29,7 +29,6 @@ class Sandbox(LocalSegment):
 
     def __init__(self, port: int = 0, routes: Sequence[Route] = (), **settings: Any) -> None:
         super().__init__(**settings)
-        self.url = ""
         self._port = port
         self._routes = (*routes, *CALLS_ROUTES)
 
