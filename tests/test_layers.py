@@ -49,6 +49,7 @@ GROUND = [
     "signals",
     "sql",
     "state",
+    "storage",
     "system",
     "version",
 ]
