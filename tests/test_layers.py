@@ -24,6 +24,7 @@ ROOMS = {
     "receivers": "forms",
     "forms": "",
     "warehouse": "",
+    "bucket": "",
 }
 """Each package of retl, and the packages that its modules may import; the ground is open to all of them."""
 
