@@ -27,7 +27,7 @@ from retl.engine.edits import unsent, unsent_sentence
 from retl.engine.landing import Purpose
 from retl.engine.local import LocalEngine
 from retl.engine.mapping import SyncMapping, read_mapping, refuse_other_identity
-from retl.errors import ConfigError, DestinationError
+from retl.errors import ConfigError, DestinationError, RetlError
 from retl.job import Job
 from retl.lazy import lazy_module
 from retl.planned import work_of
@@ -134,7 +134,8 @@ def finish(job: Job, record: Run, seconds: float) -> Run:
             job.observer.notice(
                 f"{forgotten:,} rejected calls were older than `keep` allows, and are forgotten"
             )
-    except duckdb.Error as error:
+        job.state.save(leaving=False)
+    except (duckdb.Error, RetlError) as error:
         record = record.evolve(
             error=record.error or storage_error(error, job.state.path) or signals.told(error)
         )

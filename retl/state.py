@@ -21,9 +21,10 @@ import duckdb
 from retl import encryption, sql
 from retl.damage import not_readable, own_errors, state_exists, storage_error
 from retl.encryption import StateKey
-from retl.errors import ConfigError, LockedError, StateError
+from retl.errors import ConfigError, LockedError, RetlError, StateError
 from retl.lock import SPILL, SPILLS
 from retl.migrations import MIGRATIONS
+from retl.storage import ALONE, Storage
 
 SCHEMA_VERSION = 7
 
@@ -89,12 +90,14 @@ class State:
         db: the connection. Tables of the file are spelled `state.<table>`.
         path: the file; None where the state is in memory.
         memory: bytes that DuckDB may take; None where that is left to DuckDB.
+        storage: where the file is kept between runs; None where it stays at its path.
     """
 
     def __init__(self, db: duckdb.DuckDBPyConnection, path: Path | None, memory: int | None = None) -> None:
         self.db = db
         self.path = path
         self.memory = memory
+        self.storage: Storage | None = None
 
     def __enter__(self) -> "State":
         return self
@@ -159,6 +162,24 @@ class State:
     def transaction(self) -> AbstractContextManager[None]:
         """All or nothing, on the state's connection."""
         return transaction(self.db)
+
+    def save(self, leaving: bool, alone: AbstractContextManager[object] = ALONE) -> None:
+        """See that what was committed outlasts this machine, where it has to; see `retl.storage`."""
+        if self.storage is not None:
+            self.storage.save(self.db, leaving, alone)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the file is kept somewhere else between runs."""
+        return self.storage is not None and self.storage.is_remote
+
+    def seconds_to_save(self) -> float:
+        """In how many seconds a save is due, where calls leave meanwhile."""
+        return self.storage.seconds_to_save() if self.storage is not None else float("inf")
+
+    def lost(self) -> RetlError | None:
+        """The error of a run that must not go on, as another may hold the state by now; None else."""
+        return self.storage.lost() if self.storage is not None else None
 
 
 @contextmanager

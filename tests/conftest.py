@@ -27,7 +27,9 @@ def pytest_collection_finish() -> None:
 def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees the settings or the proxies of whoever runs it."""
     for name in list(os.environ):
-        if name.startswith(("RETL_", "SEGMENT_", "OTEL_", "OPENLINEAGE_")) or name.lower().endswith("_proxy"):
+        if name.startswith(("RETL_", "SEGMENT_", "OTEL_", "OPENLINEAGE_", "AWS_")) or name.lower().endswith(
+            "_proxy"
+        ):
             monkeypatch.delenv(name)
 
 

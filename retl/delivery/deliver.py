@@ -8,8 +8,10 @@ a failure that may pass by itself, as an outage, is followed by another one, up 
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 import duckdb
 
@@ -19,8 +21,9 @@ from retl.delivery import outbox, receipts, rejected
 from retl.delivery.destination import Destination
 from retl.delivery.ledger import Ledger
 from retl.delivery.round import Delivery, Round, Terms, pages_within, time_is_up
+from retl.delivery.stoppable import Stoppable
 from retl.delivery.worker import MOST_REFUSED, Worker
-from retl.errors import Interrupted
+from retl.errors import Interrupted, LockedError, StorageError
 from retl.observer import Observer
 from retl.state import State
 
@@ -69,11 +72,15 @@ def _round(
     lanes = outbox.lanes(state.db)
     if not lanes:
         return Delivery()
+    state.save(leaving=True)
     observer.delivering(sum(lane.calls for lane in lanes))
+    if state.is_remote:
+        destination = Stoppable(destination, state.lost)
     ledger, pages = Ledger(lanes, clock), pages_within(state.memory)
     round_ = Round(destination, terms, clock, observer, deque(lanes), terms.limit, ledger, pages)
     round_.unsure = receipts.unsure_places(state.db)
-    _work_off(round_, [Worker(round_, state.db.cursor()) for _ in lanes[: destination.connections]])
+    workers = [Worker(round_, state.db.cursor()) for _ in lanes[: destination.connections]]
+    _work_off(round_, workers, partial(_save, state, round_))
     if round_.bug is not None:
         full = storage_error(round_.bug, state.path)
         if full is None:
@@ -93,8 +100,26 @@ def settle(db: duckdb.DuckDBPyConnection) -> None:
     outbox.settle(db)
 
 
-def _work_off(round_: Round, workers: list[Worker]) -> None:
-    """Let workers work, each in a thread of its own, until all are done, or time or a signal ends it."""
+def _save(state: State, round_: Round) -> float:
+    """Save the state in the midst of a round where that is due; gives the seconds to the next save."""
+    if state.seconds_to_save() <= 0:
+        try:
+            state.save(leaving=True, alone=round_.writing(state.db))
+        except StorageError as error:
+            round_.observer.notice(f"{error.message}; delivery goes on, and is noted later")
+        except LockedError as error:
+            round_.end(error)
+    return max(1.0, state.seconds_to_save())
+
+
+def _work_off(round_: Round, workers: list[Worker], save: Callable[[], float]) -> None:
+    """Let workers work, each in a thread of its own, until all are done, or time or a signal ends it.
+
+    Args:
+        round_: what they share.
+        workers: not started yet.
+        save: saves the state where that is due, and gives the seconds to the next time.
+    """
     clock, terms = round_.clock, round_.terms
     try:
         round_.workers = len(workers)
@@ -104,8 +129,7 @@ def _work_off(round_: Round, workers: list[Worker]) -> None:
         for worker in workers:
             if not worker.started:
                 break  # only the ones before it could start it, and they are done
-            if not worker.done.wait(max(0.0, terms.deadline - clock.monotonic())):
-                round_.end(time_is_up())
+            _wait_for(worker, round_, save)
     except Interrupted as interrupted:
         round_.error = interrupted
     finally:
@@ -125,6 +149,18 @@ def _work_off(round_: Round, workers: list[Worker]) -> None:
             with round_.lock:
                 round_.closed = True
                 round_.ledger.close()
+
+
+def _wait_for(worker: Worker, round_: Round, save: Callable[[], float]) -> None:
+    """Wait for a worker up to the deadline, and save the state meanwhile."""
+    is_done = False
+    while not is_done:
+        next_save = save()
+        left = round_.terms.deadline - round_.clock.monotonic()
+        is_done = worker.done.wait(max(0.0, min(left, next_save)))
+        if not is_done and left <= next_save:
+            round_.end(time_is_up())
+            return
 
 
 def _settle(state: State, round_: Round) -> Delivery:

@@ -16,7 +16,7 @@ import duckdb
 from retl import sql
 from retl.delivery import history, marks, receipts, unrendered
 from retl.delivery.batch import Batch, joined
-from retl.delivery.marks import AHEAD
+from retl.delivery.marks import AHEAD, Mark
 from retl.delivery.unrendered import UnrenderedLane
 
 PAGE_BYTES = 4_000_000
@@ -336,6 +336,16 @@ def lanes(db: duckdb.DuckDBPyConnection) -> tuple[Lane, ...]:
     for one in unrendered.lanes(db):
         rows.append((one.lane, _count_unrendered(db, one), marks.attempted(db, one.lane), one.last_seq))
     return tuple(Lane(*row) for row in rows)
+
+
+def doubt(db: duckdb.DuckDBPyConnection) -> None:
+    """Note of all calls that wait that they may have gone out; to be run in a transaction.
+
+    It is so where a state is older than the end of the run that had it.
+    """
+    settle(db)
+    start_marks(db)
+    marks.note(db, [Mark(lane.number, lane.last, 0) for lane in lanes(db)])
 
 
 def pending(db: duckdb.DuckDBPyConnection) -> int:

@@ -170,6 +170,13 @@ class Round:
                 raise Closed
             yield self.tally
 
+    @contextmanager
+    def writing(self, db: duckdb.DuckDBPyConnection) -> Iterator[None]:
+        """Alone with the outbox, in which all is written that is known."""
+        with self.lock:
+            self.ledger.write(db)
+            yield
+
     @property
     def page_bytes(self) -> int:
         """The size of a page of calls: few workers hold large ones, which cost less to read."""
