@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, quote, quote_plus, unquote
 
@@ -161,3 +162,13 @@ def spellings(secret: str) -> list[str]:
     ways = {secret, quote(secret), quote(secret, safe=""), quote_plus(secret)}
     ways |= {re.sub(r"(['\\])", r"\\\1", secret), json.dumps(secret)[1:-1], ascii(secret)[1:-1]}
     return [re.escape(way) for way in sorted(ways, key=len, reverse=True)]
+
+
+def is_bucket(text: str) -> bool:
+    """Whether a folder of states is meant as that of a bucket; a Path has one slash behind the colon."""
+    return re.match(r"[A-Za-z][A-Za-z0-9]+:/", text) is not None
+
+
+def spelled(folder: Path) -> str:
+    """The folder of states as it is written on a command line."""
+    return re.sub(r"^([a-z0-9]{2,}):/(?!/)", r"\1://", str(folder))

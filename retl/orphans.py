@@ -9,14 +9,13 @@ import duckdb
 from retl.clock import SystemClock
 from retl.config.folder import name_in
 from retl.config.project import Project, sync_names
-from retl.damage import state_exists
-from retl.encryption import StateKey, state_key
+from retl.encryption import state_key
 from retl.engine.mapping import SyncMapping, read_mapping, refuse_other_identity
 from retl.errors import ConfigError, LockedError, StateError, StorageError
-from retl.lock import hold, lock_path
 from retl.session import Session
 from retl.state import peek_state
 from retl.status import SyncStatus, status_of
+from retl.storage import Folder, Storage
 
 ORPHANED = "orphaned"
 """The status of a sync whose state file is an orphan."""
@@ -49,7 +48,7 @@ class Orphan:
 
 def find_orphans(
     project: Project,
-    state_dir: Path,
+    states: Folder,
     folder: Path | None = None,
     own: Mapping[str, Path] | None = None,
     thorough: bool = True,
@@ -61,23 +60,23 @@ def find_orphans(
 
     Args:
         project: whose syncs are known.
-        state_dir: the folder of the states.
+        states: the folder of the states.
         folder: of more sync files, besides the project's `syncs/`.
         own: the states that syncs have now, by the names of the syncs.
         thorough: whether to look into all files whose name is not that of a sync; else only into a few, and
             `users.eu` is taken for a source of the sync `users`.
     """
-    files = [path for path in sorted(state_dir.glob("*.duckdb")) if lock_path(path).exists()]
+    files = states.used()
     if not files:
         return []
     own = own or {}
     known = sync_names(project, folder) | own.keys()
     if thorough:
         others = known - own.keys()
-        strangers = [path for path in files if path not in own.values() and path.stem not in others]
+        strangers = [one for one in files if one.path not in own.values() and one.path.stem not in others]
     else:
-        strangers = [path for path in files if not _begins_with(path.stem, known)][:MOST]
-    return list(_orphans(strangers, known, own, state_key(project.env)))
+        strangers = [one for one in files if not _begins_with(one.path.stem, known)][:MOST]
+    return list(_orphans(strangers, known, own, project))
 
 
 def _begins_with(stem: str, names: Collection[str]) -> bool:
@@ -86,17 +85,20 @@ def _begins_with(stem: str, names: Collection[str]) -> bool:
 
 
 def _orphans(
-    paths: Sequence[Path], known: Collection[str], own: Collection[str], key: StateKey | None
+    files: Sequence[Storage], known: Collection[str], own: Collection[str], project: Project
 ) -> Iterator[Orphan]:
-    for path in paths:
+    key = state_key(project.env)
+    for one in files:
+        path = one.path
+        base = project.root if one.is_remote else path.parent
         try:
-            with hold(path, SystemClock().now(), timeout=0), peek_state(path, None, key=key) as state:
+            with one.look(SystemClock().now(), timeout=0), peek_state(path, None, key=key) as state:
                 metadata = state.metadata
                 status = replace(status_of(state, metadata.sync), status=ORPHANED)
                 if metadata.sync in known:
                     if status.pending and metadata.sync in own:
                         yield Orphan(path, replace(status, sync=path.stem), is_source=True)
-                elif not _has_file(path, metadata.sync, metadata.sync_file):
+                elif not _has_file(base, metadata.sync, metadata.sync_file):
                     mapping = SyncMapping.from_json(metadata.mapping) if metadata.mapping else None
                     yield Orphan(path, status, mapping)
         except (LockedError, StorageError, OSError):
@@ -105,11 +107,11 @@ def _orphans(
             yield Orphan(path, SyncStatus(path.stem, ORPHANED))
 
 
-def _has_file(path: Path, sync: str, sync_file: str | None) -> bool:
+def _has_file(base: Path, sync: str, sync_file: str | None) -> bool:
     """Whether the sync file that a state remembers is there, and may give that name still."""
     if sync_file is None:
         return False
-    file = path.parent.resolve() / sync_file
+    file = base.resolve() / sync_file
     return file.is_file() and name_in(file) in {sync, None}
 
 
@@ -136,9 +138,9 @@ def refuse_former_name(session: Session) -> str | None:
     Raises:
         StateError: calls wait in a state that the sync could go on with, and which no sync file has.
     """
-    if session.rehearsal or state_exists(session.state_path):
+    if session.rehearsal or session.has_state:
         return None
-    orphans = find_orphans(session.project, session.state_dir, session.path.parent)
+    orphans = find_orphans(session.project, session.folder, session.path.parent)
     former = [orphan for orphan in orphans if _fits(session, orphan)]
     waiting = [orphan for orphan in former if orphan.pending]
     if waiting:

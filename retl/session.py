@@ -23,7 +23,8 @@ from retl.config.project import (
     write_key,
 )
 from retl.config.sync import Sync
-from retl.damage import own_errors, state_exists
+from retl.damage import own_errors
+from retl.delivery import outbox
 from retl.delivery.address import is_local, shown_address
 from retl.delivery.destination import Destination, Limits
 from retl.delivery.rate_limit import RateLimiter
@@ -31,10 +32,12 @@ from retl.delivery.response import RetryPolicy
 from retl.encryption import StateKey, rewrite, state_key
 from retl.errors import ConfigError, StateError, WarehouseError
 from retl.lazy import lazy_module
-from retl.lock import LOCK_TIMEOUT_SECONDS, TRY_LATER, WAREHOUSE_SPILL, hold
+from retl.lock import LOCK_TIMEOUT_SECONDS, TRY_LATER, WAREHOUSE_SPILL
 from retl.memory import Room, memory_limit, state_memory, warehouse_memory
 from retl.model import Model
 from retl.state import State, open_state, peek_state
+from retl.state_folder import state_folders
+from retl.storage import Folder, FolderOnDisk, Storage
 from retl.system import expanded
 from retl.warehouse import BATCH_ROWS, Column, Warehouse, open_warehouse
 
@@ -63,35 +66,54 @@ class Session:
         project: its project folder.
         sync: the sync.
         rehearsal: whether it goes to the sandbox, with a state of its own.
-        state_dir: the folder of the state files.
+        state_dir: the folder of this machine for state files.
+        bucket: the folder of a bucket that has them in its place, but for those of rehearsals.
     """
 
     project: Project
     sync: Sync
     rehearsal: bool
     state_dir: Path
+    bucket: Folder | None = None
 
     @property
-    def state_path(self) -> Path:
-        """The sync's state file: `state/<sync>[.<segment.name>].duckdb`.
+    def folder(self) -> Folder:
+        """The folder of the states of real runs."""
+        return self.bucket or FolderOnDisk(self.state_dir)
+
+    @property
+    def storage(self) -> Storage:
+        """The sync's state file, where it is kept: `<sync>[.<segment.name>].duckdb`.
 
         Calls that are written to a file are not sent to Segment, so such a sync has a state of its own, whose
         name ends in `.file`.
         """
+        if self.rehearsal:
+            return FolderOnDisk(self.state_dir / "sandbox").storage(f"{self.sync.name}.duckdb")
         settings = self.sync.segment
         parts = (self.sync.name, settings.name, "file" if settings.file is not None else None)
-        path = self.state_dir / f"{'.'.join(filter(None, parts))}.duckdb"
-        if self.rehearsal:
-            path = self.state_dir / "sandbox" / f"{self.sync.name}.duckdb"
-        # The lock and DuckDB's log stand beside the file itself, by whatever link somebody comes.
-        return path.resolve() if path.is_symlink() and path.exists() else path
+        return self.folder.storage(f"{'.'.join(filter(None, parts))}.duckdb")
+
+    @property
+    def state_path(self) -> Path:
+        """The sync's state file as DuckDB opens it."""
+        return self.storage.path
+
+    @property
+    def has_state(self) -> bool:
+        """Whether there is a state.
+
+        Raises:
+            StateError: there was one and it is missing.
+        """
+        return self.storage.exists()
 
     @property
     def is_only_rehearsed(self) -> bool:
         """Whether there were rehearsals of the sync and no real run, which is what the command is about."""
-        if self.rehearsal or state_exists(self.state_path):
+        if self.rehearsal or self.has_state:
             return False
-        return state_exists(replace(self, rehearsal=True).state_path)
+        return replace(self, rehearsal=True).has_state
 
     @property
     def model(self) -> Model:
@@ -101,12 +123,12 @@ class Session:
     def hold(
         self, clock: Clock, timeout: float = LOCK_TIMEOUT_SECONDS, hint: str = TRY_LATER
     ) -> AbstractContextManager[None]:
-        """Keep other processes from the state; see `retl.lock.hold`.
+        """Keep other processes from the state; see `retl.storage`.
 
         Raises:
             LockedError: another process holds it after `timeout` seconds; -1 waits without end.
         """
-        return hold(self.state_path, clock.now(), timeout, hint)
+        return self.storage.hold(clock.now(), timeout, hint)
 
     def open_state(self, claim: bool = True) -> State:
         """The state, made where there is none; to be held before.
@@ -118,9 +140,14 @@ class Session:
             StateError: the file is not a state that this retl can read, or another sync file uses it.
         """
         with ExitStack() as stack:
+            storage = self.storage
             state = stack.enter_context(
-                open_state(self.state_path, self.sync.name, self._state_memory, self.state_key)
+                open_state(storage.path, self.sync.name, self._state_memory, self.state_key)
             )
+            state.storage = storage
+            if storage.was_cut_off:
+                with state.transaction():
+                    outbox.doubt(state.db)
             if claim:
                 self._refuse_shared(state)
                 self.claim(state)
@@ -141,7 +168,7 @@ class Session:
         noted = state.metadata.sync_file
         if noted is None or noted == self._noted_file:
             return None
-        other = Path(os.path.normpath(self.state_dir.resolve() / noted))
+        other = Path(os.path.normpath(self._base / noted))
         if name_in(other) != self.sync.name or other.samefile(self.path):
             return None
         return other
@@ -158,7 +185,7 @@ class Session:
         instead = f"; if this one takes its place: retl rekey {self.sync.path}"
         raise StateError(
             f"{other} uses this state too, for a sync of the same name as that of {self.path}",
-            where=str(self.state_path),
+            where=str(self.storage),
             hint="give one of them another `name`, or a folder of its own with --state-dir or RETL_STATE_DIR"
             + ("" if self.rehearsal else instead),
         )
@@ -173,31 +200,32 @@ class Session:
         """The sync file as the state notes it.
 
         A state inside its project has it from the state's folder on, so that project and state can be moved
-        and copied together; another has the absolute path.
+        and copied together; one in a bucket has it from the project on; another has the absolute path.
         """
-        folder, root = self.state_dir.resolve(), self.project.root.resolve()
+        folder, root = self._base, self.project.root.resolve()
         if not folder.is_relative_to(root):
             return str(self.path)
         return os.path.relpath(self.path.parent.resolve() / self.path.name, folder)
+
+    @property
+    def _base(self) -> Path:
+        """The folder from which a noted sync file is found."""
+        return self.project.root.resolve() if self.storage.is_remote else self.state_dir.resolve()
 
     @contextmanager
     def peeked_state(
         self, clock: Clock, timeout: float = LOCK_TIMEOUT_SECONDS, hint: str = TRY_LATER
     ) -> Iterator[State]:
-        """The state, locked and for looking only; nothing is made where there is none.
+        """The state, for looking only, and locked where that is needed; nothing is made where there is none.
 
         Raises:
             LockedError: another process holds it after `timeout` seconds.
             StateError: the file is not a state that this retl can read, or another sync file uses it.
         """
-        if not state_exists(self.state_path):
-            with peek_state(self.state_path, self.sync.name, self._state_memory, self.state_key) as state:
-                yield state
-            return
-        memory, key = self._state_memory, self.state_key
+        storage, memory, key = self.storage, self._state_memory, self.state_key
         with (
-            self.hold(clock, timeout, hint),
-            peek_state(self.state_path, self.sync.name, memory, key) as state,
+            storage.look(clock.now(), timeout, hint),
+            peek_state(storage.path, self.sync.name, memory, key) as state,
         ):
             self._refuse_shared(state)
             yield state
@@ -366,7 +394,7 @@ def load_session(path: Path, state_dir: Path | None, rehearsal: bool) -> Session
     project = find_project(path, os.environ)
     sync = load_sync(path, project)
     refuse_namesake(sync, path, project)
-    return Session(project, sync, rehearsal, project.state_dir(state_dir).absolute())
+    return Session(project, sync, rehearsal, *state_folders(project, state_dir, sync))
 
 
 class _OpenedToRead(Warehouse):

@@ -85,6 +85,7 @@ STORIES = [
     "retry",
     "run",
     "session",
+    "state_folder",
     "status",
     "tracing",
     "verify",

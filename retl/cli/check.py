@@ -93,8 +93,8 @@ def check_command(
             console().print(check_report(checked))
     check_names([session.sync for session in sessions])
     own = {session.sync.name: session.state_path for session in sessions}
-    for session in {session.state_dir: session for session in sessions}.values():
-        orphans = find_orphans(session.project, session.state_dir, session.path.parent, own)
+    for session in {str(session.folder): session for session in sessions}.values():
+        orphans = find_orphans(session.project, session.folder, session.path.parent, own)
         if orphans:
             notice("state", orphans_sentence(orphans))
     return max(codes)

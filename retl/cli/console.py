@@ -15,6 +15,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from retl.address import spelled
 from retl.cli.log import LogAction, json_logs, say
 from retl.cli.output import takes_unicode, without_controls
 from retl.errors import RetlError
@@ -172,5 +173,5 @@ class Printer:
     @property
     def flags(self) -> str:
         """The options that a command must repeat to mean the same state."""
-        folder = f" --state-dir {self.state_dir}" if self.state_dir else ""
+        folder = f" --state-dir {spelled(self.state_dir)}" if self.state_dir else ""
         return (" --sandbox" if self.rehearsal else "") + folder

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from retl.address import spelled
 from retl.cli import progress
 from retl.cli.console import Printer, as_json_line, console
 from retl.cli.errors import print_failure
@@ -184,7 +185,7 @@ def _save(flags: PlanFlags, planned: Sequence[Planned], complete: bool) -> None:
     plan = SavedPlan(tuple(planned), flags.backfill, flags.full, flags.forced, flags.rehearsal)
     save_plan(plan, flags.save.absolute())
     if not flags.as_json and flags.form == "text":
-        folder = f" --state-dir {flags.state_dir}" if flags.state_dir else ""
+        folder = f" --state-dir {spelled(flags.state_dir)}" if flags.state_dir else ""
         console().print(f"saved; to send exactly this: retl apply {flags.save}{folder}")
 
 

@@ -19,6 +19,7 @@ from retl.orphans import find_orphans
 from retl.report.page import Report, render
 from retl.reporting import orphan_sections, sync_section, unreadable_section
 from retl.session import load_session
+from retl.state_folder import state_folder
 from retl.system import system_error
 
 MOST_DAYS = 3_650
@@ -77,7 +78,7 @@ def report_command(
     orphans = (
         []
         if syncs or rehearsal
-        else orphan_sections(find_orphans(project, project.state_dir(state_dir).absolute(), own=own))
+        else orphan_sections(find_orphans(project, state_folder(project, state_dir), own=own))
     )
     if none is not None and not orphans:
         raise none

@@ -133,7 +133,7 @@ class _Shared:
     outside: Outside
     rate_limiters: dict[str, RateLimiter] = field(default_factory=dict)
     paths: dict[str, Path] = field(default_factory=dict)
-    folders: set[Path] = field(default_factory=set)
+    folders: set[str] = field(default_factory=set)
 
     def refuse_same_name(self, session: Session, path: Path) -> None:
         """Raise a ConfigError where an earlier sync has the name of this one."""
@@ -143,10 +143,10 @@ class _Shared:
 
     def tell_orphans(self, session: Session, flags: RunFlags) -> None:
         """Say once which state files of a folder belong to no sync."""
-        if session.rehearsal or session.state_dir in self.folders:
+        if session.rehearsal or str(session.folder) in self.folders:
             return
-        self.folders.add(session.state_dir)
-        orphans = find_orphans(session.project, session.state_dir, session.path.parent, thorough=False)
+        self.folders.add(str(session.folder))
+        orphans = find_orphans(session.project, session.folder, session.path.parent, thorough=False)
         if orphans:
             told = progress.observer_for("state", flags.quiet, console(stderr=True))
             told.notice(orphans_sentence(orphans, Printer(state_dir=flags.state_dir).flags))

@@ -17,11 +17,11 @@ from retl.cli.fold import fold_words
 from retl.cli.options import AS_JSON, REHEARSAL, STATE_DIR, files_if_any
 from retl.clock import SystemClock
 from retl.config.project import find_project
-from retl.damage import state_exists
 from retl.errors import Interrupted
 from retl.monitor import CONDITIONS, FAILED, FailCondition, age, read_conditions, reasons, since
 from retl.orphans import Orphan, find_orphans
 from retl.session import Session, load_session
+from retl.state_folder import state_folder
 from retl.status import RUNNING, SyncStatus, sync_status
 
 WIDE = 110
@@ -115,7 +115,7 @@ def _with_rehearsals(session: Session) -> SyncStatus:
     """The status of a sync with that of its rehearsals, where there were any."""
     status = sync_status(session)
     rehearsals = replace(session, rehearsal=True)
-    if session.rehearsal or not state_exists(rehearsals.state_path):
+    if session.rehearsal or not rehearsals.has_state:
         return status
     return replace(status, sandbox=sync_status(rehearsals))
 
@@ -123,7 +123,7 @@ def _with_rehearsals(session: Session) -> SyncStatus:
 def _orphans_around(state_dir: Path | None, own: Mapping[str, Path]) -> list[Orphan]:
     """The orphans of the project around the working folder."""
     project = find_project(Path.cwd(), os.environ)
-    return find_orphans(project, project.state_dir(state_dir).absolute(), own=own)
+    return find_orphans(project, state_folder(project, state_dir), own=own)
 
 
 def orphan_report(orphan: Orphan, width: int) -> RenderableType:

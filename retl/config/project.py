@@ -54,11 +54,16 @@ class Project:
     env: Mapping[str, str] = field(repr=False)
     defaults: Document | None = None
 
-    def state_dir(self, override: Path | None = None) -> Path:
-        """The folder of the state files: the override, else RETL_STATE_DIR, else `state` in the project."""
+    def state_dir(self, override: Path | None = None, written: str | None = None) -> Path:
+        """The folder of the state files on this machine.
+
+        Args:
+            override: the folder that the command line gives.
+            written: the folder that a file or RETL_STATE_DIR gives; None takes `state` in the project.
+        """
         if override is not None:
             return in_utf8(override)
-        return self.root / in_utf8(expanded(Path(self.env.get("RETL_STATE_DIR") or "state")))
+        return self.root / in_utf8(expanded(Path(written or self.env.get("RETL_STATE_DIR") or "state")))
 
     def shown(self, path: Path) -> str:
         """A path as error messages show it: relative to the project folder, where it is inside."""

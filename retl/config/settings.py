@@ -232,6 +232,7 @@ class Defaults(Frozen):
     """The defaults in retl.yml for all syncs of the project; a sync's own keys win."""
 
     warehouse: Text | None = Field(default=None, repr=False, description="Default of `warehouse`.")
+    state: Text | None = Field(default=None, description="Default of `state`.")
     segment: SegmentSettings | None = Field(default=None, description="Defaults of the keys of `segment`.")
     guards: Guards | None = Field(default=None, description="Defaults of the keys of `guards`.")
     timezone: Zone | None = Field(default=None, description="Default of `timezone`.")

@@ -112,6 +112,11 @@ class Sync(Frozen):
     warehouse: Text = Field(
         default="${RETL_WAREHOUSE_URL}", repr=False, description="SQLAlchemy URL of the warehouse."
     )
+    state: Text | None = Field(
+        default=None,
+        description="Where the state is kept: a folder, or a [bucket](bucket.md) as `s3://BUCKET/FOLDER/`, "
+        "`gs://…` or `az://…`; not written: the folder `state` in the project.",
+    )
     segment: SegmentSettings = Field(default=SegmentSettings(), description="Where calls go; see the block.")
 
     _documents: tuple[Document, ...] = PrivateAttr(default=())
