@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from retl.clock import SystemClock
-from retl.damage import state_exists
 from retl.delivery.rate_limit import RateLimiter
 from retl.engine.mapping import first_pass_sentence
 from retl.errors import GuardError
@@ -73,7 +72,7 @@ def launch(
     planned = how.options.planned
     if planned is not None:
         planned.refuse_moved_files(session.project.root, session.sync)
-        planned.refuse_missing_state(session.state_path, state_exists(session.state_path))
+        planned.refuse_missing_state(session.state_path, session.has_state)
     doubt = refuse_former_name(session)
     if doubt is not None:
         observer.notice(doubt)
@@ -98,10 +97,10 @@ def launch(
 
 
 def _refuse_missing_state(session: Session) -> None:
-    if not state_exists(session.state_path):
+    if not session.has_state:
         raise GuardError(
             "the state file is missing",
-            where=str(session.state_path),
+            where=str(session.storage),
             hint="restore it, or run once without --expect-state to start anew with a first pass, "
             + first_pass_sentence(session.sync),
         )

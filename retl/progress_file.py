@@ -56,11 +56,11 @@ def progress_path(state_path: Path) -> Path:
     return state_path.with_name(state_path.name + PROGRESS)
 
 
-def read_progress(state_path: Path) -> RunProgress | None:
-    """The progress of the run that holds a state; None where it says nothing."""
+def read_progress(text: str | None) -> RunProgress | None:
+    """The progress of the run that holds a state, by the text of its file; None where it says nothing."""
     try:
-        return RunProgress(**json.loads(progress_path(state_path).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return RunProgress(**json.loads(text or ""))
+    except (ValueError, TypeError):
         return None
 
 

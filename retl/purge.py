@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from retl.clock import Clock
-from retl.damage import own_errors, state_exists
+from retl.damage import own_errors
 from retl.delivery import outbox
 from retl.engine import snapshot
 from retl.errors import StateError
@@ -26,7 +26,7 @@ def counted(session: Session, clock: Clock) -> tuple[int, int]:
         LockedError: another process holds the state.
         StateError: the file is not a state of this sync, or cannot be read.
     """
-    if not state_exists(session.state_path):
+    if not session.has_state:
         return 0, 0
     with session.peeked_state(clock) as state:
         return snapshot.row_count(state.db), outbox.pending(state.db)
@@ -48,7 +48,7 @@ def purge(session: Session, clock: Clock, with_pending: bool) -> list[Path]:
         StateError: the file is not a state of this sync, or calls wait in it.
     """
     with session.hold(clock):
-        if state_exists(session.state_path):
+        if session.has_state:
             # Opened and closed, so that no file is deleted that is not a state of this very sync.
             with session.open_state() as state:
                 refuse_pending(session, 0 if with_pending else outbox.pending(state.db))
@@ -72,7 +72,7 @@ def refuse_pending(session: Session, pending: int) -> None:
     if pending:
         raise StateError(
             f"{pending:,} calls wait in this state and would be lost",
-            where=str(session.state_path),
+            where=str(session.storage),
             hint=f"deliver them first: retl run {session.sync.path}; or delete them, too: "
             f"retl reset {session.sync.path} --purge --pending",
         )

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from retl.clock import Clock
-from retl.damage import own_errors, state_exists
+from retl.damage import own_errors
 from retl.errors import StateError
 from retl.session import Session
 
@@ -13,7 +13,7 @@ from retl.session import Session
 def copy_production(session: Session, clock: Clock) -> None:
     """Put a copy of the production state, with the calls that wait, in the place of the rehearsals' own.
 
-    The production state stays as it is. Both are held meanwhile.
+    The production state stays as it is. Both are held meanwhile, where that is needed.
 
     Args:
         session: the sync, in rehearsal.
@@ -25,20 +25,20 @@ def copy_production(session: Session, clock: Clock) -> None:
         LockedError: another process holds one of the two.
     """
     production = replace(session, rehearsal=False)
-    source, target = production.state_path, session.state_path
-    if not state_exists(source):
+    if not production.has_state:
         raise StateError(
             "there is no production state to rehearse from",
-            where=str(source),
+            where=str(production.storage),
             hint="leave out --from-production, and the rehearsal is a first pass",
         )
-    with session.hold(clock), production.hold(clock), own_errors(target):
-        _copy(source, target)
+    target = session.state_path
+    with session.hold(clock), production.storage.look(clock.now()), own_errors(target):
+        copy_file(production.state_path, target)
         with session.open_state(claim=False) as state, state.transaction():
             state.rekey(None)
 
 
-def _copy(source: Path, target: Path) -> None:
+def copy_file(source: Path, target: Path) -> None:
     """Copy a state file, and its log where a killed process left one."""
     log = target.with_name(f"{target.name}.wal")
     log.unlink(missing_ok=True)  # of the state that is replaced

@@ -4,11 +4,9 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from retl.clock import SystemClock
-from retl.damage import state_exists
 from retl.delivery import outbox, receipts, rejected
 from retl.engine import snapshot
 from retl.errors import LockedError, RetlError
-from retl.lock import holder
 from retl.orphans import Orphan
 from retl.receivers.data_file import meaning
 from retl.report.condition import NEVER, ORPHANED, RUNNING, UNREADABLE
@@ -34,7 +32,7 @@ def sync_section(session: Session, since: datetime, show_values: bool) -> Sectio
         StateError: the state file is not one that this retl can read.
     """
     name = session.sync.name
-    if not state_exists(session.state_path):
+    if not session.has_state:
         first = "There is no state yet. The first run makes one; retl plan shows what it would send."
         return Section(name, NEVER, notes=(first,), was_read=False)
     try:
@@ -62,7 +60,7 @@ def read_facts(state: State, since: datetime, show_values: bool) -> Facts:
 
 
 def _running_section(session: Session) -> Section:
-    by = holder(session.state_path)
+    by = session.storage.holder()
     who = f"A process holds the state: {by}." if by else "A process that is just starting holds the state."
     rest = "Its records can be read when it has ended; make the report again then."
     return Section(session.sync.name, RUNNING, notes=(f"{who} {rest}",), was_read=False)

@@ -5,11 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 from retl import notebook
 from retl.clock import Clock, SystemClock
-from retl.damage import state_exists
 from retl.delivery import outbox, rejected
 from retl.engine import snapshot
 from retl.errors import LockedError
-from retl.lock import holder
 from retl.observer import Observer
 from retl.past_run import last_run, last_success, pending_since
 from retl.progress_file import ProgressFile, RunProgress, read_progress
@@ -104,8 +102,11 @@ def sync_status(session: Session) -> SyncStatus:
         StateError: the state file is not one that this retl can read.
     """
     name = session.sync.name
-    if not state_exists(session.state_path):
+    if not session.has_state:
         return SyncStatus(name, NEVER)
+    storage = session.storage
+    if storage.is_remote and storage.holder() is not None:  # which lets others look
+        return _while_running(session, name)
     try:
         with session.peeked_state(SystemClock()) as state:
             return status_of(state, name)
@@ -115,9 +116,9 @@ def sync_status(session: Session) -> SyncStatus:
 
 def _while_running(session: Session, name: str) -> SyncStatus:
     """The status of a sync whose state another process holds, by what that says of itself."""
-    progress = read_progress(session.state_path)
+    progress = read_progress(session.storage.progress())
     if progress is None:
-        by = holder(session.state_path)
+        by = session.storage.holder()
         return SyncStatus(name, RUNNING, by.since if by else None)
     known = progress.before or {}
     waiting = known.get("pending")

@@ -6,6 +6,7 @@ from harness import StillClock
 
 from retl.observer import SilentObserver
 from retl.progress_file import ProgressFile, read_progress
+from retl.storage import FileOnDisk
 
 
 def test_the_progress_file_is_written_now_and_then(tmp_path: Path) -> None:
@@ -15,7 +16,7 @@ def test_the_progress_file_is_written_now_and_then(tmp_path: Path) -> None:
     file = ProgressFile(state, SilentObserver(), clock)
 
     def seen() -> tuple[str, int, int]:
-        told = read_progress(state)
+        told = read_progress(FileOnDisk(state).progress())
         assert told is not None
         return told.phase, told.rows_read, told.delivered
 
@@ -41,4 +42,4 @@ def test_a_progress_file_that_cannot_be_written_stops_no_run(tmp_path: Path) -> 
     state = tmp_path / "nowhere/users.duckdb"
     ProgressFile(state, SilentObserver(), StillClock()).delivering(3)
 
-    assert read_progress(state) is None
+    assert read_progress(FileOnDisk(state).progress()) is None

@@ -7,7 +7,6 @@ import click
 from retl.cli.console import count
 from retl.cli.options import ONE_SYNC, REHEARSAL, STATE_DIR
 from retl.clock import SystemClock
-from retl.damage import state_exists
 from retl.discard import discard_pending, discard_rejected, waiting
 from retl.session import find_sessions
 
@@ -26,7 +25,7 @@ def discard_command(sync: str, pending: bool, yes: bool, rehearsal: bool, state_
     """
     for session in find_sessions([sync], state_dir, rehearsal):
         name = session.sync.name
-        if not state_exists(session.state_path):
+        if not session.has_state:
             click.echo(f"{name}: there are no calls to discard")
             continue
         with session.hold(SystemClock()), session.open_state() as state:

@@ -7,7 +7,6 @@ import click
 
 from retl.cli.options import ONE_SYNC, REHEARSAL, STATE_DIR
 from retl.clock import SystemClock
-from retl.damage import state_exists
 from retl.encryption import FORMER, VARIABLE, state_key
 from retl.errors import ConfigError, StateError
 from retl.session import Session, find_sessions
@@ -29,7 +28,7 @@ def encrypt_command(sync: str, decrypt: bool, rehearsal: bool, state_dir: Path |
         key = state_key(env)
         if key is None:
             raise ConfigError("there is no key", where=VARIABLE, hint="make one: openssl rand -hex 32")
-        if not state_exists(session.state_path):
+        if not session.has_state:
             click.echo(f"{name}: there is no state yet; the next run makes an encrypted one")
             continue
         before, after = (key, None) if decrypt else (state_key(env, FORMER), key)

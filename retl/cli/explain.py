@@ -16,7 +16,6 @@ from retl.cli.console import SIGNS, Printer, Ragged, as_json_line, console, coun
 from retl.cli.options import ONE_SYNC, RECEIVERS, REHEARSAL, STATE_DIR
 from retl.cli.receivers import EFFECT_COLORS, reason_meaning
 from retl.clock import SystemClock
-from retl.damage import state_exists
 from retl.delivery.rejected import REASONS
 from retl.errors import Interrupted, RetlError
 from retl.explain import Ahead, Explained, ReceiverResult, explain, nothing_found
@@ -83,7 +82,7 @@ def explain_command(
 def _only_rehearsed(session: Session) -> bool:
     """Whether a sync has a state of rehearsals, and none of real runs."""
     rehearsals = replace(session, rehearsal=True)
-    return not state_exists(session.state_path) and state_exists(rehearsals.state_path)
+    return not session.has_state and rehearsals.has_state
 
 
 def _ahead(job: Job, key: str, settings: Mapping[str, Settings], has_past: bool) -> Ahead | None:

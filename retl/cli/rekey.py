@@ -8,7 +8,6 @@ from retl.cli.console import count
 from retl.cli.log import notice
 from retl.cli.options import ONE_SYNC, STATE_DIR
 from retl.clock import SystemClock
-from retl.damage import state_exists
 from retl.delivery import outbox
 from retl.delivery.address import is_local
 from retl.engine import snapshot
@@ -29,9 +28,9 @@ def rekey_command(sync: str, yes: bool, state_dir: Path | None) -> int:
     clock = SystemClock()
     for session in find_sessions([sync], state_dir, rehearsal=False):
         name = session.sync.name
-        if not state_exists(session.state_path):
+        if not session.has_state:
             raise ConfigError(
-                "there is no state yet, so there is nothing to rekey", where=str(session.state_path)
+                "there is no state yet, so there is nothing to rekey", where=str(session.storage)
             )
         with (
             session.open_destination(None, {}, clock) as destination,

@@ -9,7 +9,6 @@ from retl.cli.console import count
 from retl.cli.options import ONE_SYNC, REHEARSAL, STATE_DIR
 from retl.clock import SystemClock
 from retl.config.sync import Sync
-from retl.damage import state_exists
 from retl.delivery import history, outbox, rejected
 from retl.engine import snapshot
 from retl.engine.mapping import first_pass_sentence
@@ -48,7 +47,7 @@ def reset_command(
         if is_purge:
             _purge(session, yes, with_pending)
             continue
-        if not state_exists(session.state_path):
+        if not session.has_state:
             click.echo(f"{name}: there is no state to forget")
             continue
         with session.hold(SystemClock()):

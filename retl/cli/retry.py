@@ -9,7 +9,6 @@ from retl.cli import progress
 from retl.cli.console import Printer, as_json_line, console, count
 from retl.cli.options import AS_JSON, ONE_SYNC, STATE_DIR, seconds
 from retl.clock import SystemClock
-from retl.damage import state_exists
 from retl.job import Job, Options
 from retl.retry import Retry, retry
 from retl.session import Session, find_sessions
@@ -32,7 +31,7 @@ def retry_command(sync: str, stale: bool, deadline: float, as_json: bool, state_
     codes = []
     for session in find_sessions([sync], state_dir, rehearsal=False):
         printer = Printer(as_json, state_dir=state_dir)
-        if not state_exists(session.state_path):
+        if not session.has_state:
             name = session.sync.name
             nothing = f"{name}: there are no calls to send again"
             click.echo(as_json_line({"sync": name, "status": "never"}) if as_json else nothing)

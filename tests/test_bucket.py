@@ -1,0 +1,206 @@
+"""States in a bucket: by the command line and in Python, against S3 as moto has it over real HTTP."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from buckets import BUCKET, Bucket
+from harness import Retl, edit, runner
+
+from retl.bucket.lease import SECONDS
+from retl.sandbox.server import Sandbox
+
+SYNC = """\
+sql: SELECT 'u' || n AS id, n FROM range(3) AS t (n)
+primary_key: id
+identify: {user_id: id, traits: {n: n}}
+"""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Bucket]:
+    """A bucket for all tests of this file."""
+    with Bucket() as bucket:
+        yield bucket
+
+
+@pytest.fixture
+def bucket(server: Bucket, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    """An empty bucket, which the environment names."""
+    for key in server.objects:
+        server.delete(key)
+    server.requests.clear()
+    server.fault, server.is_conditional = lambda method, key: None, True
+    for name, value in server.settings.items():
+        monkeypatch.setenv(name, value)
+    return server
+
+
+@pytest.fixture
+def segment() -> Iterator[Sandbox]:
+    """A local Segment."""
+    with Sandbox() as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def project(tmp_path: Path, segment: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with a sync `users` whose state is in the bucket; it is the working folder."""
+    settings = {"endpoint": segment.url, "events_per_second": 0, "write_key": "key"}
+    (tmp_path / "syncs").mkdir()
+    (tmp_path / "syncs/users.yml").write_text(SYNC)
+    (tmp_path / "retl.yml").write_text(
+        f'warehouse: "duckdb://"\nsegment: {json.dumps(settings)}\nstate: s3://{BUCKET}/retl/\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def retl(capsys: pytest.CaptureFixture[str]) -> Retl:
+    """Runs commands."""
+    return runner(capsys)
+
+
+def delivered(said: str) -> int:
+    """The calls that a run with --json delivered."""
+    return int(json.loads(said)["calls"]["delivered"])
+
+
+def hold(bucket: Bucket, seconds_ago: float) -> None:
+    """Let another runner have the lease, and have written it that long ago."""
+    holder = {"pid": 7, "host": "elsewhere", "since": "noon"}
+    lease = {"write": "w", "holder": holder, "seconds": SECONDS, "progress": None}
+    bucket.put("retl/users.lock", json.dumps(lease).encode())
+    bucket.age("retl/users.lock", seconds_ago)
+
+
+def test_a_state_in_a_bucket_is_the_state(
+    bucket: Bucket, project: Path, segment: Sandbox, retl: Retl
+) -> None:
+    """The second run sends only what changed, and nothing of the state is left in the project."""
+    assert 0 == retl("run", "users", "--json")[0]
+    edit(project / "syncs/users.yml", "range(3)", "range(4)")
+    code, said, _ = retl("run", "users", "--json")
+    assert (0, 1, 1) == (code, json.loads(said)["added"], delivered(said))
+    assert 4 == len(segment.accepted)
+    assert {"retl.yml", "syncs"} == {path.name for path in project.iterdir()}
+    names = sorted(bucket.objects)
+    assert ["retl/users.json", "retl/users.lock"] == [name for name in names if "users/" not in name]
+    assert 1 == len([name for name in names if name.startswith("retl/users/")])
+
+
+def test_the_outbox_is_in_the_bucket_before_a_call_leaves(
+    bucket: Bucket, project: Path, segment: Sandbox, retl: Retl
+) -> None:
+    """Where the state cannot be saved nothing is sent, and the next run sends all."""
+    bucket.fault = lambda method, key: "dropped" if (method, key) == ("PUT", "retl/users.json") else None
+    code, _, said = retl("run", "users", "--json")
+    assert (3, True) == (code, "the bucket cannot be reached" in said), said
+    assert [] == segment.accepted
+    bucket.fault = lambda method, key: None
+    assert 3 == delivered(retl("run", "users", "--json")[1])
+
+
+def test_a_missing_state_is_told_from_a_missing_bucket(
+    bucket: Bucket, project: Path, segment: Sandbox, retl: Retl
+) -> None:
+    """`--expect-state` says that there is no state; a bucket that is not there is an error of its own."""
+    code, _, said = retl("run", "users", "--expect-state")
+    assert (4, True) == (code, "s3://acme/retl/users: the state file is missing" in said), said
+    edit(project / "retl.yml", "acme", "acmee")
+    for command in ("run", "status", "plan"):
+        code, _, said = retl(command, "users")
+        assert (2, True) == (code, "there is no such bucket" in said), said
+    assert [] == segment.requests
+
+
+def test_a_bucket_that_overwrites_is_refused(
+    bucket: Bucket, project: Path, segment: Sandbox, retl: Retl
+) -> None:
+    """Where a bucket makes a write whose condition does not hold, a run ends before it reads."""
+    bucket.is_conditional = False
+    code, _, said = retl("run", "users")
+    assert (2, True) == (code, "does not refuse a write" in said), said
+    assert [] == segment.requests
+    bucket.is_conditional = True
+    assert 0 == retl("run", "users")[0]
+
+
+def test_a_lease_keeps_others_out(bucket: Bucket, project: Path, segment: Sandbox, retl: Retl) -> None:
+    """A run that finds the lease held ends with exit code 5 and names the holder, or skips."""
+    hold(bucket, seconds_ago=SECONDS - 20)
+    code, _, said = retl("run", "users")
+    assert (5, True) == (code, "pid 7 on elsewhere since noon" in said), said
+    assert 0 == retl("run", "users", "--skip-if-running")[0]
+    assert 5 == retl("run", "users", "--wait", "--deadline", "1s")[0]
+    assert [] == segment.requests
+
+
+def test_the_lease_of_a_dead_run_is_taken_over(
+    bucket: Bucket, project: Path, segment: Sandbox, retl: Retl
+) -> None:
+    """A lease that was not written for long by the clock of the bucket holds nobody back."""
+    hold(bucket, seconds_ago=SECONDS + 20)
+    assert 3 == delivered(retl("run", "users", "--json")[1])
+
+
+def test_a_run_can_be_looked_at(bucket: Bucket, project: Path, segment: Sandbox, retl: Retl) -> None:
+    """While a run is under way others see its state as it was last saved, and that it is running."""
+    retl("run", "users")
+    hold(bucket, seconds_ago=1)
+    before = list(bucket.requests)
+    assert "u2" in retl("explain", "users", "u2", "--offline")[1]
+    assert "3" in retl("sql", "users", "SELECT count(*) FROM rows", "--csv")[1]
+    assert "running" == json.loads(retl("status", "users", "--json")[1])["status"]
+    writes = [key for _, key in bucket.requests[len(before) :]]
+    assert [] == [key for key in writes if not key.startswith("retl/users.lock.") and key != f"/{BUCKET}"]
+
+
+def test_a_rehearsal_stays_on_this_machine(
+    bucket: Bucket, project: Path, segment: Sandbox, retl: Retl
+) -> None:
+    """Its state is in the project; it can begin with a copy of that in the bucket."""
+    retl("run", "users")
+    bucket.requests.clear()
+    edit(project / "syncs/users.yml", "range(3)", "range(4)")
+    code, said, _ = retl("run", "users", "--sandbox", "--from-production", "--json")
+    assert (0, 1) == (code, delivered(said))
+    assert (project / "state/sandbox/users.duckdb").exists()
+    assert [] == bucket.requests
+
+
+def test_a_purge_leaves_no_file_in_the_bucket(
+    bucket: Bucket, project: Path, segment: Sandbox, retl: Retl
+) -> None:
+    """After it there is no state, and the next run is a first pass."""
+    retl("run", "users")
+    assert 0 == retl("reset", "users", "--purge", "--yes")[0]
+    assert [] == [key for key in bucket.objects if key.startswith("retl/users/")]
+    assert 4 == retl("run", "users", "--expect-state")[0]
+    assert 3 == delivered(retl("run", "users", "--json")[1])
+
+
+@pytest.mark.parametrize("fault", ["lost", "dropped"])
+@pytest.mark.parametrize("number", range(10))
+def test_a_write_that_fails_costs_nothing(
+    bucket: Bucket, project: Path, segment: Sandbox, retl: Retl, number: int, fault: str
+) -> None:
+    """Whichever write to the bucket is not made, or its answer lost: in the end each call arrived once."""
+    left = [number]
+
+    def once(method: str, key: str) -> str | None:
+        if method == "PUT":
+            left[0] -= 1
+        return fault if method == "PUT" and left[0] == -1 else None
+
+    bucket.fault = once
+    code, _, said = retl("run", "users")
+    assert code in (0, 3), said
+    bucket.fault = lambda method, key: None
+    if "retl/users.lock" in bucket.objects:
+        bucket.age("retl/users.lock", SECONDS + 20)
+    assert 0 == retl("run", "users")[0]
+    assert 3 == len({call["messageId"] for call in segment.accepted})
+    assert [] == segment.duplicates
