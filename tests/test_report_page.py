@@ -1,14 +1,12 @@
 """The report in a real browser: what is seen, that it loads nothing, and that everybody can use it."""
 
-import os
-import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, sync_playwright
+from browser import DARK, LIGHT, PHONE, TABLET, Opened, open_page, started_chromium
+from playwright.sync_api import Browser, Page
 from report_records import HOSTILE, facts, guarded_run, past_run, rejected, report, section, stopped_run
 
 from retl.errors import ConfigError
@@ -19,34 +17,12 @@ from retl.reporting import unreadable_section
 
 pytestmark = pytest.mark.browser
 
-LIGHT, DARK, PHONE, TABLET = (1180, "light"), (1180, "dark"), (360, "light"), (768, "dark")
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """Give the machine's Chromium, or the one that RETL_TEST_CHROMIUM names."""
-    path = os.environ.get("RETL_TEST_CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path)
+    """Give a browser to the tests of this module."""
+    with started_chromium() as browser:
         yield browser
-        browser.close()
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A page that was opened.
-
-    Attributes:
-        page: the page.
-        messages: of the console, errors among them.
-        requests: the addresses that it asked for.
-    """
-
-    page: Page
-    messages: list[str] = field(default_factory=list)
-    requests: list[str] = field(default_factory=list)
 
 
 class Opener:
@@ -59,17 +35,7 @@ class Opener:
     def open(self, report: Report, window: tuple[int, str] = LIGHT) -> Opened:
         """Open a report in a window of some width, with the colours that its user likes."""
         self._file.write_text(render(report), encoding="utf-8")
-        width, colors = window
-        context = self._browser.new_context(
-            viewport={"width": width, "height": 800},
-            color_scheme="dark" if colors == "dark" else "light",
-        )
-        opened = Opened(context.new_page())
-        opened.page.on("console", lambda message: opened.messages.append(message.text))
-        opened.page.on("pageerror", lambda error: opened.messages.append(str(error)))
-        opened.page.on("request", lambda request: opened.requests.append(request.url))
-        opened.page.goto(self._file.as_uri())
-        return opened
+        return open_page(self._browser, self.address, window)
 
     @property
     def address(self) -> str:
