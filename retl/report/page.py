@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import jinja2
     import markupsafe
 else:
-    jinja2 = lazy_module("jinja2", extra="report")
-    markupsafe = lazy_module("markupsafe", extra="report")
+    jinja2 = lazy_module("jinja2")
+    markupsafe = lazy_module("markupsafe")
 
 OPEN_RUNS = 20
 """Runs that a section lists; earlier ones are folded."""
