@@ -84,3 +84,14 @@ def _glimpsed(fields: dict[str, Any]) -> Iterator[str]:
         if place == GLIMPSED:
             return
         yield f"{name} {value_text(value)[:60]}"
+
+
+def arrives(arrival: Any) -> str:
+    """The events that a receiver makes of a call, in a line, or else some attributes of the user."""
+    names = [str(one.get("event_name", one.get("type", "event"))) for one in arrival.events]
+    told = dict.fromkeys(names)
+    return ", ".join(told) if told else "  ".join(_glimpsed(_flat_user(arrival.user)))
+
+
+def _flat_user(user: Any) -> dict[str, Any]:
+    return {name: one for group in user.values() if isinstance(group, dict) for name, one in group.items()}
