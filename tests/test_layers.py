@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "retl"
 
 ROOMS = {
     "cli": "checks calls config delivery engine forms receivers report sandbox warehouse",
-    "sandbox": "",
+    "sandbox": "delivery receivers",
     "report": "delivery",
     "checks": "forms receivers config calls",
     "delivery": "config",
