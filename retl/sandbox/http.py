@@ -163,7 +163,7 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         try:
-            answer = page(self.server.sandbox, replace(asked, body=body))
+            answer = page(self.server.sandbox, replace(asked, body=body, headers=headers))
         except RefusalError as refusal:
             answer = PageAnswer(failure(str(refusal)), status=refusal.status)
         self._send_page(answer)

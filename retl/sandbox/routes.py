@@ -33,6 +33,7 @@ class Asked:
         parameters: of the query; of a name that is there several times, the last.
         query: all of it, as it was sent.
         body: of a POST.
+        headers: by name in lower case.
     """
 
     method: str
@@ -41,6 +42,7 @@ class Asked:
     parameters: Mapping[str, str] = field(default_factory=dict)
     query: str = ""
     body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
