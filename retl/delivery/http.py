@@ -76,6 +76,7 @@ class Http:
         ssl_cert: str | None = None,
         most_seconds: float = MOST_SECONDS,
         most_bytes: int = MOST_BYTES,
+        direct: bool = False,
     ) -> None:
         """Connect when the first request is sent.
 
@@ -85,12 +86,13 @@ class Http:
             ssl_cert: a file of certificates to trust instead of the system's.
             most_seconds: how long one request may take in all.
             most_bytes: how much of an answer is read.
+            direct: whether a proxy that the environment names is passed over.
 
         Raises:
             ConfigError: the URL is not one, or the environment names a proxy of an unknown kind.
         """
         self._watch = _Watch(most_seconds)
-        self._pool = _pool(url, connections, ssl_cert)
+        self._pool = _pool(url, connections, ssl_cert, direct)
         self._most_bytes = most_bytes
 
     @property
@@ -336,18 +338,18 @@ class _TlsPool(HTTPSConnectionPool):
     ConnectionCls = _LimitedTls
 
 
-def _pool(url: str, connections: int, ssl_cert: str | None) -> urllib3.PoolManager:
+def _pool(url: str, connections: int, ssl_cert: str | None, direct: bool) -> urllib3.PoolManager:
     options: dict[str, Any] = {"num_pools": 4, "maxsize": connections, "ca_certs": ssl_cert}
     address = urlsplit(url)
     if address.scheme not in {"http", "https"} or not address.hostname:
         raise ConfigError(f"`{url}` is not a URL", where="segment.endpoint")
-    pool = _direct_or_proxied(address.scheme, address.hostname, options)
+    proxy = None if direct else _proxy(address.scheme, address.hostname)
+    pool = _direct_or_proxied(proxy, address.hostname, options)
     pool.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
     return pool
 
 
-def _direct_or_proxied(scheme: str, host: str, options: dict[str, Any]) -> urllib3.PoolManager:
-    proxy = _proxy(scheme, host)
+def _direct_or_proxied(proxy: str | None, host: str, options: dict[str, Any]) -> urllib3.PoolManager:
     if proxy is None:
         return urllib3.PoolManager(**options)
     account = urlsplit(proxy)
