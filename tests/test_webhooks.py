@@ -1,0 +1,284 @@
+"""Webhooks at the sandbox: accepted calls are posted to them as Segment does."""
+
+import hashlib
+import hmac
+import json
+import threading
+from collections.abc import Callable, Iterator
+from random import Random
+from typing import Any
+
+import pytest
+import urllib3
+from posts import NOON, batch, call, post
+
+from retl.sandbox.forwarding import ForwardLimits
+from retl.sandbox.local_segment import LocalSegment
+from retl.sandbox.routes import Asked, PageAnswer, Route
+from retl.sandbox.server import Sandbox
+from retl.sandbox.webhook import Webhook
+from retl.sandbox.webhooks import Webhooks
+
+QUICK = ForwardLimits(first_wait=0.01)
+ENOUGH = 20.0
+"""Seconds that a test waits at most for what takes a moment."""
+
+
+class Target:
+    """A webhook that notes what it gets.
+
+    Attributes:
+        url: where it is.
+        got: the requests that it answered.
+        answers: gives the status for a call; 200 where it is not set.
+    """
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.got: list[Asked] = []
+        self.answers: Callable[[dict[str, Any]], int] = lambda call: 200
+        self.headers: dict[str, str] = {}
+
+    def take(self, segment: LocalSegment, asked: Asked) -> PageAnswer:
+        """Answer a request, and note it."""
+        status = self.answers(json.loads(asked.body))
+        self.got.append(asked)
+        return PageAnswer(status=status, headers=self.headers)
+
+    @property
+    def calls(self) -> list[dict[str, Any]]:
+        """The calls that it got."""
+        return [json.loads(one.body) for one in self.got]
+
+    @property
+    def ids(self) -> list[str]:
+        """The message ids of the calls that it got."""
+        return [one["messageId"] for one in self.calls]
+
+
+@pytest.fixture
+def target() -> Iterator[Target]:
+    """Give a webhook on this machine."""
+    made = Target()
+    with Sandbox(routes=[Route("POST", "/hook.*", made.take)]) as started:
+        made.url = f"{started.url}/hook/key-in-the-path"
+        yield made
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    """Give a sandbox where it is always noon."""
+    with Sandbox(now=lambda: NOON) as started:
+        yield started
+
+
+@pytest.fixture
+def forward(sandbox: Sandbox) -> Iterator[Callable[..., Webhooks]]:
+    """Give a function that starts to pass the calls of the sandbox on, until the test ends."""
+    opened: list[Webhooks] = []
+
+    def start(*webhooks: Webhook, limits: ForwardLimits = QUICK) -> Webhooks:
+        opened.append(Webhooks(webhooks, limits))
+        opened[-1].start(sandbox.store)
+        return opened[-1]
+
+    yield start
+    for one in opened:
+        one.close()
+
+
+Forward = Callable[..., Webhooks]
+
+
+def test_each_accepted_call_is_posted_once(
+    http: urllib3.PoolManager, sandbox: Sandbox, target: Target, forward: Forward
+) -> None:
+    """A webhook gets each accepted call, as Segment passes it on; no discarded one, and no duplicate."""
+    webhooks = forward(Webhook(target.url))
+    post(http, sandbox, batch(call("a"), call("b"), call("a"), call("c", userId="")))
+
+    assert webhooks.wait_until_done(ENOUGH)
+
+    assert sandbox.accepted == target.calls
+    assert ["a", "b"] == target.ids
+    (told,) = webhooks.summary()
+    assert (2, 0, 0, 0, 0) == tuple(
+        told[key] for key in ("delivered", "waiting", "retried", "given_up", "missed")
+    )
+
+
+def test_calls_that_came_before_are_posted_too(
+    http: urllib3.PoolManager, sandbox: Sandbox, target: Target, forward: Forward
+) -> None:
+    """A webhook begins with the oldest call that the sandbox has."""
+    post(http, sandbox, batch(*(call(f"m{number}") for number in range(20))))
+
+    assert forward(Webhook(target.url)).wait_until_done(ENOUGH)
+
+    assert [f"m{number}" for number in range(20)] == target.ids
+
+
+def test_the_headers_are_segments_and_the_customers(
+    http: urllib3.PoolManager, sandbox: Sandbox, target: Target, forward: Forward
+) -> None:
+    """A request is JSON from Segment, with the customer's headers; without a secret it is not signed."""
+    webhooks = forward(Webhook(target.url, {"Authorization": "Bearer k", "X-Team": "crm"}))
+    post(http, sandbox, batch(call()))
+    assert webhooks.wait_until_done(ENOUGH)
+
+    (got,) = target.got
+
+    assert "application/json" == got.headers["content-type"]
+    assert "Segment (Actions)" == got.headers["user-agent"]
+    assert ("Bearer k", "crm") == (got.headers["authorization"], got.headers["x-team"])
+    assert "x-signature" not in got.headers
+
+
+def test_a_secret_signs_the_body(
+    http: urllib3.PoolManager, sandbox: Sandbox, target: Target, forward: Forward
+) -> None:
+    """X-Signature is the hexadecimal HMAC-SHA1 of the body as it is sent."""
+    webhooks = forward(Webhook(target.url, secret="s"))
+    post(http, sandbox, batch(call(traits={"name": "Zoë"})))
+    assert webhooks.wait_until_done(ENOUGH)
+
+    (got,) = target.got
+
+    assert hmac.new(b"s", got.body, hashlib.sha1).hexdigest() == got.headers["x-signature"]
+
+
+@pytest.mark.parametrize("status", [408, 423, 429, 500, 502, 503, 504, 599])
+def test_a_call_is_tried_again(
+    http: urllib3.PoolManager, sandbox: Sandbox, target: Target, forward: Forward, status: int
+) -> None:
+    """After a busy or failing answer a call is posted again, until it is taken."""
+    answers = iter([status, status])
+    target.answers = lambda call: next(answers, 200)
+    webhooks = forward(Webhook(target.url))
+    post(http, sandbox, batch(call("a")))
+
+    assert webhooks.wait_until_done(ENOUGH)
+
+    assert ["a", "a", "a"] == target.ids
+    (told,) = webhooks.summary()
+    assert (1, 2, 0) == (told["delivered"], told["retried"], told["given_up"])
+    assert f"answered {status}" == told["last_error"]["error"]
+
+
+@pytest.mark.parametrize("status", [301, 400, 401, 403, 404, 410, 422, 501])
+def test_a_call_is_given_up(
+    http: urllib3.PoolManager, sandbox: Sandbox, target: Target, forward: Forward, status: int
+) -> None:
+    """After any other answer a call is not posted again; the next one of its user goes on."""
+    target.answers = lambda call: status if call["messageId"] == "a" else 200
+    webhooks = forward(Webhook(target.url))
+    post(http, sandbox, batch(call("a"), call("b")))
+
+    assert webhooks.wait_until_done(ENOUGH)
+
+    assert ["a", "b"] == target.ids
+    (told,) = webhooks.summary()
+    assert (1, 0, 1) == (told["delivered"], told["retried"], told["given_up"])
+
+
+def test_no_redirect_is_followed(
+    http: urllib3.PoolManager, sandbox: Sandbox, target: Target, forward: Forward
+) -> None:
+    """A webhook on this machine cannot lead the calls elsewhere."""
+    target.answers, target.headers = lambda call: 307, {"Location": target.url + "/elsewhere"}
+    webhooks = forward(Webhook(target.url))
+    post(http, sandbox, batch(call()))
+
+    assert webhooks.wait_until_done(ENOUGH)
+
+    assert 1 == len(target.got)
+    assert 1 == webhooks.summary()[0]["given_up"]
+
+
+def test_a_call_is_given_up_when_its_time_is_over(
+    http: urllib3.PoolManager, sandbox: Sandbox, target: Target, forward: Forward
+) -> None:
+    """A call is not tried longer than Segment does, which is four hours and here a moment."""
+    target.answers = lambda call: 503
+    webhooks = forward(Webhook(target.url), limits=ForwardLimits(first_wait=0.01, give_up_seconds=0.1))
+    post(http, sandbox, batch(call()))
+
+    assert webhooks.wait_until_done(ENOUGH)
+
+    (told,) = webhooks.summary()
+    assert (0, 1) == (told["delivered"], told["given_up"])
+    assert len(target.got) == told["retried"] + 1 > 1
+
+
+def test_an_answer_that_takes_too_long_is_none(
+    http: urllib3.PoolManager, sandbox: Sandbox, target: Target, forward: Forward
+) -> None:
+    """A webhook that does not answer in time gets the call again."""
+    release = threading.Event()
+    first = iter([True])
+
+    def answer(call: dict[str, Any]) -> int:
+        if next(first, False):
+            release.wait(ENOUGH)
+        return 200
+
+    target.answers = answer
+    webhooks = forward(Webhook(target.url), limits=ForwardLimits(answer_seconds=0.2, first_wait=0.01))
+    post(http, sandbox, batch(call()))
+
+    assert webhooks.wait_until_done(ENOUGH)
+    release.set()
+
+    (told,) = webhooks.summary()
+    assert (1, 1) == (told["delivered"], told["retried"])
+
+
+def test_calls_of_a_user_keep_their_order(
+    http: urllib3.PoolManager, sandbox: Sandbox, target: Target, forward: Forward
+) -> None:
+    """Whatever fails in between, the calls of one user are taken in the order in which they came."""
+    random, lock = Random(7), threading.Lock()
+    taken: list[tuple[str, str]] = []
+
+    def answer(call: dict[str, Any]) -> int:
+        with lock:
+            if random.random() < 0.3:
+                return 503
+            taken.append((call["userId"], call["messageId"]))
+            return 200
+
+    target.answers = answer
+    webhooks = forward(Webhook(target.url), limits=ForwardLimits(first_wait=0.001))
+    sent = [(f"u{random.randrange(7)}", f"m{number}") for number in range(150)]
+    for start in range(0, 150, 30):
+        calls = (call(id_, userId=user) for user, id_ in sent[start : start + 30])
+        post(http, sandbox, batch(*calls))
+
+    assert webhooks.wait_until_done(ENOUGH)
+
+    for user in {user for user, _ in sent}:
+        assert [id_ for one, id_ in sent if one == user] == [id_ for one, id_ in taken if one == user]
+    assert webhooks.summary()[0]["retried"] > 0
+
+
+def test_one_users_failure_holds_nobody_else_back(
+    http: urllib3.PoolManager, sandbox: Sandbox, target: Target, forward: Forward
+) -> None:
+    """While a call of one user fails again and again, those of others are delivered."""
+    others = threading.Event()
+
+    def answer(call: dict[str, Any]) -> int:
+        if call["messageId"] == "last":
+            others.set()
+        return 500 if call["userId"] == "poor" and not others.is_set() else 200
+
+    target.answers = answer
+    webhooks = forward(Webhook(target.url), limits=ForwardLimits(first_wait=0.001))
+    calls = [call("a", userId="poor"), call("b", userId="poor")]
+    calls += [call(f"m{number}", userId=f"u{number}") for number in range(20)] + [call("last")]
+    post(http, sandbox, batch(*calls))
+
+    assert webhooks.wait_until_done(ENOUGH)
+
+    assert 23 == webhooks.summary()[0]["delivered"]
+    assert target.ids.index("last") < target.ids.index("b")
