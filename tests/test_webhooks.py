@@ -3,7 +3,9 @@
 import hashlib
 import hmac
 import json
+import socket
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from random import Random
 from typing import Any
@@ -16,6 +18,8 @@ from retl.sandbox.forwarding import ForwardLimits
 from retl.sandbox.local_segment import LocalSegment
 from retl.sandbox.routes import Asked, PageAnswer, Route
 from retl.sandbox.server import Sandbox
+from retl.sandbox.stand_ins import StandIns
+from retl.sandbox.store import Store
 from retl.sandbox.webhook import Webhook
 from retl.sandbox.webhooks import Webhooks
 
@@ -282,3 +286,167 @@ def test_one_users_failure_holds_nobody_else_back(
 
     assert 23 == webhooks.summary()[0]["delivered"]
     assert target.ids.index("last") < target.ids.index("b")
+
+
+def test_several_webhooks_do_not_wait_for_each_other(
+    http: urllib3.PoolManager, sandbox: Sandbox, target: Target, forward: Forward
+) -> None:
+    """Each webhook gets all calls; one that cannot be reached takes nothing from the other."""
+    limits = ForwardLimits(first_wait=0.01, give_up_seconds=0.1)
+    webhooks = forward(Webhook(f"http://127.0.0.1:{closed_port()}/key"), Webhook(target.url), limits=limits)
+    post(http, sandbox, batch(call("a"), call("b")))
+
+    assert webhooks.wait_until_done(ENOUGH)
+
+    assert ["a", "b"] == target.ids
+    down, up = webhooks.summary()
+    assert (0, 2, 2, 0) == (down["delivered"], down["given_up"], up["delivered"], up["given_up"])
+    assert "refused" in down["last_error"]["error"]
+    assert up["last_error"] is None
+
+
+def closed_port() -> int:
+    """A port at which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def test_no_secret_is_shown(http: urllib3.PoolManager, sandbox: Sandbox, forward: Forward) -> None:
+    """Summary, error and the webhook as text have neither the URL's key, a header nor the secret."""
+    url = f"http://user:password-1@127.0.0.1:{closed_port()}/key-in-the-path?token=key-in-the-query"
+    webhook = Webhook(url, {"Authorization": "Bearer key-in-a-header"}, "shared-secret")
+    webhooks = forward(webhook, limits=ForwardLimits(first_wait=0.01, give_up_seconds=0.01))
+    post(http, sandbox, batch(call()))
+    assert webhooks.wait_until_done(ENOUGH)
+
+    told = json.dumps(webhooks.summary())
+
+    assert webhooks.summary()[0]["last_error"] is not None
+    for secret in ("key-in", "password-1", "shared-secret"):
+        assert secret not in told + repr(webhook)
+    assert '"webhook": "http://127.0.0.1:' in told
+
+
+def test_a_webhook_of_this_machine_needs_no_proxy(
+    http: urllib3.PoolManager,
+    sandbox: Sandbox,
+    target: Target,
+    forward: Forward,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A proxy of the environment, which would be another host, does not get calls for this machine."""
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{closed_port()}")
+    webhooks = forward(Webhook(target.url))
+    post(http, sandbox, batch(call("a")))
+
+    assert webhooks.wait_until_done(ENOUGH)
+
+    assert ["a"] == target.ids
+
+
+def test_closing_ends_at_once(
+    http: urllib3.PoolManager, sandbox: Sandbox, target: Target, forward: Forward
+) -> None:
+    """Closing breaks off requests that hang, leaves calls that wait, and ends every thread."""
+    hangs, release = threading.Event(), threading.Event()
+
+    def answer(call: dict[str, Any]) -> int:
+        hangs.set()
+        release.wait(ENOUGH)
+        return 200
+
+    target.answers = answer
+    webhooks = forward(Webhook(target.url))
+    post(http, sandbox, batch(*(call(f"m{number}", userId=f"u{number}") for number in range(50))))
+    assert hangs.wait(ENOUGH)
+
+    webhooks.close()
+
+    (told,) = webhooks.summary()
+    assert (0, 50) == (told["delivered"], told["waiting"])
+    assert not webhooks.wait_until_done(0)
+    release.set()
+    assert not [one for one in threading.enumerate() if one.name == "webhook"]
+
+
+def test_closing_ends_a_wait_for_the_next_attempt(
+    http: urllib3.PoolManager, sandbox: Sandbox, target: Target, forward: Forward
+) -> None:
+    """A call that would be tried again in an hour does not hold the end up."""
+    target.answers = lambda call: 503
+    webhooks = forward(Webhook(target.url), limits=ForwardLimits(first_wait=3600))
+    post(http, sandbox, batch(call()))
+    assert until(lambda: webhooks.summary()[0]["retried"] == 1)
+
+    webhooks.close()
+
+    assert 1 == webhooks.summary()[0]["waiting"]
+
+
+def until(is_so: Callable[[], bool]) -> bool:
+    """Wait until something is so, at most for the time that is enough."""
+    moment = threading.Event()
+    return any(is_so() or moment.wait(0.01) for _ in range(2_000))
+
+
+def test_what_is_held_is_bounded(
+    http: urllib3.PoolManager, sandbox: Sandbox, target: Target, forward: Forward
+) -> None:
+    """Of many calls only some are held; the others stay in the store, and are posted all the same."""
+    busy = threading.Event()
+    target.answers = lambda call: 200 if busy.wait(ENOUGH) else 500
+    webhooks = forward(Webhook(target.url), limits=ForwardLimits(held=20))
+    post(http, sandbox, batch(*(call(f"m{number}") for number in range(70))))
+    assert until(lambda: webhooks.summary()[0]["waiting"] == 20)
+    busy.set()
+
+    assert webhooks.wait_until_done(ENOUGH)
+
+    assert [f"m{number}" for number in range(70)] == target.ids
+
+
+def test_calls_that_the_sandbox_let_go_are_counted(http: urllib3.PoolManager, target: Target) -> None:
+    """Calls that made room for others before they could be posted are counted as missed."""
+    with Sandbox(store=Store(keep=100)) as sandbox:
+        for start in range(0, 300, 50):
+            post(http, sandbox, batch(*(call(f"m{start + number}") for number in range(50))))
+        webhooks = Webhooks([Webhook(target.url)], QUICK)
+        webhooks.start(sandbox.store)
+        assert webhooks.wait_until_done(ENOUGH)
+        webhooks.close()
+
+    (told,) = webhooks.summary()
+    assert 300 == told["delivered"] + told["missed"]
+    assert 0 < told["delivered"] <= 100
+
+
+def test_the_counts_are_listed(http: urllib3.PoolManager, target: Target) -> None:
+    """The sandbox has the counts of its webhooks at an address."""
+    webhooks = Webhooks([Webhook(target.url)], QUICK)
+    with Sandbox(routes=webhooks.routes) as sandbox:
+        webhooks.start(sandbox.store)
+        post(http, sandbox, batch(call()))
+        assert webhooks.wait_until_done(ENOUGH)
+        told = http.request("GET", f"{sandbox.url}/webhooks.json").json()
+        webhooks.close()
+
+    assert webhooks.summary() == told
+    assert 1 == told[0]["delivered"]
+
+
+def test_a_stand_in_is_a_webhook(http: urllib3.PoolManager) -> None:
+    """Calls reach SuprSend's stand-in of the same sandbox with the key that it knows, and with no other."""
+    stand_ins = StandIns({"suprsend": "k"})
+    with Sandbox(routes=stand_ins.routes) as sandbox:
+        url = f"{sandbox.url}/stand-ins/suprsend/connector/segment/"
+        keys = ({"Authorization": "Bearer k"}, {"Authorization": "Bearer another"})
+        webhooks = Webhooks([Webhook(url, headers) for headers in keys], QUICK)
+        webhooks.start(sandbox.store)
+        post(http, sandbox, batch(call("a")))
+        assert webhooks.wait_until_done(ENOUGH)
+        webhooks.close()
+
+    told = [(one["delivered"], one["given_up"]) for one in webhooks.summary()]
+    assert [(1, 0), (0, 1)] == told
+    assert Counter([200, 401]) == Counter(taken.answer.status for taken in stand_ins.taken("suprsend"))
