@@ -65,7 +65,7 @@ def _opened(frame: Frame, store: Store, call: calls.StoredCall) -> dict[str, Any
         "repeated": calls.repeats(store, call) if call.outcome == "accepted" else 0,
         "shift": words.lag(call.timestamp - original) if original and call.timestamp else "",
         "arrivals": frame.rehearsal.of_call(store, call.seq) if frame.rehearsal else [],
-        "titles": frame.rehearsal.titles if frame.rehearsal else {},
+        "titles": frame.titles,
     }
 
 

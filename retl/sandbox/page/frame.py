@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs
 
+from retl.receivers.data_file import receiver
 from retl.sandbox.failures import Failures
 from retl.sandbox.local_segment import LocalSegment
 from retl.sandbox.page.html import filled
-from retl.sandbox.page.rehearsal import Rehearsal
+from retl.sandbox.rehearsed import ReceiverRehearsal
 from retl.sandbox.routes import Asked, PageAnswer
 
 
@@ -34,7 +35,12 @@ class Frame:
         rehearsal: the receivers, of which each has a view; None where there are none.
     """
 
-    rehearsal: Rehearsal | None = None
+    rehearsal: ReceiverRehearsal | None = None
+
+    @property
+    def titles(self) -> Mapping[str, str]:
+        """The receivers' names for people, by their names in addresses."""
+        return {name: receiver(name).title for name in self.rehearsal.names} if self.rehearsal else {}
 
     def around(
         self, sandbox: LocalSegment, template: str, tab: str, status: int = 200, **values: Any
@@ -45,12 +51,11 @@ class Frame:
         return filled(template, status, tabs=tabs, current=tab, gone=gone, url=sandbox.url, **values)
 
     def _tabs(self, sandbox: LocalSegment) -> Sequence[Tab]:
-        titles = self.rehearsal.titles if self.rehearsal else {}
         return (
             Tab("calls", "Calls", "/"),
             Tab("users", "Users", "/users"),
             Tab("audiences", "Audiences", "/audiences"),
-            *(Tab(name, title, f"/receivers/{name}") for name, title in titles.items()),
+            *(Tab(name, title, f"/receivers/{name}") for name, title in self.titles.items()),
             Tab("failures", "Failures", "/failures", "" if sandbox.failures == Failures() else "on"),
         )
 

@@ -6,11 +6,11 @@ from retl.sandbox.local_segment import LocalSegment
 from retl.sandbox.page import call_views, failure_views, receiver_views, user_views
 from retl.sandbox.page.frame import Frame, View
 from retl.sandbox.page.html import FILES, file_answer
-from retl.sandbox.page.rehearsal import Rehearsal
+from retl.sandbox.rehearsed import ReceiverRehearsal
 from retl.sandbox.routes import Asked, PageAnswer, Route
 
 
-def page_routes(rehearsal: Rehearsal | None = None) -> tuple[Route, ...]:
+def page_routes(rehearsal: ReceiverRehearsal | None = None) -> tuple[Route, ...]:
     """The routes of the page.
 
     Args:

@@ -14,7 +14,7 @@ def receiver_view(frame: Frame, sandbox: LocalSegment, asked: Asked) -> PageAnsw
     """The newest calls at a receiver, and the requests of the one that is open."""
     name = asked.parts["name"]
     rehearsal = frame.rehearsal
-    if rehearsal is None or name not in rehearsal.titles:
+    if rehearsal is None or name not in rehearsal.names:
         raise RefusalError(404, f"there is no receiver {name}")
     query = query_of(asked)
     user, seq = text_of(query, "user") or None, place_of(query, "call")
@@ -30,4 +30,5 @@ def receiver_view(frame: Frame, sandbox: LocalSegment, asked: Asked) -> PageAnsw
         listing=listing,
         user=user,
         opened=opened,
+        newest=listing.after,
     )

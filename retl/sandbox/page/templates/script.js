@@ -3,7 +3,6 @@
   // All of it is on top of a page that works as links and forms: it keeps the page up to date, and adds keys.
   const $ = (selector, inside = document) => inside.querySelector(selector);
   const $$ = (selector, inside = document) => [...inside.querySelectorAll(selector)];
-  document.documentElement.classList.add("js");
   const POLL = 1000;
   let paused = false, newest = 0, held = 0, busy = false, loading = 0;
 
@@ -23,7 +22,7 @@
   };
   const page = async (url) => new DOMParser().parseFromString(await (await fetch(url)).text(), "text/html");
   const panes = () => $("#panes");
-  const noteState = (from) => { newest = Number($("#panes", from)?.dataset.newest ?? 0); };
+  const noteState = (from) => { newest = Number($("#panes", from)?.dataset.newest ?? newest); };
 
   // Another address of the list, without a new page: a filter, a search, a call.
   const go = async (url, { push = true } = {}) => {
@@ -35,7 +34,7 @@
     document.title = fresh.title;
     document.body.className = fresh.body.className;
     Object.assign(panes().dataset, $("#panes", fresh).dataset);
-    $("#search-form").replaceChildren(...document.importNode($("#search-form", fresh), true).childNodes);
+    $("#search-form")?.replaceChildren(...document.importNode($("#search-form", fresh), true).childNodes);
     takeOver(fresh);
     noteState(document);
     showPill(0);
@@ -65,23 +64,22 @@
     busy = true;
     const mine = loading;
     try {
-      if (panes()) {
-        const address = new URL(panes().dataset.pulse, location.href);
-        address.searchParams.set("after", newest);
-        const now = await (await fetch(address)).json();
-        if (paused || mine !== loading) return;
-        const isOther = now.newest < newest || (held && now.held < held);
-        if (now.newest !== newest || now.held !== held) {
-          if (isOther || isFollowing()) await refresh();
-          else {
-            takeOver(await page(location.href), ["throughput", "facets"]);
-            showPill(now.new);
-          }
+      const address = new URL(panes()?.dataset.pulse ?? "/pulse", location.href);
+      address.searchParams.set("after", newest);
+      const now = await (await fetch(address)).json();
+      if (paused || mine !== loading) return;
+      const isNew = now.newest !== newest || now.held !== held, isOther = now.newest < newest || now.held < held;
+      if (panes() && isNew) {
+        if (isOther || isFollowing()) await refresh();
+        else {
+          takeOver(await page(location.href), ["throughput", "facets"]);
+          showPill(now.new);
         }
-        held = now.held;
-      } else if (document.body.dataset.live !== "no" && !$(":focus[type=search]") && scrollY < 200) {
+      } else if (!panes() && (isNew || $("[data-always]")) && !$(":focus[type=search]") && scrollY < 200) {
         takeOver(await page(location.href));
+        newest = now.newest;
       }
+      held = now.held;
       live("");
     } catch {
       live("lost");
@@ -226,6 +224,7 @@
 
   const fold = $(".fold");
   if (fold && matchMedia("(max-width: 899px)").matches) fold.open = false;
+  $("nav [aria-current]")?.scrollIntoView({ inline: "center", block: "nearest" });
   noteState(document);
   setInterval(poll, POLL);
 })();
