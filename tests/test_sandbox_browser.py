@@ -10,9 +10,10 @@ from axe_playwright_python.sync_playwright import Axe
 from browser import DARK, LIGHT, PHONE, TABLET, Opened, open_page, started_chromium
 from playwright.sync_api import Browser, Page, expect
 from posts import batch, post
-from sandbox_calls import identify, track
+from sandbox_calls import arrived, identify, track
 
 from retl.sandbox.page.page_routes import page_routes
+from retl.sandbox.rehearsed import ReceiverRehearsal
 from retl.sandbox.server import Sandbox
 from retl.sandbox.store import Store
 
@@ -53,7 +54,7 @@ class Desk:
 @pytest.fixture
 def desk(chromium: Browser) -> Iterator[Desk]:
     """Give a desk; at its end no page has written to the console, or asked for anything from elsewhere."""
-    with Sandbox(routes=page_routes(), store=Store()) as sandbox:
+    with Sandbox(routes=page_routes(ReceiverRehearsal()), store=Store()) as sandbox:
         desk = Desk(chromium, sandbox)
         yield desk
         messages = [text for one in desk.opened for text in one.messages]
@@ -347,8 +348,55 @@ def test_the_page_works_without_scripts(chromium: Browser, shop: Desk) -> None:
 
 def test_an_open_page_knows_when_the_sandbox_is_gone(chromium: Browser) -> None:
     """A sandbox that was closed does not look as if it were live."""
-    with Sandbox(routes=page_routes(), store=Store()) as sandbox:
+    with Sandbox(routes=page_routes(ReceiverRehearsal()), store=Store()) as sandbox:
         page = open_page(chromium, sandbox.url).page
 
     expect(page.get_by_role("button", name="No answer")).to_be_visible()
     page.context.close()
+
+
+def test_a_receiver_shows_what_arrives(shop: Desk) -> None:
+    """A call leads to the requests that a receiver gets; calls that come later are listed there, too."""
+    page = shop.open("/?call=3")
+    page.locator("#detail").get_by_role("link", name="Insider").click()
+    expect(page.get_by_role("heading", name="Insider", level=1)).to_be_visible()
+    expect(page.locator("#detail")).to_contain_text("confirmation_page_view")
+    expect(page.locator("#detail")).to_contain_text("POST https://unification.useinsider.com")
+    page.keyboard.press("Escape")
+    page.keyboard.press("j")
+    page.keyboard.press("Enter")
+    expect(page.locator("#call-title")).to_be_focused()
+    shop.send(identify("ken"))
+    expect(page.locator("#pill")).to_have_text("1 new call")
+    page.keyboard.press("n")
+
+    expect(page.locator("#rows tbody tr").first).to_contain_text("ken")
+    page.get_by_role("link", name="Miso").click()
+    expect(page.locator("#rows tbody tr").first).to_contain_text("nothing arrives")
+
+
+def test_a_hundred_thousand_calls_stay_usable(desk: Desk) -> None:
+    """With many calls a page is as small as with few, and still is filtered, searched and paged."""
+    calls = (
+        identify(f"user-{number % 9_000}", plan="pro", number=number) if number % 2
+        else track(f"user-{number % 9_000}", f"Event {number % 40}", number=number)
+        for number in range(100_000)
+    )  # fmt: skip
+    desk.sandbox.store.add([arrived(seq, call, seconds=seq / 200) for seq, call in enumerate(calls, 1)], 0)
+    page = desk.open()
+    expect(page.locator("#bar")).to_contain_text("100,000 calls")
+    page.locator("#facets").get_by_role("link", name="identify").click()
+    expect(page.locator("#bar")).to_contain_text("50,000 calls of 100,000")
+    page.get_by_role("link", name="Older calls").click()
+    expect(page.locator("#rows tbody tr").first).to_have_attribute("data-seq", str(100_000 - 200))
+    page.locator("#search").fill("user-7777 99777")
+    expect(page.locator("#bar")).to_contain_text(" of 100,000")
+    page.keyboard.press("Escape")
+    page.keyboard.press("u")
+    for path, name in (("/users", "Users"), ("/audiences", "Audiences"), ("/user?id=user-7777", "user-7777")):
+        page.goto(desk.sandbox.url + path)
+        expect(page.get_by_role("heading", name=name, level=1)).to_be_visible()
+
+    page.goto(desk.sandbox.url)
+    assert len(page.content()) < 150_000
+    assert 100 == page.locator("#rows tbody tr").count()
