@@ -20,6 +20,7 @@ from retl.config.fields import (
     ModelName,
     Name,
     Options,
+    TableName,
     Text,
     Timestamp,
     Value,
@@ -93,6 +94,11 @@ group:
   traits: {plan: plan}
 ```
 
+In place of the last one's `sql`, `table: accounts` would read the whole table, or a view, such as a model of
+dbt. A plain name, `schema.table` or `database.schema.table`, means what it means in SQL; a part that needs
+quotes there, as in `analytics."Order Items"`, has them here, of whatever kind, and is spelled as the database
+wants it.
+
 `${NAME}` and `${NAME:-default}` inside a value come from the environment, or from `.env` in the project
 folder; `$${` stands for a plain `${`. The variables of `warehouse`, `segment.write_key` and
 `segment.oauth.private_key` are looked up when a command needs them, all others when the file is read.
@@ -105,7 +111,7 @@ every reader takes for one, such as `1_000`. A file has at most 1 MB, each alias
 _BLOCKS: tuple[tuple[str, str, type[Frozen]], ...] = (
     (
         "Top level",
-        "Exactly one of `track`, `audience`, `identify` and `group`; one of `model` and `sql`.",
+        "Exactly one of `track`, `audience`, `identify` and `group`; one of `model`, `sql` and `table`.",
         Sync,
     ),
     ("`track`", "A call for each row that is new, changed or gone; at least one of the three.", Track),
@@ -165,6 +171,7 @@ _FORMS: tuple[tuple[object, str], ...] = (
     (Name, "letters, digits, `_`, `.`, `-`"),
     (Receivers, "block for each receiver"),
     (ModelName, "path"),
+    (TableName, "name of a table"),
     (Endpoint, "URL"),
     (Zone, "time zone"),
     (Text, "text"),

@@ -20,6 +20,7 @@ from retl.mask import masked
 from retl.observer import SilentObserver
 from retl.run import Run, Status
 from retl.session import Session
+from retl.table import plain_name
 from retl.version import __version__
 
 if TYPE_CHECKING:
@@ -138,7 +139,8 @@ def _inputs(session: Session) -> list[tuple[str, str]]:
         return []
     scheme = {"postgresql": "postgres"}.get(address.backend, address.backend)
     host = f"{address.host}:{address.port}" if address.host and address.port else address.host or ""
-    model = session.sync.model or session.sync.name
+    sync = session.sync
+    model = plain_name(sync.table) if sync.table else sync.model or sync.name
     return [(f"{scheme}://{host}", f"{address.database}.{model}" if address.database else model)]
 
 

@@ -101,6 +101,6 @@ def _refuse_jinja(text: str, shown: str, first_line: int) -> None:
             raise ModelError(
                 f"here is Jinja, `{shown_jinja}`; retl reads SQL as it is",
                 where=f"{shown}:{line}",
-                hint="for a model of dbt: read the table that it makes, `sql: SELECT * FROM schema.name`, or "
+                hint="for a model of dbt: read the table that it makes, `table: schema.name`, or "
                 "copy its compiled SQL from target/compiled/",
             )

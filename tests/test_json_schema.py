@@ -211,6 +211,7 @@ KEYS = [
     *(
         "model",
         "sql",
+        "table",
         "track",
         "audience",
         "identify",
@@ -413,6 +414,10 @@ def as_json(text: str) -> Any:
         ({"guards": {"min_rows": "${MIN:-1}"}}, True),
         ({"model": None}, False),
         ({"sql": "SELECT 1"}, False),
+        ({"table": "users"}, False),
+        ({"model": None, "table": "analytics.users"}, True),
+        ({"model": None, "table": 'analytics."Order Items"'}, True),
+        ({"model": None, "table": "SELECT 1"}, False),
         ({"identify": {"traits": {"a": "a"}}}, False),
         ({"identify": None, "track": {"user_id": "id"}}, False),
         ({"identify": {"user_id": "id", "traits": {"a": {"column": "a", "value": 1}}}}, False),

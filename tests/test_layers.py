@@ -52,6 +52,7 @@ GROUND = [
     "state",
     "storage",
     "system",
+    "table",
     "version",
 ]
 """Modules at the top that know no package; each package may import them."""

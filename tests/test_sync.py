@@ -328,10 +328,25 @@ BAD = [
     ("model: users\nprimary_key: id\nidentify:", ":3 identify: has no value"),
     ("model: users\nprimary_key: id\nidentify: x", ":3 identify: must be a mapping, not text"),
     # what is compared
+    (
+        identify("sql: select 1\ntable: users"),
+        ":5 sql: both `model` and `sql` are there; keep one\n"
+        "also syncs/users.yml:6 table: both `model` and `table` are there; keep one",
+    ),
+    (identify("table: users"), ":5 table: both `model` and `table` are there; keep one"),
+    (
+        "table: select 1\nprimary_key: id\nidentify: {user_id: id}",
+        ":1 table: `select 1` is not the name of a table; write `table`, `schema.table` or "
+        "`database.schema.table`, with quotes around a part that SQL would need them for",
+    ),
+    (
+        f"table: {'a' * 1001}\nprimary_key: id\nidentify: {{user_id: id}}",
+        ":1 table: is too long: the name of a table has at most 1000 characters",
+    ),
     (identify("sql: select 1"), ":5 sql: both `model` and `sql` are there; keep one"),
     (
         "primary_key: id\nidentify: {user_id: id}",
-        ": neither `model` (a file in models/) nor `sql` is there; write one of them",
+        ": none of `model` (a file in models/), `sql` and `table` is there; write one of them",
     ),
     ("model: m\nidentify: {user_id: id}", " primary_key: `primary_key` is missing"),
     (
@@ -707,7 +722,7 @@ guards: {}
         "9 initial: must be `skip` or `send`",
         "10 guards.removed: must be a count such as 500000, a percentage such as 20%, or off",
         "11 guards: the key `guards` stands here twice; first on line 10",
-        " neither `model` (a file in models/) nor `sql` is there; write one of them",
+        " none of `model` (a file in models/), `sql` and `table` is there; write one of them",
         "5 track.added.event: `event` is missing",
     ] == told
     assert "set it in the environment or in .env" == caught.value.hint

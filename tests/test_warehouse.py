@@ -39,10 +39,12 @@ from warehouses import (
     types_seen_by_duckdb,
 )
 
+from retl.address import read_address
 from retl.cli.main import execute
 from retl.errors import ConfigError, ModelError, WarehouseError
 from retl.memory import Room
 from retl.model import Model
+from retl.table import select_table
 from retl.warehouse import Warehouse, open_warehouse
 from retl.warehouse.message import without_values
 from retl.warehouse.parse import decimals
@@ -163,6 +165,18 @@ def refusal(shop: Shop, sql: str, first_line: int = 1, columns: Any = None) -> M
                 warehouse.columns(model(sql, first_line))
             assert str(read.value) == str(described.value)
     return read.value
+
+
+def test_a_table_by_its_name(shop: Shop) -> None:
+    """A table that a sync names is read as the SELECT of all its columns."""
+    select = select_table("users", read_address(shop.url).backend)
+
+    with shop.open() as warehouse:
+        names = [
+            [column.name for column in warehouse.columns(Model("users", text, "x"))]
+            for text in ("SELECT * FROM users", select)
+        ]
+    assert names[0] == names[1]
 
 
 def test_all_rows(shop: Shop) -> None:

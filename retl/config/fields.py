@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
+from retl import table
 from retl.forms.dotted import literal_name, path
 from retl.forms.form import Frozen, refusal
 from retl.forms.yaml_file import cut
@@ -101,6 +102,17 @@ def _model_name(name: str) -> str:
     return name
 
 
+def _table_name(name: str) -> str:
+    if len(name) > table.LONGEST:
+        raise refusal(f"is too long: the name of a table has at most {table.LONGEST} characters")
+    if not table.is_table(name):
+        raise refusal(
+            f"`{cut(name)}` is not the name of a table; write `table`, `schema.table` or "
+            "`database.schema.table`, with quotes around a part that SQL would need them for"
+        )
+    return name
+
+
 _HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
 """A host's name; names in other alphabets are written in their ASCII form, `xn--…`."""
 
@@ -163,6 +175,7 @@ Column = Annotated[str, Field(min_length=1)]
 Columns = Annotated[tuple[Column, ...], BeforeValidator(_as_list), AfterValidator(_distinct)]
 Name = Annotated[str, AfterValidator(_file_name)]
 ModelName = Annotated[Text, AfterValidator(_model_name)]
+TableName = Annotated[Text, AfterValidator(_table_name)]
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
 Zone = Annotated[str, AfterValidator(_zone)]
 Count = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=10**12)]

@@ -7,6 +7,7 @@ form, one with a variable is taken as well; and a `${` that is none is refused e
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from retl import table
 from retl.config.fields import DEEPEST_NAME, LONGEST_MODEL, LONGEST_NAME, zones
 
 Schema = dict[str, Any]
@@ -99,6 +100,10 @@ NAME = matching(rf"^{_DEVICE}(?!\.+$)[A-Za-z0-9_.-]{{1,{LONGEST_NAME}}}$")
 
 _PART = r"(?!\.*(?:\/|$))(?:[^\\\/\p{C}\p{Z}]| )+"
 MODEL = matching(rf"^{_PART}(?:\/{_PART})*$", LONGEST_MODEL)
+
+_IN_QUOTES = (r'"(?:[^"\p{C}\p{Z}]| |"")+"', r"`(?:[^`\p{C}\p{Z}]| )+`", r"\[(?:[^\[\]\p{C}\p{Z}]| )+\]")
+_TABLE_PART = rf"""(?:[^\p{{C}}\p{{Z}}"`\[\]'.,;:()\/\\]+|{"|".join(_IN_QUOTES)})"""
+TABLE = matching(rf"^{_TABLE_PART}(?:\.{_TABLE_PART}){{0,{table.MOST_PARTS - 1}}}$", table.LONGEST)
 
 _LABEL = r"[A-Za-z0-9_-]{1,63}"
 _HOST = rf"(?:\[[0-9A-Fa-f:.]+\]|(?=[A-Za-z0-9_.-]{{1,253}}(?:[:\/]|$)){_LABEL}(?:\.{_LABEL})*\.?)"

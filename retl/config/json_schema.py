@@ -26,6 +26,7 @@ from retl.config.fields import (
     ModelName,
     Name,
     Options,
+    TableName,
     Text,
     Timestamp,
     Value,
@@ -54,6 +55,7 @@ _FORMS: tuple[tuple[object, Schema], ...] = (
     (Age, forms.AGE),
     (Name, forms.NAME),
     (ModelName, forms.MODEL),
+    (TableName, forms.TABLE),
     (Endpoint, forms.ENDPOINT),
     (SecretStr, forms.SECRET),
     (Ids, forms.IDS),
@@ -78,7 +80,7 @@ def _except_with(fields_key: str) -> Schema:
 _RULES: dict[type[Frozen], list[Schema]] = {
     Sync: [
         forms.exactly_one(KINDS),
-        forms.exactly_one([key for key in ("model", "sql", "table") if key in Sync.model_fields]),
+        forms.exactly_one(["model", "sql", "table"]),
         {"if": given("initial"), "then": {"anyOf": [given("track"), given("audience")]}},
     ],
     Track: [

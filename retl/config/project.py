@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 
+from retl.address import read_address
 from retl.config.folder import ENDINGS, MARKS, absolute, files_in, name_in, root_of
 from retl.config.settings import Channels, Notify, check_defaults
 from retl.config.sync import Sync, parse
@@ -21,6 +22,7 @@ from retl.lazy import lazy_module
 from retl.mask import note, note_url
 from retl.model import Model, make_model, read_model
 from retl.system import expanded, in_utf8, is_file, is_folder, is_there, read_file, system_words
+from retl.table import plain_name, select_table
 
 if TYPE_CHECKING:
     import ssl
@@ -154,7 +156,7 @@ def load_sync(path: Path, project: Project) -> Sync:
 
 
 def load_model(sync: Sync, project: Project) -> Model:
-    """Read the sync's model, from its file in `models/` or from the sync itself.
+    """Read the sync's model, from its file in `models/` or from the sync itself; of a table, all columns.
 
     Raises:
         ConfigError: there is no such file.
@@ -162,7 +164,10 @@ def load_model(sync: Sync, project: Project) -> Model:
     """
     if sync.sql is not None:
         return make_model(sync.name, sync.sql, sync.path, sync.sql_line)
-    assert sync.model is not None, "a sync has `model` or `sql`"
+    if sync.table is not None:
+        select = select_table(sync.table, _backend(sync, project))
+        return make_model(plain_name(sync.table), select, sync.path, sync.table_line)
+    assert sync.model is not None, "a sync has `model`, `sql` or `table`"
     folder = project.root / "models"
     if not folder.is_dir():
         raise ConfigError(
@@ -177,6 +182,14 @@ def load_model(sync: Sync, project: Project) -> Model:
             f"there is no {project.shown(path)}{nearest(sync.model, known)}", where=sync.where("model")
         )
     return read_model(path, sync.model, project.shown(path))
+
+
+def _backend(sync: Sync, project: Project) -> str:
+    """The kind of the sync's warehouse; empty where its URL is not known, and so nothing can be read."""
+    try:
+        return read_address(warehouse_url(sync, project)).backend
+    except (ConfigError, ValueError):
+        return ""
 
 
 def write_key(sync: Sync, project: Project) -> str:

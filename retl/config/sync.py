@@ -8,7 +8,19 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, PrivateAttr, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 
-from retl.config.fields import Columns, Event, Fields, Ids, ModelName, Name, Nulls, Text, Value, Zone
+from retl.config.fields import (
+    Columns,
+    Event,
+    Fields,
+    Ids,
+    ModelName,
+    Name,
+    Nulls,
+    TableName,
+    Text,
+    Value,
+    Zone,
+)
 from retl.config.kinds import (
     Audience,
     Change,
@@ -60,9 +72,14 @@ class Sync(Frozen):
 
     name: Name = Field(description="Name of the sync's state and part of its message ids; the file's name.")
     model: ModelName | None = Field(
-        default=None, description="Model in the folder `models`, without `.sql`; or write `sql`."
+        default=None, description="Model in the folder `models`, without `.sql`; or write `sql` or `table`."
     )
     sql: Text | None = Field(default=None, description="One SELECT, in place of `model`.")
+    table: TableName | None = Field(
+        default=None,
+        description="A table or a view, all rows of it, in place of `model`: `schema.table`, such as a model "
+        "of dbt. A part that SQL would have in quotes stands in quotes.",
+    )
     primary_key: Columns = Field(description="Column or columns that tell rows apart: unique and never null.")
     track: Track | None = Field(default=None, description="Send track calls; see the block.")
     audience: Audience | None = Field(
@@ -163,6 +180,11 @@ class Sync(Frozen):
         """The line of the file on which `sql` starts; 1-based."""
         return self._documents[0].text_line(("sql",)) if self._documents else 1
 
+    @property
+    def table_line(self) -> int:
+        """The line of the file on which `table` stands; 1-based."""
+        return self._documents[0].line(("table",)) if self._documents else 1
+
     def where(self, *location: str | int) -> str:
         """The place of a key for an error message, such as `syncs/users.yml:12 identify.traits.email`.
 
@@ -207,11 +229,13 @@ class Sync(Frozen):
 
     @model_validator(mode="after")
     def _one_query(self) -> Self:
-        if self.model is not None and self.sql is not None:
-            raise refusal("both `model` and `sql` are there; keep one", "sql")
-        if self.model is None and self.sql is None:
+        given = [key for key in ("model", "sql", "table") if getattr(self, key) is not None]
+        if len(given) > 1:
+            raise refusal(f"both `{given[0]}` and `{given[1]}` are there; keep one", given[1])
+        if not given:
             raise lacking(
-                "neither `model` (a file in models/) nor `sql` is there; write one of them", model="_"
+                "none of `model` (a file in models/), `sql` and `table` is there; write one of them",
+                model="_",
             )
         return self
 
