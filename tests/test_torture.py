@@ -1,5 +1,9 @@
 """The torture itself: its reader sees each kind of broken promise, and a seed lives the same life again."""
 
+import signal
+import sys
+from pathlib import Path
+from subprocess import PIPE, STDOUT, Popen
 from typing import Any
 
 import pytest
@@ -213,3 +217,19 @@ def test_a_broken_promise_is_told_with_the_way_to_see_it_again() -> None:
     record = Record(broken=[(42, LOST, "lost: row a")])
     assert "python -m torture --replay 42" in "\n".join(lines(record))
     assert "| **1** | **0** |" in page(record, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_does_not_hide_what_was_found(number: signal.Signals) -> None:
+    """A torture that is stopped tells of the lives until then, and its exit code is that of the signal."""
+    command = [sys.executable, "-m", "torture", "--seed", "1", "--seconds", "600", "--jobs", "1"]
+    with Popen(command, cwd=Path(__file__).parents[1], stdout=PIPE, stderr=STDOUT, text=True) as process:
+        assert process.stdout is not None
+        assert "seed 1\n" == process.stdout.readline()
+        process.send_signal(number)
+        out = process.stdout.read()
+
+    assert 128 + number == process.returncode
+    assert "stopped by a signal; until then:\n0 faults in 0 commands of 0 lives" in out
+    assert "Traceback" not in out

@@ -5,7 +5,7 @@ import secrets
 
 import click
 
-from torture.lives import live, live_on
+from torture.lives import Stop, live, live_on
 from torture.report import lines, write_page
 
 
@@ -22,9 +22,13 @@ def main(seed: int | None, seconds: float, faults: int, jobs: int, replay: int |
         record = live(replay, click.echo)
     else:
         seed = secrets.randbelow(10**9) if seed is None else seed
-        click.echo(f"seed {seed}")
-        record = live_on(seed, seconds, faults, jobs)
+        stop = Stop()
+        with stop.heeded():
+            click.echo(f"seed {seed}")
+            record = live_on(seed, seconds, faults, jobs, stop)
     click.echo("\n".join(lines(record)))
+    if record.stopped_by is not None:
+        raise SystemExit(128 + record.stopped_by)
     if page and replay is None:
         write_page(record, seed or 0)
     raise SystemExit(1 if record.broken else 0)

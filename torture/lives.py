@@ -3,10 +3,13 @@
 import multiprocessing
 import os
 import shutil
+import signal
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from pathlib import Path
 
 from torture.life import Life
@@ -49,7 +52,31 @@ def _memory() -> Path | None:
     return None
 
 
-def live_on(seed: int, seconds: float, faults: int, jobs: int) -> Record:
+class Stop:
+    """A signal to stop: lives that are under way are broken off, and nothing is known of them.
+
+    Attributes:
+        signal: its number; None until it comes.
+    """
+
+    signal: int | None = None
+
+    @contextmanager
+    def heeded(self) -> Iterator[None]:
+        """Heed SIGINT and SIGTERM; a second one ends the torture at once."""
+        before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _note(self, number: int, _frame: object) -> None:
+        self.signal = number
+        signal.signal(number, signal.SIG_DFL)
+
+
+def live_on(seed: int, seconds: float, faults: int, jobs: int, stop: Stop) -> Record:
     """Live the lives of a seed and those after it.
 
     Args:
@@ -57,10 +84,11 @@ def live_on(seed: int, seconds: float, faults: int, jobs: int) -> Record:
         seconds: after which no further life begins; 0 is no limit.
         faults: after which none begins; 0 is no limit.
         jobs: how many lives are lived at a time.
+        stop: ends them before their time.
     """
     total, began = Record(), time.monotonic()
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=spawn) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=spawn, initializer=_leave_signals) as pool:
         under_way: set[Future[Record]] = set()
         while True:
             is_over = bool(total.broken) or bool(seconds and time.monotonic() - began > seconds)
@@ -70,8 +98,21 @@ def live_on(seed: int, seconds: float, faults: int, jobs: int) -> Record:
                 seed += 1
             if not under_way:
                 break
-            done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+            if stop.signal is not None:
+                pool.shutdown(wait=False, cancel_futures=True)
+                for process in multiprocessing.active_children():
+                    process.terminate()
+                break
+            done, under_way = wait(under_way, timeout=0.5, return_when=FIRST_COMPLETED)
             for one in done:
                 total.add(one.result())
     total.seconds = time.monotonic() - began
+    total.stopped_by = stop.signal
     return total
+
+
+def _leave_signals() -> None:
+    """Leave Ctrl-C, which reaches each process of a terminal, to the one that began the lives."""
+    # Handlers, and not SIG_IGN, which the commands that a life starts would inherit.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that a life puts away its files

@@ -14,12 +14,14 @@ class Record:
             with an older state; `unnoted` are repeats that retl did not count as unsure.
         broken: the seed of each life that broke a promise, with the kind and the words.
         seconds: that all took.
+        stopped_by: the signal that ended it before its time; None where none did.
     """
 
     faults: Counter[str] = field(default_factory=Counter)
     counts: Counter[str] = field(default_factory=Counter)
     broken: list[tuple[int, str, str]] = field(default_factory=list)
     seconds: float = 0.0
+    stopped_by: int | None = None
 
     def add(self, other: "Record") -> None:
         """Add what happened elsewhere."""

@@ -44,6 +44,8 @@ change nothing.
 def lines(record: Record) -> Iterator[str]:
     """The result for a terminal."""
     counts = record.counts
+    if record.stopped_by is not None:
+        yield "stopped by a signal; until then:"
     yield (
         f"{record.faults.total():,} faults in {counts['runs']:,} commands of {counts['lives']:,} lives; "
         f"{counts['calls']:,} calls arrived, {counts['repeats']:,} of them again, "
