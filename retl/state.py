@@ -21,7 +21,7 @@ import duckdb
 from retl import encryption, sql
 from retl.damage import not_readable, own_errors, state_exists, storage_error
 from retl.encryption import StateKey
-from retl.errors import ConfigError, LockedError, RetlError, StateError
+from retl.errors import LockedError, RetlError, StateError
 from retl.lock import SPILL, SPILLS
 from retl.migrations import MIGRATIONS
 from retl.storage import ALONE, Storage
@@ -222,17 +222,16 @@ def open_state(
         StorageError: it cannot be read or written.
         LockedError: another process has it open.
     """
-    with own_errors(path):
+    with own_errors(path), _open_unless_raised(connect()) as db:
+        if key:
+            encryption.prepare(db)
         if not state_exists(path):
-            _make(path, sync, key, connect)
-        state = State(_attach(path, memory, key, connect), path, memory)
-        try:
-            for version in range(_check(state, path, sync), SCHEMA_VERSION):
-                with state.transaction():
-                    _migrate(state, version)
-        except BaseException:
-            state.db.close()
-            raise
+            _make(db, path, sync, key)
+        _attach(db, path, memory, key)
+        state = State(db, path, memory)
+        for version in range(_check(state, path, sync), SCHEMA_VERSION):
+            with state.transaction():
+                _migrate(state, version)
     return state
 
 
@@ -255,18 +254,27 @@ def peek_state(path: Path, sync: str | None, memory: int | None = None, key: Sta
     """
     if not state_exists(path):
         return new_state(sync or path.stem, memory, key)
-    with own_errors(path):
-        state = State(_attach(path, memory, key), path)
-        try:
-            version = _check(state, path, sync)
-            if version < SCHEMA_VERSION:
-                state.db.execute("BEGIN TRANSACTION")
-            for step in range(version, SCHEMA_VERSION):
-                _migrate(state, step)
-        except BaseException:
-            state.db.close()
-            raise
+    with own_errors(path), _open_unless_raised(new_connection()) as db:
+        if key:
+            encryption.prepare(db)
+        _attach(db, path, memory, key)
+        state = State(db, path)
+        version = _check(state, path, sync)
+        if version < SCHEMA_VERSION:
+            state.db.execute("BEGIN TRANSACTION")
+        for step in range(version, SCHEMA_VERSION):
+            _migrate(state, step)
     return state
+
+
+@contextmanager
+def _open_unless_raised(db: duckdb.DuckDBPyConnection) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection that stays open, but where anything is raised."""
+    try:
+        yield db
+    except BaseException:
+        db.close()
+        raise
 
 
 def new_state(sync: str, memory: int | None = None, key: StateKey | None = None) -> State:
@@ -283,20 +291,18 @@ def new_state(sync: str, memory: int | None = None, key: StateKey | None = None)
     return State(db, None)
 
 
-def _make(
-    path: Path, sync: str, key: StateKey | None, connect: Callable[[], duckdb.DuckDBPyConnection]
-) -> None:
-    """Make the file under another name first, so that a half-made one never stands in the way."""
+def _make(db: duckdb.DuckDBPyConnection, path: Path, sync: str, key: StateKey | None) -> None:
+    """Make the file under another name first, so that a half-made one never stands in the way.
+
+    The connection has nothing attached, before and after: to start a DuckDB is a tenth of a short run.
+    """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.new")
     for leftover in (unfinished, unfinished.with_name(f"{unfinished.name}.wal")):
         leftover.unlink(missing_ok=True)
-    with connect() as db:
-        if key:
-            encryption.prepare(db)
-        encryption.attach(db, unfinished, "state", key, new=True)
-        _create(db, sync)
-        db.execute("DETACH state")
+    encryption.attach(db, unfinished, "state", key, new=True)
+    _create(db, sync)
+    db.execute("DETACH state")
     unfinished.chmod(0o600)
     unfinished.replace(path)
 
@@ -314,23 +320,11 @@ def _create(db: duckdb.DuckDBPyConnection, sync: str) -> None:
         )
 
 
-def _attach(
-    path: Path,
-    memory: int | None,
-    key: StateKey | None,
-    connect: Callable[[], duckdb.DuckDBPyConnection] = new_connection,
-) -> duckdb.DuckDBPyConnection:
+def _attach(db: duckdb.DuckDBPyConnection, path: Path, memory: int | None, key: StateKey | None) -> None:
     spill = path.with_name(path.name + SPILL)
-    db = connect()
     try:
-        if key:
-            encryption.prepare(db)
         encryption.attach(db, path, "state", key)
-    except ConfigError:
-        db.close()
-        raise
     except duckdb.Error as error:
-        db.close()
         if "Could not set lock" in str(error) or "Unique file handle conflict" in str(error):
             raise LockedError(
                 "another process has this state open",
@@ -345,7 +339,6 @@ def _attach(
         shutil.rmtree(path.with_name(path.name + ending), ignore_errors=True)
     db.execute(f"SET temp_directory = {sql.text(str(spill))}")
     _set_up(db, memory)
-    return db
 
 
 def _set_up(db: duckdb.DuckDBPyConnection, memory: int | None) -> None:
