@@ -771,7 +771,7 @@ def test_defaults(tmp_path: Path) -> None:
         (
             "model: x",
             ":1 model: unknown key `model`; known here: "
-            "`warehouse`, `segment`, `guards`, `timezone`, `keep`, `receivers`, `notify`",
+            "`warehouse`, `state`, `segment`, `guards`, `timezone`, `keep`, `receivers`, `notify`",
         ),
         (
             "receivers: {x: {}}",
