@@ -73,12 +73,26 @@ class Address:
         )
 
 
+_SPARK_PARTS = re.compile(
+    r"""
+    (?P<drivername> sc )://
+    (?: \[(?P<ipv6> [^\]]+ )\] | (?P<ipv4> [^/:;]+ ) )?
+    (?: :(?P<port> \d+ ) )?
+    (?: /(?P<database> [^;]* ) (?P<query> .* ) )?
+    """,
+    re.VERBOSE,
+)
+"""A URL of Spark Connect, whose settings follow a `;`, and may hold an `@`."""
+
+
 def read_address(url: str) -> Address:
     """Take a URL apart, of a database's or of any other.
 
     Raises:
         ValueError: it is not one; the message may quote a secret.
     """
+    if url.startswith("sc://"):
+        return _spark_address(url)
     parts = _PARTS.match(url)
     if parts is None:
         raise ValueError("not a URL")
@@ -96,6 +110,20 @@ def read_address(url: str) -> Address:
         None if parts["port"] is None else int(parts["port"]),
         database,
         {key: values if len(values) > 1 else values[0] for key, values in query.items()},
+    )
+
+
+def _spark_address(url: str) -> Address:
+    parts = _SPARK_PARTS.fullmatch(url)
+    if parts is None:
+        raise ValueError("not a URL of Spark Connect")
+    settings = [one.partition("=") for one in (parts["query"] or "").split(";") if one]
+    return Address(
+        parts["drivername"],
+        host=parts["ipv4"] or parts["ipv6"],
+        port=int(parts["port"]) if parts["port"] else None,
+        database=parts["database"] or None,
+        query={name: unquote(value) for name, _, value in settings},
     )
 
 

@@ -27,6 +27,10 @@ from retl.address import read_address, shown, without_secrets
             "https://api.example.com:8443/v1/batch",
         ),
         ("http://127.0.0.1:8765", "http://127.0.0.1:8765"),
+        ("sc://spark:15002/;user_id=me@example.com;token=hush", "sc://spark:15002"),
+        ("sc://[::1]/;token=a@hush:1/hush?hush", "sc://[::1]"),
+        ("sc://spark/path;token=hush", "sc://spark/path"),
+        ("sc://me:hush@spark", "sc://…"),
         ("postgresql://u:hu/sh@host:hush/db", "postgresql://…"),
         ("hush", "…"),
     ],
@@ -60,6 +64,16 @@ def test_words_of_drivers(said: str) -> None:
 
     assert "hu" not in found
     assert found.count("***") + found.count("?…") + found.count("http://proxy") + found.count("db/shop") >= 1
+
+
+@pytest.mark.rule("W9")
+def test_words_of_a_client_of_sparks() -> None:
+    """The settings of a URL of Spark Connect are taken out of a text, however they are spelled."""
+    url = read_address("sc://spark:15002/;user_id=me@hush.org;token=hu%2Fsh==")
+    said = "Parameter 'token=hu%2Fsh%3D%3D' of me@hush.org: Bearer hu/sh=="
+
+    assert {"user_id": "me@hush.org", "token": "hu/sh=="} == url.query
+    assert "Parameter 'token=***' of ***: Bearer ***" == without_secrets(said, url)
 
 
 def test_words_that_are_no_secret() -> None:
