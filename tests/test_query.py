@@ -12,6 +12,7 @@ from retl.errors import ModelError, WarehouseError
 from retl.warehouse import mysql, open_warehouse, postgres, sqlite
 from retl.warehouse.dialects import dialect_of
 from retl.warehouse.query import Grammar, one_query
+from retl.warehouse.spark_grammar import SPARK
 
 UNKNOWN = Grammar()
 POSTGRES = postgres.DIALECT.grammar
@@ -82,7 +83,22 @@ REFUSED = [
     (POSTGRES, "SELECT '\ud800'", r"U\+D800"),
 ]
 
+REFUSED += [
+    (SPARK, "SELECT java_method('java.lang.System', 'exit', 1) AS n", "the function java_method"),
+    (SPARK, "SELECT `reflect`('java.util.UUID', 'randomUUID') AS n", "the function reflect"),
+    (SPARK, "SELECT try_reflect('java.util.UUID', 'randomUUID') AS n", "the function try_reflect"),
+    (SPARK, "SELECT TRANSFORM (id) USING 'touch /tmp/x' AS (n) FROM range(2)", "a program"),
+    (SPARK, 'SELECT MAP id USING "touch /tmp/x" AS (n) FROM range(2)', "a program"),
+    (SPARK, "FROM range(3) INSERT INTO kept SELECT id", "is not a SELECT but: FROM"),
+    (SPARK, "SELECT 1 AS a) AS b; DROP TABLE kept; SELECT * FROM (SELECT 1", TWO),
+    (SPARK, "SHOW TABLES", "is not a SELECT but: SHOW"),
+    (SPARK, "SET spark.sql.session.timeZone = 'UTC'", "is not a SELECT but: SET"),
+    (SPARK, "BEGIN DROP TABLE kept; END", TWO),
+]
+
 TAKEN = [
+    (SPARK, "SELECT id FROM range(3) JOIN range(2) USING (id)"),
+    (SPARK, "SELECT transform(array(1, 2), x -> x + 1) AS `using` -- USING 'cat'"),
     (POSTGRES, "SELECT 1 /* a /* b */ ; c */ AS x"),
     (POSTGRES, r"SELECT E'it\'s; %' AS a, $x$ ; ' $x$ AS b, '\' AS c, U&'d\0061t' AS d"),
     (POSTGRES, "(SELECT 1) UNION ALL (SELECT 2)"),

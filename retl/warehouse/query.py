@@ -56,6 +56,7 @@ class Grammar:
         writing_functions: matches functions that change something even in a read-only transaction.
         runs_comments: whether it executes comments that begin with `/*!`.
         has_batches: whether statements follow one another without a semicolon, as in T-SQL.
+        runs_programs: whether `SELECT TRANSFORM (…) USING '…'` executes a program.
     """
 
     parser: str | None = None
@@ -63,6 +64,7 @@ class Grammar:
     writing_functions: re.Pattern[str] = re.compile("nextval|setval", re.IGNORECASE)
     runs_comments: bool = False
     has_batches: bool = False
+    runs_programs: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,8 @@ def one_query(model: Model, grammar: Grammar) -> str:
         _refuse_batches(model, words)
     if grammar.runs_comments:
         _refuse_comments(model, grammar)
+    if grammar.runs_programs:
+        _refuse_programs(model, words)
     return sql
 
 
@@ -267,6 +271,14 @@ def _refuse_functions(model: Model, words: Sequence[_Token], grammar: Grammar) -
         is_escaped = word.is_quoted and model.sql[: word.start].upper().endswith("U&")
         if is_escaped and after.text.upper() in ("(", "UESCAPE"):
             raise more_than_read(model, "a name that is written in escapes", word.start)
+
+
+def _refuse_programs(model: Model, words: Sequence[_Token]) -> None:
+    """Refuse USING in front of a program's text; that of a join has a list of columns."""
+    for word, after in pairwise(words):
+        is_name = word.is_quoted or word.is_constant
+        if not is_name and word.text.upper() == "USING" and after.text != "(":
+            raise more_than_read(model, "a program that USING names", word.start)
 
 
 def _refuse_comments(model: Model, grammar: Grammar) -> None:
