@@ -4,7 +4,7 @@ import logging
 import re
 from typing import TYPE_CHECKING
 
-from retl.address import shown
+from retl.address import Address, shown
 from retl.errors import ModelError, WarehouseError
 from retl.model import Model
 from retl.warehouse.base import at_line
@@ -39,13 +39,18 @@ def model_error(model: Model, said: str, line: int | None) -> ModelError:
     )
 
 
-def read_error(model: Model, said: str, url: "URL") -> WarehouseError:
+def read_error(model: Model, said: str, url: "Address | URL") -> WarehouseError:
     """The error for a read that broke off, whatever the model's SQL is, with what was said about it."""
     address = f"{url.host} {url.database} {url.username}"
     said = without_values(said, model, address, numbers=False)
     return WarehouseError(
         f"model {model.name}: {said}", where=shown(url), hint="Nothing was changed; run it again."
     )
+
+
+def log_message(model: Model, message: str) -> None:
+    """Write a database's whole message to the log, at the level debug."""
+    _LOG.debug("model %s: %s", model.name, message)
 
 
 def without_values(message: str, model: Model, known: str = "", *, numbers: bool = True) -> str:
@@ -61,7 +66,7 @@ def without_values(message: str, model: Model, known: str = "", *, numbers: bool
         known: other words that may be quoted.
         numbers: whether numbers that the SQL does not have are left out as well.
     """
-    _LOG.debug("model %s: %s", model.name, message)
+    log_message(model, message)
     known = f"{model.sql}\n{known}"
     plain = re.sub(r"\S*@\S*", "…", _without_quotes(message, known))
     if _ABOUT_SQL.search(plain):

@@ -54,6 +54,23 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
+def unicode(values: pa.Array) -> Parsed:
+    """Values whose texts, nested or not, may not be UTF-8 throughout."""
+    if _is_valid(values):
+        return values, None
+    is_bad = [not _is_valid(values.take([row])) for row in range(len(values))]  # a slice shares all texts
+    sound = pa.array([None if bad else row for row, bad in enumerate(is_bad)], pa.int64())
+    return values.take(sound), _reasons(pa.array(is_bad), Reason.BAD_TEXT)
+
+
+def _is_valid(values: pa.Array) -> bool:
+    try:
+        values.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
 def as_json(texts: pa.Array) -> pa.Array:
     """Texts that are JSON already."""
     return pa.ExtensionArray.from_storage(pa.json_(), texts)
