@@ -13,7 +13,7 @@ from retl.warehouse.base import BATCH_ROWS, FAULT, Column, Warehouse
 if TYPE_CHECKING:
     from sqlalchemy import engine
 
-    from retl.warehouse import bigquery, dialects, duckdb, hosted, postgres_adbc, snowflake, sqlalchemy
+    from retl.warehouse import bigquery, dialects, duckdb, hosted, postgres_adbc, snowflake, spark, sqlalchemy
 else:
     engine = lazy_module("sqlalchemy.engine")
     dialects = lazy_module("retl.warehouse.dialects")
@@ -22,6 +22,7 @@ else:
     hosted = lazy_module("retl.warehouse.hosted")
     snowflake = lazy_module("retl.warehouse.snowflake")
     bigquery = lazy_module("retl.warehouse.bigquery")
+    spark = lazy_module("retl.warehouse.spark", "spark")
     sqlalchemy = lazy_module("retl.warehouse.sqlalchemy")
 
 __all__ = ["BATCH_ROWS", "FAULT", "Column", "Warehouse", "open_warehouse"]
@@ -31,7 +32,8 @@ def open_warehouse(url: str, root: Path, room: Room | None = None) -> Warehouse:
     """Connect, read-only.
 
     Args:
-        url: a SQLAlchemy URL: `duckdb:///data/shop.duckdb`, `duckdb://`, `postgresql://…`, `sqlite:///…`, ….
+        url: a SQLAlchemy URL: `duckdb:///data/shop.duckdb`, `duckdb://`, `postgresql://…`, `sqlite:///…`, …;
+            or Spark's, `sc://host:15002`.
         root: the project folder, which relative paths in the URL (and, for DuckDB, in SQL) start from.
         room: what DuckDB may take; None leaves that to DuckDB.
 
@@ -49,6 +51,8 @@ def open_warehouse(url: str, root: Path, room: Room | None = None) -> Warehouse:
         ) from None
     if address.backend == "duckdb":
         return duckdb.DuckDBWarehouse(address, root, room)
+    if address.backend == "sc":
+        return spark.SparkWarehouse(address)
     parsed = engine.make_url(url)
     dialect = dialects.dialect_of(parsed)
     if dialect is dialects.DIALECTS["postgresql"] and find_spec("adbc_driver_postgresql"):

@@ -1,0 +1,121 @@
+"""A session of a Spark Connect server, which is sent SQL and answers with Arrow batches.
+
+The client's own frames would make Python objects of the rows. What is beneath them does not: a plan of one
+node, that of a SQL text, and its result as batches.
+"""
+
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from urllib.parse import quote
+from uuid import uuid4
+
+import pyarrow as pa
+
+from retl.address import Address, shown
+from retl.version import __version__
+from retl.warehouse.adbc import without_rows
+
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # or gRPC writes to stderr, past Python
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # about the versions of pandas that PySpark knows; rows never meet it
+    from pyspark.logger import PySparkLogger
+    from pyspark.sql.connect import proto
+    from pyspark.sql.connect.client import DefaultChannelBuilder, SparkConnectClient
+    from pyspark.sql.connect.client.retries import DefaultPolicy
+    from pyspark.sql.types import StructType
+
+warnings.filterwarnings("ignore", r"\[RETRIES_EXCEEDED\]")  # an error follows that says more
+# They would write errors to stderr, with the values that these quote.
+for _name in ("SQLQueryContextLogger", "DataFrameQueryContextLogger"):
+    PySparkLogger.getLogger(_name).disabled = True
+
+SETTINGS = {"spark.sql.session.timeZone": "UTC"}
+"""The settings of each session."""
+
+FIRST_TRIES = 2
+"""How often the server is tried again while a session is opened, within less than a second."""
+
+TRIES = 5
+"""How often it is tried again later, where a connection broke, within 17 seconds; a read goes on then."""
+
+
+class SparkSession:
+    """A session of a server, whose settings are its own. Methods raise `PySparkException`, in any thread."""
+
+    def __init__(self, address: Address) -> None:
+        """Open one.
+
+        Args:
+            address: `sc://host:port/;name=value;…` in its parts, with the client's settings.
+
+        Raises:
+            ValueError: the client does not take the address.
+        """
+        if "session_id" in address.query:
+            raise ValueError("each read opens a session of its own, so there can be no `session_id`")
+        settings = {"user_agent": f"retl/{__version__}", **address.query}
+        # The client takes a value apart where it holds an `=`, as some tokens do.
+        listed = ";".join(f"{name}={quote(str(value), safe='')}" for name, value in settings.items())
+        path = address.database or ""
+        channel = DefaultChannelBuilder(f"{shown(replace(address, database=None))}/{path};{listed}")
+        self._client = SparkConnectClient(channel, retry_policy={"max_retries": FIRST_TRIES})
+        self._reading: set[str] = set()
+        try:
+            self._set(SETTINGS)
+        except BaseException:
+            self._client.close()
+            raise
+        self._client.set_retry_policies([DefaultPolicy(max_retries=TRIES)])
+
+    def schema(self, sql: str) -> StructType:
+        """The columns of a query, without running it."""
+        return self._client.schema(_plan(sql))
+
+    def batches(self, sql: str) -> Iterator[pa.RecordBatch]:
+        """The rows of a query as they come; a result without rows is one batch without rows.
+
+        A query that is left in its midst is interrupted.
+        """
+        tag = f"retl-{uuid4().hex}"
+        self._reading.add(tag)
+        is_whole = False
+        try:
+            arriving = self._client.to_table_as_iterator(_plan(sql), {})
+            # Tags belong to a thread, and an operation has those of the moment in which it starts.
+            self._client.add_tag(tag)
+            try:
+                part = next(arriving, None)
+            finally:
+                self._client.remove_tag(tag)
+            while part is not None:
+                if isinstance(part, pa.Table):
+                    yield from part.to_batches() or [without_rows(part.schema)]
+                part = next(arriving, None)
+            is_whole = True
+        finally:
+            self._reading.discard(tag)
+            if not is_whole:
+                self._client.interrupt_tag(tag)
+
+    def cancel(self) -> None:
+        """Have the server stop what is being read."""
+        for tag in list(self._reading):
+            self._client.interrupt_tag(tag)
+
+    def close(self) -> None:
+        """End the session."""
+        try:
+            self._client.release_session()
+        finally:
+            self._client.close()
+
+    def _set(self, settings: dict[str, str]) -> None:
+        pairs = [proto.KeyValue(key=key, value=value) for key, value in settings.items()]
+        self._client.config(proto.ConfigRequest.Operation(set=proto.ConfigRequest.Set(pairs=pairs)))
+
+
+def _plan(sql: str) -> proto.Plan:
+    return proto.Plan(root=proto.Relation(sql=proto.SQL(query=sql)))
