@@ -10,6 +10,7 @@ import duckdb
 import pytest
 import urllib3
 from harness import Bench, StillClock
+from spark_server import spark_server
 
 from retl.state import open_state
 from retl.warehouse import Warehouse, open_warehouse
@@ -92,3 +93,16 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server = get_server(tmp_path_factory.mktemp("postgres"))
     yield server.get_uri()
     server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def spark_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the Spark Connect server."""
+    return tmp_path_factory.mktemp("spark")
+
+
+@pytest.fixture(scope="session")
+def spark_url(spark_folder: Path) -> Iterator[str]:
+    """A Spark Connect server of the test run's own."""
+    with spark_server(spark_folder) as url:
+        yield url

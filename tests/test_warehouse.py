@@ -27,8 +27,10 @@ from hypothesis import strategies as st
 from sqlalchemy.dialects import registry
 from warehouses import (
     KINDS,
+    MARKS,
     READERS,
     faults,
+    in_spark,
     model,
     mysql_database,
     only_batch,
@@ -67,6 +69,7 @@ ENDLESS = {
     "sqlite": "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n",
     "postgres": "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n",
     "other": "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n",
+    "spark": "SELECT id AS i FROM range(0, 2000000000, 1, 40000)",  # Spark has a part in memory as a whole
     "mysql": "SELECT a.id FROM" + ", ".join(f" information_schema.COLLATIONS {name}" for name in "abcdef"),
 }
 
@@ -80,6 +83,11 @@ class Shop:
     root: Path
     file: Path | None
     reader: str = "adbc"
+
+    @property
+    def quote(self) -> str:
+        """The sign around a name."""
+        return "`" if self.kind in ("mysql", "spark") else '"'
 
     def open(self) -> Warehouse:
         """Connect to it."""
@@ -105,9 +113,7 @@ def unknown_database(postgres_url: str) -> Iterator[str]:
 
 @pytest.fixture(
     scope="session",
-    params=[
-        pytest.param(kind, marks=pytest.mark.mysql if kind == "mysql" else ()) for kind in (*KINDS, "psycopg")
-    ],
+    params=[pytest.param(kind, marks=MARKS.get(kind, ())) for kind in (*KINDS, "psycopg")],
 )
 def shop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     """Each kind of database, with the same users in it."""
@@ -129,6 +135,11 @@ def shop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     elif request.param == "mysql":
         with mysql_database(CREATE, INSERT, *MYSQLS_OWN) as url:
             yield Shop("mysql", url, root, None)
+    elif request.param == "spark":
+        url = request.getfixturevalue("spark_url")
+        create = CREATE.replace("JSON", "STRING").replace("DOUBLE PRECISION", "DOUBLE")
+        in_spark(url, "DROP TABLE IF EXISTS users", create, INSERT)
+        yield Shop("spark", url, root, None)
     elif request.param == "other":
         with unknown_database(request.getfixturevalue("postgres_url")) as url:
             yield Shop("other", url, root, None)
@@ -252,6 +263,7 @@ def test_columns(shop: Shop) -> None:
         "sqlite": ["", "", ""],
         "postgres": ["character varying", "integer", "json"],
         "other": ["", "", ""],
+        "spark": ["string", "int", "string"],
         "mysql": ["varchar", "int", "text"],  # MariaDB has no JSON of its own
     }
     assert ["email", "user_id", "document"] == [column.name for column in found]
@@ -270,17 +282,16 @@ def test_only_the_wanted_columns(shop: Shop) -> None:
 def test_any_name_of_a_column(shop: Shop) -> None:
     """A wanted column is found whatever signs are in its name."""
     name = """50% "of" `it` %s :x"""
-    quote = "`" if shop.kind == "mysql" else '"'
+    quoted = f"{shop.quote}{name.replace(shop.quote, 2 * shop.quote)}{shop.quote}"
     with shop.open() as warehouse:
-        found = rows(warehouse, f"SELECT 1 AS {quote}{name.replace(quote, 2 * quote)}{quote}, 2 AS b", [name])
+        found = rows(warehouse, f"SELECT 1 AS {quoted}, 2 AS b", [name])
 
     assert [{name: 1}] == found
 
 
 def test_name_that_is_taken(shop: Shop) -> None:
     """A column that has the name of the column of faults is refused."""
-    quote = "`" if shop.kind == "mysql" else '"'
-    error = refusal(shop, f"SELECT 1 AS {quote}retl.fault{quote}")
+    error = refusal(shop, f"SELECT 1 AS {shop.quote}retl.fault{shop.quote}")
 
     assert "model users has a column `retl.fault`, which is a name of retl's own" == error.message
 
@@ -297,7 +308,7 @@ def test_missing_column(shop: Shop) -> None:
 @pytest.mark.parametrize("second", ["user_id", "USER_ID"])
 def test_two_columns_of_one_name(shop: Shop, second: str) -> None:
     """Two columns alike, or alike but for upper and lower case, are refused."""
-    error = refusal(shop, f'SELECT user_id, score, score AS "{second}" FROM users')
+    error = refusal(shop, f"SELECT user_id, score, score AS {shop.quote}{second}{shop.quote} FROM users")
 
     assert "model users has more than one column `user_id`" == error.message.replace("USER_ID", "user_id")
 
@@ -309,7 +320,7 @@ def test_error_in_the_sql(shop: Shop) -> None:
     assert error.message.startswith("model users: ")
     assert "nope" in error.message
     assert "LINE" not in error.message
-    has_line = shop.kind in ("duckdb", "postgres", "other")
+    has_line = shop.kind in ("duckdb", "postgres", "spark", "other")
     assert ("models/users.sql:13" if has_line else "models/users.sql") == error.where
 
 
@@ -1392,8 +1403,35 @@ SPELLINGS: dict[str, tuple[str, dict[str, str | None]]] = {
 }
 
 
+SPARKS_SPELLINGS = {
+    "true": "true",
+    "integer": "-7",
+    "2^53-1": "9007199254740991",
+    "2^53+1": "9007199254740993",
+    "2^64-1": "18446744073709551615",
+    "decimal": "12345678901234567890.123450",
+    "below one": "CAST(-0.050 AS DECIMAL(3, 3))",
+    "double": "0.1D + 0.2D",
+    "whole double": "1e2",
+    "infinity": "CAST('inf' AS DOUBLE)",
+    "text": _SQL_TEXT.replace("\\", "\\\\"),
+    "text with NUL": "'a\\0b'",
+    "empty text": "''",
+    "bytes": "X'00FF'",
+    "uuid": f"'{UUID}'",
+    "date": "DATE '2024-02-29'",
+    "timestamp": "TIMESTAMP_NTZ '2024-02-29 01:02:03.000456'",
+    "zoned timestamp": "TIMESTAMP '2024-02-29 01:02:03.5+02:00'",
+    "array": "array(9007199254740993, NULL)",
+    "null": "NULL",
+}
+"""What Spark has of it; JSON is its VARIANT, which spells numbers anew."""
+
+
 def spelling_in(kind: str, what: str) -> str | None:
     """The SQL of that thing in a kind of database; None where it has no such thing."""
+    if kind == "spark":
+        return SPARKS_SPELLINGS.get(what)
     _, spelling = SPELLINGS[what]
     if kind == "other":  # whose driver makes Python's numbers of those in JSON
         return None if what == "JSON" else spelling["postgres"]

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,13 +23,16 @@ from retl.warehouse.base import FAULT
 # Read while tests are collected: none of them sees RETL's variables. Its user may make databases.
 MYSQL_URL = os.environ.get("RETL_TEST_MYSQL_URL")
 
-KINDS = ("duckdb", "sqlite", "postgres", "mysql", "other")
+KINDS = ("duckdb", "sqlite", "postgres", "mysql", "spark", "other")
 """The kinds of databases that tests read from, each by a name that its URL begins with."""
 
 READERS = ("adbc", "psycopg")
 """The ways in which Postgres is read: through ADBC, and by rows where ADBC is not installed."""
 
 UNTESTED = "MySQL is NOT tested: set RETL_TEST_MYSQL_URL"
+
+MARKS = {"mysql": pytest.mark.mysql, "spark": pytest.mark.spark}
+"""The marks of kinds of databases that need a server from elsewhere."""
 
 needs_mysql = pytest.mark.skipif(not MYSQL_URL, reason=UNTESTED)
 
@@ -60,6 +64,17 @@ def mysql_database(*statements: str) -> Iterator[str]:
     finally:
         with engine.connect() as connection:
             connection.exec_driver_sql(f"DROP DATABASE {name}")
+
+
+def in_spark(url: str, *statements: str) -> None:
+    """Run these statements in Spark."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about the versions of pandas that PySpark knows
+        from pyspark.sql.connect.session import SparkSession
+    session = SparkSession.builder.remote(url.replace("==", "%3D%3D")).create()  # it takes no other
+    for statement in statements:
+        session.sql(statement)
+    session.stop()
 
 
 def model(text: str, first_line: int = 1) -> Model:
