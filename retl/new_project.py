@@ -18,6 +18,7 @@ WAREHOUSES: Mapping[str, str] = {
     "sqlite": "sqlite:///data/shop.db",
     "snowflake": "snowflake://user:password@organization-account/database/schema?warehouse=name",
     "bigquery": "bigquery://project/dataset?credentials_path=/path/to/key.json",
+    "spark": "sc://host:15002",
 }
 """The databases for which there is an example of a URL, by the name of each."""
 

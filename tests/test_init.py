@@ -48,7 +48,8 @@ def test_a_project_for_each_database(
     assert (0, "", 2) == (code, err, out.count(", fine"))
     written = (tmp_path / "retl.yml").read_text() + (tmp_path / ".env.example").read_text()
     assert WAREHOUSES[warehouse] in written
-    assert read_address(WAREHOUSES[warehouse]).backend.startswith(warehouse[:6])
+    kind = {"spark": "sc"}.get(warehouse, warehouse[:6])
+    assert read_address(WAREHOUSES[warehouse]).backend.startswith(kind)
     for path in (tmp_path / "retl.yml", *(tmp_path / "syncs").iterdir()):
         hint = path.read_text().splitlines()[0].removeprefix("# yaml-language-server: $schema=")
         schema = json.loads((path.parent / hint).read_text())
