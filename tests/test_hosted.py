@@ -16,8 +16,9 @@ from warehouses import faults, model, only_batch, rows, spelled, types_seen_by_d
 
 from retl.errors import ConfigError, ModelError, WarehouseError
 from retl.warehouse import bigquery, snowflake
+from retl.warehouse.arrow import passed_on
 from retl.warehouse.base import Column, batch_of
-from retl.warehouse.hosted import HostedWarehouse, Service, passed_on
+from retl.warehouse.hosted import HostedWarehouse, Service
 from retl.warehouse.query import Grammar, one_query
 
 HOSTED = Service(

@@ -4,7 +4,7 @@ The drivers' own modules for Python's database API would load pandas and more, w
 classes beneath do not.
 """
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing, suppress
 from threading import Lock
 from typing import Any, TypeAlias
@@ -14,7 +14,7 @@ from adbc_driver_manager import AdbcConnection, AdbcStatement, Error, NotSupport
 from adbc_driver_manager._reader import AdbcRecordBatchReader
 
 from retl.model import Model
-from retl.warehouse.base import Parsed, batch_of
+from retl.warehouse.arrow import without_rows
 
 Batches: TypeAlias = Generator[pa.RecordBatch, None, None]
 """Batches that are closed, not only left."""
@@ -113,23 +113,3 @@ class ColumnConnection:
         """Note what is executed, so that it can be cancelled; nothing, before it is closed."""
         with self._closing:
             self._statement = statement
-
-
-def without_rows(schema: pa.Schema) -> pa.RecordBatch:
-    """A batch of that schema without rows."""
-    return pa.RecordBatch.from_arrays([pa.nulls(0, field.type) for field in schema], schema=schema)
-
-
-def pieces(names: Sequence[str], columns: Sequence[Parsed], rows: int) -> Iterator[pa.RecordBatch]:
-    """The batch of these columns in pieces of at most so many rows, without a copy; at least one."""
-    length = len(columns[0][0])
-    for start in range(0, max(length, 1), rows):
-        yield batch_of(
-            names, [(values.slice(start, rows), _slice(reasons, start, rows)) for values, reasons in columns]
-        )
-
-
-def _slice(reasons: pa.Array | None, start: int, rows: int) -> pa.Array | None:
-    if reasons is None or (part := reasons.slice(start, rows)).null_count == len(part):
-        return None
-    return part

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from adbc_driver_manager import (
     AdbcStatusCode,
     DataError,
@@ -25,7 +24,8 @@ from retl.address import shown, without_secrets
 from retl.errors import ConfigError, ModelError, WarehouseError
 from retl.model import Model
 from retl.warehouse import parse
-from retl.warehouse.adbc import ColumnConnection, pieces
+from retl.warehouse.adbc import ColumnConnection
+from retl.warehouse.arrow import passed_on, pieces
 from retl.warehouse.base import (
     BATCH_ROWS,
     Column,
@@ -182,23 +182,6 @@ def is_models(error: Error) -> bool:
     refused = (AdbcStatusCode.UNAUTHENTICATED, AdbcStatusCode.UNAUTHORIZED)
     kinds = (ProgrammingError, DataError, NotSupportedError, IntegrityError)
     return isinstance(error, kinds) and error.status_code not in refused
-
-
-def passed_on(values: pa.Array) -> Parsed:
-    """A column as retl reads it: decimals with all digits, instants in UTC with microseconds."""
-    kind = values.type
-    if pa.types.is_decimal256(kind):
-        texts = [None if value is None else f"{value:f}" for value in values.to_pylist()]
-        return parse.decimals(parse.without_trailing_zeros(pa.array(texts, pa.string())), None, None), None
-    if pa.types.is_timestamp(kind):
-        if kind.unit == "ns":
-            values = pc.floor_temporal(values, unit="microsecond")
-        return parse.within_years(values.cast(pa.timestamp("us", "UTC" if kind.tz else None)))
-    if pa.types.is_date(kind):
-        return parse.within_years(values.cast(pa.date32()))
-    if pa.types.is_time(kind):
-        return values.cast(pa.time64("us"), safe=False), None
-    return values, None
 
 
 def _has_no_spelling(kind: pa.DataType) -> bool:

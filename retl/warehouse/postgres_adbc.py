@@ -25,7 +25,8 @@ from sqlalchemy.engine import URL
 from retl.address import without_secrets
 from retl.errors import ModelError, WarehouseError
 from retl.model import Model
-from retl.warehouse.adbc import Batches, ColumnConnection, pieces
+from retl.warehouse.adbc import Batches, ColumnConnection
+from retl.warehouse.arrow import pieces
 from retl.warehouse.base import (
     BATCH_ROWS,
     Column,

@@ -11,7 +11,7 @@ from pyspark.sql.types import ArrayType, DataType, MapType, StructField, StructT
 from retl.address import Address
 from retl.model import Model
 from retl.warehouse import parse
-from retl.warehouse.adbc import pieces
+from retl.warehouse.arrow import passed_on, pieces
 from retl.warehouse.base import (
     BATCH_ROWS,
     Column,
@@ -22,7 +22,6 @@ from retl.warehouse.base import (
     wanted,
 )
 from retl.warehouse.dialect import as_subquery
-from retl.warehouse.hosted import passed_on
 from retl.warehouse.query import one_query
 from retl.warehouse.spark_connect import SparkSession
 from retl.warehouse.spark_errors import read_failed, unopened

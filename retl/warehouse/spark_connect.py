@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from retl.address import Address, shown
 from retl.version import __version__
-from retl.warehouse.adbc import without_rows
+from retl.warehouse.arrow import without_rows
 
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # or gRPC writes to stderr, past Python
 
