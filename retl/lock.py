@@ -27,6 +27,9 @@ PROGRESS = ".progress"
 FILES = (".lock", ".holder", ".new", PROGRESS, f"{PROGRESS}.new")
 """Endings of the files that retl writes beside a state file."""
 
+ALERTS = ".alerts"
+"""Ending of the file that says what each channel was told last; see `retl.notify`."""
+
 SPILL, WAREHOUSE_SPILL = SPILLS = (".tmp", ".warehouse.tmp")
 """Endings of DuckDB's folders for rows that do not fit into memory: of the state, and of a warehouse."""
 

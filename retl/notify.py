@@ -24,9 +24,12 @@ from retl.config.project import Project, channel_url, default_channels, find_pro
 from retl.config.settings import Channels, Notify
 from retl.errors import Interrupted, RetlError
 from retl.lazy import lazy_module
+from retl.lock import ALERTS
 from retl.mask import masked
 from retl.run import Run
 from retl.session import Session
+from retl.state_folder import state_folder
+from retl.storage import Storage
 
 if TYPE_CHECKING:
     import apprise
@@ -35,9 +38,6 @@ if TYPE_CHECKING:
 else:
     apprise = lazy_module("apprise", extra="apprise")
     http = lazy_module("retl.delivery.http")
-
-ENDING = ".alerts"
-"""The file's name, behind that of the state file."""
 
 MOST_SECONDS = 10.0
 """How long one channel may take in all."""
@@ -54,20 +54,20 @@ class Recipients:
     Attributes:
         project: whose environment has the URLs.
         channels: those that are told.
-        path: the state file.
-        unread_path: the state file as it is taken to be while the sync file cannot be read.
+        storage: of the state, which has what they were told.
+        unread: the same as it is taken to be while the sync file cannot be read.
     """
 
     project: Project
     channels: Channels
-    path: Path
-    unread_path: Path
+    storage: Storage
+    unread: Storage
 
 
 def recipients_of(session: Session) -> Recipients:
     """The recipients of a sync."""
-    unread = session.state_dir / f"{session.sync.name}.duckdb"
-    return Recipients(session.project, session.sync.notify, session.state_path, unread)
+    unread = session.folder.storage(f"{session.sync.name}.duckdb")
+    return Recipients(session.project, session.sync.notify, session.storage, unread)
 
 
 def recipients_of_unread(path: Path, state_dir: Path | None) -> tuple[Recipients, str]:
@@ -81,7 +81,7 @@ def recipients_of_unread(path: Path, state_dir: Path | None) -> tuple[Recipients
         ConfigError: retl.yml cannot be read either.
     """
     project, name = find_project(path, os.environ), name_in(path) or path.stem
-    unread = project.state_dir(state_dir).absolute() / f"{name}.duckdb"
+    unread = state_folder(project, state_dir).storage(f"{name}.duckdb")
     return Recipients(project, default_channels(project), unread, unread), name
 
 
@@ -95,9 +95,12 @@ def tell(recipients: Recipients, run: Run, flags: str = "") -> list[str]:
     """
     if not recipients.channels:
         return []
-    path, unread = (one.with_name(one.name + ENDING) for one in (recipients.path, recipients.unread_path))
-    known = _read(path)
-    before = {**known, **_read(unread)}  # which is the newer one: a run that could read its file deletes it
+    storage, unread = recipients.storage, recipients.unread
+    try:
+        known = _read(storage)
+        before = {**known, **_read(unread)}  # the newer one: a run that could read its file deletes it
+    except RetlError as error:
+        return [f"no alert was sent, as what was told last is not known: {error}"]
     after, doubts = dict(before), []
     for channel in recipients.channels:
         try:
@@ -111,13 +114,14 @@ def tell(recipients: Recipients, run: Run, flags: str = "") -> list[str]:
             raise
         except (NotToldError, RetlError) as error:
             doubts.append(masked(f"an alert was not sent ({channel.kind}): {error}"))
-    if after != known:
-        try:
-            _write(path, after)
-        except OSError as error:
-            doubts.append(f"what was told cannot be noted in {path}: {error.strerror}")
-    if unread != path:
-        unread.unlink(missing_ok=True)
+    try:
+        if after != known:
+            _write(storage, after)
+        if str(unread) != str(storage):
+            unread.write_beside(ALERTS, None)
+    except (OSError, RetlError) as error:
+        words = error.strerror if isinstance(error, OSError) else error.message
+        doubts.append(f"what was told cannot be noted in {storage}{ALERTS}: {words}")
     return doubts
 
 
@@ -181,21 +185,14 @@ def _fingerprint(channel: Notify, url: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _read(path: Path) -> dict[str, Told]:
+def _read(storage: Storage) -> dict[str, Told]:
     """The last that each channel was told, by its fingerprint; nothing where that is not known."""
-    with suppress(OSError, ValueError, TypeError, AttributeError):
-        kept = json.loads(path.read_text(encoding="utf-8"))
+    with suppress(ValueError, TypeError, AttributeError):
+        kept = json.loads(storage.beside(ALERTS) or "")
         return {key: Told(str(told["condition"]), told["since"]) for key, told in kept.items()}
     return {}
 
 
-def _write(path: Path, told: Mapping[str, Told]) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}")
+def _write(storage: Storage, told: Mapping[str, Told]) -> None:
     kept = {key: {"condition": one.condition, "since": one.since} for key, one in told.items()}
-    try:
-        unfinished.write_text(json.dumps(kept), encoding="utf-8")
-        unfinished.chmod(0o600)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    storage.write_beside(ALERTS, json.dumps(kept))

@@ -10,10 +10,10 @@ from retl.damage import own_errors
 from retl.delivery import outbox
 from retl.engine import snapshot
 from retl.errors import StateError
-from retl.lock import BESIDE
+from retl.lock import ALERTS, BESIDE
 from retl.session import Session
 
-_TRACES = (*(ending for ending in BESIDE if ending != ".lock"), ".wal.damaged", ".warehouse.tmp", ".alerts")
+_TRACES = (*(ending for ending in BESIDE if ending != ".lock"), ".wal.damaged", ".warehouse.tmp", ALERTS)
 """Endings of all that may hold rows beside a state file, or is about its sync: also a log that was moved away
 on the advice of an error, what the warehouse's DuckDB spilled, and what alerts have told. The lock is empty,
 and who waits for it must find it there."""
@@ -52,14 +52,14 @@ def purge(session: Session, clock: Clock, with_pending: bool) -> list[Path]:
             # Opened and closed, so that no file is deleted that is not a state of this very sync.
             with session.open_state() as state:
                 refuse_pending(session, 0 if with_pending else outbox.pending(state.db))
-        deleted = list(_delete(session.state_path))
+        deleted = list(delete_files(session.state_path))
         link = session.state_path
         if link.is_symlink():  # to the file that is gone: the next run would miss it
             link.unlink()
     rehearsal = replace(session, rehearsal=True)
     if not session.rehearsal and rehearsal.state_path.parent.is_dir():
         with rehearsal.hold(clock):
-            deleted += _delete(rehearsal.state_path)
+            deleted += delete_files(rehearsal.state_path)
     return deleted
 
 
@@ -78,7 +78,7 @@ def refuse_pending(session: Session, pending: int) -> None:
         )
 
 
-def _delete(path: Path) -> Iterator[Path]:
+def delete_files(path: Path) -> Iterator[Path]:
     """Delete a state and all that stands beside it; the state last, so that it never misses its log."""
     linked = [path.resolve()] if path.is_symlink() else []
     with own_errors(path):

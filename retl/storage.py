@@ -5,8 +5,9 @@ A folder of this machine keeps the very file that DuckDB opens: what is committe
 knows of the two.
 """
 
+import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
@@ -69,6 +70,17 @@ class Storage(Protocol):
 
     def progress(self) -> str | None:
         """The progress of the run that holds the state, as it last told it; see `retl.progress_file`."""
+
+    def beside(self, ending: str) -> str | None:
+        """The text of a small file beside the state, which lasts as long; None where there is none."""
+
+    def write_beside(self, ending: str, text: str | None) -> None:
+        """Write such a file anew, or delete it by None; nobody needs to hold the state.
+
+        Raises:
+            OSError: it cannot be written.
+            RetlError: the bucket cannot be reached.
+        """
 
     def save(
         self, db: duckdb.DuckDBPyConnection, leaving: bool, alone: AbstractContextManager[object] = ALONE
@@ -152,10 +164,28 @@ class FileOnDisk:
 
     def progress(self) -> str | None:
         """See `Storage`."""
+        return self.beside(PROGRESS)
+
+    def beside(self, ending: str) -> str | None:
+        """See `Storage`."""
+        with suppress(OSError, ValueError):
+            return self.path.with_name(self.path.name + ending).read_text(encoding="utf-8")
+        return None
+
+    def write_beside(self, ending: str, text: str | None) -> None:
+        """See `Storage`; whoever reads it meanwhile reads the one before."""
+        path = self.path.with_name(self.path.name + ending)
+        if text is None:
+            path.unlink(missing_ok=True)
+            return
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        unfinished = path.with_name(f"{path.name}.{os.getpid()}")
         try:
-            return self.path.with_name(self.path.name + PROGRESS).read_text(encoding="utf-8")
-        except (OSError, ValueError):
-            return None
+            unfinished.write_text(text, encoding="utf-8")
+            unfinished.chmod(0o600)
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
     def save(
         self, db: duckdb.DuckDBPyConnection, leaving: bool, alone: AbstractContextManager[object] = ALONE

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from retl.bucket.address import SERVICES, BucketAddress
 from retl.errors import ConfigError, RetlError, StorageError
@@ -32,6 +33,18 @@ RETRY_SECONDS = 20
 """How long the library repeats a request that failed."""
 
 _SECRET = re.compile(r"SECRET|TOKEN|KEY|SAS|PASSWORD", re.IGNORECASE)
+
+_KNOWN = re.compile(
+    r"AWS_(ACCESS_KEY_ID|SECRET_ACCESS_KEY|SESSION_TOKEN|REGION|DEFAULT_REGION|ENDPOINT_URL(_S3)?|ROLE_ARN"
+    r"|ROLE_SESSION_NAME|WEB_IDENTITY_TOKEN_FILE|CONTAINER_CREDENTIALS_(RELATIVE|FULL)_URI"
+    r"|CONTAINER_AUTHORIZATION_TOKEN_FILE|SERVER_SIDE_ENCRYPTION|SSE_KMS_KEY_ID|VIRTUAL_HOSTED_STYLE_REQUEST"
+    r"|SKIP_SIGNATURE|REQUEST_PAYER)"
+    r"|GOOGLE_(SERVICE_ACCOUNT|SERVICE_ACCOUNT_KEY|APPLICATION_CREDENTIALS|BASE_URL|SKIP_SIGNATURE)"
+    r"|AZURE_(STORAGE_ACCOUNT_NAME|STORAGE_ACCOUNT_KEY|STORAGE_SAS_KEY|STORAGE_CLIENT_ID|STORAGE_CLIENT_SECRET|STORAGE_TENANT_ID"
+    r"|CLIENT_ID|CLIENT_SECRET|TENANT_ID|STORAGE_ENDPOINT|STORAGE_USE_EMULATOR|FEDERATED_TOKEN_FILE"
+    r"|MSI_ENDPOINT|AUTHORITY_HOST|USE_AZURE_CLI)"
+)
+"""Variables that the library takes; others of the same beginning are for other tools."""
 
 _STATUS = re.compile(r"status code: (\d{3}[ \w]*)")
 
@@ -138,6 +151,11 @@ class Objects:
                 raise ConflictError(name) from error  # the version that was to be replaced is gone
             return Version(written["e_tag"], written["version"])
 
+    def overwrite(self, name: str, content: bytes) -> None:
+        """Write an object, whatever is there."""
+        with _own_errors(self.address):
+            obstore.put(self._store, name, content)
+
     def now(self, name: str) -> datetime:
         """The moment by the clock of the service, for which an object is written and deleted."""
         with _own_errors(self.address):
@@ -183,16 +201,36 @@ class Objects:
             return sorted(one["path"] for one in found["objects"])
 
 
-def _open(address: BucketAddress, environ: Mapping[str, str], retry_seconds: int) -> Any:
-    """Open the store, by the variables that the service's own tools read."""
+def settings_of(address: BucketAddress, environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables that say how a bucket is reached and who asks; those of the service's own tools.
+
+    Raises:
+        ConfigError: an endpoint is no URL.
+    """
     settings = {
         name.lower(): value
         for name, value in environ.items()
-        if name.startswith(SERVICES[address.scheme]) and value and _is_known(name)
+        if name.startswith(SERVICES[address.scheme]) and value and _KNOWN.fullmatch(name)
     }
     for name, value in settings.items():
         if _SECRET.search(name):
             note(value)
+        elif re.search("endpoint|_url", name) and not _is_url(value):
+            raise ConfigError("this is not a URL that begins with https:// or http://", where=name.upper())
+    return settings
+
+
+def _is_url(text: str) -> bool:
+    """Whether a text is the URL of a server; the library ends the process where it is none."""
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        return False
+
+
+def _open(address: BucketAddress, environ: Mapping[str, str], retry_seconds: int) -> Any:
+    settings = settings_of(address, environ)
     if address.scheme == "s3":
         settings["aws_conditional_put"] = "etag"
     endpoint = next((value for name, value in settings.items() if "endpoint" in name), "")
@@ -209,23 +247,6 @@ def _open(address: BucketAddress, environ: Mapping[str, str], retry_seconds: int
         },
         retry_config={"retry_timeout": timedelta(seconds=retry_seconds), "max_retries": 6},
     )
-
-
-_KNOWN = re.compile(
-    r"AWS_(ACCESS_KEY_ID|SECRET_ACCESS_KEY|SESSION_TOKEN|REGION|DEFAULT_REGION|ENDPOINT_URL(_S3)?|ROLE_ARN"
-    r"|ROLE_SESSION_NAME|WEB_IDENTITY_TOKEN_FILE|CONTAINER_CREDENTIALS_(RELATIVE|FULL)_URI"
-    r"|CONTAINER_AUTHORIZATION_TOKEN_FILE|SERVER_SIDE_ENCRYPTION|SSE_KMS_KEY_ID|VIRTUAL_HOSTED_STYLE_REQUEST"
-    r"|SKIP_SIGNATURE|REQUEST_PAYER)"
-    r"|GOOGLE_(SERVICE_ACCOUNT|SERVICE_ACCOUNT_KEY|APPLICATION_CREDENTIALS|BASE_URL|SKIP_SIGNATURE)"
-    r"|AZURE_(STORAGE_ACCOUNT_NAME|STORAGE_ACCOUNT_KEY|STORAGE_SAS_KEY|STORAGE_CLIENT_ID|STORAGE_CLIENT_SECRET|STORAGE_TENANT_ID"
-    r"|CLIENT_ID|CLIENT_SECRET|TENANT_ID|STORAGE_ENDPOINT|STORAGE_USE_EMULATOR|FEDERATED_TOKEN_FILE"
-    r"|MSI_ENDPOINT|AUTHORITY_HOST|USE_AZURE_CLI)"
-)
-
-
-def _is_known(name: str) -> bool:
-    """Whether a variable is one that the library takes; others of the same beginning are for other tools."""
-    return _KNOWN.fullmatch(name) is not None
 
 
 def _refuse_missing_bucket(error: FileNotFoundError) -> None:

@@ -16,14 +16,14 @@ import duckdb
 from retl import encryption
 from retl.bucket.address import BucketAddress
 from retl.bucket.lease import Lease, taken_over
-from retl.bucket.objects import ConflictError, Objects, Version
+from retl.bucket.objects import ConflictError, Objects, Version, settings_of
 from retl.bucket.pointer import NOTHING, Pointer, read_pointer
 from retl.bucket.working_folder import working_folder
 from retl.clock import Clock, SystemClock
 from retl.damage import own_errors
 from retl.encryption import StateKey
 from retl.errors import LockedError, RetlError, StateError, StorageError
-from retl.lock import LOCK_TIMEOUT_SECONDS, PROGRESS, TRY_LATER, Holder, hold
+from retl.lock import ALERTS, LOCK_TIMEOUT_SECONDS, PROGRESS, TRY_LATER, Holder, hold
 from retl.storage import ALONE, Storage
 
 POINTER, LEASE = ".json", ".lock"
@@ -133,6 +133,18 @@ class FileInBucket:
         """See `Storage`."""
         current = Lease(self._objects, self._name + LEASE, self._clock).current()
         return current.progress if current else None
+
+    def beside(self, ending: str) -> str | None:
+        """See `Storage`."""
+        found = self._objects.read(self._name + ending)
+        return found[0].decode("utf-8", errors="replace") if found else None
+
+    def write_beside(self, ending: str, text: str | None) -> None:
+        """See `Storage`."""
+        if text is None:
+            self._objects.delete(self._name + ending)
+        else:
+            self._objects.overwrite(self._name + ending, text.encode())
 
     def save(
         self, db: duckdb.DuckDBPyConnection, leaving: bool, alone: AbstractContextManager[object] = ALONE
@@ -274,6 +286,7 @@ class FileInBucket:
                 self.refuse_lost()
                 self._move(NOTHING)
                 self._tidy(None)
+                self.write_beside(ALERTS, None)
             return
         log = _log(self.path)
         if log.exists() and log.stat().st_size:
@@ -379,14 +392,14 @@ class FolderInBucket:
         return [self.storage(name.removesuffix(POINTER) + ENDING) for name in names]
 
 
-_opened: dict[tuple[BucketAddress, StateKey | None], FolderInBucket] = {}
+_opened: dict[tuple[object, ...], FolderInBucket] = {}
 
 
 def folder_in_bucket(
     address: BucketAddress, environ: Mapping[str, str], key: StateKey | None
 ) -> FolderInBucket:
-    """The folder of a bucket; one for the whole process, so that a state is fetched once."""
-    known = (address, key)
+    """The folder of a bucket; one for the whole process and whoever asks, so that a state is fetched once."""
+    known = (address, key, frozenset(settings_of(address, environ).items()))
     if known not in _opened:
         _opened[known] = FolderInBucket(Objects(address, environ), key)
     return _opened[known]
