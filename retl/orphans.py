@@ -15,7 +15,7 @@ from retl.errors import ConfigError, LockedError, StateError, StorageError
 from retl.session import Session
 from retl.state import peek_state
 from retl.status import SyncStatus, status_of
-from retl.storage import Folder, Storage
+from retl.storage import FileOnDisk, Folder, Storage
 
 ORPHANED = "orphaned"
 """The status of a sync whose state file is an orphan."""
@@ -136,10 +136,12 @@ def refuse_former_name(session: Session) -> str | None:
     Gives a sentence where there is a state that the sync could go on with, but no call waits in it.
 
     Raises:
-        StateError: calls wait in a state that the sync could go on with, and which no sync file has.
+        StateError: calls wait in a state that the sync could go on with, and which no sync file has; or the
+            sync has its states in a bucket now, and had one on this machine.
     """
     if session.rehearsal or session.has_state:
         return None
+    _refuse_left_state(session)
     orphans = find_orphans(session.project, session.folder, session.path.parent)
     former = [orphan for orphan in orphans if _fits(session, orphan)]
     waiting = [orphan for orphan in former if orphan.pending]
@@ -156,6 +158,23 @@ def refuse_former_name(session: Session) -> str | None:
         return None
     name = former[0].status.sync
     return f"begins anew; if it was `{name}` before, `name: {name}` goes on with the state of that"
+
+
+def _refuse_left_state(session: Session) -> None:
+    """See that a sync whose states are in a bucket now does not begin anew beside the state that it had.
+
+    Raises:
+        StateError: the bucket has none, and the project's own folder does.
+    """
+    left = FileOnDisk(session.state_dir / session.state_path.name)
+    if session.bucket is None or not left.exists():
+        return
+    raise StateError(
+        f"this sync would begin anew, though it has a state: {left}",
+        where=str(session.storage),
+        hint=f"bring it along: retl move {session.sync.path} --from {session.state_dir}; "
+        "or move that file away",
+    )
 
 
 def _fits(session: Session, orphan: Orphan) -> bool:

@@ -71,6 +71,7 @@ STORIES = [
     "metrics",
     "model_check",
     "monitor",
+    "move",
     "new_project",
     "notify",
     "orphans",

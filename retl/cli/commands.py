@@ -17,6 +17,7 @@ COMMANDS = {
     "explain": "Show what became of one row or user, and what the next run makes of it.",
     "history": "Show the past runs of a sync: what each did, how long it took, and why it failed.",
     "init": "Make a new project in FOLDER, or here: a model, two syncs, and settings.",
+    "move": "Bring the state of a sync along to another folder or bucket.",
     "plan": "Show what a run would send; nothing is sent, and nothing changes.",
     "rejected": "Show the rows and calls that could not be sent, by reason, and what to do about them.",
     "rekey": "Say that a new write key or endpoint is the same Segment source: state and pending calls go "

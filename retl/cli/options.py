@@ -14,8 +14,11 @@ from retl.errors import ConfigError
 from retl.memory import VARIABLE, memory_limit
 
 
-class _Folder(click.Path):
-    """A folder's path; an empty one, of a script's unset variable, is not taken for the working folder."""
+class Place(click.Path):
+    """The path of a folder, or the address of one in a bucket.
+
+    An empty one, of a script's unset variable, is not taken for the working folder.
+    """
 
     def convert(
         self,
@@ -38,8 +41,9 @@ ALL = click.option("--all", "every", is_flag=True, help="Take every sync in sync
 ONE_SYNC = click.argument("sync", metavar="SYNC")
 STATE_DIR = click.option(
     "--state-dir",
-    type=_Folder(path_type=Path, file_okay=False),
-    help="Folder of the state files; default: RETL_STATE_DIR, else state/ in the project.",
+    type=Place(path_type=Path, file_okay=False),
+    help="Folder of the state files, or s3://BUCKET/FOLDER/; default: RETL_STATE_DIR, else `state` of the "
+    "sync, else state/ in the project.",
 )
 AS_JSON = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON: one object for each sync, each on its own line."
