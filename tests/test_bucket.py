@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from buckets import BUCKET, Bucket
 from harness import Retl, edit, runner
+from listeners import Listener
 
 from retl.bucket.lease import SECONDS
 from retl.sandbox.server import Sandbox
@@ -91,6 +92,7 @@ def test_a_state_in_a_bucket_is_the_state(
     assert 1 == len([name for name in names if name.startswith("retl/users/")])
 
 
+@pytest.mark.rule("Q1")
 def test_the_outbox_is_in_the_bucket_before_a_call_leaves(
     bucket: Bucket, project: Path, segment: Sandbox, retl: Retl
 ) -> None:
@@ -103,6 +105,7 @@ def test_the_outbox_is_in_the_bucket_before_a_call_leaves(
     assert 3 == delivered(retl("run", "users", "--json")[1])
 
 
+@pytest.mark.rule("Q9")
 def test_a_missing_state_is_told_from_a_missing_bucket(
     bucket: Bucket, project: Path, segment: Sandbox, retl: Retl
 ) -> None:
@@ -116,6 +119,7 @@ def test_a_missing_state_is_told_from_a_missing_bucket(
     assert [] == segment.requests
 
 
+@pytest.mark.rule("Q8")
 def test_a_bucket_that_overwrites_is_refused(
     bucket: Bucket, project: Path, segment: Sandbox, retl: Retl
 ) -> None:
@@ -128,6 +132,7 @@ def test_a_bucket_that_overwrites_is_refused(
     assert 0 == retl("run", "users")[0]
 
 
+@pytest.mark.rule("Q4")
 def test_a_lease_keeps_others_out(bucket: Bucket, project: Path, segment: Sandbox, retl: Retl) -> None:
     """A run that finds the lease held ends with exit code 5 and names the holder, or skips."""
     hold(bucket, seconds_ago=SECONDS - 20)
@@ -138,6 +143,7 @@ def test_a_lease_keeps_others_out(bucket: Bucket, project: Path, segment: Sandbo
     assert [] == segment.requests
 
 
+@pytest.mark.rule("Q5")
 def test_the_lease_of_a_dead_run_is_taken_over(
     bucket: Bucket, project: Path, segment: Sandbox, retl: Retl
 ) -> None:
@@ -146,16 +152,16 @@ def test_the_lease_of_a_dead_run_is_taken_over(
     assert 3 == delivered(retl("run", "users", "--json")[1])
 
 
+@pytest.mark.rule("Q10")
 def test_a_run_can_be_looked_at(bucket: Bucket, project: Path, segment: Sandbox, retl: Retl) -> None:
     """While a run is under way others see its state as it was last saved, and that it is running."""
     retl("run", "users")
     hold(bucket, seconds_ago=1)
-    before = list(bucket.requests)
+    bucket.requests.clear()
     assert "u2" in retl("explain", "users", "u2", "--offline")[1]
     assert "3" in retl("sql", "users", "SELECT count(*) FROM rows", "--csv")[1]
     assert "running" == json.loads(retl("status", "users", "--json")[1])["status"]
-    writes = [key for _, key in bucket.requests[len(before) :]]
-    assert [] == [key for key in writes if not key.startswith("retl/users.lock.") and key != f"/{BUCKET}"]
+    assert [] == bucket.requests
 
 
 def test_a_rehearsal_stays_on_this_machine(
@@ -171,6 +177,7 @@ def test_a_rehearsal_stays_on_this_machine(
     assert [] == bucket.requests
 
 
+@pytest.mark.rule("Q12")
 def test_a_purge_leaves_no_file_in_the_bucket(
     bucket: Bucket, project: Path, segment: Sandbox, retl: Retl
 ) -> None:
@@ -182,6 +189,7 @@ def test_a_purge_leaves_no_file_in_the_bucket(
     assert 3 == delivered(retl("run", "users", "--json")[1])
 
 
+@pytest.mark.rule("Q2", "Q7")
 @pytest.mark.parametrize("fault", ["lost", "dropped"])
 @pytest.mark.parametrize("number", range(10))
 def test_a_write_that_fails_costs_nothing(
@@ -204,3 +212,92 @@ def test_a_write_that_fails_costs_nothing(
     assert 0 == retl("run", "users")[0]
     assert 3 == len({call["messageId"] for call in segment.accepted})
     assert [] == segment.duplicates
+
+
+@pytest.mark.rule("Q11")
+def test_a_state_is_brought_along(bucket: Bucket, project: Path, segment: Sandbox, retl: Retl) -> None:
+    """A sync whose state is still in the project is refused until it is moved, and then goes on; and back."""
+    edit(project / "retl.yml", f"state: s3://{BUCKET}/retl/", "state: state")
+    assert 3 == delivered(retl("run", "users", "--json")[1])
+    edit(project / "retl.yml", "state: state", f"state: s3://{BUCKET}/retl/")
+    for command in ("run", "plan"):
+        code, _, said = retl(command, "users")
+        assert (2, True) == (code, "retl move syncs/users.yml --from" in said), said
+    code, told, said = retl("move", "users", "--from", "state")
+    assert (0, True) == (code, "3 rows and 0 calls that wait moved from" in told), said
+    assert [] == list(project.glob("state/*.duckdb"))
+    assert 0 == delivered(retl("run", "users", "--json")[1])
+    assert 2 == retl("move", "users", "--from", "state")[0]
+    assert 0 == retl("move", "users", "--from", f"s3://{BUCKET}/retl/", "--state-dir", "state")[0]
+    assert 0 == delivered(retl("run", "users", "--json", "--state-dir", "state")[1])
+    assert 4 == retl("run", "users", "--expect-state", "--state-dir", f"s3://{BUCKET}/retl")[0]
+
+
+def test_an_address_that_is_none_is_refused(bucket: Bucket, project: Path, retl: Retl) -> None:
+    """The error names the place where it is written."""
+    for wrong in ("s4://acme/retl/", "s3:///retl/", "https://acme/retl"):
+        (project / "syncs/users.yml").write_text(f"{SYNC}state: {wrong}\n")
+        code, _, said = retl("status", "users")
+        assert (2, True) == (code, "syncs/users.yml:4 state: this is no address of a bucket" in said), said
+    assert (2, True) == (lambda one: (one[0], "--state-dir: this is no" in one[2]))(
+        retl("status", "users", "--state-dir", "ftp://acme/retl")
+    )
+
+
+def test_an_alert_is_sent_once_from_wherever_it_runs(
+    bucket: Bucket, project: Path, segment: Sandbox, retl: Retl
+) -> None:
+    """What was told last is in the bucket as well, and a purge deletes it."""
+    with Listener() as alerted:
+        (project / "syncs/users.yml").write_text(f"{SYNC}notify: [{{webhook: {alerted.url}}}]\n")
+        edit(project / "syncs/users.yml", "range(3)", "range(0)")
+        for _ in range(2):
+            assert 4 == retl("run", "users")[0]
+        assert 1 == len(alerted.taken)
+        edit(project / "syncs/users.yml", "range(0)", "range(3)")
+        assert 0 == retl("run", "users")[0]
+    assert 2 == len(alerted.taken)
+    assert "retl/users.alerts" in bucket.objects
+    retl("reset", "users", "--purge", "--yes")
+    assert ["retl/users.json", "retl/users.lock"] == sorted(bucket.objects)
+
+
+@pytest.mark.rule("Q9")
+@pytest.mark.parametrize(
+    ("fault", "words"), [("missing", "file is missing in the bucket"), ("other", "is not what was saved")]
+)
+def test_a_state_that_is_not_what_was_saved_is_refused(
+    bucket: Bucket,
+    project: Path,
+    segment: Sandbox,
+    retl: Retl,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: str,
+    words: str,
+) -> None:
+    """Where its file is missing, or another, a run ends with exit code 2 and sends nothing."""
+    retl("run", "users")
+    (key,) = (key for key in bucket.objects if key.startswith("retl/users/"))
+    bucket.delete(key)
+    if fault == "other":
+        bucket.put(key, b"no state")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "of another who has not fetched it")
+    code, _, said = retl("run", "users", "--full", "--yes")
+    assert (2, True) == (code, words in said), said
+    assert 3 == len(segment.accepted)
+
+
+@pytest.mark.parametrize("content", [b"[]", b"{}", b'{"retl_state": 1, "other": 2}', b"\xff"])
+def test_a_pointer_that_is_none_is_refused(bucket: Bucket, project: Path, retl: Retl, content: bytes) -> None:
+    """An object of somebody else's is not overwritten."""
+    bucket.put("retl/users.json", content)
+    code, _, said = retl("run", "users")
+    assert (2, True) == (code, "this object was not made by retl" in said), said
+    assert content == bucket.objects["retl/users.json"]
+
+
+def test_a_pointer_of_a_newer_retl_is_refused(bucket: Bucket, project: Path, retl: Retl) -> None:
+    """Its form is not guessed at."""
+    bucket.put("retl/users.json", b'{"retl_state": 2}')
+    code, _, said = retl("run", "users")
+    assert (2, True) == (code, "was written by a newer retl" in said), said

@@ -73,6 +73,7 @@ def message_ids(sandbox: Sandbox) -> int:
     return len({call["messageId"] for call in sandbox.accepted})
 
 
+@pytest.mark.rule("Q2")
 @pytest.mark.parametrize("write", range(10))
 def test_a_run_that_is_killed_at_a_write_is_made_up_for(
     project: Path, sandbox: Sandbox, bucket: Bucket, write: int
@@ -101,6 +102,7 @@ def test_a_run_that_is_killed_at_a_write_is_made_up_for(
     assert 1 == len([key for key in bucket.objects if key.startswith("retl/users/")])
 
 
+@pytest.mark.rule("Q3")
 def test_calls_that_left_before_a_run_was_killed_count_as_unsure(
     project: Path, sandbox: Sandbox, bucket: Bucket
 ) -> None:
@@ -116,6 +118,7 @@ def test_calls_that_left_before_a_run_was_killed_count_as_unsure(
     assert 50 == message_ids(sandbox)
 
 
+@pytest.mark.rule("Q12")
 def test_a_killed_run_leaves_its_rows_on_no_disk_for_long(
     project: Path, sandbox: Sandbox, bucket: Bucket
 ) -> None:
@@ -131,6 +134,7 @@ def test_a_killed_run_leaves_its_rows_on_no_disk_for_long(
     assert [] == list(project.glob("retl-state-*"))
 
 
+@pytest.mark.rule("Q4")
 def test_of_ten_runners_one_sends_and_the_others_wait_their_turn(
     project: Path, sandbox: Sandbox, bucket: Bucket
 ) -> None:
@@ -140,6 +144,7 @@ def test_of_ten_runners_one_sends_and_the_others_wait_their_turn(
     assert (50, []) == (message_ids(sandbox), sandbox.duplicates)
 
 
+@pytest.mark.rule("Q6")
 def test_a_runner_that_wakes_up_too_late_commits_nothing(
     project: Path, sandbox: Sandbox, bucket: Bucket
 ) -> None:
