@@ -30,12 +30,14 @@ class Orphan:
 
     Attributes:
         path: the file.
+        place: the same as messages show it.
         status: of the sync that it was of; without counts where the file cannot be read.
         mapping: the mapping of its snapshot; None where there is none.
         is_source: whether its sync is there and has another source now, so that its calls stay, too.
     """
 
     path: Path
+    place: str
     status: SyncStatus
     mapping: SyncMapping | None = None
     is_source: bool = False
@@ -97,14 +99,14 @@ def _orphans(
                 status = replace(status_of(state, metadata.sync), status=ORPHANED)
                 if metadata.sync in known:
                     if status.pending and metadata.sync in own:
-                        yield Orphan(path, replace(status, sync=path.stem), is_source=True)
+                        yield Orphan(path, str(one), replace(status, sync=path.stem), is_source=True)
                 elif not _has_file(base, metadata.sync, metadata.sync_file):
                     mapping = SyncMapping.from_json(metadata.mapping) if metadata.mapping else None
-                    yield Orphan(path, status, mapping)
+                    yield Orphan(path, str(one), status, mapping)
         except (LockedError, StorageError, OSError):
             continue  # in use, or not ours to read
         except (StateError, duckdb.Error):
-            yield Orphan(path, SyncStatus(path.stem, ORPHANED))
+            yield Orphan(path, str(one), SyncStatus(path.stem, ORPHANED))
 
 
 def _has_file(base: Path, sync: str, sync_file: str | None) -> bool:
@@ -150,7 +152,7 @@ def refuse_former_name(session: Session) -> str | None:
         raise StateError(
             f"this sync would begin anew, though {waiting[0].pending:,} calls wait in the state of `{name}`, "
             "which no sync file has any more",
-            where=str(waiting[0].path),
+            where=waiting[0].place,
             hint=f"if that was this sync's name, write `name: {name}` into {session.sync.path}; else bring "
             "the file of that sync back and run it once, or move its state away",
         )

@@ -100,4 +100,4 @@ def _orphan_notes(orphan: Orphan) -> tuple[str, ...]:
             f"To go on with it, bring the sync file back, or write `name: {name}` into the renamed one; "
             "to delete the state forgets what was sent."
         )
-    return f"The state is {orphan.path}. {waits}{last}.", way
+    return f"The state is {orphan.place}. {waits}{last}.", way

@@ -183,7 +183,8 @@ def test_a_purge_leaves_no_file_in_the_bucket(
 ) -> None:
     """After it there is no state, and the next run is a first pass."""
     retl("run", "users")
-    assert 0 == retl("reset", "users", "--purge", "--yes")[0]
+    code, told, _ = retl("reset", "users", "--purge", "--yes")
+    assert (0, ["users: deleted s3://acme/retl/users"]) == (code, told.splitlines()[:-1])
     assert [] == [key for key in bucket.objects if key.startswith("retl/users/")]
     assert 4 == retl("run", "users", "--expect-state")[0]
     assert 3 == delivered(retl("run", "users", "--json")[1])
@@ -301,3 +302,23 @@ def test_a_pointer_of_a_newer_retl_is_refused(bucket: Bucket, project: Path, ret
     bucket.put("retl/users.json", b'{"retl_state": 2}')
     code, _, said = retl("run", "users")
     assert (2, True) == (code, "was written by a newer retl" in said), said
+
+
+def test_an_orphan_in_a_bucket_is_told_of(bucket: Bucket, project: Path, retl: Retl) -> None:
+    """`retl status` says where it is, and a sync that could go on with it is told so."""
+    retl("run", "users")
+    (project / "syncs/users.yml").rename(project / "syncs/people.yml")
+    assert "s3://acme/retl/users: no sync file is named `users`" in retl("status")[1]
+    assert "if it was `users` before" in retl("run", "people")[2]
+
+
+def test_the_environment_wins_over_the_file(
+    bucket: Bucket, project: Path, retl: Retl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RETL_STATE_DIR may be a bucket or a folder, whatever `state` says."""
+    monkeypatch.setenv("RETL_STATE_DIR", f"s3://{BUCKET}/other")
+    assert 0 == retl("run", "users")[0]
+    monkeypatch.setenv("RETL_STATE_DIR", "here")
+    assert 0 == retl("run", "users")[0]
+    assert (True, True) == ("other/users.json" in bucket.objects, (project / "here/users.duckdb").is_file())
+    assert "retl/users.json" not in bucket.objects

@@ -88,8 +88,11 @@ def _purge(session: Session, yes: bool, with_pending: bool) -> None:
     if not yes:
         click.confirm(f"{name}: delete all that is kept of it, {count(rows, 'row')}{lost}?", abort=True)
     deleted = purge.purge(session, clock, with_pending)
+    if session.storage.is_remote and rows + pending + len(deleted):
+        click.echo(f"{name}: deleted {session.storage}")
     for path in deleted:
-        click.echo(f"{name}: deleted {path}")
+        if not session.storage.is_remote or path.is_relative_to(session.state_dir):
+            click.echo(f"{name}: deleted {path}")
     if not deleted:
         click.echo(f"{name}: there is nothing to delete")
         return

@@ -142,8 +142,8 @@ class _Shared:
             check_names([load_session(earlier, None, False).sync, session.sync])
 
     def tell_orphans(self, session: Session, flags: RunFlags) -> None:
-        """Say once which state files of a folder belong to no sync."""
-        if session.rehearsal or str(session.folder) in self.folders:
+        """Say once which state files of a folder belong to no sync; to fetch those of a bucket takes long."""
+        if session.rehearsal or session.bucket is not None or str(session.folder) in self.folders:
             return
         self.folders.add(str(session.folder))
         orphans = find_orphans(session.project, session.folder, session.path.parent, thorough=False)

@@ -139,7 +139,7 @@ def orphan_report(orphan: Orphan, width: int) -> RenderableType:
             f"to go on with it, bring its file back, or write `name: {name}` into the renamed one; "
             f"to delete it forgets what was sent{loss}"
         )
-    lines = [*fold_words(f"{orphan.path}: {what}", width, ""), *fold_words(f"→ {way}", width)]
+    lines = [*fold_words(f"{orphan.place}: {what}", width, ""), *fold_words(f"→ {way}", width)]
     return Text("\n".join(lines), "yellow")
 
 
