@@ -190,13 +190,11 @@ class Life:
                 break
         else:
             raise Broken(LOST, f"{MOST_RUNS_TO_END} runs did not deliver all")
-        for _ in range(MOST_RUNS_TO_END):  # answers that were lined up may stop a few
-            again = None
-            if self._refused():
-                self._was_retried = True
-                again = world.do(Command.RETRY, Fault())
-            if again is None or again.error is None:
+        for _ in range(MOST_RUNS_TO_END):  # answers that were lined up may stop a few, or refuse a call again
+            if not self._refused():
                 break
+            self._was_retried = True
+            world.do(Command.RETRY, Fault())
         self._count()
         self._check([])
         idle = world.do(Command.RUN, Fault())
