@@ -649,26 +649,6 @@ def test_settings_question(http: urllib3.PoolManager) -> None:
         ] == [(request.method, request.status) for request in sandbox.requests]
 
 
-@pytest.mark.parametrize("path", ["/", "/calls.json"])
-def test_listing(http: urllib3.PoolManager, sandbox: Sandbox, path: str) -> None:
-    """The listing has the counts and the newest calls of each kind, newest last, and is itself uncounted."""
-    post(http, sandbox, batch(call("a"), call("b"), call("b"), call("c", userId=""), "no object"))
-    listing = http.request("GET", f"{sandbox.url}{path}?limit=1").json()
-    counts = {
-        "requests": 1,
-        "accepted": 2,
-        "duplicates": 1,
-        "discarded": {"id_not_string": 1, "bad_request": 1},
-    }
-    assert counts == listing["summary"] == sandbox.summary()
-    assert ["b"] == [accepted["messageId"] for accepted in listing["accepted"]]
-    assert [{"code": "bad_request", "call": "no object"}] == listing["discarded"]
-    assert ["b"] == listing["duplicates"]
-    assert ["a", "b"] == [c["messageId"] for c in http.request("GET", sandbox.url + path).json()["accepted"]]
-    assert [] == http.request("GET", f"{sandbox.url}{path}?limit=0").json()["accepted"]
-    assert 400 == http.request("GET", f"{sandbox.url}{path}?limit=all").status
-
-
 def test_keep(http: urllib3.PoolManager) -> None:
     """Only the newest calls and requests are held, while the counts and the duplicates go on."""
     with Sandbox(keep=2) as sandbox:

@@ -157,15 +157,15 @@ def test_waiting_for_a_call(store: Store) -> None:
     assert not store.wait(1, 0)
 
 
-def test_lines_are_read_while_calls_are_dropped(store: Store) -> None:
+def test_texts_are_read_while_calls_are_dropped(store: Store) -> None:
     """A reader that takes its time goes on with the calls that were there when it began."""
     store.add([received(seq) for seq in range(1, 20)], 0)
-    lines = store.lines("SELECT message_id FROM call ORDER BY seq")
-    first = next(lines)
+    texts = store.texts("SELECT message_id FROM call, range(1000) ORDER BY seq")
+    first = next(texts)
     store.add([received(seq) for seq in range(20, 200)], 0)
     store.read("SELECT 1")
 
-    assert [f"m{seq}" for seq in range(1, 20)] == [first, *lines]
+    assert [[f"m{seq}"] * 1_000 for seq in range(1, 20)] == [first, *texts]
 
 
 def test_requests_and_what_they_got(http: urllib3.PoolManager) -> None:

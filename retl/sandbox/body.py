@@ -109,7 +109,7 @@ def read_envelope(path: str, headers: Mapping[str, str], body: bytes) -> dict[st
     if path not in ROUTES:
         raise RefusalError(404, "no such route")
     # Segment requires the type but does not say how it refuses another; 415 is what HTTP itself has for it.
-    if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+    if content_type(headers) != "application/json":
         raise RefusalError(415, "Content-Type must be application/json")
     if len(body) > BODY_LIMIT:
         raise RefusalError(400, f"the body exceeds {BODY_LIMIT} bytes")
@@ -120,6 +120,11 @@ def read_envelope(path: str, headers: Mapping[str, str], body: bytes) -> dict[st
     if not isinstance(envelope, dict):
         raise RefusalError(400, "the body must be an object")
     return envelope
+
+
+def content_type(headers: Mapping[str, str]) -> str:
+    """The kind of a body, in lower case, without its parameters; empty where nothing is said."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def strict_json(body: bytes) -> Any:

@@ -146,15 +146,12 @@ class LocalSegment:
             if self._store is not None:
                 self._store.clear()
 
-    def listing(self, limit: int) -> dict[str, Any]:
-        """Give the summary and at most `limit` calls of each kind: the newest, newest last."""
-        newest = slice(-limit, None) if limit else slice(0)
-        return {
-            "summary": self.summary(),
-            "accepted": self.accepted[newest],
-            "discarded": [{"code": code, "call": call} for code, call in self.discarded[newest]],
-            "duplicates": self.duplicates[newest],
-        }
+    def close(self) -> None:
+        """Let go of the tables."""
+        with self._lock:
+            if self._store is not None:
+                self._store.close()
+                self._store = None
 
     def next_reply(self) -> Reply:
         """Take what the script, or else chance, has for the next POST."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, unquote
 
+from retl.sandbox.body import content_type
 from retl.sandbox.local_segment import LocalSegment
 
 JSON = "application/json"
@@ -43,6 +44,11 @@ class Asked:
     query: str = ""
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def content_type(self) -> str:
+        """The kind of the body, in lower case, without its parameters; empty where nothing is said."""
+        return content_type(self.headers)
 
 
 @dataclass(frozen=True)

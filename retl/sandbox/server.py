@@ -57,6 +57,7 @@ class Sandbox(LocalSegment):
         self._thread.join()
         self._server.end_connections()
         self._server.server_close()
+        self.close()
 
     def _serve(self) -> None:
         while not self.closing.is_set():

@@ -130,13 +130,13 @@ class Store:
             )
             return rows
 
-    def lines(self, query: str, parameters: Sequence[Any] = ()) -> Iterator[str]:
-        """The texts in the only column of a SELECT, read as they are asked for; see `read`."""
+    def texts(self, query: str, parameters: Sequence[Any] = ()) -> Iterator[list[str]]:
+        """The texts in the one column of a SELECT, some at a time, read as they are asked for; see `read`."""
         self._take_in()
         with self._db.cursor() as cursor:
             found = cursor.execute(query, list(parameters))
             while some := found.fetchmany(1_000):
-                yield from (text for (text,) in some)
+                yield [text for (text,) in some]
 
     def holdings(self) -> dict[str, int]:
         """The calls that are `held`, those that are `gone` to make room, and the `last` seq that came."""
