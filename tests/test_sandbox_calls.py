@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 import urllib3
@@ -179,11 +181,85 @@ def test_summary(http: urllib3.PoolManager, sandbox: Sandbox) -> None:
     }
 
 
+@pytest.mark.parametrize(("method", "path"), [("DELETE", "/calls"), ("POST", "/calls/clear")])
+def test_clearing(http: urllib3.PoolManager, sandbox: Sandbox, method: str, path: str) -> None:
+    """Cleared over HTTP, the sandbox has seen no call, and the places of the next calls go on."""
+    assert {"success": True} == http.request(method, sandbox.url + path).json()
+
+    listed = http.request("GET", f"{sandbox.url}/calls.json").json()
+    assert ([], 0, 0) == (listed["calls"], listed["held"], listed["summary"]["accepted"])
+    post(http, sandbox, batch(call("m1")))
+    assert [7] == seqs(http, sandbox, "outcome=accepted")
+
+
+WORDS = "503=1,latency=5ms"
+SET = {
+    "json": (json.dumps({"failures": WORDS}), "application/json; charset=utf-8"),
+    "text": (f" {WORDS}\n", "text/plain"),
+    "nothing said": (WORDS, ""),
+}
+
+
+@pytest.mark.parametrize(("body", "kind"), SET.values(), ids=SET)
+def test_failures_are_switched(http: urllib3.PoolManager, sandbox: Sandbox, body: str, kind: str) -> None:
+    """The words of `--failures` change what goes wrong, and are read again; none means that nothing does."""
+    url = f"{sandbox.url}/faults"
+    told = {"failures": WORDS, "chances": {"503": 1.0}, "latency_ms": 5.0, "rate": 0}
+    none = {"failures": "", "chances": {}, "latency_ms": 0.0, "rate": 0}
+    assert none == http.request("GET", url).json()
+
+    assert told == http.request("POST", url, body=body, headers={"Content-Type": kind} if kind else {}).json()
+    assert told == http.request("GET", url).json()
+    assert 503 == post(http, sandbox, batch(call("late"))).status
+    assert none == http.request("POST", url, body="").json()
+    assert 200 == post(http, sandbox, batch(call("late"))).status
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"), [("/faults", {"failures": WORDS}), ("/calls/clear", {})], ids=["faults", "clear"]
+)
+def test_a_form_leads_back(
+    http: urllib3.PoolManager, sandbox: Sandbox, path: str, fields: dict[str, str]
+) -> None:
+    """A browser that sends a form, without any script, is led back to the start."""
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    answer = http.request("POST", sandbox.url + path, body=urlencode(fields), headers=headers, redirect=False)
+
+    assert (303, "/") == (answer.status, answer.headers["Location"])
+    assert (WORDS if fields else "") == str(sandbox.failures)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ('{"failures": "200=1"}', "'200=1' is not a failure; write failures as"),
+        ('{"failures": "500=1,502=1"}', "exceed 1"),
+        ('{"failures": 5}', 'a text "failures"'),
+        ("[]", 'a text "failures"'),
+        ("{", "cannot be read"),
+        (b'{"failures": "\xff"}', "cannot be read"),
+    ],
+)
+def test_failures_that_there_are_not(
+    http: urllib3.PoolManager, sandbox: Sandbox, body: Any, words: str
+) -> None:
+    """What is no failure is refused with a hint, and those that were set stay."""
+    sandbox.fail(sandbox.failures.parse("503=0.5"))
+    headers = {"Content-Type": "application/json"}
+    answer = http.request("POST", f"{sandbox.url}/faults", body=body, headers=headers)
+
+    assert 400 == answer.status
+    assert words in answer.json()["message"]
+    assert "503=0.5" == str(sandbox.failures)
+
+
 @pytest.mark.rule("S5")
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        *(("GET", path) for path in ("/calls.json", "/calls.ndjson", "/summary.json")),
+        *(("GET", path) for path in ("/calls.json", "/calls.ndjson", "/summary.json", "/faults")),
+        *(("POST", path) for path in ("/calls/clear", "/faults")),
+        ("DELETE", "/calls"),
     ],
 )
 @pytest.mark.parametrize(
