@@ -192,7 +192,8 @@ class LoadedSync:
         how = Launch(options, from_production, expect_state, wait)
         told = observer or LogObserver(self.name)
         with _reporting(), server.Sandbox() if self._session.rehearsal else nullcontext() as sandbox:
-            run = launch(self._session, how, told, sandbox, _rate_limiters)
+            url = sandbox.url if sandbox is not None else None
+            run = launch(self._session, how, told, url, _rate_limiters)
         if raises and run.error is not None:
             run.error.run = run
             raise run.error

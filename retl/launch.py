@@ -2,7 +2,6 @@
 
 from collections.abc import MutableMapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from retl.clock import SystemClock
 from retl.delivery.rate_limit import RateLimiter
@@ -17,9 +16,6 @@ from retl.rehearsal import copy_production
 from retl.run import Run
 from retl.session import Session
 from retl.status import with_progress_file
-
-if TYPE_CHECKING:
-    from retl.sandbox.server import Sandbox
 
 
 @dataclass(frozen=True)
@@ -49,7 +45,7 @@ def launch(
     session: Session,
     how: Launch,
     observer: Observer,
-    sandbox: "Sandbox | None",
+    sandbox: str | None,
     rate_limiters: MutableMapping[str, RateLimiter],
 ) -> Run:
     """Open what the run of a sync needs, run it, and give its record, in which an error may stand.
@@ -58,7 +54,7 @@ def launch(
         session: the sync.
         how: the options.
         observer: is told of the steps.
-        sandbox: the local Segment of a rehearsal.
+        sandbox: the address of the local Segment of a rehearsal; None for any other run.
         rate_limiters: of this process by destination, since syncs with one destination share one rate.
 
     Raises:

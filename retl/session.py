@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 
     from retl.delivery import file as ndjson
     from retl.delivery import oauth, segment
-    from retl.sandbox.server import Sandbox
 else:
     http_errors = lazy_module("urllib3.exceptions")
     ndjson = lazy_module("retl.delivery.file")
@@ -277,12 +276,12 @@ class Session:
             yield warehouse
 
     def open_destination(
-        self, sandbox: "Sandbox | None", rate_limiters: MutableMapping[str, RateLimiter], clock: Clock
+        self, sandbox: str | None, rate_limiters: MutableMapping[str, RateLimiter], clock: Clock
     ) -> Destination:
         """The place that the calls go to: the sandbox, a file, or the sync's Segment source.
 
         Args:
-            sandbox: the local Segment of a rehearsal.
+            sandbox: the address of the local Segment of a rehearsal; None for any other run.
             rate_limiters: of this process by destination, since syncs with one destination share one rate.
             clock: for the rate.
 
@@ -337,14 +336,12 @@ class Session:
         endpoint = self.sync.segment.endpoint
         return not self.rehearsal and self.file is None and endpoint is not None and is_local(endpoint)
 
-    def _source(self, sandbox: "Sandbox | None") -> "segment.Source":
+    def _source(self, sandbox: str | None) -> "segment.Source":
         """The Segment source of a run."""
         if sandbox is not None:
             marks = self.sync.segment.mark_runs
             name = self.sync.name
-            return segment.Source(
-                sandbox.url, SANDBOX_KEY, known_as="sandbox", mark_runs=marks, told_sync=name
-            )
+            return segment.Source(sandbox, SANDBOX_KEY, known_as="sandbox", mark_runs=marks, told_sync=name)
         source = segment.source_of(self.sync.segment, write_key(self.sync, self.project))
         told_sync = self.sync.name if self.is_local else None
         return replace(source, ssl_cert=self.certificates(), told_sync=told_sync)

@@ -56,7 +56,6 @@ from retl.session import Session, load_session
 if TYPE_CHECKING:
     from retl.cli import sandbox
     from retl.sandbox import server
-    from retl.sandbox.server import Sandbox
 else:
     sandbox = lazy_module("retl.cli.sandbox")
     server = lazy_module("retl.sandbox.server")
@@ -122,14 +121,14 @@ class _Shared:
     """The things that the syncs of one command share.
 
     Attributes:
-        sandbox: the local Segment of a rehearsal.
+        sandbox: the address of the local Segment of a rehearsal; None for any other run.
         outside: tells others of each run.
         rate_limiters: by destination, since syncs with one destination share one rate.
         paths: the files of the syncs so far, by the name of the sync.
         folders: of states, in which orphans were looked for.
     """
 
-    sandbox: "Sandbox | None"
+    sandbox: str | None
     outside: Outside
     rate_limiters: dict[str, RateLimiter] = field(default_factory=dict)
     paths: dict[str, Path] = field(default_factory=dict)
@@ -212,7 +211,7 @@ def run_syncs(syncs: Sequence[tuple[Path, RunFlags]], printer: Printer, metrics:
         server.Sandbox() if printer.rehearsal else nullcontext() as sandbox,
         Outside(metrics, printer) as outside,
     ):
-        shared = _Shared(sandbox, outside)
+        shared = _Shared(sandbox.url if sandbox is not None else None, outside)
         for path, flags in syncs:
             record = _run_one(path, flags, shared)
             if record is None:
