@@ -24,9 +24,16 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture(scope="session")
+def runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in place of that in which processes of one user find each other."""
+    return tmp_path_factory.mktemp("runtime")
+
+
 @pytest.fixture(autouse=True)
-def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees the settings or the proxies of whoever runs it."""
+def bare_environment(monkeypatch: pytest.MonkeyPatch, runtime: Path) -> None:
+    """No test sees the settings, the proxies or the sandbox of whoever runs it."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
     for name in list(os.environ):
         if name.startswith(("RETL_", "SEGMENT_", "OTEL_", "OPENLINEAGE_", "AWS_")) or name.lower().endswith(
             "_proxy"

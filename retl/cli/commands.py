@@ -27,7 +27,7 @@ COMMANDS = {
     "reset": "Forget what was sent: the next run is a first pass.",
     "retry": "Send the calls again that Segment refused, under the message ids that they had.",
     "run": "Send what changed since the last run, and remember it.",
-    "sandbox": "Run a local Segment until it is interrupted; what it took is listed as JSON at its address.",
+    "sandbox": "Run a local Segment until it is interrupted; its calls can be looked at, at its address.",
     "schema": "Print the JSON Schema of the sync file, for editors.",
     "sql": "Ask the history of a sync by one SELECT.",
     "status": "Show each sync's last run, and what is pending and rejected; without SYNC, of all in syncs/.",

@@ -265,7 +265,8 @@ def print_run(printer: Printer, run: Run) -> None:
 def print_sandbox(printer: Printer, summary: dict[str, Any]) -> None:
     """Print the summary of the sandbox after a rehearsal."""
     if not printer.as_json and not printer.quiet:
-        console().print(sandbox.sandbox_report(summary))
+        discarded = sum(summary["discarded"].values())
+        console().print(sandbox.sandbox_report(summary["accepted"], discarded, summary["duplicates"]))
 
 
 def run_report(run: Run, flags: str = "") -> RenderableType:

@@ -1,20 +1,35 @@
 """`retl sandbox`: a local Segment."""
 
+import os
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import click
 from rich.text import Text
 
-from retl.cli.console import console, count
-from retl.errors import Interrupted
+from retl.cli.console import as_json_line, console, count
+from retl.cli.options import MOST
+from retl.errors import ConfigError, Interrupted
 from retl.sandbox.failures import Failures
 from retl.sandbox.server import Sandbox
+from retl.sandbox.standing import PORT_VARIABLE, USUAL_PORT, Announcement, find_standing
+from retl.sandbox.store import KEPT_CALLS, Store
+
+PORT = click.IntRange(0, 65535)
+
+SECONDS = click.FloatRange(0, MOST)
 
 
 @click.command("sandbox")
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=8765, help="0 takes a free one. [default: 8765]"
+    "--port",
+    type=PORT,
+    default=USUAL_PORT,
+    envvar=PORT_VARIABLE,
+    help=f"0 takes a free one; default: {PORT_VARIABLE}, else {USUAL_PORT}.",
 )
 @click.option(
     "--failures",
@@ -24,29 +39,134 @@ from retl.sandbox.server import Sandbox
     help="Failures to simulate, with commas between them: 429, 500, hang, lost_answer, each with its "
     "probability; latency=30ms; rate=1000, to answer 429 where more calls come in a second.",
 )
-def sandbox_command(port: int, failures: str) -> int:
-    """Run a local Segment until it is interrupted; what it took is listed as JSON at its address.
+@click.option("--seconds", type=SECONDS, help="End after so many seconds.")
+@click.option("--idle", type=SECONDS, help="End after so many seconds without a request.")
+@click.option(
+    "--keep",
+    type=click.IntRange(10, MOST),
+    default=KEPT_CALLS,
+    help=f"Calls that are kept to be looked at, the newest. [default: {KEPT_CALLS:,}]",
+)
+@click.option("--stop", is_flag=True, help="End the sandbox that was started for this port.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: an object at the start, one at the end.")
+@click.option("--any-port", is_flag=True, hidden=True)
+def sandbox_command(
+    port: int,
+    failures: str,
+    seconds: float | None,
+    idle: float | None,
+    keep: int,
+    stop: bool,
+    as_json: bool,
+    any_port: bool,
+) -> int:
+    """Run a local Segment until it is interrupted; its calls can be looked at, at its address.
 
     Example: retl sandbox --failures 429=0.05,lost_answer=0.02,latency=30ms
     """
-    with Sandbox(port, failures=Failures.parse(failures)) as sandbox:
-        click.echo(f"a local Segment listens on {sandbox.url}; its calls: {sandbox.url}/calls.json")
-        click.echo("in the sync: segment: {endpoint: " + sandbox.url + ", write_key: sandbox}")
-        try:
-            threading.Event().wait()
-        except Interrupted:
-            console().print(sandbox_report(sandbox.summary()))
+    if stop:
+        _stop(port, as_json)
+        return 0
+    announcement = Announcement()
+    with _listening(port, any_port, announcement, Failures.parse(failures), keep) as sandbox:
+        asked_for = port if any_port else int(sandbox.url.rpartition(":")[2])
+        with _announced(announcement, sandbox.url, asked_for):
+            _print_start(sandbox.url, as_json)
+            reason = _wait(sandbox, announcement, seconds, idle)
+        _print_end(reason, sandbox.summary(), as_json)
     return 0
 
 
-def sandbox_report(summary: dict[str, Any]) -> Text:
-    """The calls of a rehearsal that the sandbox accepted, discarded, and had before.
+@contextmanager
+def _listening(
+    port: int, any_port: bool, announcement: Announcement, failures: Failures, keep: int
+) -> Iterator[Sandbox]:
+    """A sandbox on the port; on any free one where that is taken, and `any_port` allows for it."""
 
-    Args:
-        summary: as `Sandbox.summary` gives it.
-    """
+    def sandbox(port: int) -> Sandbox:
+        # What Python holds of the calls beside the tables is for tests.
+        return Sandbox(port, announcement.routes, failures=failures, keep=0, store=Store(keep))
+
+    started = sandbox(port)
+    try:
+        started.__enter__()
+    except ConfigError as error:
+        if not any_port:
+            if find_standing(port) is not None:
+                error.hint = "one of yours is up there already; retl sandbox --stop ends it"
+            raise
+        started = sandbox(0)
+        started.__enter__()
+    try:
+        yield started
+    finally:
+        started.__exit__()
+
+
+@contextmanager
+def _announced(announcement: Announcement, url: str, port: int) -> Iterator[None]:
+    """Let other commands find the sandbox, where that can be; it works without, too."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(announcement.of(url, port))
+        except (ConfigError, OSError) as error:
+            click.echo(f"other commands will not find it: {error}", err=True)
+        yield
+
+
+def _wait(sandbox: Sandbox, announcement: Announcement, seconds: float | None, idle: float | None) -> str:
+    """Wait for the end of the sandbox; gives its reason in a word."""
+    began = time.monotonic()
+    try:
+        while True:
+            now = time.monotonic()
+            left = {
+                "seconds": began + seconds - now if seconds is not None else MOST,
+                "idle": sandbox.asked_at + idle - now if idle is not None else MOST,
+            }
+            reason = min(left, key=lambda name: left[name])
+            if left[reason] <= 0:
+                return reason
+            if announcement.stop_asked.wait(min(left[reason], threading.TIMEOUT_MAX)):
+                return "stopped"
+    except Interrupted:
+        return "interrupted"
+
+
+def _print_start(url: str, as_json: bool) -> None:
+    if as_json:
+        calls = f"{url}/calls.json"
+        print(
+            as_json_line({"event": "listening", "url": url, "calls": calls, "pid": os.getpid()}), flush=True
+        )
+        return
+    click.echo(f"a local Segment listens on {url}; its calls: {url}/calls.json")
+    click.echo("in the sync: segment: {endpoint: " + url + ", write_key: sandbox}")
+
+
+def _print_end(reason: str, summary: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(as_json_line({"event": "ended", "reason": reason, **summary}))
+        return
     discarded = sum(summary["discarded"].values())
-    line = Text.assemble(("sandbox", "bold"), f": {count(summary['accepted'], 'call')} accepted")
+    console().print(sandbox_report(summary["accepted"], discarded, summary["duplicates"]))
+
+
+def _stop(port: int, as_json: bool) -> None:
+    standing = find_standing(port)
+    if standing is not None:
+        standing.stop()
+    if as_json:
+        print(as_json_line({"event": "stopped", "url": standing.url if standing is not None else None}))
+    elif standing is not None:
+        click.echo(f"the sandbox on {standing.url} has ended")
+    else:
+        click.echo(f"there is no sandbox of yours for port {port}")
+
+
+def sandbox_report(accepted: int, discarded: int, duplicates: int) -> Text:
+    """The number of calls that the sandbox accepted, discarded, and had before, in one line."""
+    line = Text.assemble(("sandbox", "bold"), f": {count(accepted, 'call')} accepted")
     line.append(f", {discarded:,} discarded", "red" if discarded else "")
-    line.append(f", {count(summary['duplicates'], 'duplicate')}")
+    line.append(f", {count(duplicates, 'duplicate')}")
     return line

@@ -4,6 +4,7 @@ import re
 import socket
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -95,6 +96,11 @@ class Handler(BaseHTTPRequestHandler):
     wbufsize = -1
     timeout = IDLE_SECONDS
     server: Server
+
+    def parse_request(self) -> bool:
+        """Read the head of a request; see http.server."""
+        self.server.sandbox.asked_at = time.monotonic()
+        return super().parse_request()
 
     def do_POST(self) -> None:
         """Answer a POST: to Segment's routes as Segment does, or as it is told to fail."""

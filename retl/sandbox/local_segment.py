@@ -1,6 +1,7 @@
 """A local Segment: what it answers to a request, and what it keeps of the calls."""
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -46,6 +47,9 @@ class LocalSegment:
         reject_if: any request that holds such a call is answered 400.
         reply_if: gives a call the reply that any request which holds it gets; None is the plain one.
         seed: of the chances of `failures`.
+
+    Attributes:
+        asked_at: when the last request came, of calls or for a page, on the monotonic clock.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class LocalSegment:
         self.url = ""  # where it can be reached, once it can
         self.failures = failures or Failures()
         self.started_at = datetime.now(UTC)
+        self.asked_at = time.monotonic()
         self.unknown_keys = frozenset(unknown_keys)
         self.reject_if = reject_if
         self.reply_if = reply_if

@@ -140,9 +140,9 @@ class Store:
 
     def holdings(self) -> dict[str, int]:
         """The calls that are `held`, those that are `gone` to make room, and the `last` seq that came."""
-        with self._writing, self._came:
-            held = self._calls.rows + len(self._waiting)
-            return {"held": held, "gone": self._calls.gone, "last": self._last}
+        with self._writing:
+            self._take_in()
+            return {"held": self._calls.rows, "gone": self._calls.gone, "last": self._last}
 
     def wait(self, after: int, seconds: float) -> bool:
         """Wait until there is a call after that seq, at most so long; whether there is one."""
