@@ -51,6 +51,7 @@ def apply_command(plan: Path, forced: tuple[str, ...], **given: Any) -> int:
         forced=(*saved.forced, *forced),
         limit=None,
         rehearsal=saved.rehearsal,
+        opens=False,
         from_production=False,
         expect_state=False,
         **given,

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,11 +54,10 @@ from retl.run import Run, Status, begin_run
 from retl.session import Session, load_session
 
 if TYPE_CHECKING:
-    from retl.cli import sandbox
-    from retl.sandbox import server
+    from retl.cli import rehearsing
+    from retl.cli.rehearsing import RehearsalSandbox
 else:
-    sandbox = lazy_module("retl.cli.sandbox")
-    server = lazy_module("retl.sandbox.server")
+    rehearsing = lazy_module("retl.cli.rehearsing")
 
 
 @dataclass(frozen=True)
@@ -72,6 +71,7 @@ class RunFlags:
         forced: names of the guards to let pass.
         limit: how many calls may leave; None is all.
         rehearsal: whether the calls go to the sandbox.
+        opens: whether the sandbox of the rehearsal stays up, and its page is opened.
         from_production: whether the rehearsal begins with a copy of the production state.
         expect_state: whether a missing state file is an error.
         wait: whether to wait for another run of the sync to end.
@@ -90,6 +90,7 @@ class RunFlags:
     forced: tuple[str, ...]
     limit: int | None
     rehearsal: bool
+    opens: bool
     from_production: bool
     expect_state: bool
     wait: bool
@@ -165,6 +166,12 @@ class _Shared:
     "--sandbox", "rehearsal", is_flag=True, help="Rehearse against a local Segment, with a state of its own."
 )
 @click.option(
+    "--open",
+    "opens",
+    is_flag=True,
+    help="With --sandbox: rehearse against a local Segment that stays up, and open its page in the browser.",
+)
+@click.option(
     "--from-production",
     is_flag=True,
     help="With --sandbox: rehearse what the next real run would send, on a copy of its state.",
@@ -189,8 +196,9 @@ def run_command(syncs: Sequence[str], every: bool, **given: Any) -> int:
     Example: retl run syncs/users.yml --sandbox
     """
     flags = RunFlags(**given)
-    if flags.from_production and not flags.rehearsal:
-        raise click.UsageError("--from-production goes with --sandbox")
+    for given_alone, option in ((flags.from_production, "--from-production"), (flags.opens, "--open")):
+        if given_alone and not flags.rehearsal:
+            raise click.UsageError(f"{option} goes with --sandbox")
     if flags.full and not flags.yes:
         click.confirm("--full sends every current row again; go on?", abort=True, err=True)
     paths = chosen_files(syncs, every)
@@ -208,22 +216,32 @@ def run_syncs(syncs: Sequence[tuple[Path, RunFlags]], printer: Printer, metrics:
     """
     codes: list[int] = []
     with (
-        server.Sandbox() if printer.rehearsal else nullcontext() as sandbox,
+        _rehearsal(syncs, printer) as rehearsal,
         Outside(metrics, printer) as outside,
     ):
-        shared = _Shared(sandbox.url if sandbox is not None else None, outside)
+        shared = _Shared(rehearsal.url if rehearsal is not None else None, outside)
         for path, flags in syncs:
             record = _run_one(path, flags, shared)
             if record is None:
                 continue
             codes.append(record.exit_code or 0)
+            if rehearsal is not None:
+                rehearsal.run_ids.append(record.run_id)
             print_run(printer, record)
             outside.ended(record)
             if isinstance(record.error, Interrupted):
                 break
-        if sandbox is not None and sandbox.requests:
-            print_sandbox(printer, sandbox.summary())
     return max(codes, default=0)
+
+
+def _rehearsal(
+    syncs: Sequence[tuple[Path, RunFlags]], printer: Printer
+) -> AbstractContextManager["RehearsalSandbox | None"]:
+    """The sandbox of a rehearsal; None where the runs are none."""
+    if not printer.rehearsal:
+        return nullcontext()
+    stays_up = any(flags.opens for _, flags in syncs)
+    return rehearsing.standing_sandbox(printer) if stays_up else rehearsing.own_sandbox(printer)
 
 
 def _run_one(path: Path, flags: RunFlags, shared: _Shared) -> Run | None:
@@ -260,13 +278,6 @@ def print_run(printer: Printer, run: Run) -> None:
         console().print(run_report(run, printer.flags))
     if run.error is not None:
         printer.error(run.error, run.sync)
-
-
-def print_sandbox(printer: Printer, summary: dict[str, Any]) -> None:
-    """Print the summary of the sandbox after a rehearsal."""
-    if not printer.as_json and not printer.quiet:
-        discarded = sum(summary["discarded"].values())
-        console().print(sandbox.sandbox_report(summary["accepted"], discarded, summary["duplicates"]))
 
 
 def run_report(run: Run, flags: str = "") -> RenderableType:
