@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import urllib3
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from posts import NOON, batch, call, post
 
@@ -714,6 +714,7 @@ FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 
 
 @settings(max_examples=100, deadline=None)
+@example(-(2**63) - 1)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | FLOATS | st.text(),

@@ -133,7 +133,7 @@ def strict_json(body: bytes) -> Any:
     orjson reads most of it. It makes floats of integers beyond 64 bits, and refuses half a surrogate pair;
     Python's own reader, five times slower, keeps both.
     """
-    if _LONG_INTEGER not in body.translate(_SIMPLER):
+    if _LONG_INTEGER not in b":" + body.translate(_SIMPLER):
         with suppress(orjson.JSONDecodeError):
             return orjson.loads(body)
 
