@@ -40,6 +40,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     browser.write_text(f'#!/bin/sh\necho "$1" >> {tmp_path}/opened\n')
     browser.chmod(0o755)
     (tmp_path / "runtime").mkdir()
+    (tmp_path / "retl").mkdir()
+    (tmp_path / "retl/__init__.py").write_text("raise SystemExit('not the program')")
     monkeypatch.setenv("BROWSER", f"{browser} %s")
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "runtime"))
     monkeypatch.setenv("RETL_SANDBOX_PORT", str(ANY))

@@ -111,8 +111,7 @@ def _started(port: int) -> StandingSandbox:
     """A sandbox in a process of its own, which goes on when this one has ended."""
     options = ["--port", str(port), "--any-port", "--idle", str(IDLE_SECONDS), "--json"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "retl", "sandbox", *options],
-        cwd=announcement_file(port).parent,  # not a folder that somebody wants to delete
+        [sys.executable, "-P", "-m", "retl", "sandbox", *options],  # whatever a project's folders are named
         env=_environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
