@@ -7,6 +7,7 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from random import Random
 from typing import Any
 
@@ -79,16 +80,14 @@ def sandbox() -> Iterator[Sandbox]:
 @pytest.fixture
 def forward(sandbox: Sandbox) -> Iterator[Callable[..., Webhooks]]:
     """Give a function that starts to pass the calls of the sandbox on, until the test ends."""
-    opened: list[Webhooks] = []
+    with ExitStack() as opened:
 
-    def start(*webhooks: Webhook, limits: ForwardLimits = QUICK) -> Webhooks:
-        opened.append(Webhooks(webhooks, limits))
-        opened[-1].start(sandbox.store)
-        return opened[-1]
+        def start(*webhooks: Webhook, limits: ForwardLimits = QUICK) -> Webhooks:
+            started = opened.enter_context(Webhooks(limits))
+            started.start(webhooks, sandbox.store)
+            return started
 
-    yield start
-    for one in opened:
-        one.close()
+        yield start
 
 
 Forward = Callable[..., Webhooks]
@@ -361,7 +360,7 @@ def test_closing_ends_at_once(
     post(http, sandbox, batch(*(call(f"m{number}", userId=f"u{number}") for number in range(50))))
     assert hangs.wait(ENOUGH)
 
-    webhooks.close()
+    webhooks.__exit__()
 
     (told,) = webhooks.summary()
     assert (0, 50) == (told["delivered"], told["waiting"])
@@ -379,7 +378,7 @@ def test_closing_ends_a_wait_for_the_next_attempt(
     post(http, sandbox, batch(call()))
     assert until(lambda: webhooks.summary()[0]["retried"] == 1)
 
-    webhooks.close()
+    webhooks.__exit__()
 
     assert 1 == webhooks.summary()[0]["waiting"]
 
@@ -411,10 +410,9 @@ def test_calls_that_the_sandbox_let_go_are_counted(http: urllib3.PoolManager, ta
     with Sandbox(store=Store(keep=100)) as sandbox:
         for start in range(0, 300, 50):
             post(http, sandbox, batch(*(call(f"m{start + number}") for number in range(50))))
-        webhooks = Webhooks([Webhook(target.url)], QUICK)
-        webhooks.start(sandbox.store)
-        assert webhooks.wait_until_done(ENOUGH)
-        webhooks.close()
+        with Webhooks(QUICK) as webhooks:
+            webhooks.start([Webhook(target.url)], sandbox.store)
+            assert webhooks.wait_until_done(ENOUGH)
 
     (told,) = webhooks.summary()
     assert 300 == told["delivered"] + told["missed"]
@@ -423,13 +421,12 @@ def test_calls_that_the_sandbox_let_go_are_counted(http: urllib3.PoolManager, ta
 
 def test_the_counts_are_listed(http: urllib3.PoolManager, target: Target) -> None:
     """The sandbox has the counts of its webhooks at an address."""
-    webhooks = Webhooks([Webhook(target.url)], QUICK)
-    with Sandbox(routes=webhooks.routes) as sandbox:
-        webhooks.start(sandbox.store)
+    webhooks = Webhooks(QUICK)
+    with Sandbox(routes=webhooks.routes) as sandbox, webhooks:
+        webhooks.start([Webhook(target.url)], sandbox.store)
         post(http, sandbox, batch(call()))
         assert webhooks.wait_until_done(ENOUGH)
         told = http.request("GET", f"{sandbox.url}/webhooks.json").json()
-        webhooks.close()
 
     assert webhooks.summary() == told
     assert 1 == told[0]["delivered"]
@@ -438,14 +435,12 @@ def test_the_counts_are_listed(http: urllib3.PoolManager, target: Target) -> Non
 def test_a_stand_in_is_a_webhook(http: urllib3.PoolManager) -> None:
     """Calls reach SuprSend's stand-in of the same sandbox with the key that it knows, and with no other."""
     stand_ins = StandIns({"suprsend": "k"})
-    with Sandbox(routes=stand_ins.routes) as sandbox:
+    with Sandbox(routes=stand_ins.routes) as sandbox, Webhooks(QUICK) as webhooks:
         url = f"{sandbox.url}/stand-ins/suprsend/connector/segment/"
         keys = ({"Authorization": "Bearer k"}, {"Authorization": "Bearer another"})
-        webhooks = Webhooks([Webhook(url, headers) for headers in keys], QUICK)
-        webhooks.start(sandbox.store)
+        webhooks.start([Webhook(url, headers) for headers in keys], sandbox.store)
         post(http, sandbox, batch(call("a")))
         assert webhooks.wait_until_done(ENOUGH)
-        webhooks.close()
 
     told = [(one["delivered"], one["given_up"]) for one in webhooks.summary()]
     assert [(1, 0), (0, 1)] == told

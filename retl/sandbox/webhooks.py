@@ -17,26 +17,27 @@ class Webhooks:
     """Passes accepted calls on to webhooks, each on its own, as mappings of Webhooks (Actions) are.
 
     Args:
-        webhooks: take the calls.
         limits: of attempts, and of what is held.
     """
 
-    def __init__(self, webhooks: Sequence[Webhook], limits: ForwardLimits | None = None) -> None:
-        self._webhooks = webhooks
+    def __init__(self, limits: ForwardLimits | None = None) -> None:
         self._limits = limits
         self._forwarding: list[Forwarding] = []
         self._open = ExitStack()
 
-    def start(self, store: Store) -> None:
-        """Begin with the oldest call of the store.
+    def start(self, webhooks: Sequence[Webhook], store: Store) -> None:
+        """Begin to pass calls on, with the oldest one of the store.
 
         Raises:
             ConfigError: a URL is not one, or the environment names a proxy of an unknown kind.
         """
-        made = [Forwarding(webhook, store, self._limits) for webhook in self._webhooks]
+        made = [Forwarding(webhook, store, self._limits) for webhook in webhooks]
         self._forwarding = [self._open.enter_context(one) for one in made]
 
-    def close(self) -> None:
+    def __enter__(self) -> "Webhooks":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """End at once; see `Forwarding`."""
         self._open.close()
 
