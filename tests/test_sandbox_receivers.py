@@ -97,6 +97,20 @@ def test_a_refused_call_says_why(http: urllib3.PoolManager, sandbox: Sandbox) ->
     assert [("I15", "refused")] == [(one["rule"], one["effect"]) for one in told["violations"]]
 
 
+def test_a_sync_has_its_own_settings() -> None:
+    """For the calls of a sync its own settings count, for those of others the sandbox's."""
+    prefix = read_settings("suprsend", {"prefix": True})
+    rehearsal = ReceiverRehearsal({}, {"orders": {"suprsend": prefix}})
+    order = call(type="track", event="Order Completed")
+
+    names = [
+        rehearsal.outcome("suprsend", order, 100, sync).arrival.events[0]["event_name"]
+        for sync in ("orders", "users", None)
+    ]
+
+    assert ["segment : Order Completed", "Order Completed", "Order Completed"] == names
+
+
 @pytest.mark.parametrize(
     ("query", "seqs"),
     [

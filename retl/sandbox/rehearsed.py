@@ -76,22 +76,37 @@ class ReceiverRehearsal:
 
     Args:
         settings: by the receiver's name; the defaults count for one that is not there.
+        of_syncs: the same by the name of the sync that sent a call, which come first.
     """
 
-    def __init__(self, settings: Mapping[str, Settings] | None = None) -> None:
-        self._settings = {name: read_settings(name, {}) for name in known_receivers()} | dict(settings or {})
-        self._checkers = {name: ReceiverChecker({name: own}) for name, own in self._settings.items()}
+    def __init__(
+        self,
+        settings: Mapping[str, Settings] | None = None,
+        of_syncs: Mapping[str, Mapping[str, Settings]] | None = None,
+    ) -> None:
+        self._settings = dict(settings or {})
+        self._of_syncs = dict(of_syncs or {})
+        self._made: dict[tuple[str, str | None], tuple[Settings, ReceiverChecker]] = {}
 
     @property
     def names(self) -> list[str]:
         """The names of the receivers."""
-        return sorted(self._settings)
+        return known_receivers()
 
-    def outcome(self, name: str, call: Mapping[str, Any], size: int) -> Rehearsed:
-        """The outcome at a receiver of a call of so many bytes."""
-        kind = CallKind(str(call.get("type")), call.get("event"))
-        violations = self._checkers[name].violations(kind, call, size)
-        return requests_of(receiver(name), self._settings[name], call, violations)
+    def outcome(self, name: str, call: Mapping[str, Any], size: int, sync: str | None = None) -> Rehearsed:
+        """The outcome at a receiver of a call of so many bytes, which a sync sent, where that is known."""
+        settings, checker = self._at(name, sync)
+        violations = checker.violations(CallKind(str(call.get("type")), call.get("event")), call, size)
+        return requests_of(receiver(name), settings, call, violations)
+
+    def _at(self, name: str, sync: str | None) -> tuple[Settings, ReceiverChecker]:
+        """The settings that count at a receiver for calls of a sync, and the checks by them; made once."""
+        own = self._of_syncs.get(sync or "", {})
+        key = name, sync if name in own else None
+        if key not in self._made:
+            settings = own.get(name) or self._settings.get(name) or read_settings(name, {})
+            self._made[key] = settings, ReceiverChecker({name: settings})
+        return self._made[key]
 
     def newest(self, store: Store, name: str, limit: int, user: str | None = None) -> ReceiverListing:
         """The newest accepted calls at a receiver, at most so many, of one user or of all."""
@@ -117,7 +132,8 @@ class ReceiverRehearsal:
         return ReceiverListing(name, about.title, about.reached_by, calls, calls[-1].seq if calls else after)
 
     def _rehearsed(self, name: str, row: Mapping[str, Any]) -> RehearsedCall:
-        outcome = self.outcome(name, json.loads(row["body"]), len(row["body"].encode()))
+        call, size = json.loads(row["body"]), len(row["body"].encode())
+        outcome = self.outcome(name, call, size, row["sync"])
         return RehearsedCall(**{key: row[key] for key in row if key != "body"}, outcome=outcome)
 
 
