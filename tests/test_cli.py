@@ -17,6 +17,7 @@ from typing import Any
 
 import duckdb
 import pytest
+import urllib3
 from harness import Retl, runner
 
 from retl.cli.commands import COMMANDS, command_of
@@ -995,6 +996,29 @@ def test_the_sandbox_command_serves_until_it_is_interrupted(project: Path) -> No
 
     assert (0, "") == (process.returncode, err)
     assert "sandbox: 2 calls accepted" in out
+
+
+def test_the_sandbox_command_passes_calls_on(project: Path, sandbox: Sandbox) -> None:
+    """`retl sandbox --webhook` posts what it takes, and tells of it without the key in the URL."""
+    hook = f"{sandbox.url}/v1/identify?key=secret-key"
+    options = ["--webhook", hook, "--webhook-header", "Authorization: Basic ${HOOK_KEY}"]
+    (project / ".env").write_text("SEGMENT_WRITE_KEY=key\nHOOK_KEY=YS13cml0ZS1rZXk6\n")
+    with start(project, "sandbox", "--port", "0", *options) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().split(" listens on ")[1].split(";")[0]
+        (project / "retl.yml").write_text(f'warehouse: "duckdb://"\nsegment: {{endpoint: "{url}"}}\n')
+        assert execute(["run", "users"]) == 0
+        with urllib3.PoolManager(retries=False, timeout=5) as http:
+            for _ in range(1_000):
+                if http.request("GET", f"{url}/webhooks.json").json()[0]["delivered"] == 2:
+                    break
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+
+    assert (0, "") == (process.returncode, err)
+    assert f"webhook {sandbox.url}/…: 2 calls delivered" in out
+    assert "secret-key" not in out
+    assert ["Segment (Actions)"] * 2 == [one.headers["user-agent"] for one in sandbox.requests]
 
 
 def test_files_are_for_the_owner_alone(project: Path) -> None:

@@ -72,8 +72,9 @@ def test_a_sandbox_for_some_seconds(start: Start) -> None:
     out, err = process.communicate(timeout=60)
 
     url = started["url"]
-    assert {"event": "listening", "url": url, "calls": f"{url}/calls.json", "pid": process.pid} == started
-    counts = {"requests": 0, "accepted": 0, "duplicates": 0, "discarded": {}}
+    told = {"event": "listening", "url": url, "calls": f"{url}/calls.json", "webhooks": []}
+    assert {**told, "pid": process.pid} == started
+    counts = {"requests": 0, "accepted": 0, "duplicates": 0, "discarded": {}, "webhooks": []}
     assert {"event": "ended", "reason": "seconds", **counts} == json.loads(out)
     assert (0, "") == (process.returncode, err)
 

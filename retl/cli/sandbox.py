@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -12,11 +12,17 @@ from rich.text import Text
 
 from retl.cli.console import as_json_line, console, count
 from retl.cli.options import MOST
+from retl.cli.rehearsed_receivers import project_receivers
+from retl.cli.webhooks import WebhookOptions, read_webhooks, takes_webhooks, webhook_report
 from retl.errors import ConfigError, Interrupted
 from retl.sandbox.failures import Failures
+from retl.sandbox.receivers_api import receiver_routes
+from retl.sandbox.routes import Route
 from retl.sandbox.server import Sandbox
+from retl.sandbox.stand_ins import StandIns
 from retl.sandbox.standing import PORT_VARIABLE, USUAL_PORT, Announcement, find_standing
 from retl.sandbox.store import KEPT_CALLS, Store
+from retl.sandbox.webhooks import Webhooks
 
 PORT = click.IntRange(0, 65535)
 
@@ -50,6 +56,7 @@ SECONDS = click.FloatRange(0, MOST)
 @click.option("--stop", is_flag=True, help="End the sandbox that was started for this port.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: an object at the start, one at the end.")
 @click.option("--any-port", is_flag=True, hidden=True)
+@takes_webhooks
 def sandbox_command(
     port: int,
     failures: str,
@@ -59,6 +66,7 @@ def sandbox_command(
     stop: bool,
     as_json: bool,
     any_port: bool,
+    webhooks: WebhookOptions,
 ) -> int:
     """Run a local Segment until it is interrupted; its calls can be looked at, at its address.
 
@@ -67,25 +75,33 @@ def sandbox_command(
     if stop:
         _stop(port, as_json)
         return 0
-    announcement = Announcement()
-    with _listening(port, any_port, announcement, Failures.parse(failures), keep) as sandbox:
+    announcement, forwarded = Announcement(), Webhooks()
+    project, rehearsal = project_receivers()
+    routes = (
+        *announcement.routes,
+        *receiver_routes(rehearsal),
+        *StandIns().routes,
+        *forwarded.routes,
+    )
+    with _listening(port, any_port, routes, Failures.parse(failures), keep) as sandbox, forwarded:
+        forwarded.start(read_webhooks(webhooks, project.env, sandbox.url), sandbox.store)
         asked_for = port if any_port else int(sandbox.url.rpartition(":")[2])
         with _announced(announcement, sandbox.url, asked_for):
-            _print_start(sandbox.url, as_json)
+            _print_start(sandbox.url, forwarded.summary(), as_json)
             reason = _wait(sandbox, announcement, seconds, idle)
-        _print_end(reason, sandbox.summary(), as_json)
+        _print_end(reason, {**sandbox.summary(), "webhooks": forwarded.summary()}, as_json)
     return 0
 
 
 @contextmanager
 def _listening(
-    port: int, any_port: bool, announcement: Announcement, failures: Failures, keep: int
+    port: int, any_port: bool, routes: Sequence[Route], failures: Failures, keep: int
 ) -> Iterator[Sandbox]:
     """A sandbox on the port; on any free one where that is taken, and `any_port` allows for it."""
 
     def sandbox(port: int) -> Sandbox:
         # What Python holds of the calls beside the tables is for tests.
-        return Sandbox(port, announcement.routes, failures=failures, keep=0, store=Store(keep))
+        return Sandbox(port, routes, failures=failures, keep=0, store=Store(keep))
 
     started = sandbox(port)
     try:
@@ -133,15 +149,16 @@ def _wait(sandbox: Sandbox, announcement: Announcement, seconds: float | None, i
         return "interrupted"
 
 
-def _print_start(url: str, as_json: bool) -> None:
+def _print_start(url: str, webhooks: Sequence[Mapping[str, Any]], as_json: bool) -> None:
+    names = [one["webhook"] for one in webhooks]
     if as_json:
-        calls = f"{url}/calls.json"
-        print(
-            as_json_line({"event": "listening", "url": url, "calls": calls, "pid": os.getpid()}), flush=True
-        )
+        told = {"event": "listening", "url": url, "calls": f"{url}/calls.json", "webhooks": names}
+        print(as_json_line({**told, "pid": os.getpid()}), flush=True)
         return
     click.echo(f"a local Segment listens on {url}; its calls: {url}/calls.json")
     click.echo("in the sync: segment: {endpoint: " + url + ", write_key: sandbox}")
+    for name in names:
+        click.echo(f"each accepted call goes on to {name}")
 
 
 def _print_end(reason: str, summary: dict[str, Any], as_json: bool) -> None:
@@ -150,6 +167,8 @@ def _print_end(reason: str, summary: dict[str, Any], as_json: bool) -> None:
         return
     discarded = sum(summary["discarded"].values())
     console().print(sandbox_report(summary["accepted"], discarded, summary["duplicates"]))
+    for told in summary["webhooks"]:
+        console().print(webhook_report(told))
 
 
 def _stop(port: int, as_json: bool) -> None:
