@@ -50,6 +50,7 @@ def test_each_receiver_has_a_listing(http: urllib3.PoolManager, sandbox: Sandbox
         assert [] == listing(http, sandbox, one["listing"])["calls"]
 
 
+@pytest.mark.rule("B16")
 def test_the_requests_of_an_accepted_call(http: urllib3.PoolManager, sandbox: Sandbox) -> None:
     """A call that was accepted is listed with the request that would reach Insider, by the settings there."""
     traits = {"email": "ada@example.com", "newsletter": True}
@@ -97,6 +98,7 @@ def test_a_refused_call_says_why(http: urllib3.PoolManager, sandbox: Sandbox) ->
     assert [("I15", "refused")] == [(one["rule"], one["effect"]) for one in told["violations"]]
 
 
+@pytest.mark.rule("B16")
 def test_a_sync_has_its_own_settings() -> None:
     """For the calls of a sync its own settings count, for those of others the sandbox's."""
     prefix = read_settings("suprsend", {"prefix": True})
@@ -156,6 +158,7 @@ def test_a_wrong_question(http: urllib3.PoolManager, sandbox: Sandbox, path: str
     assert status == http.request("GET", sandbox.url + path).status
 
 
+@pytest.mark.rule("B16")
 def test_insiders_stand_in_takes_the_request_that_is_listed(
     http: urllib3.PoolManager, sandbox: Sandbox, stand_ins: StandIns
 ) -> None:

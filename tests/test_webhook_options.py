@@ -39,6 +39,7 @@ def test_where_calls_may_go(written: str, url: str) -> None:
     assert [url] == urls(written)
 
 
+@pytest.mark.rule("B18")
 @pytest.mark.parametrize(
     "written", ["${HOOK}", "https://${HOST}/hook", "https://x@${HOST}/", "${HOOK}#127.0.0.1"]
 )

@@ -93,6 +93,7 @@ def forward(sandbox: Sandbox) -> Iterator[Callable[..., Webhooks]]:
 Forward = Callable[..., Webhooks]
 
 
+@pytest.mark.rule("B17")
 def test_each_accepted_call_is_posted_once(
     http: urllib3.PoolManager, sandbox: Sandbox, target: Target, forward: Forward
 ) -> None:
@@ -150,6 +151,7 @@ def test_a_secret_signs_the_body(
     assert hmac.new(b"s", got.body, hashlib.sha1).hexdigest() == got.headers["x-signature"]
 
 
+@pytest.mark.rule("B17")
 @pytest.mark.parametrize("status", [408, 423, 429, 500, 502, 503, 504, 599])
 def test_a_call_is_tried_again(
     http: urllib3.PoolManager, sandbox: Sandbox, target: Target, forward: Forward, status: int
@@ -168,6 +170,7 @@ def test_a_call_is_tried_again(
     assert f"answered {status}" == told["last_error"]["error"]
 
 
+@pytest.mark.rule("B17")
 @pytest.mark.parametrize("status", [301, 400, 401, 403, 404, 410, 422, 501])
 def test_a_call_is_given_up(
     http: urllib3.PoolManager, sandbox: Sandbox, target: Target, forward: Forward, status: int
@@ -184,6 +187,7 @@ def test_a_call_is_given_up(
     assert (1, 0, 1) == (told["delivered"], told["retried"], told["given_up"])
 
 
+@pytest.mark.rule("B18")
 def test_no_redirect_is_followed(
     http: urllib3.PoolManager, sandbox: Sandbox, target: Target, forward: Forward
 ) -> None:
@@ -236,6 +240,7 @@ def test_an_answer_that_takes_too_long_is_none(
     assert (1, 1) == (told["delivered"], told["retried"])
 
 
+@pytest.mark.rule("B17")
 def test_calls_of_a_user_keep_their_order(
     http: urllib3.PoolManager, sandbox: Sandbox, target: Target, forward: Forward
 ) -> None:
@@ -311,6 +316,7 @@ def closed_port() -> int:
         return port
 
 
+@pytest.mark.rule("B18")
 def test_no_secret_is_shown(http: urllib3.PoolManager, sandbox: Sandbox, forward: Forward) -> None:
     """Summary, error and the webhook as text have neither the URL's key, a header nor the secret."""
     url = f"http://user:password-1@127.0.0.1:{closed_port()}/key-in-the-path?token=key-in-the-query"
@@ -327,6 +333,7 @@ def test_no_secret_is_shown(http: urllib3.PoolManager, sandbox: Sandbox, forward
     assert '"webhook": "http://127.0.0.1:' in told
 
 
+@pytest.mark.rule("B18")
 def test_a_webhook_of_this_machine_needs_no_proxy(
     http: urllib3.PoolManager,
     sandbox: Sandbox,
@@ -344,6 +351,7 @@ def test_a_webhook_of_this_machine_needs_no_proxy(
     assert ["a"] == target.ids
 
 
+@pytest.mark.rule("B17")
 def test_closing_ends_at_once(
     http: urllib3.PoolManager, sandbox: Sandbox, target: Target, forward: Forward
 ) -> None:
