@@ -82,6 +82,10 @@ Below each receiver stand the requests that a call brings. What is in `<…>` is
 as Segment passes it on, `<user>` or a part of it such as `<user.identifiers>` what arrives of the user, over
 what stands there; a member with `<event>` is there once for each event. In addresses and headers it is what
 only the customer knows.
+
+The sandbox, `retl sandbox`, lists the requests of the calls that it took, and stands in for each receiver: a
+stand-in takes them over HTTP, and answers as the receiver documents it. A status that is not documented, such
+as SuprSend's for a wrong key, is a choice of retl's.
 """
 
 
@@ -114,6 +118,7 @@ def _receiver(about: Receiver) -> Iterator[str]:
     yield from _table(("event", "becomes", "with"), _events(about))
     for shape in about.requests:
         yield _request(shape)
+    yield _stand_in(about)
     yield from _table(("rule", "says", "else"), _rules(about))
 
 
@@ -137,6 +142,25 @@ def _request(shape: RequestShape) -> str:
         f"The request of {_listed(shape.of)} calls{unread}, from {shape.by} to {shape.to}:\n\n"
         f"```http\n{lines}\n```\n{note}"
     )
+
+
+def _stand_in(about: Receiver) -> str:
+    """The addresses of the stand-in, and its answers."""
+    told = []
+    for route in about.stand_in:
+        asks = f", which asks for {_listed(route.headers)}" if route.headers else ""
+        shapes = (
+            route.taken,
+            route.faulty,
+            route.malformed,
+            route.refused if route.headers else None,
+            route.too_many,
+        )
+        statuses = sorted({one.status for one in shapes if one})
+        told.append(
+            f"`/stand-ins/{about.name}{route.path}`{asks}: it answers {', '.join(map(str, statuses))}"
+        )
+    return f"Its stand-in in the sandbox: {'; '.join(told)}.\n"
 
 
 def _events(about: Receiver) -> Iterator[tuple[str, str, str]]:
