@@ -31,6 +31,7 @@ reason.
 """
 
 import copy
+import gzip
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -52,6 +53,8 @@ from retl.receivers.settings import known_receivers, known_rules, known_settings
 from retl.receivers.translate import translate
 
 FOLDER = Path(__file__).parent / "cases" / "receivers"
+
+UPSERTS = Path(__file__).parent / "fixtures" / "insider_upserts.jsonl.gz"
 
 CONFLICTS = range(1, 25)
 """The contradictions of the documents: with each other, with the code, and between receivers."""
@@ -158,6 +161,29 @@ def test_requests(file: dict[str, Any], case: dict[str, Any]) -> None:
     assert case.get("nothing") == found.why_nothing
     if "headers" in case:
         assert case["headers"] == found.requests[0].headers
+
+
+@pytest.mark.rule("B15")
+def test_upserts_are_those_of_segments_code() -> None:
+    """Of calls at random, with values of all types, Insider gets the upserts that Segment's own code makes.
+
+    The file has the body for each call, or null where the code refuses it: action-destinations 3.497.0, with
+    the mappings that it proposes.
+    """
+    settings = read_settings("insider", {})
+    checker = ReceiverChecker({"insider": settings})
+    with gzip.open(UPSERTS, "rt", encoding="utf-8") as lines:
+        known = [json.loads(line) for line in lines]
+
+    made = []
+    for one in known:
+        call = one["call"]
+        found = checker.violations(CallKind(call["type"], call.get("event")), call, len(json.dumps(call)))
+        sent = requests_of(receiver("insider"), settings, call, found).requests
+        made.append({"call": call, "upsert": sent[0].body if sent else None})
+
+    assert 500 == len(known)
+    assert [spelled(one) for one in known] == [spelled(one) for one in made]
 
 
 @pytest.mark.parametrize(("file", "case"), cases("posts"))
