@@ -5,7 +5,7 @@ from random import Random
 import pytest
 
 from retl.sandbox.forward_queue import ForwardQueue, WaitingCall
-from retl.sandbox.webhook import LONGEST_WAIT, ForwardStep, Webhook, next_step, wait_before
+from retl.sandbox.webhook import LONGEST_WAIT, ForwardStep, Webhook, is_meant, next_step, wait_before
 
 
 def test_the_signature_is_that_of_segments_code() -> None:
@@ -50,6 +50,25 @@ def test_waits_grow(attempts: int, asked: float, least: float, most: float) -> N
 def test_next_steps(status: int | None, step: ForwardStep) -> None:
     """The next step follows from the status alone; no answer is as a busy one."""
     assert step is next_step(status)
+
+
+@pytest.mark.parametrize(
+    ("integrations", "meant"),
+    [
+        (None, True),
+        ({}, True),
+        ({"All": True}, True),
+        ({"All": False}, False),
+        ({"All": False, "Webhooks (Actions)": True}, True),
+        ({"All": False, "Webhooks": {"url": "x"}}, True),
+        ({"Webhooks": False}, False),
+        ({"All": False, "Insider Cloud Mode (Actions)": True}, False),
+        ("text", True),
+    ],
+)
+def test_integrations(integrations: object, meant: bool) -> None:
+    """A call goes to webhooks unless its `integrations` switch them off, or all."""
+    assert meant is is_meant(integrations)
 
 
 def test_a_queue_hands_out_one_call_of_a_user_at_a_time() -> None:

@@ -132,6 +132,7 @@ def test_the_line_of_a_webhook(told: dict[str, object], line: str) -> None:
     none = {
         "webhook": "http://h/…",
         "waiting": 0,
+        "switched_off": 0,
         "given_up": 0,
         "missed": 0,
         "retried": 0,

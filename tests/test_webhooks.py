@@ -187,6 +187,20 @@ def test_a_call_is_given_up(
     assert (1, 0, 1) == (told["delivered"], told["retried"], told["given_up"])
 
 
+def test_integrations_switch_webhooks_off(
+    http: urllib3.PoolManager, sandbox: Sandbox, target: Target, forward: Forward
+) -> None:
+    """A call whose `integrations` switch all destinations off, or webhooks, is not posted, but counted."""
+    webhooks = forward(Webhook(target.url))
+    calls = (call("a", integrations={"All": False}), call("b", integrations={"Webhooks": False}), call("c"))
+    post(http, sandbox, batch(*calls))
+
+    assert webhooks.wait_until_done(ENOUGH)
+
+    assert ["c"] == target.ids
+    assert 2 == webhooks.summary()[0]["switched_off"]
+
+
 @pytest.mark.rule("B18")
 def test_no_redirect_is_followed(
     http: urllib3.PoolManager, sandbox: Sandbox, target: Target, forward: Forward

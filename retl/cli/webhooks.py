@@ -111,6 +111,7 @@ def read_webhooks(options: WebhookOptions, env: Mapping[str, str], own_url: str)
             _url(written, env, own_url, options.hosts),
             {name: value for host, name, value in headers if host in (None, *known)},
             secret,
+            f"the stand-in of {receiver(written).title}" if written in known_receivers() else None,
         )
         for written, known in zip(options.urls, names, strict=True)
     ]
@@ -206,6 +207,7 @@ def webhook_report(told: Mapping[str, Any]) -> Text:
     )
     for name, words, style in (
         ("waiting", "waiting", "yellow"),
+        ("switched_off", "switched off", ""),
         ("given_up", "given up", "red"),
         ("missed", "missed", "red"),
     ):

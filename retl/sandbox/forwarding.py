@@ -1,5 +1,6 @@
 """Accepted calls on their way to a webhook, in threads of their own."""
 
+import json
 import threading
 import time
 from collections import Counter
@@ -20,6 +21,7 @@ from retl.sandbox.webhook import (
     RETRY_SECONDS,
     ForwardStep,
     Webhook,
+    is_meant,
     next_step,
     wait_before,
 )
@@ -68,7 +70,7 @@ class Forwarding:
         self._changed = threading.Condition()
         self._closing = threading.Event()
         self._read_to = 0
-        self._counts = Counter(delivered=0, retried=0, given_up=0, missed=0)
+        self._counts = Counter(delivered=0, retried=0, given_up=0, switched_off=0, missed=0)
         self._last_error: dict[str, Any] | None = None
         self._http = Http(
             webhook.url,
@@ -103,8 +105,9 @@ class Forwarding:
     def summary(self) -> dict[str, Any]:
         """Count the calls that are `delivered`, `given_up`, or `waiting` of those that were read.
 
-        `retried` counts attempts, `missed` the calls of any outcome that the store had let go before they
-        were read. `last_error` says when and how an attempt failed last; None where none did.
+        `retried` counts attempts, `switched_off` the calls whose `integrations` keep them from webhooks, and
+        `missed` those of any outcome that the store had let go before they were read. `last_error` says when
+        and how an attempt failed last; None where none did.
         """
         with self._changed:
             return {
@@ -130,7 +133,10 @@ class Forwarding:
         rows = self._store.read(_NEXT, [self._read_to, self._read_to, room])
         with self._changed:
             for row in rows:
-                self._queue.add(WaitingCall(row["seq"], row["user"], row["body"].encode()))
+                if is_meant(json.loads(row["integrations"] or "null")):
+                    self._queue.add(WaitingCall(row["seq"], row["user"], row["body"].encode()))
+                else:
+                    self._counts["switched_off"] += 1
             oldest = rows[0]["oldest"] if rows else None
             if oldest is not None and oldest > self._read_to + 1:
                 self._counts["missed"] += oldest - self._read_to - 1
@@ -198,6 +204,7 @@ SELECT
     seq,
     coalesce(user_id, anonymous_id, message_id) AS "user",
     body,
+    body -> '$.integrations' AS integrations,
     (SELECT min(seq) FROM call WHERE seq > ?) AS oldest
 FROM call
 WHERE seq > ? AND outcome = 'accepted'

@@ -32,6 +32,10 @@ RETRIED = frozenset({408, 423, 429, *range(500, 600)} - {501})
 """Answers after which a call is tried again; it is, too, where none comes."""
 
 
+INTEGRATIONS = ("Webhooks (Actions)", "Webhook", "Webhooks")
+"""Names of the destination in a call's `integrations`."""
+
+
 class ForwardStep(StrEnum):
     """The next step for a call that was posted to a webhook."""
 
@@ -48,15 +52,19 @@ class Webhook:
         url: may hold a key, so that it is shown in part only: see `shown`.
         headers: that the customer enters, by name.
         secret: shared with the webhook, to sign what is posted; None where nothing is signed.
+        name: for people; None where it has none, and its host is shown.
     """
 
     url: str = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     secret: str | None = field(default=None, repr=False)
+    name: str | None = None
 
     @property
     def shown(self) -> str:
-        """The scheme, host and port of the URL; the rest may be secret."""
+        """Its name, or the scheme, host and port of the URL; the rest may be secret."""
+        if self.name is not None:
+            return self.name
         address = urlsplit(self.url)
         host = f"[{address.hostname}]" if ":" in (address.hostname or "") else address.hostname
         return f"{address.scheme}://{host}{f':{address.port}' if address.port else ''}/…"
@@ -68,6 +76,14 @@ class Webhook:
             digest = hmac.new(self.secret.encode(), body, hashlib.sha1)
             headers["X-Signature"] = digest.hexdigest()
         return headers
+
+
+def is_meant(integrations: object) -> bool:
+    """Whether a call with such `integrations` goes to webhooks; one without them does."""
+    if not isinstance(integrations, dict):
+        return True
+    own = [integrations[name] for name in INTEGRATIONS if name in integrations]
+    return any(value is not False for value in own or [integrations.get("All", True)])
 
 
 def next_step(status: int | None) -> ForwardStep:
