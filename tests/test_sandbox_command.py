@@ -141,3 +141,17 @@ def test_a_sandbox_works_where_it_cannot_be_announced(start: Start) -> None:
     assert "other commands will not find it" in err
     assert ("seconds", 0) == (json.loads(out)["reason"], process.returncode)
     folder.chmod(0o700)
+
+
+def test_the_address_of_a_sandbox_is_a_page(start: Start, http: urllib3.PoolManager) -> None:
+    """Whoever opens the address sees a page, with a view for each receiver; lists are beside it."""
+    process = start("--port", "0", "--json")
+    url = line(process)["url"]
+
+    kinds = [
+        http.request("GET", url + path).headers["Content-Type"]
+        for path in ("/", "/receivers/insider", "/receivers/insider.json", "/webhooks.json", "/calls.json")
+    ]
+
+    page, told = "text/html; charset=utf-8", "application/json"
+    assert [page, page, told, told, told] == kinds

@@ -16,6 +16,7 @@ from retl.cli.rehearsed_receivers import project_receivers
 from retl.cli.webhooks import WebhookOptions, read_webhooks, takes_webhooks, webhook_report
 from retl.errors import ConfigError, Interrupted
 from retl.sandbox.failures import Failures
+from retl.sandbox.page.page_routes import page_routes
 from retl.sandbox.receivers_api import receiver_routes
 from retl.sandbox.routes import Route
 from retl.sandbox.server import Sandbox
@@ -79,6 +80,7 @@ def sandbox_command(
     project, rehearsal = project_receivers()
     routes = (
         *announcement.routes,
+        *page_routes(rehearsal),
         *receiver_routes(rehearsal),
         *StandIns().routes,
         *forwarded.routes,
@@ -155,7 +157,7 @@ def _print_start(url: str, webhooks: Sequence[Mapping[str, Any]], as_json: bool)
         told = {"event": "listening", "url": url, "calls": f"{url}/calls.json", "webhooks": names}
         print(as_json_line({**told, "pid": os.getpid()}), flush=True)
         return
-    click.echo(f"a local Segment listens on {url}; its calls: {url}/calls.json")
+    click.echo(f"a local Segment listens on {url}; open it in a browser to see its calls")
     click.echo("in the sync: segment: {endpoint: " + url + ", write_key: sandbox}")
     for name in names:
         click.echo(f"each accepted call goes on to {name}")
