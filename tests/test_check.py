@@ -365,6 +365,7 @@ def test_the_requests_that_reach_a_receiver_are_told(retl: Retl) -> None:
 
     assert "POST https://unification.useinsider.com/api/user/v1/upsert" in text
     assert "X-REQUEST-TOKEN: <API Key>" in text
+    assert 'Insider answers 200 {"data": {"successful": {"count": 1}, "fail": {}}}' in text
     assert "POST <URL that Dojo generates>" in text
     assert "POST" not in without
     assert [] == refused["requests"]

@@ -162,7 +162,7 @@ def test_a_wrong_question(http: urllib3.PoolManager, sandbox: Sandbox, path: str
 def test_insiders_stand_in_takes_the_request_that_is_listed(
     http: urllib3.PoolManager, sandbox: Sandbox, stand_ins: StandIns
 ) -> None:
-    """The body of a listed request is taken by Insider's stand-in, and one with a bad email is not."""
+    """A listed request is taken by the stand-in, one with a bad email is not, and the listing says so."""
     emails = ["ada@example.com", "nobody"]
     post(http, sandbox, batch(*(call(one, traits={"email": one}) for one in emails)))
     calls = listing(http, sandbox, "/receivers/insider.json")["calls"]
@@ -171,6 +171,7 @@ def test_insiders_stand_in_takes_the_request_that_is_listed(
     answers = [http.request("POST", sandbox.url + UPSERT, json=body, headers=INSIDER) for body in bodies]
 
     assert [200, 200] == [answer.status for answer in answers]
+    assert [told["requests"][0]["answer"]["body"] for told in calls] == [answer.json() for answer in answers]
     assert {"data": {"successful": {"count": 1}, "fail": {}}} == answers[0].json()
     assert ["not a valid email address: nobody"] in answers[1].json()["data"]["fail"]["errors"].values()
     assert bodies == [taken.body for taken in stand_ins.taken("insider")]

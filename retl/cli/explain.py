@@ -368,6 +368,11 @@ def _request_lines(request: ReceiverRequest, in_full: bool) -> Iterator[Text]:
     yield Text(f"    {_folded(json.dumps(request.body, ensure_ascii=False), in_full, 'body')}")
     if request.note:
         yield Text(f"    → {request.note}", "dim")
+    if request.answer:
+        answer = json.dumps(request.answer.body, ensure_ascii=False)
+        yield Text(
+            f"    {request.to} answers {request.answer.status} {_folded(answer, in_full, 'answer')}", "dim"
+        )
 
 
 def _flat(fields: Mapping[str, Any], outer: str = "") -> Iterator[tuple[str, str]]:

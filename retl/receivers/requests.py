@@ -10,6 +10,7 @@ from retl.receivers.compiled_check import Violation
 from retl.receivers.data_file import Effect, Receiver
 from retl.receivers.request_shape import RequestShape
 from retl.receivers.settings import Settings
+from retl.receivers.stand_in import StandInAnswer
 from retl.receivers.translate import MISSING, Arrival, over, translate, value_at
 
 NOTHING = Arrival({}, ())
@@ -28,6 +29,7 @@ class ReceiverRequest:
         headers: by name.
         body: its JSON.
         note: what is not documented of it; None where all is.
+        answer: that the receiver gives to it, by its documents; None where these do not say.
     """
 
     by: str
@@ -37,10 +39,11 @@ class ReceiverRequest:
     headers: Mapping[str, str]
     body: Any
     note: str | None
+    answer: StandInAnswer | None = None
 
     def as_json(self) -> dict[str, Any]:
         """As listings have it."""
-        return dict(self.__dict__)
+        return {**self.__dict__, "answer": self.answer._asdict() if self.answer else None}
 
 
 @dataclass(frozen=True)
@@ -114,12 +117,25 @@ def _requests(
 ) -> Iterator[ReceiverRequest]:
     for shape in about.requests:
         if call.get("type") in shape.of and (is_read or shape.of_unread):
-            yield _request(shape, arrival, call)
+            body = _filled(shape.body, arrival, call)
+            yield ReceiverRequest(
+                shape.by,
+                shape.to,
+                shape.method,
+                shape.url,
+                shape.headers,
+                body,
+                shape.note,
+                _answer(about, shape, body),
+            )
 
 
-def _request(shape: RequestShape, arrival: Arrival, call: Mapping[str, Any]) -> ReceiverRequest:
-    body = _filled(shape.body, arrival, call)
-    return ReceiverRequest(shape.by, shape.to, shape.method, shape.url, shape.headers, body, shape.note)
+def _answer(about: Receiver, shape: RequestShape, body: Any) -> StandInAnswer | None:
+    """The receiver's answer, where its documents have more than a bare status for the address."""
+    for route in about.stand_in:
+        if route.checks and shape.url.endswith(route.path):
+            return route.answer_to(body)
+    return None
 
 
 _ARRIVES = re.compile(r"<user((?:\.\w+)*)>")

@@ -1,11 +1,13 @@
 """The answers that a receiver gives to requests, by its data file: for a server that stands in for it."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Annotated, Any, NamedTuple
 
 import jsonschema_rs
 from pydantic import BeforeValidator, Field
+from pydantic_core import to_json
 
 from retl.forms.form import Frozen
 from retl.receivers.request_shape import in_a_list
@@ -76,7 +78,11 @@ class StandInRoute(Frozen):
         """
         if not self._is_let_in(headers, key):
             return StandInAnswer(self.refused.status, self.refused.body)
-        if body is None or not jsonschema_rs.is_valid(self.form, body):
+        return self.answer_to(body)
+
+    def answer_to(self, body: Any) -> StandInAnswer:
+        """The answer to a request with the right headers and that body, as JSON; None where it is none."""
+        if body is None or not _passes(self.form)(body):
             return StandInAnswer(self.malformed.status, _filled(self.malformed.body, 0, 0, ()))
         faults = [fault for check in self.checks for fault in _faults(check, body)]
         records = len(body[self.records]) if self.records else 1
@@ -99,15 +105,25 @@ class _Fault(NamedTuple):
 
 def _faults(check: BodyCheck, body: Any) -> Iterator[_Fault]:
     for places, value in _found(body, check.at.split(".")):
-        if not jsonschema_rs.is_valid(check.when, value):
+        if not _passes(check.when)(value):
             continue
         lacking = [name for name in check.needs if not any(_found(value, name.split(".")))]
-        if not check.needs and not jsonschema_rs.is_valid(check.is_, value):
+        if not check.needs and not _passes(check.is_)(value):
             lacking = [""]
         for name in lacking:
             told = {"value": value, "type": _type(value), "name": name.rpartition(".")[2]}
             key, says = (text.format(*places, **told) for text in (check.key, check.says))
             yield _Fault(places[0] if places else 0, key, says)
+
+
+def _passes(schema: dict[str, Any]) -> Callable[[Any], bool]:
+    """Whether a value is as a schema of a data file has it."""
+    return _compiled(to_json(schema))
+
+
+@cache
+def _compiled(schema: bytes) -> Callable[[Any], bool]:
+    return jsonschema_rs.validator_for(schema.decode()).is_valid
 
 
 def _found(value: Any, where: Sequence[str]) -> Iterator[tuple[tuple[int, ...], Any]]:
