@@ -19,7 +19,7 @@ help:
 	@echo "make bench     how fast, beside other tools, into docs/benchmarks.md; half an hour"
 	@echo "make bench-10m the same with ten million users"
 	@echo "make torture   runs under faults for two minutes, into docs/torture.md; SEED=1 SECONDS=60 are others"
-	@echo "make pictures  run a shop for a month, and take the picture of its report; needs a Chromium"
+	@echo "make pictures  run a shop, and take the pictures of its report and of the sandbox; needs a Chromium"
 	@echo "make docs      write the generated pages of docs/ anew"
 
 # Its state goes to a folder of its own, so that the demo starts from nothing each time.
@@ -75,6 +75,7 @@ docs: .venv/retl
 
 pictures: .venv/browser
 	$(BIN)/python docs/report_picture.py
+	$(BIN)/python docs/sandbox_picture.py
 
 clean:
 	rm -rf .venv state/*.duckdb* state/sandbox

@@ -100,7 +100,7 @@ def lived_month(folder: Path) -> Iterator[QuickClock]:
                 _happen(shop, random, number)
             for session in sessions:
                 _answer(sandbox, session.sync.name, number)
-                _run(session, limiters, clock)
+                run_session(session, limiters, clock)
         yield clock
 
 
@@ -176,7 +176,8 @@ def _answer(sandbox: Sandbox, sync: str, number: int) -> None:
 REFUSED = ("u3", "u8", "u11")
 
 
-def _run(session: Session, limiters: dict[str, RateLimiter], clock: QuickClock) -> None:
+def run_session(session: Session, limiters: dict[str, RateLimiter], clock: QuickClock) -> None:
+    """Run a sync at the clock's time."""
     with (
         session.open_destination(None, limiters, clock) as destination,
         session.hold(clock),
