@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from itertools import count
+from pathlib import Path
 
 import pytest
 import urllib3
@@ -12,6 +13,8 @@ from playwright.sync_api import Browser, Page, expect
 from posts import batch, post
 from sandbox_calls import arrived, identify, track
 
+import retl
+from retl.api import LoadedSync
 from retl.sandbox.page.page_routes import page_routes
 from retl.sandbox.rehearsed import ReceiverRehearsal
 from retl.sandbox.server import Sandbox
@@ -400,3 +403,47 @@ def test_a_hundred_thousand_calls_stay_usable(desk: Desk) -> None:
     page.goto(desk.sandbox.url)
     assert len(page.content()) < 150_000
     assert 100 == page.locator("#rows tbody tr").count()
+
+
+def test_a_rehearsal_is_watched_from_run_to_repeat(desk: Desk, tmp_path: Path) -> None:
+    """A sync's first calls arrive; a changed row shows its difference; a lost answer makes a duplicate."""
+    page = desk.open()
+    expect(page.get_by_text("Waiting for the first call")).to_be_visible()
+    sync = customers(tmp_path, desk.sandbox.url)
+    sync.run()
+    expect(page.locator("#rows tbody tr")).to_have_count(2)
+    expect(page.locator("#facets")).to_contain_text("customers")
+
+    (tmp_path / "customers.csv").write_text(
+        "id,email,plan\nada,ada@example.com,pro\ngrace,g@example.com,free\n"
+    )
+    page.goto(desk.sandbox.url + "/failures")
+    page.get_by_role("button", name="Lost answer").click()
+    expect(page.get_by_role("status")).to_contain_text("Lost answer")
+    page.get_by_role("link", name="See the calls").click()
+    sync.run()
+    expect(page.locator("#throughput .tone-duplicate dd")).to_have_text("1")
+    assert ["duplicate", "accepted"] == [
+        text.strip() for text in page.locator("#rows .end").all_text_contents()[1:3]
+    ]
+    page.locator("#rows tbody tr").nth(1).locator(".cover").click()
+    expect(page.locator(".changes")).to_contain_text("plan")
+    page.locator("#open-user").click()
+
+    expect(page.locator("#timeline li")).to_have_count(3)
+    expect(page.locator("#traits")).to_contain_text('"pro"')
+
+
+def customers(folder: Path, endpoint: str) -> LoadedSync:
+    """Make a project with one sync of two customers, which goes to a sandbox."""
+    (folder / "customers.csv").write_text(
+        "id,email,plan\nada,ada@example.com,free\ngrace,g@example.com,free\n"
+    )
+    (folder / "syncs").mkdir()
+    (folder / "syncs/customers.yml").write_text(
+        "sql: SELECT * FROM 'customers.csv'\nprimary_key: id\n"
+        "identify: {user_id: id, traits: {email: email, plan: plan}}\n"
+    )
+    segment = f"{{endpoint: '{endpoint}', write_key: key, events_per_second: 0}}"
+    (folder / "retl.yml").write_text(f'warehouse: "duckdb://"\nsegment: {segment}\n')
+    return retl.load(folder / "syncs/customers.yml")
