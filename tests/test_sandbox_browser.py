@@ -281,7 +281,7 @@ def test_all_is_done_by_the_keyboard(shop: Desk) -> None:
     page.keyboard.press("?")
     expect(page.get_by_role("dialog")).to_be_visible()
     page.keyboard.press("Escape")
-    page.keyboard.press("3")
+    page.keyboard.press("4")
 
     expect(page.get_by_role("heading", name="Audiences")).to_be_visible()
     reach(page, "VIP customers")
@@ -312,6 +312,7 @@ def test_single_keys_can_be_switched_off(shop: Desk) -> None:
         "/user?id=ada",
         "/audiences",
         "/failures?once=hang",
+        "/runs",
     ],
 )
 def test_the_page_is_usable_by_everybody(shop: Desk, path: str, window: tuple[int, str]) -> None:

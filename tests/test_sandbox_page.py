@@ -26,6 +26,7 @@ VIEWS = [
     "/",
     "/?call=1",
     "/?q=x&type=track&before=3&user=u",
+    "/runs",
     "/users",
     "/user?id=ada",
     "/audiences",

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from sandbox_calls import identify, some_calls, store_of
 
-from retl.sandbox.page import calls
+from retl.sandbox.page import calls, rehearsed_run
 from retl.sandbox.page.filter import Filter
 from retl.sandbox.store import Store
 
@@ -96,6 +96,18 @@ def test_a_duplicate_leads_to_the_first_call(store: Store) -> None:
     assert first is not None
     assert again is not None
     assert (5, 2) == (calls.first_arrival(store, again), calls.repeats(store, first))
+
+
+def test_runs_stand_side_by_side(store: Store) -> None:
+    """Each run has its calls, users and names; calls of which no run is known stand together."""
+    found = {one.sync: one for one in rehearsed_run.runs(store)}
+    users = found["users"]
+
+    assert [None, "users", "vip", "orders"] == list(found)
+    assert (3, 1, 2) == (users.accepted, users.discarded, users.duplicates)
+    assert (3, ("identify", "track")) == (users.users, users.names)
+    assert ("run-of-vip", ("Segment Entered",)) == (found["vip"].run_id, found["vip"].names)
+    assert ("Visit",) == found[None].names
 
 
 def test_nothing_is_in_an_empty_store() -> None:

@@ -53,6 +53,7 @@ class Frame:
     def _tabs(self, sandbox: LocalSegment) -> Sequence[Tab]:
         return (
             Tab("calls", "Calls", "/"),
+            Tab("runs", "Runs", "/runs"),
             Tab("users", "Users", "/users"),
             Tab("audiences", "Audiences", "/audiences"),
             *(Tab(name, title, f"/receivers/{name}") for name, title in self.titles.items()),

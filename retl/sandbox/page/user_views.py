@@ -1,10 +1,15 @@
-"""The views of users and audiences."""
+"""The views of runs, users and audiences."""
 
 from retl.sandbox.local_segment import LocalSegment
-from retl.sandbox.page import audience, person
+from retl.sandbox.page import audience, person, rehearsed_run
 from retl.sandbox.page.filter import place_of
 from retl.sandbox.page.frame import Frame, query_of, text_of
 from retl.sandbox.routes import Asked, PageAnswer
+
+
+def runs_view(frame: Frame, sandbox: LocalSegment, asked: Asked) -> PageAnswer:
+    """The runs that sent calls, side by side."""
+    return frame.around(sandbox, "runs.html", "runs", runs=rehearsed_run.runs(sandbox.store))
 
 
 def users_view(frame: Frame, sandbox: LocalSegment, asked: Asked) -> PageAnswer:
