@@ -62,6 +62,7 @@ def text(html: str) -> str:
     return " ".join(unescape(re.sub(r"<[^>]*>", " ", html)).split())
 
 
+@pytest.mark.rule("S9")
 @pytest.mark.parametrize("path", VIEWS)
 def test_each_view_answers(http: urllib3.PoolManager, sandbox: Sandbox, path: str) -> None:
     """Each view is one page of HTML that loads and runs nothing but the sandbox's own files."""
@@ -106,6 +107,7 @@ def test_a_newcomer_is_told_the_next_command(http: urllib3.PoolManager, sandbox:
     assert f"curl {sandbox.url}/v1/track" in text(page(http, sandbox, "/"))
 
 
+@pytest.mark.rule("S9")
 @pytest.mark.parametrize("path", ["/", "/?call=1", "/?q=img", "/users", "/user?id={}", "/audiences"])
 def test_values_are_text(http: urllib3.PoolManager, sandbox: Sandbox, path: str) -> None:
     """HTML in an id, an event, a trait, a name or a search is shown as it is written."""
@@ -174,6 +176,7 @@ def test_all_calls_are_cleared(http: urllib3.PoolManager, sandbox: Sandbox) -> N
     assert "Waiting for the first call" in page(http, sandbox, "/")
 
 
+@pytest.mark.rule("S9")
 @pytest.mark.parametrize("path", ["/clear", "/failures", "/failures/once"])
 @pytest.mark.parametrize(
     ("headers", "status"),
