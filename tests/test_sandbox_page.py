@@ -18,6 +18,7 @@ import retl.sandbox
 from retl.sandbox.failures import Failures
 from retl.sandbox.page.page_routes import page_routes
 from retl.sandbox.page.reasons import REASONS, reason_in_words
+from retl.sandbox.rehearsed import ReceiverRehearsal
 from retl.sandbox.server import Sandbox
 from retl.sandbox.store import Store
 
@@ -128,6 +129,19 @@ def test_values_are_text(http: urllib3.PoolManager, sandbox: Sandbox, path: str)
 
     assert "<img" not in html
     assert "onerror=alert(1)" in html
+
+
+@pytest.mark.parametrize("path", ["/", "/?call=1", "/user?id=ada", "/receivers/insider?call=1", "/?call=2"])
+def test_a_call_that_is_nested_without_end_is_shown(http: urllib3.PoolManager, path: str) -> None:
+    """A call that is as deep as Segment's limits allow, or full of long texts, is no error on any page."""
+    with Sandbox(routes=page_routes(ReceiverRehearsal()), store=Store()) as sandbox:
+        body = json.dumps(batch(identify("ada", deep="here"))).replace(
+            '"here"', '{"a":' * 980 + "1" + "}" * 980
+        )
+        assert 200 == post(http, sandbox, body.encode()).status
+        send(http, sandbox, track("x" * 5_000, "y" * 9_000, **{"z" * 9_000: "v"}))
+
+        assert len(page(http, sandbox, path)) < 300_000
 
 
 def test_a_discarded_call_tells_why(http: urllib3.PoolManager, sandbox: Sandbox) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from retl.receivers.checker import ReceiverChecker
 from retl.receivers.compiled_check import CallKind
 from retl.receivers.data_file import receiver
-from retl.receivers.requests import Rehearsed, requests_of
+from retl.receivers.requests import NOTHING, Rehearsed, requests_of
 from retl.receivers.settings import Settings, known_receivers, read_settings
 from retl.sandbox.store import Store
 
@@ -132,8 +133,11 @@ class ReceiverRehearsal:
         return ReceiverListing(name, about.title, about.reached_by, calls, calls[-1].seq if calls else after)
 
     def _rehearsed(self, name: str, row: Mapping[str, Any]) -> RehearsedCall:
-        call, size = json.loads(row["body"]), len(row["body"].encode())
-        outcome = self.outcome(name, call, size, row["sync"])
+        outcome = Rehearsed(name, (), NOTHING, (), "it is nested too deep to be rehearsed")
+        with suppress(RecursionError):
+            call = json.loads(row["body"])
+            if isinstance(call, dict):  # else the store had a text to say the same
+                outcome = self.outcome(name, call, len(row["body"].encode()), row["sync"])
         return RehearsedCall(**{key: row[key] for key in row if key != "body"}, outcome=outcome)
 
 

@@ -47,8 +47,11 @@ class CallDifference:
 
 
 def read_call(text: str) -> Any:
-    """A call as Python has it, the digits of its numbers kept."""
-    return json.loads(text, parse_float=Decimal)
+    """A call as Python has it, the digits of its numbers kept; None where it is nested too deep for that."""
+    try:
+        return json.loads(text, parse_float=Decimal)
+    except RecursionError:
+        return None
 
 
 def fields_of(call: Any) -> dict[str, Any]:

@@ -78,6 +78,7 @@ def _environment() -> "jinja2.Environment":
         json_parts=_json_parts,
         number=words.number,
         reason=reason_in_words,
+        short=words.short,
         stretch=words.stretch,
         **{"with": _with},
     )

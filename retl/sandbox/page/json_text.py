@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 INDENT = "  "
 
+DEEPEST = 40
+"""Levels from which on nothing is indented further: no screen is so wide."""
+
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
 
 
@@ -31,13 +34,13 @@ def pretty_parts(text: str) -> Iterator[JsonPart]:
         if token in "{[":
             is_empty = following in ("}", "]")
             depth += not is_empty
-            yield JsonPart(token if is_empty else f"{token}\n{INDENT * depth}")
+            yield JsonPart(token if is_empty else f"{token}\n{_indent(depth)}")
         elif token in "}]":
             was_empty = place > 0 and tokens[place - 1] in ("{", "[")
             depth -= not was_empty
-            yield JsonPart(token if was_empty else f"\n{INDENT * depth}{token}")
+            yield JsonPart(token if was_empty else f"\n{_indent(depth)}{token}")
         elif token == ",":
-            yield JsonPart(f",\n{INDENT * depth}")
+            yield JsonPart(f",\n{_indent(depth)}")
         elif token == ":":
             yield JsonPart(": ")
         else:
@@ -47,6 +50,10 @@ def pretty_parts(text: str) -> Iterator[JsonPart]:
 def pretty(text: str) -> str:
     """A JSON text, laid out anew."""
     return "".join(part.text for part in pretty_parts(text))
+
+
+def _indent(depth: int) -> str:
+    return INDENT * min(depth, DEEPEST)
 
 
 def _kind(token: str, following: str) -> str:

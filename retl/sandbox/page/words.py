@@ -9,6 +9,9 @@ from retl.sandbox.page.difference import fields_of, read_call, value_text
 NONE = "\N{EN DASH}"
 """In place of a value that is not there."""
 
+LONGEST_SHOWN = 200
+"""Characters of an id or a name that a list shows."""
+
 GLIMPSED = 4
 """Fields of a call that its line in a list shows."""
 
@@ -71,6 +74,11 @@ def moment_of(text: str | None) -> datetime | None:
         return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
     except (ValueError, OverflowError):
         return None
+
+
+def short(text: str) -> str:
+    """A text, cut where a list has no place for all of it."""
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def glimpse(body: str) -> str:
