@@ -226,5 +226,11 @@
   if (fold && matchMedia("(max-width: 899px)").matches) fold.open = false;
   $("nav [aria-current]")?.scrollIntoView({ inline: "center", block: "nearest" });
   noteState(document);
-  setInterval(poll, POLL);
+  // A sandbox that is busy is asked less often.
+  const turn = async () => {
+    const began = performance.now();
+    await poll();
+    setTimeout(turn, Math.max(POLL, 3 * (performance.now() - began)));
+  };
+  setTimeout(turn, POLL);
 })();
