@@ -56,7 +56,7 @@ SECONDS = click.FloatRange(0, MOST)
 )
 @click.option("--stop", is_flag=True, help="End the sandbox that was started for this port.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: an object at the start, one at the end.")
-@click.option("--any-port", is_flag=True, hidden=True)
+@click.option("--any-port", is_flag=True, hidden=True, help="Take a free port where that one is taken.")
 @takes_webhooks
 def sandbox_command(
     port: int,
