@@ -106,7 +106,10 @@ def test_a_strange_address_is_no_error(http: urllib3.PoolManager, sandbox: Sandb
 
 def test_a_newcomer_is_told_the_next_command(http: urllib3.PoolManager, sandbox: Sandbox) -> None:
     """Before the first call the page shows commands with the sandbox's own address."""
-    assert f"curl {sandbox.url}/v1/track" in text(page(http, sandbox, "/"))
+    shown = text(page(http, sandbox, "/"))
+
+    assert f"curl {sandbox.url}/v1/track" in shown
+    assert f"RETL_SANDBOX_PORT={sandbox.url.rpartition(':')[2]} retl run --all --sandbox --open" in shown
 
 
 @pytest.mark.rule("S9")
@@ -176,6 +179,27 @@ def test_the_pulse_counts_new_calls(http: urllib3.PoolManager, sandbox: Sandbox)
     assert {"newest": 3, "held": 3, "new": 2} == json.loads(answer.data)
 
 
+@pytest.mark.parametrize(
+    ("query", "exported"),
+    [
+        ("", 3),
+        ("?type=track", 2),
+        ("?type=track&q=visit", 1),
+        ("?type=track&type=group", None),
+        ("?q=a+b", None),
+    ],
+)
+def test_the_calls_of_a_filter_are_exported(
+    http: urllib3.PoolManager, sandbox: Sandbox, query: str, exported: int | None
+) -> None:
+    """The calls that are listed can be had as lines of JSON, where the export knows such a filter."""
+    send(http, sandbox, identify("ada"), track("ada", "Visit b"), track("ada", "Order"))
+    found = re.search(r'href="(/calls.ndjson[^"]*)"', page(http, sandbox, f"/{query}"))
+    lines = len(page(http, sandbox, unescape(found[1])).splitlines()) if found else None
+
+    assert exported == lines
+
+
 def form(http: urllib3.PoolManager, sandbox: Sandbox, path: str, body: str, **headers: str) -> Any:
     """Send a form, as a page of the sandbox does where no other headers are given."""
     fields = {"Content-Type": "application/x-www-form-urlencoded", "Origin": sandbox.url, **headers}
@@ -185,14 +209,14 @@ def form(http: urllib3.PoolManager, sandbox: Sandbox, path: str, body: str, **he
 def test_all_calls_are_cleared(http: urllib3.PoolManager, sandbox: Sandbox) -> None:
     """The button forgets all calls, and leads back to a list that waits for the first."""
     send(http, sandbox, identify("ada"))
-    answer = form(http, sandbox, "/clear", "")
+    answer = form(http, sandbox, "/calls/clear", "")
 
     assert (303, "/") == (answer.status, answer.headers["Location"])
     assert "Waiting for the first call" in page(http, sandbox, "/")
 
 
 @pytest.mark.rule("S9")
-@pytest.mark.parametrize("path", ["/clear", "/failures", "/failures/once"])
+@pytest.mark.parametrize("path", ["/calls/clear", "/failures", "/failures/once"])
 @pytest.mark.parametrize(
     ("headers", "status"),
     [({"Origin": "http://evil.example"}, 403), ({"Origin": "null"}, 403), ({"Host": "evil.example"}, 421)],

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from retl.sandbox.local_segment import LocalSegment
 from retl.sandbox.page import calls, words
@@ -11,9 +12,9 @@ from retl.sandbox.page.chart import chart
 from retl.sandbox.page.difference import difference, read_call
 from retl.sandbox.page.filter import Filter, place_of
 from retl.sandbox.page.frame import Frame, query_of
-from retl.sandbox.page.html import led_to
 from retl.sandbox.page.throughput import throughput
 from retl.sandbox.routes import Asked, PageAnswer
+from retl.sandbox.standing import PORT_VARIABLE, USUAL_PORT
 from retl.sandbox.store import Store
 
 
@@ -76,18 +77,19 @@ def pulse_view(frame: Frame, sandbox: LocalSegment, asked: Asked) -> PageAnswer:
     return PageAnswer(json.dumps({"newest": now.newest, "held": now.held, "new": now.matching}))
 
 
-def clear(frame: Frame, sandbox: LocalSegment, asked: Asked) -> PageAnswer:
-    """Forget all calls, and lead back to the empty list."""
-    sandbox.clear()
-    return led_to("/")
-
-
 def _commands(url: str) -> Sequence[Command]:
+    port = urlsplit(url).port
+    found = "" if port == USUAL_PORT else f"{PORT_VARIABLE}={port} "
+    call = '{"userId": "ada", "event": "Order Completed", "properties": {"total": 12.5}}'
     return (
-        Command(f"retl run --all --sandbox {url}", "sends the changes of your project's syncs here"),
         Command(
-            f"curl {url}/v1/track -u sandbox: --json "
-            """'{"userId": "ada", "event": "Order Completed", "properties": {"total": 12.5}}'""",
-            "sends one call by hand",
+            f"{found}retl run --all --sandbox --open",
+            "Rehearses the syncs of your project, with a state of their own. A first run of a track or "
+            "audience sync remembers the rows and sends nothing; with --full it sends them as well.",
+        ),
+        Command(f"curl {url}/v1/track -u sandbox: --json '{call}'", "Sends one call by hand."),
+        Command(
+            f"segment: {{endpoint: {url}, write_key: sandbox, name: sandbox}}",
+            "In a sync or in retl.yml: runs without --sandbox send here, too.",
         ),
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from retl.sandbox.page.throughput import Interval, Throughput
 from retl.sandbox.page.words import clock, stretch
@@ -53,10 +54,15 @@ class DrawnBar:
 
 @dataclass(frozen=True)
 class Chart:
-    """A picture of a throughput."""
+    """A picture of a throughput.
+
+    Attributes:
+        begins: the moment at its left end; None where there are no bars.
+    """
 
     width: int
     bars: tuple[DrawnBar, ...]
+    begins: datetime | None
 
 
 def chart(flow: Throughput) -> Chart:
@@ -69,7 +75,8 @@ def chart(flow: Throughput) -> Chart:
         for place, one in enumerate(flow.bars)
         if one.newest is not None
     )
-    return Chart(places * PLACE, bars)
+    begins = flow.bars[0].begins - empty * timedelta(seconds=flow.seconds) if flow.bars else None
+    return Chart(places * PLACE, bars, begins)
 
 
 def _parts(interval: Interval, scale: float) -> Iterator[BarPart]:

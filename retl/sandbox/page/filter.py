@@ -88,6 +88,12 @@ class Filter:
         pairs += [(name, str(value)) for name, value in more.items() if value is not None]
         return f"{path}?{urlencode(pairs)}" if pairs else path
 
+    @property
+    def export(self) -> str | None:
+        """The address of these calls as lines of JSON; None where that knows no such filter."""
+        is_known = all(len(values) == 1 for values in self.chosen.values()) and " " not in self.search
+        return self.older(None).address("/calls.ndjson") if is_known else None
+
     def facet_sql(self, facet: str) -> tuple[str, list[Any]]:
         """A condition on the values of one facet, with its parameters."""
         values = self.chosen.get(facet, ())

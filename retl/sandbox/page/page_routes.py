@@ -24,7 +24,6 @@ def page_routes(rehearsal: ReceiverRehearsal | None = None) -> tuple[Route, ...]
     return (
         route("GET", "/", call_views.calls_view),
         route("GET", "/pulse", call_views.pulse_view),
-        route("POST", "/clear", call_views.clear),
         route("GET", "/runs", user_views.runs_view),
         route("GET", "/users", user_views.users_view),
         route("GET", "/user", user_views.user_view),
