@@ -6,8 +6,9 @@ import json
 import socket
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from itertools import islice
 from random import Random
 from typing import Any
 
@@ -17,6 +18,7 @@ from posts import NOON, batch, call, post
 
 from retl.sandbox.forwarding import ForwardLimits
 from retl.sandbox.local_segment import LocalSegment
+from retl.sandbox.received import CallOutcome, ReceivedCall
 from retl.sandbox.routes import Asked, PageAnswer, Route
 from retl.sandbox.server import Sandbox
 from retl.sandbox.stand_ins import StandIns
@@ -283,6 +285,43 @@ def test_calls_of_a_user_keep_their_order(
     assert webhooks.summary()[0]["retried"] > 0
 
 
+class BusyStore(Store):
+    """A store in which a call arrives whenever somebody is about to read, as long as there are some."""
+
+    def __init__(self, coming: Iterable[str]) -> None:
+        super().__init__()
+        self._coming = iter(coming)
+        self._seq = 0
+
+    def arrive(self) -> None:
+        """Take the next call."""
+        for message_id in islice(self._coming, 1):
+            self._seq += 1
+            accepted = {**call(message_id), "timestamp": "2026-03-01T12:00:00.000Z"}
+            self.add([ReceivedCall(self._seq, NOON, CallOutcome.ACCEPTED, None, accepted, None, None)], 100)
+
+    def read(self, query: str, parameters: Sequence[Any] = ()) -> list[dict[str, Any]]:
+        """Read, with the call that has just arrived."""
+        self.arrive()
+        return super().read(query, parameters)
+
+
+def test_calls_that_arrive_meanwhile_are_posted_once(target: Target) -> None:
+    """A call that arrives while others are read is posted, and not twice."""
+    ids = [f"m{number}" for number in range(10)]
+    store = BusyStore(ids)
+
+    with Webhooks(QUICK) as webhooks:
+        webhooks.start([Webhook(target.url)], store)
+        for number in range(0, 10, 2):  # two at a time: one now, and one as it is read
+            store.arrive()
+            assert until(lambda so_far=number: webhooks.summary()[0]["delivered"] >= so_far + 2)
+        assert webhooks.wait_until_done(ENOUGH)
+    store.close()
+
+    assert ids == target.ids
+
+
 def test_one_users_failure_holds_nobody_else_back(
     http: urllib3.PoolManager, sandbox: Sandbox, target: Target, forward: Forward
 ) -> None:
@@ -405,10 +444,10 @@ def test_closing_ends_a_wait_for_the_next_attempt(
     assert 1 == webhooks.summary()[0]["waiting"]
 
 
-def until(is_so: Callable[[], bool]) -> bool:
-    """Wait until something is so, at most for the time that is enough."""
+def until(is_so: Callable[[], bool], looks: int = 2_000) -> bool:
+    """Look until something is so, at most so often."""
     moment = threading.Event()
-    return any(is_so() or moment.wait(0.01) for _ in range(2_000))
+    return any(is_so() or moment.wait(0.01) for _ in range(looks))
 
 
 def test_what_is_held_is_bounded(

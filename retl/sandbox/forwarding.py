@@ -140,8 +140,9 @@ class Forwarding:
             oldest = rows[0]["oldest"] if rows else None
             if oldest is not None and oldest > self._read_to + 1:
                 self._counts["missed"] += oldest - self._read_to - 1
+            read_to = rows[-1]["seq"] if rows else self._read_to
             # Where there are fewer than there is room for, no accepted call is left up to the last one.
-            self._read_to = rows[-1]["seq"] if len(rows) == room else max(self._read_to, last)
+            self._read_to = read_to if len(rows) == room else max(read_to, last)
             self._changed.notify_all()
 
     def _post(self) -> None:
