@@ -16,11 +16,14 @@ from sandbox_calls import identify, track
 import retl
 import retl.sandbox
 from retl.sandbox.failures import Failures
+from retl.sandbox.forwarding import ForwardLimits
 from retl.sandbox.page.page_routes import page_routes
 from retl.sandbox.page.reasons import REASONS, reason_in_words
 from retl.sandbox.rehearsed import ReceiverRehearsal
 from retl.sandbox.server import Sandbox
 from retl.sandbox.store import Store
+from retl.sandbox.webhook import Webhook
+from retl.sandbox.webhooks import Webhooks
 
 HOSTILE = """"'><img src=x onerror=alert(1)></script>"""
 
@@ -33,6 +36,7 @@ VIEWS = [
     "/user?id=ada",
     "/audiences",
     "/audience?style=segment&name=VIP&side=left",
+    "/webhooks",
     "/failures",
     "/failures?once=429",
 ]
@@ -285,6 +289,35 @@ def test_older_calls_that_are_gone_are_counted(http: urllib3.PoolManager) -> Non
 
         assert gone > 0
         assert f"has let go of {gone}" in shown
+
+
+def test_webhooks_have_a_view(http: urllib3.PoolManager) -> None:
+    """Where calls go on to a webhook, there is a view of its counts and its last error, without its key."""
+    limits = ForwardLimits(first_wait=0.01, give_up_seconds=0)
+    with Webhooks(limits) as webhooks, Sandbox(routes=page_routes(webhooks=webhooks)) as sandbox:
+        assert "/webhooks" not in page(http, sandbox, "/")
+        webhooks.start([Webhook("http://127.0.0.1:1/key-in-the-path")], sandbox.store)
+        send(http, sandbox, identify("ada", plan="pro"))
+        assert webhooks.wait_until_done(20)
+
+        shown = page(http, sandbox, "/webhooks")
+
+        assert 'href="/webhooks"' in page(http, sandbox, "/")
+    assert "http://127.0.0.1:1/…" in shown
+    assert '<td data-label="Given up" class="num">1</td>' in shown
+    assert "refused" in text(shown)
+    assert "key-in-the-path" not in shown
+
+
+def test_a_receivers_answer_is_shown(http: urllib3.PoolManager) -> None:
+    """A request that Insider would turn down under a 200 is shown with the answer that says so."""
+    with Sandbox(routes=page_routes(ReceiverRehearsal()), store=Store()) as sandbox:
+        send(http, sandbox, identify("ada", email="nobody"))
+
+        shown = text(page(http, sandbox, "/receivers/insider?call=1"))
+
+    assert "Insider answers 200" in shown
+    assert "not a valid email address: nobody" in shown
 
 
 def test_each_reason_of_segment_has_words() -> None:

@@ -80,7 +80,7 @@ def sandbox_command(
     project, rehearsal = project_receivers()
     routes = (
         *announcement.routes,
-        *page_routes(rehearsal),
+        *page_routes(rehearsal, forwarded),
         *receiver_routes(rehearsal),
         *StandIns().routes,
         *forwarded.routes,

@@ -11,6 +11,7 @@ from retl.sandbox.local_segment import LocalSegment
 from retl.sandbox.page.html import filled
 from retl.sandbox.rehearsed import ReceiverRehearsal
 from retl.sandbox.routes import Asked, PageAnswer
+from retl.sandbox.webhooks import Webhooks
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,11 @@ class Frame:
 
     Attributes:
         rehearsal: the receivers, of which each has a view; None where there are none.
+        webhooks: that accepted calls go on to; None where there are none.
     """
 
     rehearsal: ReceiverRehearsal | None = None
+    webhooks: Webhooks | None = None
 
     @property
     def titles(self) -> Mapping[str, str]:
@@ -57,6 +60,11 @@ class Frame:
             Tab("users", "Users", "/users"),
             Tab("audiences", "Audiences", "/audiences"),
             *(Tab(name, title, f"/receivers/{name}") for name, title in self.titles.items()),
+            *(
+                [Tab("webhooks", "Webhooks", "/webhooks")]
+                if self.webhooks and self.webhooks.summary()
+                else []
+            ),
             Tab("failures", "Failures", "/failures", "" if sandbox.failures == Failures() else "on"),
         )
 
