@@ -83,9 +83,9 @@ as Segment passes it on, `<user>` or a part of it such as `<user.identifiers>` w
 what stands there; a member with `<event>` is there once for each event. In addresses and headers it is what
 only the customer knows.
 
-The sandbox, `retl sandbox`, lists the requests of the calls that it took, and stands in for each receiver: a
-stand-in takes them over HTTP, and answers as the receiver documents it. A status that is not documented, such
-as SuprSend's for a wrong key, is a choice of retl's.
+[The sandbox](sandbox.md#what-would-reach-receivers) lists the requests of the calls that it took, and
+stands in for each receiver: a stand-in takes them over HTTP, and answers as the receiver documents it. A
+status that is not documented, such as SuprSend's for a wrong key, is a choice of retl's.
 """
 
 
