@@ -190,6 +190,7 @@ def test_a_purge_leaves_no_file_in_the_bucket(
     assert 3 == delivered(retl("run", "users", "--json")[1])
 
 
+@pytest.mark.slow
 @pytest.mark.rule("Q2", "Q7")
 @pytest.mark.parametrize("fault", ["lost", "dropped"])
 @pytest.mark.parametrize("number", range(10))

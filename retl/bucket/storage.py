@@ -7,39 +7,31 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime
-from hashlib import sha256
 from pathlib import Path
-from secrets import token_hex
 
 import duckdb
 
 from retl import encryption
 from retl.bucket.address import BucketAddress
-from retl.bucket.lease import Lease, taken_over
-from retl.bucket.objects import ConflictError, Objects, Version, settings_of
-from retl.bucket.pointer import NOTHING, Pointer, read_pointer
+from retl.bucket.lease import Lease
+from retl.bucket.objects import Objects, settings_of
+from retl.bucket.saved import ENDING, POINTER, SavedState, digest_of, log_of
 from retl.bucket.working_folder import working_folder
 from retl.clock import Clock, SystemClock
 from retl.damage import own_errors
 from retl.encryption import StateKey
-from retl.errors import LockedError, RetlError, StateError, StorageError
+from retl.errors import RetlError
 from retl.lock import ALERTS, LOCK_TIMEOUT_SECONDS, PROGRESS, TRY_LATER, Holder, hold
 from retl.storage import ALONE, Storage
 
-POINTER, LEASE = ".json", ".lock"
-"""Endings of the objects of a state, behind its name; its files are in a folder of that name."""
-
-ENDING = ".duckdb"
-"""Of a state file's name."""
+LEASE = ".lock"
+"""Ending of the lease, behind the state's name."""
 
 SECONDS_BETWEEN_SAVES = 60.0
 """The time between two saves while calls leave, at least."""
 
 SAVING_PART = 0.1
 """The part of that time, at most, that the saves take: where one takes long, they are further apart."""
-
-TRIES = 5
-"""How often a state is looked for that is replaced while it is fetched."""
 
 
 class FileInBucket:
@@ -66,11 +58,7 @@ class FileInBucket:
         self._key = key
         self._clock = clock or SystemClock()
         self._lease: Lease | None = None
-        self._pointer = NOTHING
-        self._version: Version | None = None
-        self._refused: RetlError | None = None
-        self._at_hand: str | None = None
-        self._is_tidy = False
+        self._saved = SavedState(objects, name, self.holder)
         self._failed: RetlError | None = None
         self._saved_at = 0.0
         self._save_took = 0.0
@@ -80,7 +68,7 @@ class FileInBucket:
 
     def exists(self) -> bool:
         """See `Storage`."""
-        return self._read_pointer()[0].file is not None
+        return self._saved.read().file is not None
 
     @contextmanager
     def hold(
@@ -91,12 +79,13 @@ class FileInBucket:
         lease, stop = Lease(self._objects, self._name + LEASE, self._clock), threading.Event()
         try:
             is_taken_over = lease.take(me, timeout, hint)
-            self._lease, self._refused, self._is_tidy = lease, None, False
+            self._lease = lease
+            self._saved.begin()
             threading.Thread(target=lease.keep, args=(stop, self._own_progress), daemon=True).start()
             if is_taken_over:
-                self._shut_out()
-            self._fetch()
-            self.was_cut_off = self._pointer.leaving
+                self._saved.shut_out()
+            self._saved.fetch(self.path)
+            self.was_cut_off = self._saved.pointer.leaving
             self._saved_at = self._clock.monotonic()
             with self._shown(), hold(self.path, now, timeout, hint):
                 try:
@@ -116,7 +105,7 @@ class FileInBucket:
         if self._lease is not None:
             yield
             return
-        self._fetch()
+        self._saved.fetch(self.path)
         with self._shown():
             if not self.path.exists():
                 yield
@@ -153,16 +142,15 @@ class FileInBucket:
         began = self._clock.monotonic()
         copy = self.path.with_name(f"{self.path.name}.copy")
         try:
-            self.refuse_lost()
             with alone:
                 file = self._whole(db, copy, may_wait=alone is ALONE)
-            self._put(file if file == self.path else _folded(file, self._key), leaving)
+            self._saved.put(file if file == self.path else _folded(file, self._key), leaving)
             self._failed = None
         except RetlError as error:
             self._failed = error
             raise
         finally:
-            for one in (copy, _log(copy)):
+            for one in (copy, log_of(copy)):
                 one.unlink(missing_ok=True)
         self._saved_at = self._clock.monotonic()
         self._save_took = self._saved_at - began
@@ -174,17 +162,7 @@ class FileInBucket:
 
     def lost(self) -> RetlError | None:
         """See `Storage`."""
-        return self._refused or (self._lease.lost() if self._lease else None)
-
-    def refuse_lost(self) -> None:
-        """See that nothing is saved that another run may have gone on from.
-
-        Raises:
-            RetlError: another run has the state, or may have it.
-        """
-        lost = self.lost()
-        if lost is not None:
-            raise lost
+        return self._saved.refused or (self._lease.lost() if self._lease else None)
 
     def _whole(self, db: duckdb.DuckDBPyConnection, copy: Path, may_wait: bool) -> Path:
         """The file with all that was committed, or a copy of file and log that has it.
@@ -199,68 +177,10 @@ class FileInBucket:
             db.execute("CHECKPOINT state")
             if may_wait:
                 return self.path
-        for source, target in ((self.path, copy), (_log(self.path), _log(copy))):
+        for source, target in ((self.path, copy), (log_of(self.path), log_of(copy))):
             if source.exists():
                 shutil.copyfile(source, target)
         return copy
-
-    def _put(self, file: Path, leaving: bool) -> None:
-        """Upload a file, unless it is what the bucket has, and move the pointer to it."""
-        digest = _digest(file)
-        before = self._pointer
-        if digest == before.sha256 and leaving == before.leaving:
-            return
-        name = before.file
-        if digest != before.sha256 or name is None:
-            name = f"{self._name}/{token_hex(8)}{ENDING}"
-            self._objects.upload(file, name)
-        self._move(Pointer("", name, file.stat().st_size, digest, leaving))
-        self._at_hand = name
-        self._tidy(before.file if self._is_tidy else None)
-
-    def _move(self, pointer: Pointer) -> None:
-        """Move the pointer, where no other run has moved it.
-
-        Raises:
-            LockedError: one has.
-        """
-        pointer, name = pointer.anew(), self._name + POINTER
-        try:
-            if self._version is None:
-                version = self._objects.create(name, pointer.as_bytes())
-            else:
-                version = self._objects.replace(name, pointer.as_bytes(), self._version)
-        except ConflictError:
-            self._refused = taken_over(str(self.holder() or "a run that has ended"), str(self))
-            raise self._refused from None
-        self._pointer, self._version = pointer, version
-
-    def _shut_out(self) -> None:
-        """Move the pointer without a change, so that the run whose lease was taken over cannot save any more.
-
-        Raises:
-            LockedError: yet another run did.
-        """
-        for tries_left in reversed(range(TRIES)):
-            self._pointer, self._version = self._read_pointer()
-            try:
-                self._move(self._pointer)
-                return
-            except LockedError:  # that run saved just now, as it is not dead
-                if not tries_left:
-                    raise
-                self._refused = None
-
-    def _tidy(self, before: str | None) -> None:
-        """Delete files that no pointer names: the one before, or with None also those that killed runs left.
-
-        Only now that this run has moved the pointer, no late write of another can name them.
-        """
-        with suppress(RetlError):
-            for name in [before] if before else self._objects.names(f"{self._name}/"):
-                if name != self._pointer.file:
-                    self._objects.delete(name)
-            self._is_tidy = True
 
     def _save_at_end(self) -> None:
         """Save what a command did, once it has closed the state.
@@ -276,73 +196,21 @@ class FileInBucket:
                 raise
         finally:
             if not is_saved:
-                self._at_hand = None
+                self._saved.at_hand = None
             self._failed = None
 
     def _save_closed(self) -> None:
         """Save the file that nobody has open, where it is not as the bucket has it; or that it is deleted."""
         if not self.path.exists():
-            if self._pointer.file is not None:
-                self.refuse_lost()
-                self._move(NOTHING)
-                self._tidy(None)
+            if self._saved.pointer.file is not None:
+                self._saved.delete()
                 self.write_beside(ALERTS, None)
             return
-        log = _log(self.path)
+        log = log_of(self.path)
         if log.exists() and log.stat().st_size:
             _folded(self.path, self._key)
-        if _digest(self.path) != self._pointer.sha256:
-            self.refuse_lost()
-            self._put(self.path, leaving=False)
-
-    def _fetch(self) -> None:
-        """Have at the path what the bucket has."""
-        for _ in range(TRIES):
-            self._pointer, self._version = self._read_pointer()
-            if self._pointer.file is None:
-                for one in (self.path, _log(self.path)):
-                    one.unlink(missing_ok=True)
-                return
-            if self._pointer.file == self._at_hand or self._download(self._pointer.file):
-                self._at_hand = self._pointer.file
-                return
-        raise StorageError(
-            "the state is replaced faster than it can be fetched", where=str(self), hint="run it again"
-        )
-
-    def _download(self, name: str) -> bool:
-        """Fetch a file; False where it is not there any more.
-
-        Raises:
-            StateError: it is not what was saved.
-        """
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        unfinished = self.path.with_name(f"{self.path.name}.new")
-        unfinished.unlink(missing_ok=True)
-        digest = self._objects.download(name, unfinished)
-        if digest is None:
-            if self._read_pointer()[0].file == name:
-                raise StateError(
-                    f"the state's file is missing in the bucket: {name}",
-                    where=str(self),
-                    hint=f"bring it back from an older version; to start anew, delete {self}{POINTER}",
-                )
-            return False
-        if digest != self._pointer.sha256:
-            raise StateError(
-                f"the state's file in the bucket is not what was saved: {name}",
-                where=str(self),
-                hint="bring it back from a backup or an older version",
-            )
-        _log(self.path).unlink(missing_ok=True)
-        unfinished.replace(self.path)
-        return True
-
-    def _read_pointer(self) -> tuple[Pointer, Version | None]:
-        found = self._objects.read(self._name + POINTER)
-        if found is None:
-            return NOTHING, None
-        return read_pointer(found[0], f"{self}{POINTER}"), found[1]
+        if digest_of(self.path) != self._saved.pointer.sha256:
+            self._saved.put(self.path, leaving=False)
 
     def _own_progress(self) -> str | None:
         with suppress(OSError, ValueError):
@@ -405,11 +273,6 @@ def folder_in_bucket(
     return _opened[known]
 
 
-def _log(path: Path) -> Path:
-    """DuckDB's log beside a file."""
-    return path.with_name(f"{path.name}.wal")
-
-
 def _folded(path: Path, key: StateKey | None) -> Path:
     """A file that nobody has open, with its log folded into it."""
     with own_errors(path), duckdb.connect(":memory:") as db:
@@ -418,12 +281,3 @@ def _folded(path: Path, key: StateKey | None) -> Path:
         encryption.attach(db, path, "state", key)
         db.execute("CHECKPOINT state; DETACH state")
     return path
-
-
-def _digest(path: Path) -> str:
-    """The SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        digest = sha256()
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
