@@ -4,11 +4,13 @@ DuckDB writes encrypted files with its extension httpfs alone, which `make test-
 """
 
 import importlib.util
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
 import pytest
+from buckets import BUCKET, Bucket
 from harness import Retl, runner
 
 from retl.encryption import StateKey, state_key
@@ -253,3 +255,28 @@ def test_damage_to_an_encrypted_state_is_told_as_damage(openssl: None, retl: Ret
     code, _, err = retl("run", "users")
     assert 2 == code
     assert "damaged" in err
+
+
+@pytest.mark.rule("P5")
+def test_a_state_in_a_bucket_is_encrypted_too(
+    openssl: None, retl: Retl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is uploaded holds no value and no key; it can get another key there, and goes on with it."""
+    with Bucket() as bucket:
+        for name, value in bucket.settings.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("RETL_STATE_DIR", f"s3://{BUCKET}/retl/")
+
+        def leaks() -> list[str]:
+            return [key for key, content in bucket.objects.items() if SECRET.encode() in content]
+
+        assert 0 == retl("run", "users")[0]
+        assert [] == leaks()
+        monkeypatch.setenv("RETL_STATE_OLD_KEY", KEY)
+        monkeypatch.setenv("RETL_STATE_KEY", OTHER)
+        assert 2 == retl("run", "users")[0]
+        assert 0 == retl("encrypt", "users")[0]
+        code, said, _ = retl("run", "users", "--json")
+        assert (0, 3, []) == (code, json.loads(said)["unchanged"], leaks())
+        assert 0 == retl("encrypt", "users", "--decrypt")[0]
+        assert [] != leaks()
