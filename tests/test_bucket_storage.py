@@ -134,6 +134,26 @@ def test_a_runner_whose_lease_was_taken_over_saves_nothing(bucket: Bucket, tmp_p
     assert "next" == noted(storage(bucket, tmp_path / "d"))
 
 
+@pytest.mark.rule("Q6")
+def test_a_machine_that_slept_asks_before_it_goes_on(bucket: Bucket) -> None:
+    """No time passed while it slept, but the time of day did: its lease is renewed, or is another's."""
+
+    class Woken(StillClock):
+        def monotonic(self) -> float:
+            """As if it had not slept."""
+            return 0.0
+
+    clock, objects = Woken(), Objects(ADDRESS, bucket.settings)
+    lease = Lease(objects, "users.lock", clock)
+    lease.take(ME, 0, "")
+    clock.move(SECONDS)
+    assert lease.lost() is None
+    clock.move(SECONDS)
+    bucket.age("retl/users.lock", SECONDS + 20)
+    assert Lease(objects, "users.lock", StillClock()).take(ME, 0, "")
+    assert isinstance(lease.lost(), LockedError)
+
+
 def test_a_lease_is_given_back(bucket: Bucket) -> None:
     """The next one has it at once, also where the first one was renewed meanwhile."""
     objects = Objects(ADDRESS, bucket.settings)

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from secrets import token_hex
 
 from retl.bucket.objects import ConflictError, Objects, Version
@@ -79,6 +80,7 @@ class Lease:
         self._version: Version | None = None
         self._mine = Content("", None)
         self._sure_until = 0.0
+        self._written_at = clock.now()
         self._taken_by: str | None = None
         self._seen: tuple[str, float] | None = None
 
@@ -138,9 +140,12 @@ class Lease:
 
     def lost(self) -> RetlError | None:
         """The error of a runner that must not go on, as another may have the lease; None where it is sure."""
+        if self._taken_by is None and self._has_slept():
+            with suppress(RetlError):
+                self.renew()
         if self._taken_by is not None:
             return taken_over(self._taken_by, f"{self._objects.address}{self._name}")
-        if self._clock.monotonic() < self._sure_until:
+        if self._clock.monotonic() < self._sure_until and not self._has_slept():
             return None
         return StorageError(
             f"the lease of the state could not be renewed for {SECONDS_SURE:.0f} s, so nothing more is sent",
@@ -154,9 +159,13 @@ class Lease:
             with suppress(RetlError):  # the next one may go through; see `lost`
                 self.renew(progress())
 
+    def _has_slept(self) -> bool:
+        """Whether the time of day has gone on by more than the time that passed, as where a machine slept."""
+        return self._clock.now() - self._written_at > timedelta(seconds=SECONDS_SURE)
+
     def _write(self, content: Content, before: Version | None) -> bool:
         """Write the lease where nobody else did; whether that was so."""
-        began = self._clock.monotonic()
+        began, began_at = self._clock.monotonic(), self._clock.now()
         try:
             if before is None:
                 version = self._objects.create(self._name, content.as_bytes())
@@ -169,7 +178,7 @@ class Lease:
                 self._taken_by = str(holder or "a run that has ended")
             return False
         self._version, self._mine = version, content
-        self._sure_until = began + SECONDS_SURE
+        self._sure_until, self._written_at = began + SECONDS_SURE, began_at
         return True
 
     def _is_over(self, known: Content, version: Version) -> bool:

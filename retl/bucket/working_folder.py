@@ -22,13 +22,21 @@ def working_folder(of: str) -> Path:
     """The folder of this process for the states of one place, made when it is first asked for."""
     if of not in _folders:
         _remove_left()
+        _folders[of] = _make()
+        atexit.register(shutil.rmtree, _folders[of], ignore_errors=True)
+    return _folders[of]
+
+
+def _make() -> Path:
+    """A new folder that is locked; another process may find it before it is, and remove it."""
+    while True:
         folder = Path(tempfile.mkdtemp(prefix=BEGINNING))
         lock = FileLock(folder / _IN_USE)
-        lock.acquire()
-        _locks.append(lock)
-        _folders[of] = folder
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return _folders[of]
+        with suppress(FileNotFoundError):
+            lock.acquire()
+            if (folder / _IN_USE).exists():
+                _locks.append(lock)
+                return folder
 
 
 def _remove_left() -> None:
