@@ -59,6 +59,8 @@ def check_model(session: Session) -> ModelCheck:
 def check_connections(session: Session) -> ModelCheck:
     """Ask the warehouse for the model's columns, whatever it is, and Segment about the write key.
 
+    Where the state is in a bucket, see that it can be kept there.
+
     Raises:
         RetlError: what would stop a run before its first call.
     """
@@ -71,6 +73,7 @@ def check_connections(session: Session) -> ModelCheck:
     for batch in batches:
         columns = batch.num_columns
         break
+    session.storage.check()
     with session.open_destination(None, {}, clock) as destination:
         return ModelCheck(columns, destination.check())
 

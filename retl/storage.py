@@ -82,6 +82,13 @@ class Storage(Protocol):
             RetlError: the bucket cannot be reached.
         """
 
+    def check(self) -> None:
+        """See that a state can be kept there, without a look at it.
+
+        Raises:
+            ConfigError: the bucket is missing, refuses access, or makes writes that it should refuse.
+        """
+
     def save(
         self, db: duckdb.DuckDBPyConnection, leaving: bool, alone: AbstractContextManager[object] = ALONE
     ) -> None:
@@ -186,6 +193,9 @@ class FileOnDisk:
             unfinished.replace(path)
         finally:
             unfinished.unlink(missing_ok=True)
+
+    def check(self) -> None:
+        """Nothing to see: a run says what is wrong with its folder."""
 
     def save(
         self, db: duckdb.DuckDBPyConnection, leaving: bool, alone: AbstractContextManager[object] = ALONE

@@ -119,6 +119,18 @@ def test_a_missing_state_is_told_from_a_missing_bucket(
     assert [] == segment.requests
 
 
+def test_a_check_tries_the_bucket_where_it_may(bucket: Bucket, project: Path, retl: Retl) -> None:
+    """`--connect` says whether a state can be kept there, and leaves nothing; without it nobody is asked."""
+    assert (0, []) == (retl("check")[0], bucket.requests)
+    assert (0, {}) == (retl("check", "--connect")[0], bucket.objects)
+    bucket.is_conditional = False
+    code, _, said = retl("check", "--connect")
+    assert (2, True, {}) == (code, "does not refuse a write" in said, bucket.objects), said
+    edit(project / "retl.yml", "acme", "acmee")
+    code, _, said = retl("check", "--connect")
+    assert (2, True) == (code, "there is no such bucket" in said), said
+
+
 @pytest.mark.rule("Q8")
 def test_a_bucket_that_overwrites_is_refused(
     bucket: Bucket, project: Path, segment: Sandbox, retl: Retl

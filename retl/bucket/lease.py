@@ -16,7 +16,7 @@ from secrets import token_hex
 
 from retl.bucket.objects import ConflictError, Objects, Version
 from retl.clock import Clock
-from retl.errors import ConfigError, LockedError, RetlError, StorageError
+from retl.errors import LockedError, RetlError, StorageError
 from retl.lock import Holder
 
 SECONDS = 120.0
@@ -199,20 +199,7 @@ class Lease:
         before = self._version
         assert before is not None, "the lease was just written"
         self.renew()
-        made = 0
-        with suppress(ConflictError):
-            self._objects.create(self._name, replace(self._mine, write=token_hex(16)).as_bytes())
-            made += 1
-        with suppress(ConflictError):
-            self._objects.replace(self._name, replace(self._mine, write=token_hex(16)).as_bytes(), before)
-            made += 1
-        if made:
-            raise ConfigError(
-                "this bucket does not refuse a write that would undo another's, so no state is safe in it",
-                where=str(self._objects.address),
-                hint="retl needs conditional writes (If-None-Match and If-Match on PUT), which S3 has, and "
-                "services like it in newer versions",
-            )
+        self._objects.refuse_overwriting(self._name, before)
 
 
 def taken_over(by: str, where: str) -> LockedError:

@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
+from secrets import token_bytes
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -150,6 +151,31 @@ class Objects:
                 _refuse_missing_bucket(error)
                 raise ConflictError(name) from error  # the version that was to be replaced is gone
             return Version(written["e_tag"], written["version"])
+
+    def refuse_overwriting(self, name: str, before: Version) -> None:
+        """See that the bucket refuses what would overwrite another's work, tried on an object.
+
+        Args:
+            name: of the object, in which anything may stand.
+            before: a version of it that is not the newest.
+
+        Raises:
+            ConfigError: it does not.
+        """
+        made = 0
+        with suppress(ConflictError):
+            self.create(name, token_bytes(16))
+            made += 1
+        with suppress(ConflictError):
+            self.replace(name, token_bytes(16), before)
+            made += 1
+        if made:
+            raise ConfigError(
+                "this bucket does not refuse a write that would undo another's, so no state is safe in it",
+                where=str(self.address),
+                hint="retl needs conditional writes (If-None-Match and If-Match on PUT), which S3 has, and "
+                "services like it in newer versions",
+            )
 
     def overwrite(self, name: str, content: bytes) -> None:
         """Write an object, whatever is there."""

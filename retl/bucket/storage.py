@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
+from secrets import token_hex
 
 import duckdb
 
@@ -134,6 +135,17 @@ class FileInBucket:
             self._objects.delete(self._name + ending)
         else:
             self._objects.overwrite(self._name + ending, text.encode())
+
+    def check(self) -> None:
+        """See `Storage`; tried on an object that is deleted again."""
+        name = f"{self._name}.{token_hex(8)}"
+        before = self._objects.create(name, b"1")
+        try:
+            self._objects.replace(name, b"2", before)
+            self._objects.refuse_overwriting(name, before)
+            self._objects.names(f"{self._name}/")
+        finally:
+            self._objects.delete(name)
 
     def save(
         self, db: duckdb.DuckDBPyConnection, leaving: bool, alone: AbstractContextManager[object] = ALONE

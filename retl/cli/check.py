@@ -30,7 +30,9 @@ from retl.state import new_state
 @click.command("check")
 @click.argument("syncs", nargs=-1, metavar="[SYNC...]")
 @click.option(
-    "--connect", is_flag=True, help="Also read the columns of the model, and ask Segment about the write key."
+    "--connect",
+    is_flag=True,
+    help="Also read the columns of the model, ask Segment about the write key, try the bucket of the state.",
 )
 @RECEIVERS
 @click.option(
@@ -93,7 +95,8 @@ def check_command(
             console().print(check_report(checked))
     check_names([session.sync for session in sessions])
     own = {session.sync.name: session.state_path for session in sessions}
-    for session in {str(session.folder): session for session in sessions}.values():
+    at_hand = [session for session in sessions if connect or session.bucket is None]
+    for session in {str(session.folder): session for session in at_hand}.values():
         orphans = find_orphans(session.project, session.folder, session.path.parent, own)
         if orphans:
             notice("state", orphans_sentence(orphans))
