@@ -335,3 +335,39 @@ def test_the_environment_wins_over_the_file(
     assert 0 == retl("run", "users")[0]
     assert (True, True) == ("other/users.json" in bucket.objects, (project / "here/users.duckdb").is_file())
     assert "retl/users.json" not in bucket.objects
+
+
+def test_every_command_that_changes_a_state_saves_it(
+    bucket: Bucket, project: Path, segment: Sandbox, retl: Retl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left of a run, taken back, given another key or reset is so for whoever comes next."""
+
+    def on_another_machine(number: int) -> None:
+        monkeypatch.setenv("AWS_SESSION_TOKEN", f"machine {number}")
+
+    assert 1 == delivered(retl("run", "users", "--json", "--limit", "1")[1])
+    on_another_machine(1)
+    assert 2 == json.loads(retl("status", "users", "--json")[1])["pending"]
+    assert 0 == retl("discard", "users", "--pending", "--yes")[0]
+    on_another_machine(2)
+    assert 2 == delivered(retl("run", "users", "--json")[1])
+    edit(project / "retl.yml", '"write_key": "key"', '"write_key": "other"')
+    assert 2 == retl("run", "users")[0]
+    assert 0 == retl("rekey", "users", "--yes")[0]
+    on_another_machine(3)
+    assert 0 == delivered(retl("run", "users", "--json")[1])
+    assert 0 == retl("reset", "users", "--yes")[0]
+    on_another_machine(4)
+    assert 3 == delivered(retl("run", "users", "--json")[1])
+    assert 6 == len({call["messageId"] for call in segment.accepted})
+
+
+def test_credentials_may_be_in_the_dotenv_file(
+    bucket: Bucket, project: Path, retl: Retl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As all other secrets of a project."""
+    for name in bucket.settings:
+        monkeypatch.delenv(name)
+    (project / ".env").write_text("".join(f"{name}={value}\n" for name, value in bucket.settings.items()))
+    assert 0 == retl("run", "users")[0]
+    assert "retl/users.json" in bucket.objects
