@@ -643,6 +643,19 @@ def test_limit_lets_a_canary_out(retl: Retl, sandbox: Sandbox) -> None:
     assert len(sandbox.accepted) == 2
 
 
+def test_an_error_is_folded_in_a_terminal(retl: Retl, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No line of an error and its hint is wider than the window, and the commands that it names are whole."""
+    retl("run", "users")
+    (project / "data/users.csv").write_text("user_id,email,city,seen_at\n")
+    monkeypatch.setenv("COLUMNS", "80")
+
+    _, out, err = retl("run", "users")
+
+    report = err[err.index("error:") :]
+    assert max(map(len, [*out.splitlines(), *report.splitlines()])) <= 80
+    assert "retl run syncs/users.yml --force min_rows, once" in err
+
+
 def test_hints_of_a_rehearsal_stay_with_the_rehearsal(retl: Retl, project: Path) -> None:
     """A command that a hint names repeats --sandbox and --state-dir, so that it cannot hit the real state."""
     arguments = ("run", "users", "--sandbox", "--state-dir", "elsewhere")

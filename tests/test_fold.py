@@ -47,6 +47,20 @@ def test_a_folded_sentence_fits_and_is_whole(text: str, width: int) -> None:
     assert bare(text) == bare("".join(lines))
 
 
+def test_a_command_stays_in_one_line() -> None:
+    """A command is not broken where it fits into a line, so that it can be copied."""
+    sentence = (
+        "if this is right: retl run syncs/users.yml --sandbox --force min_rows, once; or see retl plan users"
+    )
+
+    assert [
+        "  if this is right:",
+        "    retl run syncs/users.yml --sandbox --force min_rows, once; or",
+        "    see retl plan users",
+    ] == fold_words(sentence, 66)
+    assert "  if this is right: retl run" == fold_words(sentence, 30)[0]
+
+
 def test_objects_of_a_call_begin_lines() -> None:
     """Members that are objects begin a line, their members go on below it, and what follows begins anew."""
     call = '{"type":"track","properties":{"plan":"pro","mrr":29},"context":{"ip":1},"timestamp":"now"}'

@@ -90,7 +90,7 @@ def test_reasons_are_counted_with_their_next_step(retl: Retl) -> None:
     out = retl("rejected", "users")[1]
     assert "users: 10 rows rejected\n" in out
     assert "  → leave such rows out in the model, or map an `anonymous_id`, too\n" in out
-    assert "the rows as they are now: retl rejected users --inspect" in out
+    assert "the rows as they are now (reads the model): retl rejected users --inspect\n" in out
 
 
 VALUES = ("secret", "yesterday", "broken", "many", "perhaps", "undefined")

@@ -10,12 +10,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from retl.address import spelled
+from retl.cli.fold import fold_words
 from retl.cli.log import LogAction, json_logs, say
 from retl.cli.output import takes_unicode, without_controls
 from retl.errors import RetlError
@@ -73,19 +75,29 @@ def with_flags(text: str, flags: str) -> str:
     return _COMMAND.sub(lambda command: command[0] + flags, text)
 
 
-def error_report(error: RetlError, flags: str = "", sync: str | None = None) -> RenderableType:
+def error_report(
+    error: RetlError, flags: str = "", sync: str | None = None, width: int | None = None
+) -> RenderableType:
     """An error for people: the sentence with its place, and the hint.
 
     Args:
         error: the error.
         flags: options that are repeated after each command that the hint names.
         sync: the sync that it is of, to be named.
+        width: columns at which long lines are folded; None leaves them whole.
     """
-    lines = [Text.assemble(("error", "bold red"), f": {error}")]
-    if sync:
-        lines[0] = Text.assemble((sync, "bold"), ": ", lines[0])
+    name = f"{sync}: " if sync else ""
+    sentence, *others = f"{name}error: {error}".splitlines()
+    first, *rest = fold_words(sentence, width, "")
+    head = Text(first)
+    head.stylize("bold", 0, len(name))
+    head.stylize("bold red", len(name), len(name) + len("error"))
+    lines = [head, *map(Text, rest)]
+    for line in others:  # what stands in one of a database's may be a mark below the line before
+        is_short = width is None or cell_len(line) <= width
+        lines += [Text(line)] if is_short else map(Text, fold_words(line, width, ""))
     if error.hint:
-        lines.append(Text(f"  → {with_flags(error.hint, flags)}"))
+        lines += map(Text, fold_words(f"→ {with_flags(error.hint, flags)}", width))
     return Group(*lines)
 
 
@@ -161,7 +173,10 @@ class Printer:
             about = {"code": error.code, "hint": hint, "exit_code": error.exit_code}
             say(logging.ERROR, LogAction.FAILED, str(error), sync, **about)
         else:
-            console(stderr=True).print(error_report(error, self.flags, sync if self.several else None))
+            printed = console(stderr=True)
+            width = printed.width if printed.width < WIDE else None
+            named = sync if self.several else None
+            printed.print(error_report(error, self.flags, named, width))
 
     def only_rehearsed(self, command: str) -> None:
         """Say on stderr that a sync has no run but rehearsals, and which command is about these."""

@@ -8,16 +8,25 @@ from rich.cells import cell_len, chop_cells
 LONGEST = 300
 """Characters of one text beyond which its middle is left out; a description may have thousands."""
 
+_COMMAND = re.compile(r"\bretl [a-z]+(?: [\w./-]+)?(?: --[\w-]+(?: [\w./-]+(?=[,;)]|$| --))?)*")
+"""A command of retl's in a sentence, with its options."""
+
+_JOINT = "\ue000"
+"""A character of no script, in place of the spaces in a command."""
+
 _TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|\s+|[{}\[\]:,]|[^\s{}\[\]:,"]+|.', re.DOTALL)
 
 
 def fold_words(text: str, width: int | None, indent: str = "  ") -> list[str]:
     """A text in lines that are no wider than `width`, broken between words; None leaves it whole.
 
-    The lines after the first begin with two spaces more.
+    The lines after the first begin with two spaces more. A command that fits into a line stays in one, to be
+    copied.
     """
     if width is None:
         return [indent + text]
+    room = width - cell_len(indent) - 2
+    text = _COMMAND.sub(lambda one: one[0].replace(" ", _JOINT) if len(one[0]) <= room else one[0], text)
     lines, line = [], indent
     for word in text.split(" "):
         joined = f"{line} {word}" if line.strip() else line + word
@@ -25,7 +34,8 @@ def fold_words(text: str, width: int | None, indent: str = "  ") -> list[str]:
             lines.append(line)
             joined = f"{indent}  {word}"
         line = joined
-    return [part for whole in [*lines, line] for part in _chopped(whole, width, indent + "  ")]
+    whole_lines = (one.replace(_JOINT, " ") for one in [*lines, line])
+    return [part for whole in whole_lines for part in _chopped(whole, width, indent + "  ")]
 
 
 def fold_json(text: str, width: int | None, indent: str = "  ") -> list[str]:

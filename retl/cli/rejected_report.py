@@ -198,8 +198,8 @@ def rejected_report(found: Rejected, flags: str, width: int) -> RenderableType:
     if shown_ones < rows + calls:
         parts += [Text(""), Text(f"{rows + calls - shown_ones:,} more: --limit, --reason or --out", "dim")]
     if found.values is None and any(row.reason in REASONS for row in found.rows):
-        hint = f"the rows as they are now: retl rejected {sync.name}{flags} --inspect"
-        hints.insert(0, Text(f"{hint} (reads the model)", "dim"))
+        hint = f"the rows as they are now (reads the model): retl rejected {sync.name}{flags} --inspect"
+        hints[:0] = [Text(line, "dim") for line in fold_words(hint, width, "")]
     return Group(*parts, *([Text("")] if hints else []), *hints)
 
 
@@ -241,8 +241,11 @@ def minute(moment: datetime) -> str:
 
 def _of_reason(found: Rejected, reason: str, flags: str, width: int) -> Iterator[RenderableType]:
     """The meaning of a reason, its way out, and its rows and calls."""
-    yield Text.assemble((reason, "bold yellow"), f": {reason_meaning(reason)}")
-    yield Text(f"  → {next_step(reason, found.sync.name, flags)}", "green")
+    first, *others = fold_words(f"{reason}: {reason_meaning(reason)}", width, "")
+    yield Text.assemble((first[: len(reason)], "bold yellow"), first[len(reason) :])
+    yield from map(Text, others)
+    step = next_step(reason, found.sync.name, flags)
+    yield from (Text(line, "green") for line in fold_words(f"→ {step}", width))
     rows = [row for row in found.rows if row.reason == reason]
     is_open = found.values is None and any(row.at_fault is None for row in rows)
     columns = possible_columns(found.sync, reason) if is_open else []

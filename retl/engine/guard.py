@@ -188,7 +188,8 @@ def _consequence(names: Sequence[str], changes: Changes) -> str:
     if "rejected" in names or ("min_rows" in names and is_first):
         return " (rows that are left out now count as new once they are there)"
     if "min_rows" in names and "removed" not in names:
-        return f" ({changes.diff.removed:,} rows then count as removed)"
+        removed = changes.diff.removed
+        return f" ({removed:,} {'row then counts' if removed == 1 else 'rows then count'} as removed)"
     return ""
 
 
