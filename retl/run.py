@@ -308,8 +308,8 @@ def keep_run(db: duckdb.DuckDBPyConnection, run: Run) -> None:
         "INSERT INTO state.run VALUES (?, ?, ?)",
         [run.run_id, run.started_at.replace(tzinfo=None), json.dumps(run.as_json())],
     )
-    if replaced != (0,):
-        return  # there are as many records as before
+    if replaced != (0,) or db.execute("SELECT count(*) FROM state.run").fetchall() <= [(KEPT_RUNS,)]:
+        return
     pushed_out = db.execute(
         """
         DELETE FROM state.run

@@ -93,8 +93,11 @@ def tally(db: duckdb.DuckDBPyConnection) -> Tally:
         ORDER BY reason
         """
     ).fetchall()
-    by_change = db.execute(
-        "SELECT change, count(*) FROM change WHERE key IN (SELECT key FROM rejected) GROUP BY change"
-    ).fetchall()
+    is_rejected = "key IN (SELECT key FROM rejected)"
+    by_change = (
+        db.execute(f"SELECT change, count(*) FROM change WHERE {is_rejected} GROUP BY change").fetchall()
+        if by_reason
+        else []
+    )
     ((undated,),) = db.execute("SELECT count(*) FROM leaving WHERE undated").fetchall()
     return Tally(dict(by_reason), dict(by_change), undated)

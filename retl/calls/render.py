@@ -42,7 +42,7 @@ def render_calls(db: duckdb.DuckDBPyConnection, rendering: Rendering) -> str | N
         if _users_have_one_call(db, rendering):
             return _select_later(rendering, answered[0], promoted)
     db.execute(_RENDERED)
-    if answered:
+    if answered and db.execute("SELECT 1 FROM change LIMIT 1").fetchone():
         db.execute(f"INSERT INTO rendered {_select_calls(rendering, answered)}")
     if any(template.message_id for template in answered):
         db.execute(_SHARED_MESSAGE_IDS)

@@ -272,15 +272,16 @@ def settle(db: duckdb.DuckDBPyConnection) -> None:
     """
     # Calls without a text stay where they are, and so the note that some were delivered ahead.
     kept = AHEAD if unrendered.settle(db, marks.delivered_by_lane(db), partial(_ahead, db)) else None
-    history.keep(db, _SETTLED.format(kept="NULL" if kept is None else kept))
-    db.execute(
-        f"""
-        DELETE FROM state.outbox
-        USING ({marks.ALL}) AS mark
-        WHERE outbox.lane = mark.lane AND outbox.seq <= mark.delivered AND outbox.lane IS DISTINCT FROM ?
-        """,
-        [kept],
-    )
+    if db.execute("SELECT 1 FROM state.outbox LIMIT 1").fetchone():
+        history.keep(db, _SETTLED.format(kept="NULL" if kept is None else kept))
+        db.execute(
+            f"""
+            DELETE FROM state.outbox
+            USING ({marks.ALL}) AS mark
+            WHERE outbox.lane = mark.lane AND outbox.seq <= mark.delivered AND outbox.lane IS DISTINCT FROM ?
+            """,
+            [kept],
+        )
     marks.settle(db, kept)
 
 

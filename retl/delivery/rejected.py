@@ -22,17 +22,25 @@ def record(db: duckdb.DuckDBPyConnection, run_id: str, now: datetime) -> int:
     Rejections of rows that are fixed, or gone, are ended. To be run in the run's transaction.
     """
     moment = now.replace(tzinfo=None)
-    db.execute(_ROWS, {"now": moment})
-    if db.execute(f"SELECT 1 FROM ({_ENDED}) LIMIT 1").fetchone():
-        db.execute(_END_ROWS, {"run_id": run_id, "now": moment})
-    db.execute("DELETE FROM state.rejected_row")
-    db.execute("INSERT INTO state.rejected_row BY NAME SELECT * FROM rejected_row_now")
+    if db.execute(_IS_OR_WAS_ANY).fetchone() == (True,):  # in most runs there is none, and little to do
+        db.execute(_ROWS, {"now": moment})
+        if db.execute(f"SELECT 1 FROM ({_ENDED}) LIMIT 1").fetchone():
+            db.execute(_END_ROWS, {"run_id": run_id, "now": moment})
+        db.execute("DELETE FROM state.rejected_row")
+        db.execute("INSERT INTO state.rejected_row BY NAME SELECT * FROM rejected_row_now")
     if db.execute("SELECT 1 FROM state.rejected_call WHERE NOT overtaken LIMIT 1").fetchone():
         db.execute(_OVERTAKE)
     row = db.execute(_CALLS, {"run_id": run_id, "now": moment}).fetchone()
     assert row is not None
     return int(row[0])
 
+
+_IS_OR_WAS_ANY = """
+SELECT
+    EXISTS (SELECT 1 FROM rejected)
+    OR EXISTS (SELECT 1 FROM row_fault)
+    OR EXISTS (SELECT 1 FROM state.rejected_row)
+"""
 
 _ROWS = """
 CREATE OR REPLACE TEMP TABLE rejected_row_now AS
