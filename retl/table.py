@@ -17,7 +17,7 @@ MOST_PARTS = 4
 _PART = r"""(?:[^\s"`\[\]'.,;:()/\\]+|"(?:[^"]|"")+"|`[^`]+`|\[[^\[\]]+\])"""
 _NAME = re.compile(rf"{_PART}(?:\.{_PART}){{0,{MOST_PARTS - 1}}}")
 
-_BACKQUOTES = {"mysql", "mariadb", "bigquery", "clickhouse", "clickhousedb", "databricks", "hive", "spark"}
+_BACKQUOTES = {"mysql", "mariadb", "bigquery", "clickhouse", "clickhousedb", "databricks", "hive", "sc"}
 _BRACKETS = {"mssql"}
 _CAPITALS = {"snowflake", "oracle", "db2", "ibm_db_sa", "firebird", "exa"}
 """The kinds of database that take a plain name for one in capitals."""

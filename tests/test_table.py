@@ -28,6 +28,7 @@ SYNC = "table: {table}\nprimary_key: id\nidentify: {{user_id: id}}\n"
         ("ANALYTICS.USERS", "snowflake", '"ANALYTICS"."USERS"'),
         ('analytics."users"', "snowflake", 'analytics."users"'),
         ("shop.users", "mysql", "`shop`.`users`"),
+        ("shop.users", "sc", "`shop`.`users`"),
         ("my-project.shop.users", "bigquery", "`my-project`.`shop`.`users`"),
         ("[my server].shop.dbo.[users]", "mssql", "[my server].[shop].[dbo].[users]"),
         ('"a`b"', "mysql", "`a``b`"),
