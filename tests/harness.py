@@ -51,11 +51,30 @@ identify: {user_id: user_id, traits: {city: city}}
 """
 
 
-def two_syncs(folder: Path) -> Path:
-    """Make a project of a folder, with two syncs `a` and `b` that are alike; gives the folder."""
+def two_syncs(folder: Path, more: str = "") -> Path:
+    """Make a project of a folder, with two syncs `a` and `b` that are alike; gives the folder.
+
+    `more` is what their files have besides.
+    """
     (folder / "syncs").mkdir()
     for name in ("a", "b"):
-        (folder / f"syncs/{name}.yml").write_text(TWO_SYNCS, encoding="utf-8")
+        (folder / f"syncs/{name}.yml").write_text(TWO_SYNCS + more, encoding="utf-8")
+    return folder
+
+
+SEGMENT_BY_VARIABLE = "segment: {endpoint: '${SEGMENT:-http://127.0.0.1:9}', write_key: key, name: x}\n"
+"""The block of a sync whose Segment is at the URL in SEGMENT."""
+
+
+def csv_project(folder: Path, rows: str, /, **syncs: str) -> Path:
+    """Make a project of a folder, of a model `users` over a CSV file; its calls go to a file."""
+    for name in ("models", "syncs", "data"):
+        (folder / name).mkdir()
+    (folder / "models/users.sql").write_text("SELECT * FROM read_csv('data/users.csv')\n")
+    (folder / "data/users.csv").write_text(rows)
+    for name, text in syncs.items():
+        (folder / f"syncs/{name}.yml").write_text(text)
+    (folder / "retl.yml").write_text('warehouse: "duckdb://"\nsegment: {endpoint: "file:calls.ndjson"}\n')
     return folder
 
 

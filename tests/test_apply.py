@@ -8,7 +8,7 @@ from typing import Any
 
 import duckdb
 import pytest
-from harness import Retl, edit, runner
+from harness import Retl, csv_project, edit, runner
 
 from retl.planned import MADE_WITH
 from retl.sandbox.server import Sandbox
@@ -27,14 +27,8 @@ identify:
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project whose calls go to a file; the working folder of the test."""
-    for folder in ("models", "syncs", "data"):
-        (tmp_path / folder).mkdir()
-    (tmp_path / "models/users.sql").write_text("SELECT * FROM read_csv('data/users.csv')\n")
-    (tmp_path / "data/users.csv").write_text(USERS)
-    (tmp_path / "syncs/users.yml").write_text(SYNC)
-    (tmp_path / "retl.yml").write_text('warehouse: "duckdb://"\nsegment: {endpoint: "file:calls.ndjson"}\n')
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    return csv_project(tmp_path, USERS, users=SYNC)
 
 
 @pytest.fixture

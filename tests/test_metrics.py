@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from harness import NOON, Retl, runner, two_syncs
+from harness import NOON, SEGMENT_BY_VARIABLE, Retl, runner, two_syncs
 from prometheus_client.parser import text_string_to_metric_families
 
 from retl.engine.guard import Guard
@@ -141,11 +141,7 @@ def test_a_file_of_others_is_left_alone(tmp_path: Path, text: str) -> None:
 @pytest.fixture
 def retl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Retl:
     """Run commands in a project with two syncs, whose Segment is at SEGMENT."""
-    two_syncs(tmp_path)
-    for name in ("a", "b"):
-        with (tmp_path / f"syncs/{name}.yml").open("a", encoding="utf-8") as file:
-            file.write("segment: {endpoint: '${SEGMENT:-http://127.0.0.1:9}', write_key: key, name: x}\n")
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(two_syncs(tmp_path, SEGMENT_BY_VARIABLE))
     return runner(capsys)
 
 

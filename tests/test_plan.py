@@ -7,7 +7,7 @@ from typing import Any
 
 import duckdb
 import pytest
-from harness import Retl, edit, runner
+from harness import Retl, csv_project, edit, runner
 from markdown_it import MarkdownIt
 
 from retl.lock import hold
@@ -30,16 +30,9 @@ track: {user_id: user_id, added: Joined, changed: Changed, removed: Left, proper
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project whose calls go to a file; the working folder of the test."""
-    for folder in ("models", "syncs", "data"):
-        (tmp_path / folder).mkdir()
-    (tmp_path / "models/users.sql").write_text("SELECT * FROM read_csv('data/users.csv')\n")
-    (tmp_path / "data/users.csv").write_text(USERS)
-    (tmp_path / "syncs/users.yml").write_text(SYNC)
-    (tmp_path / "syncs/members.yml").write_text(ORDERS)
-    (tmp_path / "retl.yml").write_text('warehouse: "duckdb://"\nsegment: {endpoint: "file:calls.ndjson"}\n')
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("COLUMNS", raising=False)
-    return tmp_path
+    return csv_project(tmp_path, USERS, users=SYNC, members=ORDERS)
 
 
 @pytest.fixture

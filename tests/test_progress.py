@@ -17,7 +17,7 @@ from typing import Any
 
 import pyte
 import pytest
-from harness import Retl, runner, two_syncs
+from harness import SEGMENT_BY_VARIABLE, Retl, runner, two_syncs
 from sqlalchemy.dialects import registry
 
 from retl.cli.bars import Bars
@@ -45,11 +45,7 @@ class Seconds:
 @pytest.fixture
 def retl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Retl:
     """Run commands in a project with two syncs, whose Segment is at SEGMENT."""
-    two_syncs(tmp_path)
-    for name in ("a", "b"):
-        with (tmp_path / f"syncs/{name}.yml").open("a", encoding="utf-8") as file:
-            file.write("segment: {endpoint: '${SEGMENT:-http://127.0.0.1:9}', write_key: key, name: x}\n")
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(two_syncs(tmp_path, SEGMENT_BY_VARIABLE))
     return runner(capsys)
 
 
