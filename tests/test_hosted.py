@@ -17,7 +17,7 @@ from warehouses import faults, model, only_batch, rows, spelled, types_seen_by_d
 from retl.errors import ConfigError, ModelError, WarehouseError
 from retl.warehouse import bigquery, snowflake
 from retl.warehouse.arrow import passed_on
-from retl.warehouse.base import Column, batch_of
+from retl.warehouse.base import Column, batch_of, line_in
 from retl.warehouse.hosted import HostedWarehouse, Service
 from retl.warehouse.query import Grammar, one_query
 
@@ -229,6 +229,24 @@ def test_text_that_is_json(service: Service, metadata: dict[str, str] | None, is
     field = pa.field("v", pa.string(), metadata=metadata)
 
     assert is_json == (service.type_name(field) in service.json_types)
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        ('syntax error at or near "x"\nLINE 3: SELECT x\n             ^', 3),
+        ("FEHLER\nZEILE 12: SELECT\n   ^", 12),
+        ("You have an error in your SQL syntax near 'x' at line 4", 4),
+        ("SQL compilation error: error line 2 at position 1\ninvalid identifier 'NOPE'", 2),
+        ("[UNRESOLVED_COLUMN] `nope` cannot be resolved. SQLSTATE: 42703; line 5 pos 1", 5),
+        ("Syntax error. SQLSTATE: 42601 (line 6, pos 7)", 6),
+        ("Unrecognized name: nope at [7:1]", 7),
+        ("division by zero", None),
+    ],
+)
+def test_line_that_a_message_points_at(message: str, line: int | None) -> None:
+    """Each database has its own way to say on which line of the SQL it failed."""
+    assert line == line_in(message)
 
 
 INSTANT = 1_709_168_523_500_000  # 2024-02-29T01:02:03.5Z in microseconds

@@ -122,10 +122,22 @@ def at_line(model: Model, line: int | None) -> str:
     return f"{file}:{model.first_line + line - 1}"
 
 
+_LINE = re.compile(
+    r"""
+    ^\w+\ (\d+):\ .*\n\s*\^        # LINE 3: SELECT nope …, in any language, and a sign beneath
+    | \bat\ line\ (\d+)
+    | \bline\ (\d+)\ at\ position   # Snowflake
+    | \bline\ (\d+),?\ pos           # Databricks
+    | \bat\ \[(\d+):\d+\]           # BigQuery
+    """,
+    re.MULTILINE | re.VERBOSE,
+)
+
+
 def line_in(message: str) -> int | None:
-    """The line that a database's message points at: `LINE 3: … ^`, in any language, or `at line 3`."""
-    found = re.search(r"^\w+ (\d+): .*\n\s*\^|\bat line (\d+)", message, re.MULTILINE)
-    return int(found[1] or found[2]) if found else None
+    """The line that a database's message points at."""
+    found = _LINE.search(message)
+    return int(next(filter(None, found.groups()))) if found else None
 
 
 def sentence_in(message: str) -> str:

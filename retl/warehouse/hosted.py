@@ -177,10 +177,20 @@ class HostedWarehouse(Warehouse):
         return read_error(model, said, self._url)
 
 
+_MODELS_STATES = ("02", "0A", "21", "22", "23", "42", "P0")
+"""How SQLSTATE begins where the model's SQL, or a value, is to blame."""
+
+
 def is_models(error: Error) -> bool:
-    """Whether the model's SQL is to blame for an error, by its class, as Python's database API has them."""
+    """Whether the model's SQL is to blame for an error, by its class, as Python's database API has them.
+
+    Snowflake's driver says of most errors where it met them; then their SQLSTATE tells.
+    """
     refused = (AdbcStatusCode.UNAUTHENTICATED, AdbcStatusCode.UNAUTHORIZED)
     kinds = (ProgrammingError, DataError, NotSupportedError, IntegrityError)
+    is_vague = error.status_code in (AdbcStatusCode.INTERNAL, AdbcStatusCode.IO)
+    if is_vague and (error.sqlstate or "").startswith(_MODELS_STATES):
+        return True
     return isinstance(error, kinds) and error.status_code not in refused
 
 
