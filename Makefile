@@ -6,7 +6,7 @@ CHROMIUM := $(or $(RETL_TEST_CHROMIUM),$(shell command -v chromium || command -v
 # Images of containers often set this, and then each start compiles the tests, and what pytest rewrites, anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-all test-oldest test-encryption test-spark lint bench bench-10m torture docs pictures clean
+.PHONY: help demo test test-all test-oldest test-encryption test-spark test-snowflake lint bench bench-10m torture docs pictures clean
 
 help:
 	@echo "make demo      run the example's users sync against a local Segment"
@@ -15,6 +15,7 @@ help:
 	@echo "make test-oldest  whatever talks to DuckDB, with the oldest one that retl supports"
 	@echo "make test-encryption  encrypted states, with a DuckDB whose extension httpfs is a package of PyPI"
 	@echo "make test-spark  Spark, on a server of its own; needs a Java of version 17 or newer"
+	@echo "make test-snowflake  Snowflake's driver, against a server that takes itself for Snowflake"
 	@echo "make lint      style and types"
 	@echo "make bench     how fast, beside other tools, into docs/benchmarks.md; half an hour"
 	@echo "make bench-10m the same with ten million users"
@@ -31,12 +32,12 @@ demo: .venv/retl
 	@echo "  retl init shop             # a project of your own"
 
 test: .venv/test
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not browser and not spark"
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not browser and not spark and not snowflake"
 
 # What `make test` leaves out: processes that are killed, a longer search for a sync that breaks a promise, the
 # report in a Chromium, Spark where there is a Java, and MySQL, at a URL whose user may make and drop databases and
 # functions; .ci/run starts such a server.
-test-all: .venv/browser $(if $(JAVA),test-spark)
+test-all: .venv/browser test-snowflake $(if $(JAVA),test-spark)
 	@test -n "$(JAVA)" || echo "#### Spark is NOT tested: there is no Java ####" >&2
 	@test -n "$(CHROMIUM)" || echo "#### The report's page is NOT tested: there is no Chromium ####" >&2
 	@test -n "$$RETL_TEST_MYSQL_URL" || echo "#### MySQL is NOT tested: set RETL_TEST_MYSQL_URL ####" >&2
@@ -55,6 +56,10 @@ test-encryption: .venv/encryption
 # PySpark brings Spark itself, 400 MB, so it has an environment of its own. Each process has a server of its own, too.
 test-spark: .venv/spark
 	.venv/spark/bin/python -m pytest -q -m spark tests/test_spark.py tests/test_warehouse.py
+
+# The server wants releases of packages that others do not.
+test-snowflake: .venv/snowflake
+	.venv/snowflake/bin/python -m pytest -q -m snowflake tests/test_snowflake.py
 
 lint: .venv/lint
 	$(BIN)/ruff check .
@@ -108,6 +113,11 @@ clean:
 	rm -rf $@
 	$(PYTHON) -m venv $@
 	$@/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[test]" "pyspark[connect]>=4.1,<5"
+
+.venv/snowflake: pyproject.toml
+	rm -rf $@
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[snowflake,test]" "fakesnow[server]>=0.12,<0.13" "snowflake-connector-python<5"
 
 .venv/lint: .venv/test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[lint]"
