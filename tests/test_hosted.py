@@ -5,19 +5,22 @@ No test reaches Snowflake or BigQuery. The reader itself is tested on a real Pos
 
 from collections.abc import Iterator
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import adbc_driver_postgresql
 import psycopg
 import pyarrow as pa
 import pytest
+from sqlalchemy.dialects import registry
 from sqlalchemy.engine import make_url
 from warehouses import faults, model, only_batch, rows, spelled, types_seen_by_duckdb
 
 from retl.errors import ConfigError, ModelError, WarehouseError
-from retl.warehouse import bigquery, snowflake
+from retl.warehouse import bigquery, open_warehouse, snowflake
 from retl.warehouse.arrow import passed_on
 from retl.warehouse.base import Column, batch_of, line_in
+from retl.warehouse.dialects import dialect_of
 from retl.warehouse.hosted import HostedWarehouse, Service
 from retl.warehouse.query import Grammar, one_query
 
@@ -105,6 +108,30 @@ def test_a_service_out_of_reach() -> None:
         HostedWarehouse(make_url("postgresql://u:hush@/db?host=/nowhere"), HOSTED)
 
     assert "hush" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["redshift", "databricks"])
+def test_services_behind_sqlalchemy(name: str, postgres_url: str) -> None:
+    """A model is described without being run, and then its wanted columns are selected from it."""
+    registry.register(name, "sqlalchemy.dialects.postgresql.psycopg2", "PGDialect_psycopg2")
+    sign = "`" if name == "databricks" else '"'
+    url = postgres_url.replace("postgresql", name, 1)
+    numbers = "SELECT 1 / (i - 1) AS n, i FROM generate_series(1, 3) AS i -- all"
+    with open_warehouse(url, Path()) as warehouse:
+        assert ["n", "i"] == [column.name for column in warehouse.columns(model(numbers))]
+        if name == "redshift":
+            assert [{"i": 1}, {"i": 2}, {"i": 3}] == rows(warehouse, numbers, ["i"])
+
+    assert f"{sign}a{sign * 2}b{sign}" == str(dialect_of(make_url(url)).quoted(f"a{sign}b"))  # type: ignore[misc]
+
+
+def test_a_model_of_databricks_runs_no_program() -> None:
+    """Databricks reads SQL as Spark does, and runs programs by it."""
+    with pytest.raises(ModelError, match="a program that USING names"):
+        one_query(
+            model("SELECT TRANSFORM (a) USING 'cat' AS (b) FROM t"),
+            dialect_of(make_url("databricks://")).grammar,
+        )
 
 
 ACCOUNT = {
