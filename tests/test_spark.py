@@ -4,15 +4,19 @@ The contract of all warehouses is tested on it in test_warehouse.py.
 """
 
 import logging
+import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from spark_server import EVENTS, LARGEST_RESULT, TOKEN
 from warehouses import faults, model, only_batch, rows, spelled, types_seen_by_duckdb
 
 from retl.address import read_address
+from retl.cli.main import execute
 from retl.errors import ConfigError, ModelError, WarehouseError
 from retl.warehouse import Warehouse, open_warehouse
 from retl.warehouse.dialect import as_subquery
@@ -180,6 +184,83 @@ def test_a_read_is_cancelled(spark: Warehouse) -> None:
     other.join()
 
     assert [{"one": 1}] == rows(spark, "SELECT 1 AS one")
+
+
+def test_a_run_ends_at_its_deadline(
+    spark_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run whose model takes for ever ends at its deadline, and what Spark does for it is interrupted."""
+    (tmp_path / "syncs").mkdir()
+    endless = "SELECT count(*) AS user_id FROM range(100000000000) AS a JOIN range(9) AS b"
+    (tmp_path / "syncs/users.yml").write_text(
+        f"sql: {endless}\nprimary_key: user_id\nidentify: {{user_id: user_id}}\nallow_ids: ['0']\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RETL_WAREHOUSE_URL", spark_url)
+
+    assert 3 == execute(["run", "users", "--sandbox", "--deadline", "3s"])
+    assert "the time for this run is up" in capsys.readouterr().err
+    with open_warehouse(spark_url, Path()) as warehouse:  # whose two threads would have no time for it
+        assert [{"one": 1}] == rows(warehouse, "SELECT 1 AS one FROM range(1)")
+
+
+class Relay:
+    """A way to a server on this machine that can be cut, and closed."""
+
+    def __init__(self, port: int) -> None:
+        self._to = port
+        self._ends: list[socket.socket] = []
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port = self._server.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        """Break each connection."""
+        for end in self._ends:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Break each connection, and let no other come."""
+        self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+        self.cut()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = self._server.accept()
+                far = socket.create_connection(("127.0.0.1", self._to))
+                self._ends += [near, far]
+                for ends in ((near, far), (far, near)):
+                    threading.Thread(target=self._pass_on, args=ends, daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, to: socket.socket) -> None:
+        with suppress(OSError), source, to:
+            while data := source.recv(65_536):
+                to.sendall(data)
+
+
+@pytest.mark.rule("G8")
+def test_a_connection_that_breaks(spark_url: str) -> None:
+    """A read goes on over another connection where one broke; without one it is an error, never an end."""
+    port = urlsplit(spark_url).port or 0
+    relay = Relay(port)
+    wide = model("SELECT id, repeat('x', 1000) AS x FROM range(0, 50000, 1, 50)")
+    with open_warehouse(spark_url.replace(f":{port}/", f":{relay.port}/"), Path()) as warehouse:
+        reading = warehouse.read(wide)
+        found = next(reading)["id"].to_pylist()
+        relay.cut()
+        found += [number for batch in reading for number in batch["id"].to_pylist()]
+        assert list(range(50_000)) == sorted(found)
+
+        reading = warehouse.read(wide)
+        next(reading)
+        relay.close()
+        with pytest.raises(WarehouseError, match="model users: ") as error:
+            list(reading)
+
+    assert 3 == error.value.exit_code
 
 
 def test_a_result_that_is_larger_than_the_server_lets_out(spark: Warehouse) -> None:

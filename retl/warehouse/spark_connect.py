@@ -7,6 +7,7 @@ node, that of a SQL text, and its result as batches.
 import os
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from urllib.parse import quote
 from uuid import uuid4
@@ -21,6 +22,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # or gRPC writes to stderr, pas
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # about the versions of pandas that PySpark knows; rows never meet it
+    from pyspark.errors import PySparkException
     from pyspark.logger import PySparkLogger
     from pyspark.sql.connect import proto
     from pyspark.sql.connect.client import DefaultChannelBuilder, SparkConnectClient
@@ -38,8 +40,8 @@ SETTINGS = {"spark.sql.session.timeZone": "UTC"}
 FIRST_TRIES = 2
 """How often the server is tried again while a session is opened, within less than a second."""
 
-TRIES = 5
-"""How often it is tried again later, where a connection broke, within 17 seconds; a read goes on then."""
+TRIES = 4
+"""How often it is tried again later, where a connection broke, within 5 seconds; a read goes on then."""
 
 
 class SparkSession:
@@ -62,7 +64,7 @@ class SparkSession:
         path = address.database or ""
         channel = DefaultChannelBuilder(f"{shown(replace(address, database=None))}/{path};{listed}")
         self._client = SparkConnectClient(channel, retry_policy={"max_retries": FIRST_TRIES})
-        self._reading: set[str] = set()
+        self._running: set[str] = set()
         try:
             self._set(SETTINGS)
         except BaseException:
@@ -79,38 +81,51 @@ class SparkSession:
 
         A query that is left in its midst is interrupted.
         """
-        tag = f"retl-{uuid4().hex}"
-        self._reading.add(tag)
-        is_whole = False
-        try:
+        with self._interruptible() as tag:
             arriving = self._client.to_table_as_iterator(_plan(sql), {})
-            # Tags belong to a thread, and an operation has those of the moment in which it starts.
-            self._client.add_tag(tag)
-            try:
+            with self._tagged(tag):
                 part = next(arriving, None)
-            finally:
-                self._client.remove_tag(tag)
             while part is not None:
                 if isinstance(part, pa.Table):
                     yield from part.to_batches() or [without_rows(part.schema)]
                 part = next(arriving, None)
-            is_whole = True
-        finally:
-            self._reading.discard(tag)
-            if not is_whole:
-                self._client.interrupt_tag(tag)
 
     def cancel(self) -> None:
-        """Have the server stop what is being read."""
-        for tag in list(self._reading):
+        """Have the server stop what it does."""
+        for tag in list(self._running):
             self._client.interrupt_tag(tag)
 
     def close(self) -> None:
-        """End the session."""
-        try:
+        """End the session, which a server that is gone has forgotten anyway."""
+        self._client.set_retry_policies([DefaultPolicy(max_retries=0)])
+        with suppress(PySparkException):
             self._client.release_session()
+        self._client.close()
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[str]:
+        """Have `cancel` know of an operation by a tag, and interrupt it where it is left in its midst."""
+        tag = f"retl-{uuid4().hex}"
+        self._running.add(tag)
+        try:
+            yield tag
+        except PySparkException:
+            raise  # it has ended, or the server is gone
+        except BaseException:
+            with suppress(PySparkException):
+                self._client.interrupt_tag(tag)
+            raise
         finally:
-            self._client.close()
+            self._running.discard(tag)
+
+    @contextmanager
+    def _tagged(self, tag: str) -> Iterator[None]:
+        """Give operations that start meanwhile a tag, in this thread: tags belong to one."""
+        self._client.add_tag(tag)
+        try:
+            yield
+        finally:
+            self._client.remove_tag(tag)
 
     def _set(self, settings: dict[str, str]) -> None:
         pairs = [proto.KeyValue(key=key, value=value) for key, value in settings.items()]
