@@ -230,7 +230,7 @@ def test_a_call_is_given_up_when_its_time_is_over(
 
     (told,) = webhooks.summary()
     assert (0, 1) == (told["delivered"], told["given_up"])
-    assert len(target.got) == told["retried"] + 1 > 1
+    assert len(target.got) == told["retried"] + 1
 
 
 def test_an_answer_that_takes_too_long_is_none(
