@@ -4,7 +4,9 @@
   const $ = (selector, inside = document) => inside.querySelector(selector);
   const $$ = (selector, inside = document) => [...inside.querySelectorAll(selector)];
   const POLL = 1000;
-  let paused = false, newest = 0, held = 0, busy = false, loading = 0;
+  let paused = false, busy = false;
+  let newest = 0, told = 0, held = 0;  // the newest call of the list, and what the last look told
+  let loading = 0;  // counts the addresses that were gone to
 
   // A page is brought up to date by asking for it anew and taking over its regions, so that the server alone
   // knows how anything looks. What has the focus or is scrolled stays as it is.
@@ -21,8 +23,13 @@
     if (focused && document.activeElement?.id !== focused) document.getElementById(focused)?.focus({ preventScroll: true });
   };
   const page = async (url) => new DOMParser().parseFromString(await (await fetch(url)).text(), "text/html");
+  // This page anew; null where another address was gone to meanwhile, whose content it would overwrite.
+  const again = async () => {
+    const mine = loading, fresh = await page(location.href);
+    return mine === loading && !paused ? fresh : null;
+  };
   const panes = () => $("#panes");
-  const noteState = (from) => { newest = Number($("#panes", from)?.dataset.newest ?? newest); };
+  const noteState = (from) => { newest = told = Number($("#panes", from)?.dataset.newest ?? newest); };
 
   // Another address of the list, without a new page: a filter, a search, a call.
   const go = async (url, { push = true } = {}) => {
@@ -30,6 +37,7 @@
     const fresh = await page(url);
     if (mine !== loading) return false;
     if (!$("#panes", fresh) || !panes()) { location.href = url; return false; }
+    loading += 1;
     if (push) history.pushState(null, "", url);
     document.title = fresh.title;
     document.body.className = fresh.body.className;
@@ -51,10 +59,8 @@
   };
   const isFollowing = () => panes().dataset.top && !document.body.classList.contains("has-detail") && $("#rows").scrollTop < 8
     && scrollY < 200 && !$("#rows:hover") && !$("tr.at") && !$("#rows :focus-visible");
-  const refresh = async () => {
+  const comeIn = (fresh) => {
     const seen = newest;
-    const fresh = await page(location.href);
-    if (!panes() || paused) return;
     takeOver(fresh, ["throughput", "facets", "bar", "rows"]);
     noteState(fresh);
     for (const row of $$("#rows tr[data-seq]")) row.classList.toggle("fresh", Number(row.dataset.seq) > seen);
@@ -68,17 +74,19 @@
       address.searchParams.set("after", newest);
       const now = await (await fetch(address)).json();
       if (paused || mine !== loading) return;
-      const isNew = now.newest !== newest || now.held !== held, isOther = now.newest < newest || now.held < held;
-      if (panes() && isNew) {
-        if (isOther || isFollowing()) await refresh();
-        else {
-          takeOver(await page(location.href), ["throughput", "facets"]);
-          showPill(now.new);
-        }
-      } else if (!panes() && (isNew || $("[data-always]")) && !$(":focus[type=search]") && scrollY < 200) {
-        takeOver(await page(location.href));
-        newest = now.newest;
+      const isOther = now.newest < newest || now.held < held;  // it was cleared, or started anew
+      const isChanged = now.newest !== told || now.held !== held;
+      const isQuiet = !$(":focus[type=search]") && scrollY < 200;
+      const isWaitedFor = panes() ? isChanged || (now.new > 0 && isFollowing()) : isQuiet && (isChanged || $("[data-always]"));
+      const fresh = isWaitedFor ? await again() : null;
+      if (isWaitedFor && !fresh) return;
+      if (fresh && !panes()) takeOver(fresh);
+      else if (fresh && (isOther || isFollowing())) comeIn(fresh);
+      else if (fresh) {
+        takeOver(fresh, ["throughput", "facets"]);
+        showPill(now.new);
       }
+      told = now.newest;
       held = now.held;
       live("");
     } catch {
@@ -168,7 +176,9 @@
     typing = setTimeout(async () => {
       const form = new URLSearchParams(new FormData($("#search-form")));
       if (!form.get("q")) form.delete("q");
-      const fresh = await page(`/?${form}`);
+      const mine = ++loading, fresh = await page(`/?${form}`);
+      if (mine !== loading) return;
+      loading += 1;
       history.replaceState(null, "", `/?${form}`);
       Object.assign(panes().dataset, $("#panes", fresh).dataset);
       takeOver(fresh);
@@ -230,7 +240,7 @@
   const turn = async () => {
     const began = performance.now();
     await poll();
-    setTimeout(turn, Math.max(POLL, 3 * (performance.now() - began)));
+    setTimeout(turn, Math.min(Math.max(POLL, 3 * (performance.now() - began)), 5 * POLL));
   };
   setTimeout(turn, POLL);
 })();
