@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from retl.sandbox.page.throughput import Interval, Throughput
-from retl.sandbox.page.words import clock, stretch
+from retl.sandbox.page.words import moment, stretch
 
 FEWEST_PLACES = 45
 """Places for bars; where there are fewer bars, places at the left stay empty."""
@@ -89,7 +89,7 @@ def _parts(interval: Interval, scale: float) -> Iterator[BarPart]:
 
 def _says(interval: Interval, seconds: int) -> str:
     lines = [f"{calls:,} {outcome}" for outcome, calls in _counts(interval)]
-    return "\n".join([f"{clock(interval.begins)}, {stretch(seconds)}", *lines])
+    return "\n".join([f"{moment(interval.begins, seconds)}, {stretch(seconds)}", *lines])
 
 
 def _counts(interval: Interval) -> list[tuple[str, int]]:

@@ -76,6 +76,7 @@ def _environment() -> "jinja2.Environment":
         milliseconds=words.milliseconds,
         json=_json,
         json_parts=_json_parts,
+        moment=words.moment,
         number=words.number,
         reason=reason_in_words,
         short=words.short,

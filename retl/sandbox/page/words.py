@@ -21,6 +21,13 @@ def clock(at: datetime | None) -> str:
     return NONE if at is None else f"{at:%H:%M:%S}"
 
 
+def moment(at: datetime | None, seconds: int) -> str:
+    """A moment beside a chart whose bars stand for so many seconds: with the date where they are long."""
+    if at is None or seconds < 600:
+        return clock(at)
+    return f"{at.day} {at:%b %H:%M}"
+
+
 def milliseconds(at: datetime | None) -> str:
     """The part of a second that `clock` leaves out."""
     return "" if at is None else f".{at.microsecond // 1000:03}"
