@@ -47,7 +47,8 @@ test-all: .venv/browser test-snowflake $(if $(JAVA),test-spark)
 test-oldest: .venv/oldest
 	.venv/oldest/bin/python -m pytest -q -n 2 --dist worksteal -m "not slow" tests/test_engine.py tests/test_stage.py \
 		tests/test_state.py tests/test_migrations.py tests/test_keep.py tests/test_purge.py tests/test_unrendered.py tests/test_deliver.py tests/test_discard.py tests/test_cases.py \
-		tests/test_plan.py tests/test_apply.py
+		tests/test_plan.py tests/test_apply.py tests/test_sandbox_store.py tests/test_sandbox_calls.py \
+		tests/test_sandbox_queries.py tests/test_sandbox_users.py tests/test_sandbox_chart.py
 
 # DuckDB encrypts with its extension httpfs, which comes from DuckDB's own server, and of some versions from PyPI.
 test-encryption: .venv/encryption

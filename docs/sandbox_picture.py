@@ -17,7 +17,7 @@ WINDOW: ViewportSize = {"width": 1240, "height": 760}
 
 OPENED = """
 SELECT max("seq") AS "seq" FROM "call"
-WHERE "type" = 'identify' AND "outcome" = 'accepted' AND "body" ->> '$.traits.plan' = 'pro'
+WHERE "type" = 'identify' AND "outcome" = 'accepted' AND ("body" ->> '$.traits.plan') = 'pro'
 """
 """The call that is open: a user of whom something changed."""
 

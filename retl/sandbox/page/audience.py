@@ -92,11 +92,11 @@ _BY_EVENT = f"""
     SELECT {USER} AS "user", "seq", "received_at", "event" LIKE '% Entered' AS "is_in"
     FROM "call"
     WHERE "outcome" = 'accepted' AND "type" = 'track' AND "event" IN (?, ?)
-      AND "body" ->> ? = ?
+      AND ("body" ->> ?) = ?
 """
 _BY_TRAIT = f"""
     SELECT "user", "seq", "received_at", "is_in" FROM (
-        SELECT {USER} AS "user", "seq", "received_at", "body" ->> ? = 'true' AS "is_in",
+        SELECT {USER} AS "user", "seq", "received_at", ("body" ->> ?) = 'true' AS "is_in",
                lag("is_in") OVER (PARTITION BY "user" ORDER BY "seq") AS "was_in"
         FROM "call"
         WHERE "outcome" = 'accepted' AND "type" = 'identify' AND json_type("body", ?) = 'BOOLEAN'
