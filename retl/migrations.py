@@ -185,6 +185,18 @@ def _keep_history(db: duckdb.DuckDBPyConnection) -> None:
     )
 
 
+def _keep_snapshot_elsewhere(db: duckdb.DuckDBPyConnection) -> None:
+    """Make room for a snapshot that is in the warehouse."""
+    db.execute(
+        """
+        ALTER TABLE state.metadata ADD COLUMN snapshot_table JSON;
+        CREATE TABLE state.overridden (key VARCHAR NOT NULL, stale BOOLEAN NOT NULL);
+        CREATE TABLE state.table_maker (place VARCHAR NOT NULL, token VARCHAR NOT NULL);
+        ALTER TABLE state.snapshot ALTER COLUMN stale DROP DEFAULT  -- a first pass gave it one
+        """
+    )
+
+
 def _tell_places_apart(db: duckdb.DuckDBPyConnection) -> None:
     """Where calls wait, take the places from receipts of former outboxes, in which places began anew."""
     db.execute(
@@ -203,5 +215,6 @@ MIGRATIONS: dict[int, Callable[[duckdb.DuckDBPyConnection], None]] = {
     4: _render_later,
     5: _as_new,
     6: _keep_history,
+    7: _keep_snapshot_elsewhere,
 }
 """The step from each older schema version to the next."""

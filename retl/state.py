@@ -26,13 +26,15 @@ from retl.lock import SPILL, SPILLS
 from retl.migrations import MIGRATIONS
 from retl.storage import ALONE, Storage
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 
 OWNERS = {
     "metadata": "retl.state",
     "snapshot": "retl.engine.snapshot",
     "arriving": "retl.engine.snapshot",
     "replaced": "retl.engine.snapshot",
+    "overridden": "retl.engine.snapshot",
+    "table_maker": "retl.engine.warehouse.tables",
     "outbox": "retl.delivery.outbox",
     "unrendered": "retl.delivery.unrendered",
     "first_pass": "retl.delivery.history",
@@ -48,6 +50,13 @@ OWNERS = {
 
 `arriving` is there only while a first pass is read; `retl.engine.landing` makes and fills it.
 """
+
+
+ALL_IN_FILE = "(SELECT snapshot_table IS NULL FROM state.metadata)"
+"""Whether the whole snapshot is in the state file, and none of it in the warehouse; SQL."""
+
+ROWS_ELSEWHERE = "(SELECT coalesce((snapshot_table ->> 'rows')::BIGINT, 0) FROM state.metadata)"
+"""How many rows the table in the warehouse has; SQL."""
 
 
 class FirstPass(StrEnum):
@@ -71,6 +80,8 @@ class Metadata:
         destination: the same as `destination_hash`, to be shown; None also where an older retl sent last.
         sync_file: the sync file of the last run, from the state's folder where that is inside the project;
             None where an older retl wrote last.
+        snapshot_table: schema, name and rows of the table in the warehouse that holds the snapshot, but for
+            the rows in the file; None where the file holds all.
     """
 
     sync: str
@@ -81,6 +92,7 @@ class Metadata:
     mapping: dict[str, Any] | None
     destination: str | None = None
     sync_file: str | None = None
+    snapshot_table: dict[str, Any] | None = None
 
 
 class State:
@@ -115,12 +127,14 @@ class State:
             """
             SELECT
                 sync, destination_id, destination_hash, generation, first_pass, mapping,
-                destination, sync_file
+                destination, sync_file, snapshot_table
             FROM state.metadata
             """
         ).fetchone()
         assert row is not None
-        sync, destination_id, destination_hash, generation, first_pass, mapping, destination, file = row
+        sync, destination_id, destination_hash, generation, first_pass, mapping, destination, file, table = (
+            row
+        )
         return Metadata(
             sync,
             destination_id,
@@ -130,6 +144,7 @@ class State:
             json.loads(mapping) if mapping else None,
             destination,
             file,
+            json.loads(table) if table else None,
         )
 
     def note(self, metadata: Metadata) -> None:
@@ -151,6 +166,12 @@ class State:
             ],
         )
 
+    def note_snapshot_table(self, table: dict[str, Any] | None) -> None:
+        """Note the table in the warehouse that holds the snapshot; None where the file holds all of it."""
+        self.db.execute(
+            "UPDATE state.metadata SET snapshot_table = ?", [None if table is None else json.dumps(table)]
+        )
+
     def take_id(self, destination_id: str) -> None:
         """Take another random id, before a message id was made with the one that the file got."""
         self.db.execute("UPDATE state.metadata SET destination_id = ?", [destination_id])
@@ -158,6 +179,16 @@ class State:
     def rekey(self, destination_hash: str | None, destination: str | None = None) -> None:
         """Note that calls go to another destination from now on; None is the one of the next run."""
         self.note(replace(self.metadata, destination_hash=destination_hash, destination=destination))
+
+    @property
+    def place(self) -> str:
+        """The place where the file is, by which a copy of it is told from the original.
+
+        A copy has another path, or is another file there, or is on another machine.
+        """
+        if self.path is None:
+            return "memory"
+        return f"{machine_id()} {self.path.resolve()} {self.path.stat().st_ino}"
 
     def transaction(self) -> AbstractContextManager[None]:
         """All or nothing, on the state's connection."""
@@ -180,6 +211,13 @@ class State:
     def lost(self) -> RetlError | None:
         """The error of a run that must not go on, as another may hold the state by now; None else."""
         return self.storage.lost() if self.storage is not None else None
+
+
+def machine_id() -> str:
+    """The id that a Linux machine has since it was set up; empty where it has none, as in most containers."""
+    with suppress(OSError):
+        return Path("/etc/machine-id").read_text(encoding="ascii").strip()
+    return ""
 
 
 @contextmanager

@@ -11,13 +11,16 @@ CREATE TABLE state.metadata (
     first_pass       VARCHAR,            -- NULL until there is a snapshot, then 'silent' or 'sent'
     mapping          JSON,               -- the mapping that the snapshot was built with
     destination      VARCHAR,            -- as destination_hash, to be shown: address, and a hash of the write key
-    sync_file        VARCHAR             -- the sync file of the last run, by which a shared state is noticed
+    sync_file        VARCHAR,            -- the sync file of the last run, by which a shared state is noticed
+    snapshot_table   JSON                -- of `engine: warehouse`: schema, name and rows of the table of the snapshot
 );
 
 -- For a retl of before schema 3, which looks for this table, and so says that a newer one wrote the file.
 CREATE VIEW state.about AS SELECT schema_version, sync FROM state.metadata;
 
 -- The rows as they were when they were last turned into calls. The type of "row" follows the model.
+-- With `engine: warehouse` a table in the warehouse has most of them (`metadata.snapshot_table`). Here are those
+-- that it does not have, and those whose call is, or was, made of the row here (`seq`).
 -- While a first pass is read, its rows are in a table `arriving`, which becomes this one by the promote.
 -- A run that is killed leaves it to the next one.
 CREATE TABLE state.snapshot (
@@ -26,6 +29,20 @@ CREATE TABLE state.snapshot (
     stale BOOLEAN NOT NULL,              -- kept back while the mapping was edited: a change, whatever it holds
     hash  UBIGINT,                       -- of what is compared; NULL where it is not known
     seq   BIGINT                         -- of a first pass: place in the outbox at which its call is, or was, unrendered
+);
+
+-- With `engine: warehouse`, rows of the table there that do not count, as calls were discarded; or count, but are
+-- stale. The next run reads all rows, and empties this.
+CREATE TABLE state.overridden (
+    key   VARCHAR NOT NULL,
+    stale BOOLEAN NOT NULL
+);
+
+-- The tokens with which the names of tables in the warehouse begin that this state made, each with the place where
+-- the file was. In another place it is a copy, which drops no table of the original.
+CREATE TABLE state.table_maker (
+    place VARCHAR NOT NULL,
+    token VARCHAR NOT NULL
 );
 
 -- Rows as they were before the changes whose calls may still wait in the outbox. The type of "row" is the

@@ -29,7 +29,7 @@ from retl.warehouse import Warehouse
 
 FIXTURES = Path(__file__).parent / "fixtures"
 SCHEMAS = [str(version) for version in range(1, SCHEMA_VERSION)]
-FILES = [*SCHEMAS, "5_first_pass", "6_first_pass"]
+FILES = [*SCHEMAS, "5_first_pass", "6_first_pass", "7_first_pass"]
 MADE_ANEW = {"snapshot", "replaced"}
 """Tables whose columns follow the model: each edit of a mapping makes them anew, and without NOT NULL."""
 
