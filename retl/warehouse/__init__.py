@@ -9,15 +9,29 @@ from retl.errors import ConfigError
 from retl.lazy import lazy_module
 from retl.memory import Room
 from retl.warehouse.base import BATCH_ROWS, FAULT, Column, Warehouse
+from retl.warehouse.workspace import Workspace
 
 if TYPE_CHECKING:
     from sqlalchemy import engine
 
-    from retl.warehouse import bigquery, dialects, duckdb, hosted, postgres_adbc, snowflake, spark, sqlalchemy
+    from retl.warehouse import (
+        bigquery,
+        dialects,
+        duckdb,
+        duckdb_workspace,
+        hosted,
+        postgres_adbc,
+        postgres_workspace,
+        snowflake,
+        spark,
+        sqlalchemy,
+    )
 else:
     engine = lazy_module("sqlalchemy.engine")
     dialects = lazy_module("retl.warehouse.dialects")
     duckdb = lazy_module("retl.warehouse.duckdb")
+    duckdb_workspace = lazy_module("retl.warehouse.duckdb_workspace")
+    postgres_workspace = lazy_module("retl.warehouse.postgres_workspace")
     postgres_adbc = lazy_module("retl.warehouse.postgres_adbc")
     hosted = lazy_module("retl.warehouse.hosted")
     snowflake = lazy_module("retl.warehouse.snowflake")
@@ -25,10 +39,12 @@ else:
     spark = lazy_module("retl.warehouse.spark", "spark")
     sqlalchemy = lazy_module("retl.warehouse.sqlalchemy")
 
-__all__ = ["BATCH_ROWS", "FAULT", "Column", "Warehouse", "open_warehouse"]
+__all__ = ["BATCH_ROWS", "FAULT", "Column", "Warehouse", "Workspace", "open_warehouse", "open_workspace"]
 
 
-def open_warehouse(url: str, root: Path, room: Room | None = None) -> Warehouse:
+def open_warehouse(
+    url: str, root: Path, room: Room | None = None, *, with_workspace: bool = False
+) -> Warehouse:
     """Connect, read-only.
 
     Args:
@@ -36,6 +52,7 @@ def open_warehouse(url: str, root: Path, room: Room | None = None) -> Warehouse:
             or Spark's, `sc://host:15002`.
         root: the project folder, which relative paths in the URL (and, for DuckDB, in SQL) start from.
         room: what DuckDB may take; None leaves that to DuckDB.
+        with_workspace: whether a workspace is open, too; a DuckDB file is then not opened read-only.
 
     Raises:
         ConfigError: the URL cannot be understood, or its dialect or driver is not installed.
@@ -50,7 +67,7 @@ def open_warehouse(url: str, root: Path, room: Room | None = None) -> Warehouse:
             hint="Write dialect://user:password@host/database, the password with %40 for @ and %2F for /.",
         ) from None
     if address.backend == "duckdb":
-        return duckdb.DuckDBWarehouse(address, root, room)
+        return duckdb.DuckDBWarehouse(address, root, room, writable=with_workspace)
     if address.backend == "sc":
         return spark.SparkWarehouse(address)
     parsed = engine.make_url(url)
@@ -62,3 +79,27 @@ def open_warehouse(url: str, root: Path, room: Room | None = None) -> Warehouse:
     if address.backend == "bigquery" and find_spec("adbc_driver_bigquery"):
         return hosted.HostedWarehouse(parsed, bigquery.SERVICE)
     return sqlalchemy.SQLAlchemyWarehouse(parsed, root, dialect)
+
+
+def open_workspace(url: str, root: Path, schema: str, room: Room | None = None) -> Workspace:
+    """Connect to the schema of a warehouse that retl writes in.
+
+    Args:
+        url: as for `open_warehouse`.
+        root: as for `open_warehouse`.
+        schema: the name of the schema.
+        room: as for `open_warehouse`.
+
+    Raises:
+        ConfigError: `engine: warehouse` does not know that kind of warehouse, or the URL cannot be used.
+        WarehouseError: the warehouse cannot be reached, or cannot be written.
+    """
+    address = read_address(url)
+    if address.backend == "duckdb":
+        return duckdb_workspace.DuckDBWorkspace(address, root, schema, room)
+    if address.backend in ("postgres", "postgresql"):
+        return postgres_workspace.PostgresWorkspace(engine.make_url(url), root, schema)
+    raise ConfigError(
+        f"`engine: warehouse` does not know {address.backend}",
+        hint="use `engine: local`, which reads all rows and compares them here",
+    )

@@ -70,12 +70,13 @@ class _OpenFiles:
         self._changed = threading.Condition()
         self._open: dict[Path, tuple[dict[str, Any], int]] = {}
 
-    def take(self, path: Path, settings: dict[str, Any]) -> None:
-        """Wait until the file is open nowhere else with other settings."""
+    def take(self, path: Path, settings: dict[str, Any]) -> bool:
+        """Wait until the file is open nowhere else with other settings; whether it is open nowhere else."""
         with self._changed:
             self._changed.wait_for(lambda: self._open.get(path, (settings, 0))[0] == settings)
             _, users = self._open.get(path, (settings, 0))
             self._open[path] = (settings, users + 1)
+            return users == 0
 
     def give_back(self, path: Path) -> None:
         """Let others have it."""
@@ -90,19 +91,23 @@ _open_files = _OpenFiles()
 
 
 class DuckDBWarehouse(Warehouse):
-    """A DuckDB database, opened read-only.
+    """A DuckDB database, opened read-only, unless a workspace is kept in it.
+
+    DuckDB opens a file only once in a process, so that reader and workspace share what they open. Models are
+    read by statements of which DuckDB's parser has seen that they only read.
 
     Columns arrive in the Arrow types that lose nothing: JSON as `arrow.json`, UUID as `arrow.uuid`,
     HUGEINT, TIMETZ and BIT as `arrow.opaque`, which DuckDB turns back into what they were.
     """
 
-    def __init__(self, url: Address, root: Path, room: Room | None = None) -> None:
+    def __init__(self, url: Address, root: Path, room: Room | None = None, *, writable: bool = False) -> None:
         """Open the file that the URL names; none is made.
 
         Args:
             url: where the file is, with settings of DuckDB.
             root: the project folder.
             room: what it may take, where the URL does not say so.
+            writable: whether a workspace is kept in the file.
 
         Raises:
             ConfigError: the URL restricts what a model may read in a way that cannot be kept.
@@ -123,18 +128,28 @@ class DuckDBWarehouse(Warehouse):
         self._access = access_of(url, root)
         self._file = None if in_memory else path.resolve()
         settings = _settings(url, room)  # the access mode of a URL would win over `read_only`
+        read_only = self._file is not None and not writable
         with ExitStack() as failing:
+            is_first = True
             if self._file is not None:
-                _open_files.take(self._file, settings)
+                is_first = _open_files.take(self._file, {**settings, "read_only": read_only})
                 failing.callback(_open_files.give_back, self._file)
-            self._open(":memory:" if in_memory else path, settings, room)
+            self._open(":memory:" if in_memory else path, settings, read_only, room if is_first else None)
+            if is_first:
+                self._restrict()
             failing.pop_all()
 
-    def _open(self, path: str | Path, settings: dict[str, Any], room: Room | None) -> None:
+    def _open(self, path: str | Path, settings: dict[str, Any], read_only: bool, room: Room | None) -> None:
         try:
-            self._connection = duckdb.connect(path, read_only=self._file is not None, config=settings)
+            self._connection = duckdb.connect(path, read_only=read_only, config=settings)
             if room is not None and room.encrypted:
                 prepare(self._connection)
+        except duckdb.Error as error:
+            raise self._out_of_reach(error) from None
+
+    def _restrict(self) -> None:
+        """Set for the whole database what it may reach; it may be open elsewhere, where that was done."""
+        try:
             if self._access.is_locked:
                 self._set_up(self._connection, "SET GLOBAL")
             self._access.restrict(self._connection)
@@ -143,12 +158,12 @@ class DuckDBWarehouse(Warehouse):
 
     def columns(self, model: Model) -> tuple[Column, ...]:
         """The columns of the model's result; see `Warehouse.columns`."""
-        with self._cursor() as cursor:
+        with self.cursor() as cursor:
             try:
-                sql = _one_query(cursor, model, self._root)
+                sql = one_query(cursor, model, self._root)
                 described = cursor.execute(model.said(f"DESCRIBE {sql}")).fetchall()
             except duckdb.Error as error:
-                raise self._translated(model, error) from None
+                raise self.translated(model, error) from None
         distinct(model, [name for name, *_ in described])
         return tuple(Column(name, kind) for name, kind, *_ in described)
 
@@ -158,16 +173,16 @@ class DuckDBWarehouse(Warehouse):
         """The model's rows; see `Warehouse.read`."""
         types = {column.name: column.type for column in self.columns(model)}
         names = wanted(model, list(types), columns)
-        with self._cursor() as cursor:
+        with self.cursor() as cursor:
             try:
-                sql = _one_query(cursor, model, self._root)
+                sql = one_query(cursor, model, self._root)
                 if columns is not None:
                     chosen = ", ".join(_for_arrow(name, types[name]) for name in names)
                     sql = f"SELECT {chosen} FROM ({sql}\n)"
                 yield from _at_least_one(stream(cursor, model.said(sql), batch_rows))
             # Once the reader runs, Arrow passes on DuckDB's message in an OSError of its own.
             except (duckdb.Error, OSError, pa.ArrowException) as error:
-                raise self._translated(model, error) from None
+                raise self.translated(model, error) from None
 
     def cancel(self) -> None:
         """Stop what is being read; see `Warehouse.cancel`."""
@@ -182,7 +197,7 @@ class DuckDBWarehouse(Warehouse):
             self._file = None
 
     @contextmanager
-    def _cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
+    def cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """A connection of its own, since one with an unfinished read takes no other work."""
         with self._connection.cursor() as cursor:
             if not self._access.is_locked:
@@ -203,7 +218,8 @@ class DuckDBWarehouse(Warehouse):
         with suppress(duckdb.CatalogException):  # before DuckDB 2 each connection has its own, if not locked
             connection.execute(f"{set_} file_search_path = ?", [str(self._root)])
 
-    def _translated(self, model: Model, error: Exception) -> ModelError | WarehouseError:
+    def translated(self, model: Model, error: Exception) -> ModelError | WarehouseError:
+        """The error for what DuckDB says about a model."""
         message = without_secrets(str(error), self._url)
         where = at_line(model, line_in(message))
         sentence = sentence_in(message)
@@ -245,7 +261,7 @@ def _without_own_words(sentence: str, model: Model) -> str:
     return sentence
 
 
-def _one_query(cursor: duckdb.DuckDBPyConnection, model: Model, root: Path) -> str:
+def one_query(cursor: duckdb.DuckDBPyConnection, model: Model, root: Path) -> str:
     """The model's SQL without the semicolon that ends it, by DuckDB's own parser.
 
     Its relative paths start from the project folder, `root`.

@@ -65,7 +65,7 @@ class WatchedWarehouse(Warehouse):
             DeadlineError: the deadline has passed.
             Interrupted: a signal has come.
         """
-        thread = _ReadingThread()
+        thread = ReadingThread()
         try:
             return self._awaited(thread.start(partial(self._warehouse.columns, model)))
         finally:
@@ -81,7 +81,7 @@ class WatchedWarehouse(Warehouse):
             Interrupted: a signal has come.
         """
         self._observer.reading()
-        thread = _ReadingThread()
+        thread = ReadingThread()
         reading = self._warehouse.read(model, columns, batch_rows)
         one_more = partial(thread.start, partial(next, reading, None))
         ahead = deque(one_more() for _ in range(AHEAD_BATCHES))
@@ -103,18 +103,9 @@ class WatchedWarehouse(Warehouse):
         """The other warehouse is closed by its owner."""
 
     def _awaited(self, work: "Future[T]") -> T:
-        """The result of what a thread does, unless time is up or a signal comes before."""
-        while True:
-            wait([work], LOOK_SECONDS)
-            signals.check()
-            if self._clock.monotonic() > self.deadline:
-                raise DeadlineError(
-                    "the time for this run is up", hint="run it again with a later --deadline"
-                )
-            if work.done():
-                return work.result()
+        return awaited(work, self._clock, self.deadline)
 
-    def _end(self, thread: "_ReadingThread", close: Callable[[], None]) -> None:
+    def _end(self, thread: "ReadingThread", close: Callable[[], None]) -> None:
         """End a thread, and have the warehouse stop where it is still at work."""
         is_given_up = thread.drop()
         closed = thread.start(close)
@@ -132,7 +123,23 @@ class WatchedWarehouse(Warehouse):
                 return
 
 
-class _ReadingThread:
+def awaited(work: "Future[T]", clock: Clock, deadline: float) -> T:
+    """The result of what a thread does, unless time is up or a signal comes before.
+
+    Raises:
+        DeadlineError: the deadline has passed.
+        Interrupted: a signal has come.
+    """
+    while True:
+        wait([work], LOOK_SECONDS)
+        signals.check()
+        if clock.monotonic() > deadline:
+            raise DeadlineError("the time for this run is up", hint="run it again with a later --deadline")
+        if work.done():
+            return work.result()
+
+
+class ReadingThread:
     """A thread that does one piece of work after the other; it keeps no process from ending."""
 
     def __init__(self) -> None:
