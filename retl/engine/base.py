@@ -69,9 +69,22 @@ class Engine(Protocol):
             WarehouseError: the warehouse cannot be reached, or the read broke off.
         """
 
+    def moving(self, changes: Changes) -> str | None:
+        """The SELECT of the keys of rows that `promote` alters or removes in the state file; None is all."""
+
+    def prepare(self, changes: Changes) -> None:
+        """Let the state file have all rows that were compared, in the types of the old mapping.
+
+        To be run in the run's transaction, before the snapshot is touched.
+        """
+
     def promote(self, changes: Changes) -> SyncMapping:
         """Make the snapshot what the calls of this run say; to be run in the run's transaction.
 
         Returns:
             The mapping with which the snapshot is now built.
         """
+        ...
+
+    def close(self) -> None:
+        """Drop what was written outside the state file and is of no use, if that can be done."""

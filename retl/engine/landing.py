@@ -28,6 +28,9 @@ class Landing(StrEnum):
     """A TEMP table that holds of a row which the snapshot has just so only its hashes; and these of the
     snapshot's rows that no row was just like."""
 
+    SHIPPED = "shipped"
+    """A TEMP table of rows that were chosen in the warehouse, with the numbers that they have there."""
+
 
 class Purpose(StrEnum):
     """The purpose for which a model's rows are staged: it decides which rows are kept, and where."""
@@ -88,6 +91,7 @@ class Table:
             Landing.ASIDE: f"{image}, hash UBIGINT, fault VARCHAR",
             # The columns of the snapshot, and one that goes before it becomes that.
             Landing.IN_STATE: f"{image}, stale BOOL DEFAULT false, hash UBIGINT, seq BIGINT, fault VARCHAR",
+            Landing.SHIPPED: f"{image}, hash UBIGINT, seq BIGINT, fault VARCHAR",
             # A list takes no room where it is NULL; a STRUCT would, for each of its columns. Of a row of the
             # snapshot, `missing_after` is the turn after which none had come that is just so.
             Landing.UNLESS_KNOWN: f"key_hash UBIGINT, hash UBIGINT, image STRUCT({image}, fault VARCHAR)[], "
@@ -108,7 +112,7 @@ class Table:
             for column, value in columns.items()
         )
         image = f"{key} AS key, struct_pack({', '.join(members)}) AS row, {fault} AS fault"
-        if self.landing is Landing.IN_STATE:
+        if self.landing in (Landing.IN_STATE, Landing.SHIPPED):
             image += f", {sql.name(SEQ)} AS seq"
         hashed = f"SELECT *, {row_hash(self.mapping, 'row')} AS hash FROM (SELECT {image} FROM incoming)"
         if not self.leaves_out_known:

@@ -64,6 +64,14 @@ class LocalEngine(Engine):
         found = diff.diff(self.db, staged, old_mapping, compared, rows_before, full)
         return Changes(sync, mapping, old_mapping, compared, found)
 
+    def moving(self, changes: Changes) -> str | None:
+        """The SELECT of the keys of rows that the promote moves; see `Engine.moving`."""
+        before = changes.old_mapping
+        return snapshot.moving(changes.mapping, before) if before is not None else None
+
+    def prepare(self, changes: Changes) -> None:
+        """Leave the snapshot as it is: it is the one that was compared."""
+
     def promote(self, changes: Changes) -> SyncMapping:
         """Move the snapshot in the state file; see `Engine.promote`."""
         if changes.old_mapping is None and self.purpose is Purpose.PROMOTE:
@@ -77,6 +85,9 @@ class LocalEngine(Engine):
             changes.sync.sends_new_fields,
         )
 
+    def close(self) -> None:
+        """Leave all as it is: nothing was written elsewhere."""
+
 
 def read_columns(sync: Sync, model: Model, warehouse: Warehouse) -> tuple[Sync, Iterator[pa.RecordBatch]]:
     """The sync with `all` replaced by the model's columns, and the rows of the columns that it needs.
@@ -87,11 +98,16 @@ def read_columns(sync: Sync, model: Model, warehouse: Warehouse) -> tuple[Sync, 
     """
     if sync.block.sends_all:
         sync = with_columns(sync, [column.name for column in warehouse.columns(model)])
-    return sync, _located(sync, warehouse.read(model, read_mapping(sync).columns))
+    return sync, located(sync, warehouse.read(model, read_mapping(sync).columns))
 
 
 def needed_columns(sync: Sync, model: Model, warehouse: Warehouse) -> list[str]:
-    """The columns of the model that the sync needs, without reading its rows.
+    """The columns of the model that the sync needs; see `needed`."""
+    return needed(sync, model, warehouse)[1]
+
+
+def needed(sync: Sync, model: Model, warehouse: Warehouse) -> tuple[Sync, list[str]]:
+    """The sync with `all` replaced by the model's columns, and the columns that it needs; no row is read.
 
     Raises:
         ModelError: the SQL fails, or its result lacks a column; it says where the sync names it.
@@ -100,10 +116,11 @@ def needed_columns(sync: Sync, model: Model, warehouse: Warehouse) -> list[str]:
     names = [column.name for column in warehouse.columns(model)]
     sync = with_columns(sync, names)
     with _locating(sync):
-        return wanted(model, names, read_mapping(sync).columns)
+        return sync, wanted(model, names, read_mapping(sync).columns)
 
 
-def _located(sync: Sync, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def located(sync: Sync, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Batches, of whose columns one that is missing is an error where the sync names it."""
     with _locating(sync):
         yield from batches
 

@@ -4,7 +4,7 @@ It is compared through the TEMP view `known`: its rows, with instants moved wher
 edited. A run **promotes** it to what it turned into calls.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import duckdb
@@ -17,16 +17,24 @@ from retl.engine.canonical import (
 )
 from retl.engine.mapping import Comparison, SyncMapping, moved_columns
 from retl.engine.row_hash import hash_check, row_hash
-from retl.state import State
+from retl.state import ALL_IN_FILE, ROWS_ELSEWHERE, State
 
 
-def make_known(db: duckdb.DuckDBPyConnection, new: SyncMapping, old: SyncMapping | None) -> None:
+def make_known(
+    db: duckdb.DuckDBPyConnection, new: SyncMapping, old: SyncMapping | None, held: str = "state.snapshot"
+) -> None:
     """Make the TEMP view `known` of the snapshot, with its instants moved where the timezone was edited.
 
     The view `numbered` is the same with the place of each row in the file, by which rows are found quickly.
 
     An instant that names no zone is kept as UTC, and means another moment in another zone: so that an edit
     of the zone is not a change of the rows, the snapshot's are read anew, as if it had always been the zone.
+
+    Args:
+        db: the state's connection.
+        new: the mapping of this run.
+        old: the mapping with which the snapshot was built; None on a first pass.
+        held: the table of the snapshot's rows that are compared, with key, row, stale and hash.
     """
     row = _row(new, old)
     is_hashed = old is not None and old.hash_check == hash_check(db) and row == "row"
@@ -35,7 +43,7 @@ def make_known(db: duckdb.DuckDBPyConnection, new: SyncMapping, old: SyncMapping
         f"""
         CREATE OR REPLACE TEMP VIEW numbered AS
         SELECT number, key, row, stale, {hashed}
-        FROM (SELECT rowid AS number, key, {row}, stale, hash FROM state.snapshot);
+        FROM (SELECT rowid AS number, key, {row}, stale, hash FROM {held});
 
         CREATE OR REPLACE TEMP VIEW known AS SELECT key, row, stale, hash FROM numbered
         """
@@ -372,7 +380,15 @@ FROM state.replaced JOIN first_dropped USING (key, run_id)
 WHERE change IN ('changed', 'removed')
 """
 
-_PUT_BACK = """
+_PUT_BACK = f"""
+-- What a table in the warehouse has of these rows does not count any more.
+INSERT INTO state.overridden
+SELECT DISTINCT key, change IS NULL
+FROM first_dropped
+WHERE (change IN ('added', 'changed') OR is_stale)
+    AND NOT {ALL_IN_FILE}
+    AND key NOT IN (SELECT key FROM state.snapshot WHERE seq IS NULL);
+
 DELETE FROM state.snapshot WHERE key IN (SELECT key FROM first_dropped WHERE change = 'added');
 
 UPDATE state.snapshot SET stale = true WHERE key IN (SELECT key FROM first_dropped WHERE is_stale);
@@ -386,14 +402,77 @@ DELETE FROM state.replaced WHERE (run_id, key) IN (SELECT (run_id, key) FROM dro
 
 
 ROWS = "SELECT key, row FROM state.snapshot"
-"""The rows of the snapshot; a SELECT."""
+"""The rows of the snapshot that are in the state file; a SELECT."""
+
+IN_FILE = f"""
+SELECT key, row, stale, hash FROM state.snapshot
+WHERE seq IS NULL OR {ALL_IN_FILE}
+"""
+"""The rows of the snapshot that no table in the warehouse has; a SELECT. One that has a place is in both."""
+
+OVERRIDDEN = "SELECT key, stale FROM state.overridden"
+"""The keys of rows that are in a table in the warehouse and do not count, or are stale; a SELECT."""
 
 
 def row_count(db: duckdb.DuckDBPyConnection) -> int:
     """How many rows the snapshot holds."""
-    row = db.execute("SELECT count(*) FROM state.snapshot").fetchone()
+    row = db.execute(
+        f"""
+        SELECT
+            (SELECT count(*) FROM ({IN_FILE}))
+            + {ROWS_ELSEWHERE}
+            - (SELECT count(*) FROM ({OVERRIDDEN}) WHERE NOT stale)
+        """
+    ).fetchone()
     assert row is not None
     return int(row[0])
+
+
+def hold(db: duckdb.DuckDBPyConnection, held: str, old: SyncMapping, noted_types: Mapping[str, str]) -> None:
+    """Let the snapshot in the file have these rows and no other; to be run in the run's transaction.
+
+    Args:
+        db: the state's connection.
+        held: the table with key, row, stale and hash of the rows.
+        old: the mapping with the types of the rows.
+        noted_types: those of the rows in the file so far.
+    """
+    db.execute(
+        f"""
+        CREATE OR REPLACE TABLE state.snapshot AS
+        SELECT key, row, stale, hash, NULL::BIGINT AS seq FROM {held};
+
+        DELETE FROM state.overridden
+        """
+    )
+    if keeps_replaced(db):
+        members = (
+            f"{sql.name(one)} := {converted(noted_types[one], old.types[one], f'row[{sql.text(one)}]')}"
+            for one in old.columns
+        )
+        row = f"struct_pack({', '.join(members)}) AS row"
+        rows = f"SELECT * REPLACE ({row}) FROM state.replaced"
+    else:
+        rows = f"SELECT NULL::VARCHAR AS run_id, key, row, stale, 0::BIGINT AS calls FROM {held} LIMIT 0"
+    db.execute(f"CREATE OR REPLACE TABLE state.replaced AS {rows}")
+
+
+def keeps_replaced(db: duckdb.DuckDBPyConnection) -> bool:
+    """Whether rows before changes are kept, as calls may wait."""
+    return db.execute("SELECT count(*) FROM state.replaced").fetchone() != (0,)
+
+
+def left_out(db: duckdb.DuckDBPyConnection, before: int) -> dict[int, bool]:
+    """The rows of a first pass that `promote_arriving` leaves out, by their places behind `before`."""
+    found = db.execute(
+        "SELECT seq - ? FROM state.arriving WHERE key IS NULL OR key IN (SELECT key FROM rejected)", [before]
+    )
+    return {number: False for (number,) in found.fetchall()}
+
+
+def move_out(db: duckdb.DuckDBPyConnection, keys: str) -> None:
+    """Remove rows from the file that a table in the warehouse has from now on; `keys` is a SELECT."""
+    db.execute(f"DELETE FROM state.snapshot WHERE key IN ({keys})")
 
 
 def forget(state: State, with_destination: bool = False) -> None:
@@ -403,7 +482,8 @@ def forget(state: State, with_destination: bool = False) -> None:
         state: the state.
         with_destination: whether the sync may go to another destination from then on.
     """
-    state.db.execute("DELETE FROM state.snapshot")
+    state.db.execute("DELETE FROM state.snapshot; DELETE FROM state.overridden")
+    state.note_snapshot_table(None)
     forget_replaced(state.db)
     metadata = state.metadata
     state.note(replace(metadata, first_pass=None, mapping=None, generation=metadata.generation + 1))

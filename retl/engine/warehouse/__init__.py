@@ -1,0 +1,1 @@
+"""The engine that compares rows in the warehouse, and reads only those that may differ."""

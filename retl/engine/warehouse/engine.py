@@ -1,0 +1,325 @@
+"""The warehouse engine: rows are compared where they are, and only candidates are read.
+
+The model runs once, into a table of the workspace. Its rows are compared there with the last snapshot table
+(`retl.engine.warehouse.statements`). Those that may have changed are read, old and new, and from there on all
+is as it is with the local engine: their canonical values are compared, and only these decide.
+
+The snapshot is the snapshot table and the rows in the state file, which have no key in common. In the file
+stand rows that are neither as the model has them nor as the last table had them.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from enum import Enum
+
+import pyarrow as pa
+
+from retl import sql
+from retl.config.sync import Sync
+from retl.engine import diff, snapshot
+from retl.engine.base import Changes, Engine
+from retl.engine.cast import refuse_casts
+from retl.engine.landing import SEQ, Landing, Purpose, Staged
+from retl.engine.local import located, needed
+from retl.engine.mapping import SyncMapping, comparisons, read_mapping
+from retl.engine.stage import numbered, stage
+from retl.engine.unmatched import all_unmatched
+from retl.engine.warehouse import held, statements
+from retl.engine.warehouse.statements import Sides
+from retl.engine.warehouse.tables import (
+    RunTables,
+    SnapshotTable,
+    drop_unneeded,
+    note_snapshot_table,
+    run_tables,
+    snapshot_table,
+)
+from retl.errors import RetlError, StateError
+from retl.model import Model
+from retl.state import State
+from retl.warehouse import Warehouse, Workspace
+from retl.warehouse.workspace import StoredColumn
+
+
+class Shipment(Enum):
+    """The rows that are read from the warehouse."""
+
+    CANDIDATES = "candidates"
+    """Rows that may have changed, old and new."""
+
+    FAULTS = "faults"
+    """Rows that may be at fault; of a first pass that sends nothing."""
+
+    ALL = "all"
+    """All, old and new: where the two tables cannot be compared, or each row is needed."""
+
+
+@dataclass(frozen=True)
+class Copied:
+    """The model's rows in the workspace, and how they are compared.
+
+    Attributes:
+        shipment: the rows that are read.
+        rows: that the model has.
+        sides: the tables.
+        kept: rows that differ in what is not compared alone.
+    """
+
+    shipment: Shipment
+    rows: int
+    sides: Sides
+    kept: int = 0
+
+
+class WarehouseEngine(Engine):
+    """An engine that compares rows in the warehouse.
+
+    Attributes:
+        state: whose snapshot it is.
+        warehouse: where rows are read.
+        workspace: where they are compared.
+        purpose: which rows `stage` holds, and where.
+        first_place: as for the local engine.
+        sends: whether a first pass sends its rows.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        warehouse: Warehouse,
+        workspace: Workspace,
+        purpose: Purpose = Purpose.COMPARE,
+        first_place: int = 1,
+        sends: bool = True,
+    ) -> None:
+        self.state = state
+        self.db = state.db
+        self.warehouse = warehouse
+        self.workspace = workspace
+        self.purpose = purpose
+        self.first_place = first_place
+        self.sends = sends
+        self._tables: RunTables | None = None
+        self._copied: Copied | None = None
+
+    def find_changes(self, sync: Sync, model: Model, old_mapping: SyncMapping | None, full: bool) -> Changes:
+        """Copy the model's rows, find candidates and compare them; see `Engine.find_changes`."""
+        try:
+            return self._find_changes(sync, model, old_mapping, full)
+        finally:
+            if self.purpose is not Purpose.PROMOTE:
+                self.close()
+
+    def _find_changes(self, sync: Sync, model: Model, old_mapping: SyncMapping | None, full: bool) -> Changes:
+        sync, names = needed(sync, model, self.warehouse)
+        self.workspace.prepare()
+        self._tables = run_tables(self.state, self.workspace, keep=self.purpose is Purpose.PROMOTE)
+        if self.purpose is Purpose.PROMOTE:
+            drop_unneeded(self.state, self.workspace, self._tables)
+        mapping = read_mapping(sync)
+        rows_before = snapshot.row_count(self.db)
+        copied = self._copied = self._copy(model, names, mapping, old_mapping, full)
+        known = self._hold(sync, model, old_mapping, copied)
+        snapshot.make_known(self.db, mapping, known, held.TABLE)
+        staged = self._stage(sync, model, mapping, copied)
+        all_unmatched(self.db)
+        mapping = staged.mapping
+        refuse_casts(sync, mapping)
+        compared = comparisons(sync, mapping, known, send_new_fields=sync.sends_new_fields)
+        found = diff.diff(self.db, staged, known, compared, rows_before, full)
+        if old_mapping is None:
+            found = replace(found, added=staged.rows - found.rejected)
+        return Changes(sync, mapping, known, compared, found)
+
+    def moving(self, changes: Changes) -> str | None:
+        """All rows, as none of the file has the place of a call from then on; see `Engine.moving`."""
+        return None
+
+    def prepare(self, changes: Changes) -> None:
+        """Put the rows that were compared into the state's snapshot; see `Engine.prepare`."""
+        if changes.old_mapping is not None:
+            snapshot.hold(self.db, held.TABLE, changes.old_mapping, self._noted_types())
+
+    def promote(self, changes: Changes) -> SyncMapping:
+        """Make the next snapshot table, and move the state to it; see `Engine.promote`."""
+        assert self._copied is not None and self._tables is not None, "changes were found before"
+        copied, tables = self._copied, self._tables
+        if changes.old_mapping is None and copied.shipment is Shipment.ALL:
+            exceptions = snapshot.left_out(self.db, self.first_place - 1)
+            snapshot.promote_arriving(self.db, changes.mapping)
+            shape = changes.mapping
+        else:
+            shape = snapshot.promote(
+                self.db,
+                changes.mapping,
+                changes.old_mapping,
+                changes.compared,
+                changes.sync.sends_new_fields,
+            )
+            is_old = copied.shipment is Shipment.CANDIDATES and changes.old_mapping is not None
+            exceptions = held.settle(self.db, shape, changes.mapping, changes.old_mapping if is_old else None)
+        name = self._next_table(tables, copied, exceptions)
+        rows = self.workspace.number(statements.count_rows(self._named(name)))
+        note_snapshot_table(self.state, SnapshotTable(tables.schema, name, rows))
+        return shape
+
+    def close(self) -> None:
+        """Drop the tables that nothing needs any more, which the next run does else; see `Engine.close`."""
+        try:
+            with suppress(RetlError):
+                if self._tables is not None and self.purpose is Purpose.PROMOTE:
+                    drop_unneeded(self.state, self.workspace, self._tables)
+                elif self._tables is not None:
+                    self.workspace.drop(self.workspace.tables(self._tables.stem))
+        finally:
+            self.workspace.close()
+
+    def _copy(
+        self,
+        model: Model,
+        names: Sequence[str],
+        mapping: SyncMapping,
+        old_mapping: SyncMapping | None,
+        full: bool,
+    ) -> Copied:
+        """Run the model into a table of the workspace, and find the candidates."""
+        assert self._tables is not None
+        tables, old = self._tables, self._old_columns()
+        alike = old_mapping is not None and mapping.is_alike(old_mapping)
+        needs_all = self.purpose is Purpose.LOOK_UP or (
+            full or not alike or old is None or held.is_overridden(self.db)
+        )
+        shipment = Shipment.ALL if needs_all else Shipment.CANDIDATES
+        if old_mapping is None and not self.sends and self.purpose is not Purpose.LOOK_UP:
+            shipment = Shipment.FAULTS
+        query = self.workspace.query_of(model)
+        copy = self._named(tables.copy)
+        is_numbered = shipment is Shipment.ALL
+        self.workspace.execute(statements.copy_model(copy, query, names, is_numbered), model)
+        columns = [one for one in self.workspace.columns(tables.copy) if one.name != statements.NUMBER]
+        table = snapshot_table(self.state)
+        is_compared = old_mapping is not None and table is not None
+        sides = _sides(copy, self._named(table.name) if is_compared and table else None, columns, mapping)
+        rows = self.workspace.number(statements.count_rows(copy))
+        if shipment is not Shipment.ALL and not _can_compare(sides, old):
+            numbered_copy = self._named(tables.numbered)
+            self.workspace.execute(statements.number_copy(numbered_copy, copy))
+            sides, shipment = replace(sides, new=numbered_copy), Shipment.ALL
+        if shipment is Shipment.ALL:
+            return Copied(shipment, rows, sides)
+        candidates = self._named(tables.candidates)
+        self.workspace.execute(statements.find_candidates(candidates, sides))
+        return Copied(shipment, rows, sides, self.workspace.number(statements.count_kept(candidates)))
+
+    def _old_columns(self) -> Mapping[str, str] | None:
+        """The types of the columns of the snapshot table; None where there is none.
+
+        Raises:
+            StateError: it is gone, or has other rows than it had.
+        """
+        table = snapshot_table(self.state)
+        if table is None:
+            return None
+        columns = {one.name: one.type for one in self.workspace.columns(table.name)}
+        if table.schema != self.workspace.schema or not columns:
+            raise _lost(table, self.state.metadata.sync, "is not in the warehouse (any more)")
+        rows = self.workspace.number(statements.count_rows(self._named(table.name)))
+        if rows != table.rows:
+            raise _lost(table, self.state.metadata.sync, f"had {table.rows:,} rows and has {rows:,} now")
+        columns.pop(statements.NUMBER, None)
+        return columns
+
+    def _hold(self, sync: Sync, model: Model, old: SyncMapping | None, copied: Copied) -> SyncMapping | None:
+        """Read the old rows, into the TEMP table `held`; gives the mapping with the types that they have."""
+        if old is None:
+            held.hold_nothing(self.db)
+            return None
+        if copied.sides.old is None:
+            held.hold_file(self.db)
+            return old
+        assert self._tables is not None
+        if copied.shipment is Shipment.CANDIDATES:
+            candidates = self._named(self._tables.candidates)
+            query = statements.select_old(candidates, copied.sides.columns, SEQ)
+        else:
+            query = statements.select_all(copied.sides.old, old.columns)
+        zone = sync.model_copy(update={"timezone": old.timezone or sync.timezone})
+        batches = self._read(sync, model, query)
+        if copied.shipment is Shipment.ALL:
+            batches = numbered(batches, 1)
+        staged = stage(self.db, zone, old, batches, Landing.SHIPPED)
+        return held.hold_shipped(self.db, old, staged.mapping)
+
+    def _stage(self, sync: Sync, model: Model, mapping: SyncMapping, copied: Copied) -> Staged:
+        """Read the new rows into `stage`."""
+        assert self._tables is not None
+        names = [column.name for column in copied.sides.columns]
+        if copied.shipment is not Shipment.ALL:
+            candidates = self._named(self._tables.candidates)
+            batches = self._read(sync, model, statements.select_new(candidates, copied.sides.columns, SEQ))
+            return replace(stage(self.db, sync, mapping, batches, Landing.SHIPPED), rows=copied.rows)
+        is_first = snapshot_table(self.state) is None and self.state.metadata.mapping is None
+        landing = Landing.IN_STATE if is_first and self.purpose is Purpose.PROMOTE else Landing.SHIPPED
+        query = statements.select_all(copied.sides.new, names, SEQ, in_order=is_first)
+        batches = self._read(sync, model, query)
+        if landing is Landing.IN_STATE:
+            batches = _placed(batches, self.first_place - 1)
+        return stage(self.db, sync, mapping, batches, landing)
+
+    def _read(self, sync: Sync, model: Model, query: str) -> Iterator[pa.RecordBatch]:
+        """Rows of the workspace, by the reader by which all models are read."""
+        return located(sync, self.warehouse.read(replace(model, sql=query)))
+
+    def _next_table(self, tables: RunTables, copied: Copied, exceptions: Mapping[int, bool]) -> str:
+        """Make the next snapshot table; gives its name, which is the copy's where that has all its rows."""
+        is_all = copied.shipment is Shipment.ALL
+        name = tables.numbered if copied.sides.new == self._named(tables.numbered) else tables.copy
+        if not exceptions and not copied.kept:
+            return name
+        excepted = self._named(tables.exceptions)
+        self.workspace.execute(statements.create_exceptions(excepted))
+        for statement in statements.insert_exceptions(excepted, exceptions):
+            self.workspace.execute(statement)
+        merged, names = self._named(tables.merged), [one.name for one in copied.sides.columns]
+        if is_all:
+            self.workspace.execute(statements.leave_out(merged, copied.sides.new, excepted, names))
+        else:
+            candidates = self._named(tables.candidates)
+            self.workspace.execute(statements.merge(merged, candidates, excepted, copied.sides))
+        return tables.merged
+
+    def _noted_types(self) -> Mapping[str, str]:
+        """The types of the rows that stand in the state file."""
+        noted = self.state.metadata.mapping
+        return SyncMapping.from_json(noted).types if noted else {}
+
+    def _named(self, table: str) -> str:
+        """A table of the workspace, in SQL."""
+        return f"{sql.name(self.workspace.schema)}.{sql.name(table)}"
+
+
+def _sides(new: str, old: str | None, columns: Sequence[StoredColumn], mapping: SyncMapping) -> Sides:
+    by_name = {column.name: column for column in columns}
+    key = [by_name[name] for name in mapping.primary_key]
+    compared = [by_name[name] for name in dict.fromkeys(mapping.compared.values())]
+    return Sides(new, old, columns, key, compared)
+
+
+def _can_compare(sides: Sides, old: Mapping[str, str] | None) -> bool:
+    """Whether rows can be joined, and all columns have the types that they had."""
+    if any(column.key is None for column in sides.key):
+        return False
+    return sides.old is None or {column.name: column.type for column in sides.columns} == old
+
+
+def _placed(batches: Iterator[pa.RecordBatch], before: int) -> Iterator[pa.RecordBatch]:
+    """Batches whose rows are numbered from the place behind `before` on."""
+    yield from numbered((batch.drop_columns([SEQ]) for batch in batches), before + 1)
+
+
+def _lost(table: SnapshotTable, sync: str, what: str) -> StateError:
+    return StateError(
+        f"the table `{table.schema}.{table.name}`, which holds the snapshot, {what}",
+        hint=f"restore it as it was; or start anew with a first pass: retl reset {sync}",
+    )

@@ -1,0 +1,129 @@
+"""The tables that a state has in its workspace: their names, and which of them nothing needs any more.
+
+Each name begins with the sync's and a random token of the state, so that two states never choose the same
+one. A state drops only tables with a token of its own: one that it drew itself, where it is now. A copy of a
+state file reads the snapshot table that it came with, and draws another token for the tables that it makes.
+"""
+
+import hashlib
+import re
+import secrets
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from retl.state import State
+from retl.warehouse.workspace import Workspace
+
+_TOKEN_BYTES = 4
+_ENDING = 24
+"""Characters that a name has at most behind the sync's: the token, the generation and the kind of table."""
+
+
+@dataclass(frozen=True)
+class SnapshotTable:
+    """The table that holds a state's snapshot, but for the rows in the state file.
+
+    Attributes:
+        schema: where it is.
+        name: of the table.
+        rows: that it has.
+    """
+
+    schema: str
+    name: str
+    rows: int
+
+    def as_json(self) -> dict[str, Any]:
+        """The object as the state's metadata has it."""
+        return asdict(self)
+
+
+def snapshot_table(state: State) -> SnapshotTable | None:
+    """The table that holds the state's snapshot; None where all of it is in the state file."""
+    noted = state.metadata.snapshot_table
+    return SnapshotTable(**noted) if noted else None
+
+
+def note_snapshot_table(state: State, table: SnapshotTable | None) -> None:
+    """Let a table hold the snapshot; to be run in the run's transaction."""
+    state.note_snapshot_table(table.as_json() if table else None)
+
+
+@dataclass(frozen=True)
+class RunTables:
+    """The names of the tables that one run makes.
+
+    Attributes:
+        schema: where they are.
+        prefix: with which the names of all tables begin that are this state's own.
+        stem: with which those of this run begin.
+    """
+
+    schema: str
+    prefix: str
+    stem: str
+
+    @property
+    def copy(self) -> str:
+        """The model's rows."""
+        return f"{self.stem}a"
+
+    @property
+    def numbered(self) -> str:
+        """The same, with numbers."""
+        return f"{self.stem}n"
+
+    @property
+    def candidates(self) -> str:
+        """The rows that may have changed."""
+        return f"{self.stem}c"
+
+    @property
+    def exceptions(self) -> str:
+        """The candidates that do not become part of the snapshot."""
+        return f"{self.stem}x"
+
+    @property
+    def merged(self) -> str:
+        """The next snapshot."""
+        return f"{self.stem}m"
+
+
+def run_tables(state: State, workspace: Workspace, keep: bool) -> RunTables:
+    """The names of the tables of a run.
+
+    Args:
+        state: whose they are.
+        workspace: where they are.
+        keep: whether the state may note its token, which it must before a table outlasts the process.
+    """
+    metadata = state.metadata
+    prefix = f"{_stem(metadata.sync, workspace.longest_name - _ENDING)}__{_token(state, keep)}_"
+    return RunTables(workspace.schema, prefix, f"{prefix}{metadata.generation}_{secrets.token_hex(1)}")
+
+
+def drop_unneeded(state: State, workspace: Workspace, tables: RunTables) -> None:
+    """Drop the tables that this state made and that its snapshot is not in."""
+    kept = snapshot_table(state)
+    found = [name for name in workspace.tables(tables.prefix) if kept is None or name != kept.name]
+    workspace.drop(found)
+
+
+def _token(state: State, keep: bool) -> str:
+    """The random token of the state at this place; a new one where it was copied here."""
+    row = state.db.execute("SELECT token FROM state.table_maker WHERE place = ?", [state.place]).fetchone()
+    if row is not None:
+        return str(row[0])
+    token = secrets.token_hex(_TOKEN_BYTES)
+    if keep:
+        with state.transaction():
+            state.db.execute("INSERT INTO state.table_maker VALUES (?, ?)", [state.place, token])
+    return token
+
+
+def _stem(sync: str, longest: int) -> str:
+    """A sync's name as the beginning of a table's; cut, and with a hash, where that has no room for it."""
+    plain = re.sub(r"[^a-z0-9_]", "_", sync.lower())
+    if plain == sync and len(plain) <= longest:
+        return plain
+    return f"{plain[: longest - 7]}_{hashlib.sha256(sync.encode()).hexdigest()[:6]}"
