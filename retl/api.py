@@ -143,7 +143,14 @@ class LoadedSync:
             with session.peeked_state(clock) as state:
                 options = Options(backfill=backfill, full=full)
                 job = Job(
-                    session.sync, session.model, state, session.warehouse, options, clock, SilentObserver()
+                    session.sync,
+                    session.model,
+                    state,
+                    session.warehouse,
+                    options,
+                    clock,
+                    SilentObserver(),
+                    workspace=session.open_workspace,
                 )
                 return make_plan(job, session.limits, session.file, with_calls=True)
 

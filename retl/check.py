@@ -108,7 +108,16 @@ class CheckReport:
 def looking_job(session: Session, state: State) -> Job:
     """The job of a command that only looks: the options of a plain run, and no progress."""
     clock, observer = SystemClock(), SilentObserver()
-    return Job(session.sync, session.model, state, session.warehouse, Options(), clock, observer)
+    return Job(
+        session.sync,
+        session.model,
+        state,
+        session.warehouse,
+        Options(),
+        clock,
+        observer,
+        workspace=session.open_workspace,
+    )
 
 
 def receiver_settings(session: Session, names: Sequence[str]) -> dict[str, Settings]:

@@ -1,5 +1,6 @@
 """The job of a run: one sync, and all that its run works with."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from retl.planned import Planned
 from retl.state import State
 
 if TYPE_CHECKING:
-    from retl.warehouse import Warehouse
+    from retl.warehouse import Warehouse, Workspace
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Options:
 class Job:
     """One sync and what its run works with.
 
-    `address` is that of the destination as it is shown, for the state to remember.
+    `address` is that of the destination as it is shown, for the state to remember. `workspace` opens the
+    schema in the warehouse that retl writes in.
     """
 
     sync: Sync
@@ -53,6 +55,7 @@ class Job:
     clock: Clock
     observer: Observer = field(default_factory=SilentObserver)
     address: str | None = None
+    workspace: "Callable[[], Workspace] | None" = None
 
     @property
     def deadline(self) -> float:

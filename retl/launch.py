@@ -88,7 +88,8 @@ def launch(
             observer.notice(_LOCAL.format(session.address.partition(", ")[0]))
         warehouse, address = session.warehouse, session.address
         told = with_progress_file(session, state, observer, clock)
-        job = Job(session.sync, model, state, warehouse, how.options, clock, told, address)
+        options, workspace = how.options, session.open_workspace
+        job = Job(session.sync, model, state, warehouse, options, clock, told, address, workspace)
         return run(job, destination)
 
 

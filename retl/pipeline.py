@@ -4,6 +4,7 @@ The state, the warehouse and the destination are handed in open. Each step is on
 owns it.
 """
 
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -45,9 +46,13 @@ from retl.warehouse.watched import WatchedWarehouse
 
 if TYPE_CHECKING:
     from retl.checks import call_check, static_check
+    from retl.engine.warehouse import engine as warehouse_engine
+    from retl.warehouse import watched_workspace
 else:
     call_check = lazy_module("retl.checks.call_check")
     static_check = lazy_module("retl.checks.static_check")
+    warehouse_engine = lazy_module("retl.engine.warehouse.engine")
+    watched_workspace = lazy_module("retl.warehouse.watched_workspace")
 
 
 def run(job: Job, destination: Destination) -> Run:
@@ -71,29 +76,29 @@ def run(job: Job, destination: Destination) -> Run:
         left_over = deliver(state, destination, before_reading, clock, job.observer)
         record = record.with_delivery(left_over)
         if left_over.undecided or (left_over.error is None and outbox.pending(state.db) == 0):
-            engine = open_engine(job, terms.deadline, Purpose.PROMOTE)
-            proposal = find_changes(job, engine)
-            record = record.with_diff(proposal.diff, proposal.guards, baseline=not proposal.sends)
-            guard.stop_if_tripped(sync, proposal.changes, proposal.guards)
-            job.observer.enqueuing()
-            outgoing = make_calls(job, proposal, destination.connections, may_wait=True)
-            record = record.with_diff(outgoing.diff, proposal.guards, baseline=not proposal.sends)
-            record = record.evolve(violations=outgoing.violations)
-            if (planned := job.options.planned) is not None:
-                planned.refuse_other_work(work_of(state.db, outgoing.diff))
-            with state.transaction():
-                outbox.render_waiting(state.db)
-                if (before := proposal.changes.old_mapping) is not None:
-                    moving = snapshot.moving(proposal.changes.mapping, before)
-                    history.keep_first_calls(state.db, moving)
-                refused = rejected.record(state.db, record.run_id, clock.now())
-                snapshot.keep_replaced(state.db, record.run_id)
-                mapping = engine.promote(proposal.changes)
-                enqueued = outbox.enqueue(state.db, record.run_id, outgoing.lanes, outgoing.unrendered)
-                remember(job, mapping, proposal.sends, destination)
-                enqueued_record = record.with_calls(enqueued, outgoing.undated, refused)
-                keep_run(state.db, enqueued_record)
-            record = enqueued_record
+            with closing(open_engine(job, terms.deadline, Purpose.PROMOTE)) as engine:
+                proposal = find_changes(job, engine)
+                record = record.with_diff(proposal.diff, proposal.guards, baseline=not proposal.sends)
+                guard.stop_if_tripped(sync, proposal.changes, proposal.guards)
+                job.observer.enqueuing()
+                outgoing = make_calls(job, proposal, destination.connections, may_wait=True)
+                record = record.with_diff(outgoing.diff, proposal.guards, baseline=not proposal.sends)
+                record = record.evolve(violations=outgoing.violations)
+                if (planned := job.options.planned) is not None:
+                    planned.refuse_other_work(work_of(state.db, outgoing.diff))
+                with state.transaction():
+                    outbox.render_waiting(state.db)
+                    if proposal.changes.old_mapping is not None:
+                        history.keep_first_calls(state.db, engine.moving(proposal.changes))
+                    engine.prepare(proposal.changes)
+                    refused = rejected.record(state.db, record.run_id, clock.now())
+                    snapshot.keep_replaced(state.db, record.run_id)
+                    mapping = engine.promote(proposal.changes)
+                    enqueued = outbox.enqueue(state.db, record.run_id, outgoing.lanes, outgoing.unrendered)
+                    remember(job, mapping, proposal.sends, destination)
+                    enqueued_record = record.with_calls(enqueued, outgoing.undated, refused)
+                    keep_run(state.db, enqueued_record)
+                record = enqueued_record
             if enqueued:
                 delivery = deliver(state, destination, terms.after(left_over), clock, job.observer)
                 record = record.with_delivery(delivery)
@@ -158,9 +163,15 @@ def open_engine(job: Job, deadline: float, purpose: Purpose) -> Engine:
         deadline: on the monotonic clock.
         purpose: of staging the model's rows; only a run may write to the state file.
     """
-    db = job.state.db
+    state, place = job.state, outbox.next_place(job.state.db)
     warehouse = WatchedWarehouse(job.warehouse, job.observer, job.clock, deadline)
-    return LocalEngine(db, warehouse, purpose, outbox.next_place(db))
+    if job.sync.engine == "local":
+        return LocalEngine(state.db, warehouse, purpose, place)
+    assert job.workspace is not None, "only commands open an engine that writes"
+    workspace = watched_workspace.WatchedWorkspace(job.workspace, job.sync.engine_schema, job.clock, deadline)
+    options, sync = job.options, job.sync
+    sends = options.full or options.backfill or sync.sends_first_pass or bool(state.metadata.first_pass)
+    return warehouse_engine.WarehouseEngine(state, warehouse, workspace, purpose, place, sends)
 
 
 @dataclass(frozen=True)

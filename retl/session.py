@@ -39,7 +39,7 @@ from retl.state import State, open_state, peek_state
 from retl.state_folder import state_folders
 from retl.storage import Folder, FolderOnDisk, Storage
 from retl.system import expanded
-from retl.warehouse import BATCH_ROWS, Column, Warehouse, open_warehouse
+from retl.warehouse import BATCH_ROWS, Column, Warehouse, Workspace, open_warehouse, open_workspace
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -269,11 +269,26 @@ class Session:
             WarehouseError: it cannot be reached.
         """
         url, root = warehouse_url(self.sync, self.project), self.project.root
+        room = self._room
+        with open_warehouse(url, root, room, with_workspace=self.sync.engine == "warehouse") as warehouse:
+            yield warehouse
+
+    def open_workspace(self) -> Workspace:
+        """The schema in the sync's warehouse that retl writes in.
+
+        Raises:
+            ConfigError: no URL, or a warehouse that `engine: warehouse` does not know.
+            WarehouseError: it cannot be reached.
+        """
+        url, root = warehouse_url(self.sync, self.project), self.project.root
+        return open_workspace(url, root, self.sync.engine_schema, self._room)
+
+    @property
+    def _room(self) -> Room:
+        """The memory and the folder that a DuckDB warehouse may take."""
         memory = warehouse_memory(memory_limit(os.environ))
         scratch = self.state_path.with_name(self.state_path.name + WAREHOUSE_SPILL)
-        room = Room(memory, scratch, encrypted=self.state_key is not None)
-        with open_warehouse(url, root, room) as warehouse:
-            yield warehouse
+        return Room(memory, scratch, encrypted=self.state_key is not None)
 
     def open_destination(
         self, sandbox: str | None, rate_limiters: MutableMapping[str, RateLimiter], clock: Clock

@@ -295,6 +295,14 @@ BAD = [
         ":5 identify.traits.*: for all columns write `all` in place of the mapping",
     ),
     (
+        identify("engine: warehous"),
+        ":5 engine: must be `local` or `warehouse`",
+    ),
+    (
+        identify("engine_schema: shop.retl"),
+        ":5 engine_schema: must be a name of ASCII letters, digits and _, of at most 63 characters",
+    ),
+    (
         identify("timezone: localtime"),
         ":5 timezone: `localtime` is not a time zone; write one such as `Europe/Berlin`",
     ),
@@ -771,7 +779,8 @@ def test_defaults(tmp_path: Path) -> None:
         (
             "model: x",
             ":1 model: unknown key `model`; known here: "
-            "`warehouse`, `state`, `segment`, `guards`, `timezone`, `keep`, `receivers`, `notify`",
+            "`warehouse`, `engine`, `engine_schema`, `state`, `segment`, `guards`, `timezone`, `keep`, "
+            "`receivers`, `notify`",
         ),
         (
             "receivers: {x: {}}",

@@ -198,7 +198,16 @@ def _plan_one(session: Session, flags: PlanFlags) -> tuple[Plan, Planned | None]
     observer = progress.PlanObserver(session.sync.name, console(stderr=True))
     with session.peeked_state(clock, timeout, hint) as state, closing(observer):
         options = replace(flags.options, detected_at=clock.now())
-        job = Job(session.sync, session.model, state, session.warehouse, options, clock, observer)
+        job = Job(
+            session.sync,
+            session.model,
+            state,
+            session.warehouse,
+            options,
+            clock,
+            observer,
+            workspace=session.open_workspace,
+        )
         plan = make_plan(job, session.limits, session.file, flags.samples)
         if flags.out is not None:
             path = Path(str(flags.out).replace("{sync}", session.sync.name)).absolute()

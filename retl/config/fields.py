@@ -170,10 +170,18 @@ def _zone(name: str) -> str:
     return name
 
 
+def _schema(written: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,62}", written):
+        raise refusal("must be a name of ASCII letters, digits and _, of at most 63 characters")
+    return written
+
+
 Text = Annotated[str, Field(min_length=1)]
 Column = Annotated[str, Field(min_length=1)]
 Columns = Annotated[tuple[Column, ...], BeforeValidator(_as_list), AfterValidator(_distinct)]
 Name = Annotated[str, AfterValidator(_file_name)]
+Engine = Literal["local", "warehouse"]
+SchemaName = Annotated[str, AfterValidator(_schema)]
 ModelName = Annotated[Text, AfterValidator(_model_name)]
 TableName = Annotated[Text, AfterValidator(_table_name)]
 Endpoint = Annotated[str, AfterValidator(_endpoint)]

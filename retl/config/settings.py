@@ -6,7 +6,18 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, model_validator
 
-from retl.config.fields import Connections, Count, Endpoint, Flag, Name, Text, Zone, is_whole
+from retl.config.fields import (
+    Connections,
+    Count,
+    Endpoint,
+    Engine,
+    Flag,
+    Name,
+    SchemaName,
+    Text,
+    Zone,
+    is_whole,
+)
 from retl.forms.form import Frozen, nearest, refusal
 from retl.forms.mistakes import checked
 from retl.forms.yaml_file import Document
@@ -232,6 +243,8 @@ class Defaults(Frozen):
     """The defaults in retl.yml for all syncs of the project; a sync's own keys win."""
 
     warehouse: Text | None = Field(default=None, repr=False, description="Default of `warehouse`.")
+    engine: Engine | None = Field(default=None, description="Default of `engine`.")
+    engine_schema: SchemaName | None = Field(default=None, description="Default of `engine_schema`.")
     state: Text | None = Field(default=None, description="Default of `state`.")
     segment: SegmentSettings | None = Field(default=None, description="Defaults of the keys of `segment`.")
     guards: Guards | None = Field(default=None, description="Defaults of the keys of `guards`.")

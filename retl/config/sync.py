@@ -10,12 +10,14 @@ from pydantic_core import PydanticCustomError
 
 from retl.config.fields import (
     Columns,
+    Engine,
     Event,
     Fields,
     Ids,
     ModelName,
     Name,
     Nulls,
+    SchemaName,
     TableName,
     Text,
     Value,
@@ -128,6 +130,14 @@ class Sync(Frozen):
     )
     warehouse: Text = Field(
         default="${RETL_WAREHOUSE_URL}", repr=False, description="SQLAlchemy URL of the warehouse."
+    )
+    engine: Engine = Field(
+        default="local",
+        description="Where rows are compared: `local` reads all of them and writes nothing in the warehouse; "
+        "`warehouse` compares them in tables in `engine_schema` there, and reads what may have changed.",
+    )
+    engine_schema: SchemaName = Field(
+        default="retl", description="The schema for the tables of `engine: warehouse`."
     )
     state: Text | None = Field(
         default=None,
