@@ -47,11 +47,13 @@ from retl.warehouse.watched import WatchedWarehouse
 if TYPE_CHECKING:
     from retl.checks import call_check, static_check
     from retl.engine.warehouse import engine as warehouse_engine
+    from retl.engine.warehouse import taken_over
     from retl.warehouse import watched_workspace
 else:
     call_check = lazy_module("retl.checks.call_check")
     static_check = lazy_module("retl.checks.static_check")
     warehouse_engine = lazy_module("retl.engine.warehouse.engine")
+    taken_over = lazy_module("retl.engine.warehouse.taken_over")
     watched_workspace = lazy_module("retl.warehouse.watched_workspace")
 
 
@@ -165,10 +167,13 @@ def open_engine(job: Job, deadline: float, purpose: Purpose) -> Engine:
     """
     state, place = job.state, outbox.next_place(job.state.db)
     warehouse = WatchedWarehouse(job.warehouse, job.observer, job.clock, deadline)
-    if job.sync.engine == "local":
+    is_elsewhere = state.metadata.snapshot_table is not None
+    if not is_elsewhere and (job.sync.engine == "local" or purpose is Purpose.LOOK_UP):
         return LocalEngine(state.db, warehouse, purpose, place)
-    assert job.workspace is not None, "only commands open an engine that writes"
+    assert job.workspace is not None, "who opens a state with a table elsewhere can open that, too"
     workspace = watched_workspace.WatchedWorkspace(job.workspace, job.sync.engine_schema, job.clock, deadline)
+    if job.sync.engine == "local" or purpose is Purpose.LOOK_UP:
+        return taken_over.TakenOverEngine(state, warehouse, workspace, purpose, place)
     options, sync = job.options, job.sync
     sends = options.full or options.backfill or sync.sends_first_pass or bool(state.metadata.first_pass)
     return warehouse_engine.WarehouseEngine(state, warehouse, workspace, purpose, place, sends)

@@ -46,7 +46,7 @@ class LocalEngine(Engine):
         """Stage the model's rows and compare them; see `Engine.find_changes`."""
         sync, batches = read_columns(sync, model, self.warehouse)
         mapping = read_mapping(sync)
-        snapshot.make_known(self.db, mapping, old_mapping)
+        old_mapping = self._make_known(sync, model, mapping, old_mapping)
         rows_before = snapshot.row_count(self.db)
         is_first = old_mapping is None
         edited = old_mapping is not None and not mapping.is_alike(old_mapping)
@@ -63,6 +63,13 @@ class LocalEngine(Engine):
         compared = comparisons(sync, mapping, old_mapping, send_new_fields=sync.sends_new_fields)
         found = diff.diff(self.db, staged, old_mapping, compared, rows_before, full)
         return Changes(sync, mapping, old_mapping, compared, found)
+
+    def _make_known(
+        self, _sync: Sync, _model: Model, mapping: SyncMapping, old_mapping: SyncMapping | None
+    ) -> SyncMapping | None:
+        """Make the view `known`; gives the mapping with the types of its rows."""
+        snapshot.make_known(self.db, mapping, old_mapping)
+        return old_mapping
 
     def moving(self, changes: Changes) -> str | None:
         """The SELECT of the keys of rows that the promote moves; see `Engine.moving`."""

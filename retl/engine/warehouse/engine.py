@@ -31,11 +31,12 @@ from retl.engine.warehouse.tables import (
     RunTables,
     SnapshotTable,
     drop_unneeded,
+    lost,
     note_snapshot_table,
     run_tables,
     snapshot_table,
 )
-from retl.errors import RetlError, StateError
+from retl.errors import ConfigError, RetlError
 from retl.model import Model
 from retl.state import State
 from retl.warehouse import Warehouse, Workspace
@@ -139,7 +140,7 @@ class WarehouseEngine(Engine):
     def prepare(self, changes: Changes) -> None:
         """Put the rows that were compared into the state's snapshot; see `Engine.prepare`."""
         if changes.old_mapping is not None:
-            snapshot.hold(self.db, held.TABLE, changes.old_mapping, self._noted_types())
+            snapshot.hold(self.db, held.TABLE, changes.old_mapping, held.noted_types(self.state))
 
     def promote(self, changes: Changes) -> SyncMapping:
         """Make the next snapshot table, and move the state to it; see `Engine.promote`."""
@@ -216,17 +217,24 @@ class WarehouseEngine(Engine):
         """The types of the columns of the snapshot table; None where there is none.
 
         Raises:
+            ConfigError: it is in another schema.
             StateError: it is gone, or has other rows than it had.
         """
         table = snapshot_table(self.state)
         if table is None:
             return None
+        if table.schema != self.workspace.schema:
+            raise ConfigError(
+                f"the snapshot is in the schema `{table.schema}`, and `engine_schema` is another one now",
+                hint=f"write `engine_schema: {table.schema}`; or start anew with a first pass: "
+                f"retl reset {self.state.metadata.sync}",
+            )
         columns = {one.name: one.type for one in self.workspace.columns(table.name)}
-        if table.schema != self.workspace.schema or not columns:
-            raise _lost(table, self.state.metadata.sync, "is not in the warehouse (any more)")
+        if not columns:
+            raise lost(table, self.state.metadata.sync, "is not in the warehouse (any more)")
         rows = self.workspace.number(statements.count_rows(self._named(table.name)))
         if rows != table.rows:
-            raise _lost(table, self.state.metadata.sync, f"had {table.rows:,} rows and has {rows:,} now")
+            raise lost(table, self.state.metadata.sync, f"had {table.rows:,} rows and has {rows:,} now")
         columns.pop(statements.NUMBER, None)
         return columns
 
@@ -289,11 +297,6 @@ class WarehouseEngine(Engine):
             self.workspace.execute(statements.merge(merged, candidates, excepted, copied.sides))
         return tables.merged
 
-    def _noted_types(self) -> Mapping[str, str]:
-        """The types of the rows that stand in the state file."""
-        noted = self.state.metadata.mapping
-        return SyncMapping.from_json(noted).types if noted else {}
-
     def _named(self, table: str) -> str:
         """A table of the workspace, in SQL."""
         return f"{sql.name(self.workspace.schema)}.{sql.name(table)}"
@@ -316,10 +319,3 @@ def _can_compare(sides: Sides, old: Mapping[str, str] | None) -> bool:
 def _placed(batches: Iterator[pa.RecordBatch], before: int) -> Iterator[pa.RecordBatch]:
     """Batches whose rows are numbered from the place behind `before` on."""
     yield from numbered((batch.drop_columns([SEQ]) for batch in batches), before + 1)
-
-
-def _lost(table: SnapshotTable, sync: str, what: str) -> StateError:
-    return StateError(
-        f"the table `{table.schema}.{table.name}`, which holds the snapshot, {what}",
-        hint=f"restore it as it was; or start anew with a first pass: retl reset {sync}",
-    )

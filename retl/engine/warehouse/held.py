@@ -3,6 +3,7 @@
 They are those that were read from the snapshot table, and those that stand in the state file.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import duckdb
@@ -12,8 +13,15 @@ from retl.engine import snapshot
 from retl.engine.canonical import common_type, converted, json_text
 from retl.engine.mapping import SyncMapping
 from retl.engine.row_hash import row_hash
+from retl.state import State
 
 TABLE = "held"
+
+
+def noted_types(state: State) -> Mapping[str, str]:
+    """The types of the rows that stand in the state file."""
+    noted = state.metadata.mapping
+    return SyncMapping.from_json(noted).types if noted else {}
 
 
 def is_overridden(db: duckdb.DuckDBPyConnection) -> bool:
@@ -54,21 +62,23 @@ def hold_shipped(db: duckdb.DuckDBPyConnection, old: SyncMapping, shipped: SyncM
         }
     shape = replace(shipped, types=types)
     hashed = row_hash(shape, "row")
-    own = f"SELECT key, {_row(old.types, types)} AS row, stale FROM ({snapshot.IN_FILE})" if in_file else None
     parts = [
         f"""\
-SELECT key, {_row(shipped.types, types)} AS row, coalesce(overridden.stale, false) AS stale, seq AS number
+SELECT key, {_row(shipped.types, types)} AS row, coalesce(overridden.stale, false) AS stale, seq AS number,
+    true AS is_hashed
 FROM shipped LEFT JOIN ({snapshot.OVERRIDDEN}) AS overridden USING (key)
 WHERE coalesce(overridden.stale, true)
 QUALIFY row_number() OVER (PARTITION BY key ORDER BY seq) = 1"""
     ]
-    if own is not None:
-        parts.append(f"SELECT *, NULL::BIGINT AS number FROM ({own})")
+    if in_file:
+        # Rows that were put back have no hash until the next promote.
+        own = f"SELECT key, {_row(old.types, types)}, stale, NULL::BIGINT, hash IS NOT NULL FROM"
+        parts.append(f"{own} ({snapshot.IN_FILE})")
     union = "\nUNION ALL\n".join(parts)
     db.execute(
         f"""
         CREATE OR REPLACE TEMP TABLE held AS
-        SELECT key, row, stale, {hashed} AS hash, number FROM ({union})
+        SELECT key, row, stale, CASE WHEN is_hashed THEN {hashed} END AS hash, number FROM ({union})
         """
     )
     return shape

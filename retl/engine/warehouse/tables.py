@@ -11,6 +11,7 @@ import secrets
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from retl.errors import StateError
 from retl.state import State
 from retl.warehouse.workspace import Workspace
 
@@ -47,6 +48,14 @@ def snapshot_table(state: State) -> SnapshotTable | None:
 def note_snapshot_table(state: State, table: SnapshotTable | None) -> None:
     """Let a table hold the snapshot; to be run in the run's transaction."""
     state.note_snapshot_table(table.as_json() if table else None)
+
+
+def lost(table: SnapshotTable, sync: str, what: str) -> StateError:
+    """The error for a table that does not hold the snapshot as it did."""
+    return StateError(
+        f"the table `{table.schema}.{table.name}`, which holds the snapshot, {what}",
+        hint=f"restore it as it was; or start anew with a first pass: retl reset {sync}",
+    )
 
 
 @dataclass(frozen=True)
@@ -107,6 +116,14 @@ def drop_unneeded(state: State, workspace: Workspace, tables: RunTables) -> None
     kept = snapshot_table(state)
     found = [name for name in workspace.tables(tables.prefix) if kept is None or name != kept.name]
     workspace.drop(found)
+
+
+def drop_all(state: State, workspace: Workspace) -> int:
+    """Drop the tables that this state made where it is now, whether it needs them or not; gives how many."""
+    tables = run_tables(state, workspace, keep=False)
+    found = workspace.tables(tables.prefix)
+    workspace.drop(found)
+    return len(found)
 
 
 def _token(state: State, keep: bool) -> str:
