@@ -1,0 +1,406 @@
+"""The engine that compares rows in the warehouse: its tables, and all that can go wrong with them."""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+import sqlalchemy
+from delivery import NOON, FakeClock, segment
+
+from retl.address import read_address
+from retl.config.project import Project, load_model, load_sync
+from retl.discard import discard_pending
+from retl.engine import snapshot
+from retl.errors import ConfigError
+from retl.job import Job, Options
+from retl.model import Model
+from retl.pipeline import run
+from retl.planning import make_plan
+from retl.run import Run
+from retl.sandbox.server import Sandbox
+from retl.state import State, open_state, peek_state
+from retl.warehouse import Workspace, open_warehouse, open_workspace
+from retl.warehouse.workspace import StoredColumn
+
+SYNC = """\
+sql: SELECT id, owner, value, note FROM shop_rows
+primary_key: id
+engine: {engine}
+track:
+  user_id: owner
+  added: {{event: Added}}
+  changed: {{event: Changed, previous: true}}
+  removed: {{event: Removed, properties: {{last: note}}}}
+  properties: {{id: id, value: value}}
+initial: send
+guards: {{removed: off, changed: off, added: off, rejected: off, min_rows: 0}}
+"""
+
+Row = tuple[Any, ...]
+BEFORE = [(1, "u1", "a", "n1"), (2, "u2", "b", "n2"), (3, "u3", "c", "n3"), (4, "u4", "d", "n4")]
+AFTER = [(1, "u1", "a", "n9"), (2, "u2", "x", "n2"), (4, "0", "y", "n4"), (5, "u5", "e", "n5")]
+"""One row differs in what is not compared, one changed, one is gone, one cannot be sent, one is new."""
+
+
+class Killed(BaseException):
+    """The end of the process, as far as the code can tell."""
+
+
+class Dying(Workspace):
+    """A workspace of a process that is killed before so many statements."""
+
+    def __init__(self, alive: Workspace, statements: int) -> None:
+        self.alive = alive
+        self.left = statements
+        self.schema, self.dialect, self.longest_name = alive.schema, alive.dialect, alive.longest_name
+
+    def _step(self) -> Workspace:
+        self.left -= 1
+        if self.left < 0:
+            raise Killed
+        return self.alive
+
+    def prepare(self) -> None:
+        """As the other one."""
+        self._step().prepare()
+
+    def tables(self, prefix: str) -> list[str]:
+        """As the other one."""
+        return self._step().tables(prefix)
+
+    def columns(self, table: str) -> tuple[StoredColumn, ...]:
+        """As the other one."""
+        return self._step().columns(table)
+
+    def query_of(self, model: Model) -> str:
+        """As the other one."""
+        return self._step().query_of(model)
+
+    def execute(self, statement: str, model: Model | None = None) -> None:
+        """As the other one."""
+        self._step().execute(statement, model)
+
+    def number(self, query: str) -> int:
+        """As the other one."""
+        return self._step().number(query)
+
+    def drop(self, tables: Sequence[str]) -> None:
+        """As the other one."""
+        self._step().drop(tables)
+
+    def missing_grants(self) -> list[str]:
+        """As the other one."""
+        return self._step().missing_grants()
+
+    def cancel(self) -> None:
+        """As the other one."""
+        self.alive.cancel()
+
+    def close(self) -> None:
+        """As the other one."""
+        self.alive.close()
+
+
+class World:
+    """A warehouse with one table of rows, a local Segment, and states of one sync."""
+
+    def __init__(self, url: str, root: Path, sandbox: Sandbox) -> None:
+        self.url = url
+        self.root = root
+        self.sandbox = sandbox
+        self.engine = "warehouse"
+        self.text = SYNC
+        self.state_path = root / "state" / "shop.duckdb"
+        self.is_duckdb = read_address(url).backend == "duckdb"
+        if self.is_duckdb:
+            duckdb.connect(self._file).close()
+
+    @property
+    def _file(self) -> str:
+        return str(self.root / (read_address(self.url).database or ""))
+
+    def execute(self, *statements: str) -> list[Row]:
+        """Execute statements in the warehouse, outside of retl; gives the rows of the last."""
+        if self.is_duckdb:
+            with duckdb.connect(self._file) as db:
+                return [db.execute(one).fetchall() for one in statements][-1]
+        engine = sqlalchemy.create_engine(self.url.replace("postgresql:", "postgresql+psycopg:"))
+        with engine.begin() as connection:
+            results = [connection.exec_driver_sql(one) for one in statements]
+            rows = [tuple(row) for row in results[-1].fetchall()] if results[-1].returns_rows else []
+        engine.dispose()
+        return rows
+
+    def fill(self, rows: Sequence[Row]) -> None:
+        """Let the model have these rows."""
+        values = ", ".join(str(row).replace("None", "NULL") for row in rows)
+        self.execute(
+            "DROP TABLE IF EXISTS shop_rows",
+            "CREATE TABLE shop_rows (id int, owner text, value text, note text)",
+            f"INSERT INTO shop_rows VALUES {values}",
+        )
+
+    def tables(self) -> list[str]:
+        """The tables in the workspace."""
+        found = self.execute(
+            "SELECT table_name FROM information_schema.tables WHERE table_schema = 'retl' ORDER BY 1"
+        )
+        return [name for (name,) in found]
+
+    def job(self, state: State, stack: ExitStack, options: Options, dying: int | None = None) -> Job:
+        """All that a run works with."""
+        path = self.root / "shop.yml"
+        path.write_text(self.text.format(engine=self.engine))
+        project = Project(self.root, {"SEGMENT_WRITE_KEY": "key", "RETL_WAREHOUSE_URL": self.url})
+        sync = load_sync(path, project)
+        warehouse = stack.enter_context(open_warehouse(self.url, self.root, with_workspace=True))
+
+        def opened() -> Workspace:
+            workspace = open_workspace(self.url, self.root, sync.engine_schema)
+            return workspace if dying is None else Dying(workspace, dying)
+
+        model = load_model(sync, project)
+        return Job(sync, model, state, warehouse, options, FakeClock(), workspace=opened)
+
+    def run(self, options: Options | None = None, dying: int | None = None, to: str | None = None) -> Run:
+        """A run with the state file."""
+        with ExitStack() as stack:
+            state = stack.enter_context(open_state(self.state_path, "shop"))
+            way = stack.enter_context(segment(to or self.sandbox.url, FakeClock()))
+            return run(self.job(state, stack, options or Options(), dying), way)
+
+    def sent(self) -> list[tuple[str, Any, Any]]:
+        """The calls that arrived: event, id and value."""
+        return [
+            (call["event"], call["properties"]["id"], call["properties"].get("value"))
+            for call in self.sandbox.accepted
+        ]
+
+    def in_file(self) -> int:
+        """How many rows of the snapshot are in the state file."""
+        with peek_state(self.state_path, "shop") as state:
+            ((rows,),) = state.db.execute("SELECT count(*) FROM state.snapshot").fetchall()
+        return int(rows)
+
+
+@pytest.fixture(params=["duckdb", "postgres"])
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+    """A world with a DuckDB file, and one with a Postgres."""
+    url = "duckdb:///shop.duckdb" if request.param == "duckdb" else request.getfixturevalue("postgres_url")
+    with Sandbox() as sandbox:
+        made = World(url, tmp_path, sandbox)
+        made.execute("DROP SCHEMA IF EXISTS retl CASCADE")
+        made.fill(BEFORE)
+        yield made
+
+
+COUNTS = ("rows_read", "unchanged", "added", "changed", "removed", "rejected_rows")
+
+
+def counts(record: Run) -> tuple[Any, ...]:
+    """The counts of a run, which must not have failed."""
+    assert record.error is None, record.error
+    return tuple(getattr(record, name) for name in COUNTS)
+
+
+def test_only_what_changed_leaves_the_warehouse(world: World) -> None:
+    """After a first pass the snapshot is in one table of the workspace, and a run finds each change once."""
+    assert (4, 0, 4, 0, 0, 0) == counts(world.run())
+    world.fill(AFTER)
+    assert (4, 1, 1, 1, 1, 1) == counts(world.run())
+    assert [("Added", 5, "e"), ("Changed", 2, "x"), ("Removed", 3, "c")] == sorted(world.sent()[4:])
+    assert 1 == len(world.tables())
+    assert 0 == world.in_file()
+    assert (4, 3, 0, 0, 0, 1) == counts(world.run())
+    ((rows, notes),) = world.execute(
+        f"SELECT count(*), min(CASE WHEN id = 1 THEN note END) FROM retl.{world.tables()[0]}"
+    )
+    assert (4, "n1") == (rows, notes), "the last known values are those of the last counted change"
+
+
+def test_a_silent_first_pass_reads_no_row(world: World) -> None:
+    """All rows become known where they are; those without a usable key are rejected and stay unknown."""
+    world.text = SYNC.replace("initial: send", "initial: skip")
+    world.fill([*BEFORE, (None, "u", "n", ""), (9, "u", "x", ""), (9, "u", "y", "")])
+    assert (7, 0, 4, 0, 0, 3) == counts(world.run())
+    assert ([], 0) == (world.sent(), world.in_file())
+    world.fill([*BEFORE, (9, "u", "y", "")])
+    assert (5, 4, 1, 0, 0, 0) == counts(world.run())
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_at_any_statement_loses_nothing(world: World) -> None:
+    """Run again, it sends each change once, under the ids that it would have had; no table is left over."""
+    world.run()
+    kept = world.state_path.with_name("kept.duckdb")
+    shutil.copy(world.state_path, kept)
+    for statements in range(100):
+        world.fill(AFTER if statements % 2 == 0 else BEFORE)
+        before = len(world.sandbox.accepted)
+        try:
+            world.run(dying=statements)
+        except Killed:
+            world.run()
+            changed = [call for call, _, _ in world.sent()[before:]]
+            assert ["Added", "Changed", "Removed"] == sorted(changed) or statements % 2
+            assert (0, 0) == (counts(world.run())[2], counts(world.run())[3])
+            assert 1 == len(world.tables())
+        else:
+            break
+    assert 12 < statements < 99
+    assert [] == world.sandbox.duplicates
+
+
+def test_a_guard_that_stops_a_run_leaves_no_table(world: World) -> None:
+    """The state goes on to know the rows as they were, and its table is the only one."""
+    world.run()
+    table = world.tables()
+    world.text = SYNC.replace("removed: off", "removed: 0")
+    world.fill(AFTER)
+    assert 4 == world.run().exit_code
+    assert table == world.tables()
+    assert 1 == world.run(Options(forced=frozenset({"removed"}))).removed
+
+
+def test_a_plan_leaves_state_and_workspace_as_they_were(world: World) -> None:
+    """What it made in the warehouse is gone when it ends."""
+    world.run()
+    tables = world.tables()
+    world.fill(AFTER)
+    with ExitStack() as stack, segment(world.sandbox.url) as to:
+        state = stack.enter_context(peek_state(world.state_path, "shop"))
+        plan = make_plan(world.job(state, stack, Options()), to.limits)
+    assert (1, 1, 1) == (plan.diff.added, plan.diff.changed, plan.diff.removed)
+    assert tables == world.tables()
+
+
+def test_a_copy_of_a_state_never_drops_a_table_of_the_original(world: World) -> None:
+    """It reads the table that it came with, makes its own, and leaves that of the original alone."""
+    world.run()
+    original, (table,) = world.state_path, world.tables()
+    world.state_path = original.with_name("copy.duckdb")
+    shutil.copy(original, world.state_path)
+    world.fill(AFTER)
+    assert (4, 1, 1, 1, 1, 1) == counts(world.run())
+    assert (4, 3, 0, 0, 0, 1) == counts(world.run())
+    assert 2 == len(world.tables())
+    assert table in world.tables()
+    world.state_path = original
+    assert (4, 1, 1, 1, 1, 1) == counts(world.run())
+    assert table not in world.tables()
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("DROP TABLE retl.{}", "is not in the warehouse"),
+        ("DELETE FROM retl.{} WHERE id = 1", "had 4 rows and has 3"),
+    ],
+)
+def test_a_table_that_somebody_touched_is_an_error(world: World, damage: str, said: str) -> None:
+    """A snapshot table that is gone or has other rows stops the run, and nothing is sent."""
+    world.run()
+    world.execute(damage.format(world.tables()[0]))
+    record = world.run()
+    assert record.error is not None
+    assert said in record.error.message
+    assert "retl reset shop" in str(record.error.hint)
+    assert 4 == len(world.sandbox.accepted)
+
+
+def test_a_column_of_another_type_is_read_in_full(world: World) -> None:
+    """Where a column has another type, all rows are compared by what is sent; keys stay what they are."""
+    world.run()
+    world.execute(
+        "DROP TABLE shop_rows",
+        "CREATE TABLE shop_rows (id text, owner text, value text, note int)",
+        "INSERT INTO shop_rows VALUES ('1', 'u1', 'a', 1), ('2', 'u2', 'z', 2), ('3', 'u3', 'c', 3)",
+    )
+    world.text = SYNC.replace("{{id: id, value: value}}", "{{value: value}}").replace("id: id, ", "")
+    record = world.run()
+    assert (3, 2, 0, 1, 1, 0) == counts(record)
+    assert (3, 3, 0, 0, 0, 0) == counts(world.run())
+
+
+def test_engines_take_the_snapshot_over_from_each_other(world: World) -> None:
+    """A sync whose engine is another one sends what changed, and no row for the move; back again, too."""
+    world.engine = "local"
+    world.run()
+    world.fill(AFTER)
+    world.engine = "warehouse"
+    assert (4, 1, 1, 1, 1, 1) == counts(world.run())
+    assert (4, 3, 0, 0, 0, 1) == counts(world.run())
+    assert 1 == len(world.tables())
+    world.fill(BEFORE)
+    world.engine = "local"
+    assert (4, 2, 1, 1, 1, 0) == counts(world.run())
+    assert (4, 4, 0, 0, 0, 0) == counts(world.run())
+    assert [] == world.tables()
+    assert 4 == world.in_file()
+
+
+def test_discarded_calls_are_found_again(world: World) -> None:
+    """Rows whose calls were dropped count as they were before, though the table has them as they are now."""
+    world.run()
+    world.fill(AFTER)
+    world.run(Options(limit=0))
+    with open_state(world.state_path, "shop") as state:
+        assert 3 == discard_pending(state, NOON)
+        assert 4 == snapshot.row_count(state.db)
+    assert (4, 1, 1, 1, 1, 1) == counts(world.run())
+    assert (4, 3, 0, 0, 0, 1) == counts(world.run())
+    assert 2 == world.in_file(), "the row with another note, and the one that cannot be sent"
+
+
+def test_a_discarded_first_pass_comes_again(world: World) -> None:
+    """Where nothing of a first pass was delivered, the next run is a first pass once more."""
+    world.run(Options(limit=0))
+    with open_state(world.state_path, "shop") as state:
+        assert 4 == discard_pending(state, NOON)
+    assert (4, 0, 4, 0, 0, 0) == counts(world.run())
+    assert 4 == len(world.sandbox.accepted)
+    assert 1 == len(world.tables())
+
+
+def test_a_model_that_differs_each_time_is_run_once(world: World) -> None:
+    """Of a model with random values the calls have those that the snapshot has then."""
+    random = (
+        "md5(random()::text || id::text)" if not world.is_duckdb else "md5(random()::VARCHAR || id::VARCHAR)"
+    )
+    world.text = SYNC.replace("value, note FROM", f"{random} AS value, note FROM")
+    world.run()
+    world.run()
+    kept = world.execute(f"SELECT id, value FROM retl.{world.tables()[0]} ORDER BY id")
+    assert kept == sorted((number, value) for _, number, value in world.sent()[4:])
+
+
+def test_who_may_not_make_tables_is_told_the_grants(world: World) -> None:
+    """The error has the statement that an owner of the database has to run."""
+    if world.is_duckdb:
+        return
+    world.execute(
+        "DROP ROLE IF EXISTS reader",
+        "CREATE ROLE reader LOGIN",
+        "GRANT SELECT ON shop_rows TO reader",
+        "CREATE SCHEMA retl",
+    )
+    with open_workspace(world.url.replace("//postgres:", "//reader:"), world.root, "retl") as workspace:
+        assert ['GRANT USAGE, CREATE ON SCHEMA "retl" TO "reader"'] == workspace.missing_grants()
+        with pytest.raises(ConfigError, match="may not make tables in the schema `retl`") as caught:
+            workspace.prepare()
+    assert 'GRANT USAGE, CREATE ON SCHEMA "retl" TO "reader";' in str(caught.value.hint)
+    world.execute("DROP SCHEMA retl")
+    with open_workspace(world.url.replace("//postgres:", "//reader:"), world.root, "retl") as workspace:
+        assert ['CREATE SCHEMA "retl" AUTHORIZATION "reader"'] == workspace.missing_grants()
+
+
+@pytest.mark.parametrize("url", ["sqlite:///shop.sqlite", "mysql://u@127.0.0.1/shop", "duckdb://"])
+def test_a_warehouse_that_cannot_is_refused(tmp_path: Path, url: str) -> None:
+    """The error offers the local engine."""
+    with pytest.raises(ConfigError) as caught:
+        open_workspace(url, tmp_path, "retl")
+    assert "engine: local" in str(caught.value.hint)
