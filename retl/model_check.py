@@ -10,6 +10,7 @@ from retl.errors import ConfigError, ExternalError
 from retl.observer import SilentObserver
 from retl.session import Session
 from retl.warehouse.watched import WatchedWarehouse
+from retl.warehouse.workspace import lacking_grants
 
 EMBEDDED_SECONDS = 10.0
 """The time that an embedded DuckDB has to describe a model; a file of another machine is not waited for."""
@@ -73,9 +74,24 @@ def check_connections(session: Session) -> ModelCheck:
     for batch in batches:
         columns = batch.num_columns
         break
+    if session.sync.engine == "warehouse":
+        _refuse_missing_grants(session)
     session.storage.check()
     with session.open_destination(None, {}, clock) as destination:
         return ModelCheck(columns, destination.check())
+
+
+def _refuse_missing_grants(session: Session) -> None:
+    """See that the warehouse's user may make tables in the schema of the engine; nothing is made.
+
+    Raises:
+        ConfigError: the user may not; the hint is the SQL that lets them.
+    """
+    with session.open_workspace() as workspace:
+        missing = workspace.missing_grants()
+    if missing:
+        schema = session.sync.engine_schema
+        raise lacking_grants(schema, missing, session.sync.where("engine"))
 
 
 def _is_embedded(url: str) -> bool:

@@ -9,9 +9,11 @@ from retl.clock import Clock
 from retl.damage import own_errors
 from retl.delivery import outbox
 from retl.engine import snapshot
+from retl.engine.warehouse import tables
 from retl.errors import StateError
 from retl.lock import ALERTS, BESIDE
 from retl.session import Session
+from retl.state import State
 
 _TRACES = (*(ending for ending in BESIDE if ending != ".lock"), ".wal.damaged", ".warehouse.tmp", ALERTS)
 """Endings of all that may hold rows beside a state file, or is about its sync: also a log that was moved away
@@ -46,12 +48,14 @@ def purge(session: Session, clock: Clock, with_pending: bool) -> list[Path]:
     Raises:
         LockedError: another process holds the state.
         StateError: the file is not a state of this sync, or calls wait in it.
+        WarehouseError: tables of it in the warehouse cannot be dropped; nothing was deleted.
     """
     with session.hold(clock):
         if session.has_state:
             # Opened and closed, so that no file is deleted that is not a state of this very sync.
             with session.open_state() as state:
                 refuse_pending(session, 0 if with_pending else outbox.pending(state.db))
+                drop_tables(session, state)
         deleted = list(delete_files(session.state_path))
         link = session.state_path
         if link.is_symlink():  # to the file that is gone: the next run would miss it
@@ -59,8 +63,24 @@ def purge(session: Session, clock: Clock, with_pending: bool) -> list[Path]:
     rehearsal = replace(session, rehearsal=True)
     if not session.rehearsal and rehearsal.state_path.parent.is_dir():
         with rehearsal.hold(clock):
+            if rehearsal.has_state:
+                with rehearsal.open_state(claim=False) as state:
+                    drop_tables(rehearsal, state)
             deleted += delete_files(rehearsal.state_path)
     return deleted
+
+
+def drop_tables(session: Session, state: State) -> int:
+    """Drop the tables that a state made in the warehouse, with `engine: warehouse`; gives how many.
+
+    Raises:
+        ConfigError: the warehouse's URL is not there or cannot be used.
+        WarehouseError: the warehouse cannot be reached, or does not drop them.
+    """
+    if not tables.has_made_tables(state):
+        return 0
+    with session.open_workspace() as workspace:
+        return tables.drop_all(state, workspace)
 
 
 def refuse_pending(session: Session, pending: int) -> None:

@@ -1,5 +1,6 @@
 """The engine that compares rows in the warehouse: its tables, and all that can go wrong with them."""
 
+import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -10,6 +11,7 @@ import duckdb
 import pytest
 import sqlalchemy
 from delivery import NOON, FakeClock, segment
+from harness import Retl, runner
 
 from retl.address import read_address
 from retl.config.project import Project, load_model, load_sync
@@ -404,3 +406,51 @@ def test_a_warehouse_that_cannot_is_refused(tmp_path: Path, url: str) -> None:
     with pytest.raises(ConfigError) as caught:
         open_workspace(url, tmp_path, "retl")
     assert "engine: local" in str(caught.value.hint)
+
+
+@pytest.fixture
+def retl(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Retl]:
+    """Runs a command in a project whose sync is compared in a DuckDB file."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SEGMENT_WRITE_KEY", "key")
+    (tmp_path / "syncs").mkdir()
+    with Sandbox() as sandbox:
+        world = World("duckdb:///shop.duckdb", tmp_path, sandbox)
+        world.fill(BEFORE)
+        (tmp_path / "syncs/shop.yml").write_text(
+            SYNC.format(engine="warehouse")
+            + "warehouse: duckdb:///shop.duckdb\n"
+            + f"segment: {{endpoint: '{sandbox.url}', events_per_second: 0}}\n"
+        )
+        yield runner(capsys)
+
+
+def tables_of(folder: Path) -> list[str]:
+    """The tables in the workspace of a project's DuckDB file."""
+    with duckdb.connect(str(folder / "shop.duckdb")) as db:
+        found = db.execute("SELECT table_name FROM duckdb_tables() WHERE schema_name = 'retl'").fetchall()
+    return [name for (name,) in found]
+
+
+@pytest.mark.parametrize("option", [[], ["--purge"]], ids=["reset", "purge"])
+def test_a_reset_drops_the_tables_of_its_state(retl: Retl, tmp_path: Path, option: list[str]) -> None:
+    """Nothing of what retl kept of the sync is left in the warehouse; the next run is a first pass."""
+    assert 0 == retl("run", "shop")[0]
+    assert 1 == len(tables_of(tmp_path))
+    assert 0 == retl("reset", "shop", "--yes", *option)[0]
+    assert [] == tables_of(tmp_path)
+    assert 4 == json.loads(retl("run", "shop", "--json")[1])["added"]
+
+
+def test_commands_that_look_write_nothing_in_the_warehouse(retl: Retl, tmp_path: Path) -> None:
+    """Status, explain, history, rejected, plan and check leave its tables as they are."""
+    retl("run", "shop")
+    tables = tables_of(tmp_path)
+    assert "4" in retl("status", "shop")[1]
+    for command in (["explain", "shop", "2"], ["history", "shop"], ["rejected", "shop"], ["plan", "shop"]):
+        assert 0 == retl(*command)[0], command
+        assert tables == tables_of(tmp_path), command
+    assert 0 == retl("check", "shop", "--connect")[0]
+    assert tables == tables_of(tmp_path)

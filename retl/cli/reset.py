@@ -12,7 +12,7 @@ from retl.config.sync import Sync
 from retl.delivery import history, outbox, rejected
 from retl.engine import snapshot
 from retl.engine.mapping import first_pass_sentence
-from retl.errors import StateError
+from retl.errors import ConfigError, ExternalError, StateError
 from retl.session import Session, find_sessions
 
 
@@ -62,10 +62,22 @@ def reset_command(
                 history.forget_first_calls(state.db)
                 snapshot.forget(state, with_destination=not pending)
                 rejected.overtake_all(state.db)  # the next run may go elsewhere, and sends each row anyway
+            _drop_tables(session)
         click.echo(f"{name}: {count(rows, 'row')} forgotten; {_next_run(session.sync, pending)}")
         if pending:
             click.echo(f"{name}: {count(pending, 'call')} of an earlier run still go to the same destination")
     return 0
+
+
+def _drop_tables(session: Session) -> None:
+    """Drop the tables in the warehouse; where that cannot be done, the next run of the sync does it."""
+    try:
+        with session.open_state() as state:
+            purge.drop_tables(session, state)
+    except (ConfigError, ExternalError) as error:
+        click.echo(
+            f"{session.sync.name}: its tables in the warehouse stay until the next run: {error.message}"
+        )
 
 
 def _write_first_calls(session: Session) -> bool:

@@ -118,6 +118,12 @@ def drop_unneeded(state: State, workspace: Workspace, tables: RunTables) -> None
     workspace.drop(found)
 
 
+def has_made_tables(state: State) -> bool:
+    """Whether this state ever made a table where it is now."""
+    query = "SELECT count(*) FROM state.table_maker WHERE place = ?"
+    return state.db.execute(query, [state.place]).fetchone() != (0,)
+
+
 def drop_all(state: State, workspace: Workspace) -> int:
     """Drop the tables that this state made where it is now, whether it needs them or not; gives how many."""
     tables = run_tables(state, workspace, keep=False)
