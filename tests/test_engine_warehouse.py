@@ -209,6 +209,7 @@ def counts(record: Run) -> tuple[Any, ...]:
     return tuple(getattr(record, name) for name in COUNTS)
 
 
+@pytest.mark.rule("X2")
 def test_only_what_changed_leaves_the_warehouse(world: World) -> None:
     """After a first pass the snapshot is in one table of the workspace, and a run finds each change once."""
     assert (4, 0, 4, 0, 0, 0) == counts(world.run())
@@ -224,6 +225,7 @@ def test_only_what_changed_leaves_the_warehouse(world: World) -> None:
     assert (4, "n1") == (rows, notes), "the last known values are those of the last counted change"
 
 
+@pytest.mark.rule("X2")
 def test_a_silent_first_pass_reads_no_row(world: World) -> None:
     """All rows become known where they are; those without a usable key are rejected and stay unknown."""
     world.text = SYNC.replace("initial: send", "initial: skip")
@@ -235,6 +237,7 @@ def test_a_silent_first_pass_reads_no_row(world: World) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.rule("X4")
 def test_a_run_that_is_killed_at_any_statement_loses_nothing(world: World) -> None:
     """Run again, it sends each change once, under the ids that it would have had; no table is left over."""
     world.run()
@@ -257,6 +260,7 @@ def test_a_run_that_is_killed_at_any_statement_loses_nothing(world: World) -> No
     assert [] == world.sandbox.duplicates
 
 
+@pytest.mark.rule("X3")
 def test_a_guard_that_stops_a_run_leaves_no_table(world: World) -> None:
     """The state goes on to know the rows as they were, and its table is the only one."""
     world.run()
@@ -280,6 +284,7 @@ def test_a_plan_leaves_state_and_workspace_as_they_were(world: World) -> None:
     assert tables == world.tables()
 
 
+@pytest.mark.rule("X5")
 def test_a_copy_of_a_state_never_drops_a_table_of_the_original(world: World) -> None:
     """It reads the table that it came with, makes its own, and leaves that of the original alone."""
     world.run()
@@ -296,6 +301,7 @@ def test_a_copy_of_a_state_never_drops_a_table_of_the_original(world: World) -> 
     assert table not in world.tables()
 
 
+@pytest.mark.rule("X7")
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
@@ -328,6 +334,7 @@ def test_a_column_of_another_type_is_read_in_full(world: World) -> None:
     assert (3, 3, 0, 0, 0, 0) == counts(world.run())
 
 
+@pytest.mark.rule("X8")
 def test_engines_take_the_snapshot_over_from_each_other(world: World) -> None:
     """A sync whose engine is another one sends what changed, and no row for the move; back again, too."""
     world.engine = "local"
@@ -368,6 +375,7 @@ def test_a_discarded_first_pass_comes_again(world: World) -> None:
     assert 1 == len(world.tables())
 
 
+@pytest.mark.rule("X6")
 def test_a_model_that_differs_each_time_is_run_once(world: World) -> None:
     """Of a model with random values the calls have those that the snapshot has then."""
     random = (
@@ -380,6 +388,7 @@ def test_a_model_that_differs_each_time_is_run_once(world: World) -> None:
     assert kept == sorted((number, value) for _, number, value in world.sent()[4:])
 
 
+@pytest.mark.rule("X9")
 def test_who_may_not_make_tables_is_told_the_grants(world: World) -> None:
     """The error has the statement that an owner of the database has to run."""
     if world.is_duckdb:

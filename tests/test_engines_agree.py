@@ -278,6 +278,7 @@ def spelled(call: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in call.items() if name not in OF_THE_ARRIVAL}
 
 
+@pytest.mark.rule("X1")
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("kind", ["track", "identify", "audience", "loose"])
 @given(data=st.data())
