@@ -86,6 +86,10 @@ class Dying(Workspace):
         """As the other one."""
         self._step().execute(statement, model)
 
+    def analyze(self, table: str, columns: Sequence[str]) -> None:
+        """As the other one."""
+        self._step().analyze(table, columns)
+
     def number(self, query: str) -> int:
         """As the other one."""
         return self._step().number(query)

@@ -96,6 +96,9 @@ class DuckDBWorkspace(Workspace):
         """Execute a statement that gives no rows; see `Workspace.execute`."""
         self._executed(statement, model)
 
+    def analyze(self, table: str, columns: Sequence[str]) -> None:
+        """Nothing: DuckDB knows."""
+
     def number(self, query: str) -> int:
         """The one number that a query gives."""
         ((number,),) = self._executed(query, None).fetchall()

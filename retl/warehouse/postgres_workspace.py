@@ -144,6 +144,11 @@ class PostgresWorkspace(Workspace):
         """Execute a statement that gives no rows; see `Workspace.execute`."""
         self._executed(statement, model)
 
+    def analyze(self, table: str, columns: Sequence[str]) -> None:
+        """Take a sample of the columns, without which Postgres joins a new table by one process alone."""
+        listed = ", ".join(map(sql.name, columns))
+        self.execute(f"ANALYZE {sql.name(self.schema)}.{sql.name(table)} ({listed})")
+
     def number(self, query: str) -> int:
         """The one number that a query gives."""
         ((number,),) = self._rows(query)

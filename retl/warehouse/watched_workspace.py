@@ -58,6 +58,10 @@ class WatchedWorkspace(Workspace):
         """Execute a statement that gives no rows."""
         self._watched(self._opened().execute, statement, model)
 
+    def analyze(self, table: str, columns: Sequence[str]) -> None:
+        """Let the database know how a new table is joined."""
+        self._watched(self._opened().analyze, table, columns)
+
     def number(self, query: str) -> int:
         """The one number that a query gives."""
         return self._watched(self._opened().number, query)

@@ -92,6 +92,10 @@ class Workspace(Protocol):
         """
         ...
 
+    def analyze(self, table: str, columns: Sequence[str]) -> None:
+        """Let the database know how a new table is joined on these columns, where it has to be told."""
+        ...
+
     def number(self, query: str) -> int:
         """The one number that a query gives; raises as `execute`."""
         ...

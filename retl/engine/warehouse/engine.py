@@ -209,9 +209,24 @@ class WarehouseEngine(Engine):
             sides, shipment = replace(sides, new=numbered_copy), Shipment.ALL
         if shipment is Shipment.ALL:
             return Copied(shipment, rows, sides)
-        candidates = self._named(tables.candidates)
-        self.workspace.execute(statements.find_candidates(candidates, sides))
-        return Copied(shipment, rows, sides, self.workspace.number(statements.count_kept(candidates)))
+        return Copied(shipment, rows, sides, self._find_candidates(sides, rows))
+
+    def _find_candidates(self, sides: Sides, rows: int) -> int:
+        """Make the table of candidates; gives how many rows differ in what is not compared alone."""
+        assert self._tables is not None
+        table, old = self._named(self._tables.candidates), snapshot_table(self.state)
+        self.workspace.analyze(self._tables.copy, [column.name for column in sides.key])
+        is_first = sides.old is None or old is None
+        self.workspace.execute(statements.find_candidates(table, sides, shared=is_first))
+        queries = statements.count_candidates(table)
+        counts = {name: self.workspace.number(query) for name, query in queries.items()}
+        if old is None or is_first:
+            return counts["kept"]
+        if statements.share_keys(rows, old.rows, counts["added"], counts["removed"]):
+            self.workspace.drop([self._tables.candidates])
+            self.workspace.execute(statements.find_candidates(table, sides))
+            return self.workspace.number(queries["kept"])
+        return counts["kept"]
 
     def _old_columns(self) -> Mapping[str, str] | None:
         """The types of the columns of the snapshot table; None where there is none.

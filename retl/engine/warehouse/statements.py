@@ -14,9 +14,18 @@ A snapshot table has each key once and none that is null. That two values are no
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from retl import sql
+from retl.lazy import lazy_module
 from retl.warehouse.workspace import StoredColumn
+
+if TYPE_CHECKING:
+    import sqlglot
+    from sqlglot import expressions as exp
+else:
+    sqlglot = lazy_module("sqlglot")
+    exp = lazy_module("sqlglot.expressions")
 
 NUMBER = "retl.number"
 """The column that numbers the rows of a copy."""
@@ -65,48 +74,81 @@ def number_copy(numbered: str, copy: str) -> str:
     )
 
 
-def find_candidates(candidates: str, sides: Sides) -> str:
-    """Make the table of candidates."""
-    keys = [f"k{place}" for place in range(len(sides.key))]
-    shared = f"""\
+def find_candidates(candidates: str, sides: Sides, shared: bool = True) -> str:
+    """Make the table of candidates.
+
+    Args:
+        candidates: the table.
+        sides: what is compared.
+        shared: whether rows that share a key are looked for; `share_keys` tells whether they must be.
+    """
+    doubts = [*_doubts(sides), *(["shared.k0 IS NOT NULL"] if shared else [])]
+    images = [f"new.{sql.name(column.name)} AS n{place}" for place, column in enumerate(sides.columns)]
+    if sides.old is None:
+        has_no_key = [f"new.{sql.name(column.name)} IS NULL" for column in sides.key]
+        return f"""\
+CREATE TABLE {candidates} AS
+{_shared(sides)}
+SELECT row_number() OVER () AS n, true AS ships, false AS old_here, true AS new_here, {", ".join(images)}
+FROM {sides.new} AS new
+{_join_shared(sides)}
+WHERE {_any(has_no_key + doubts)}"""
+    images += [f"old.{sql.name(column.name)} AS o{place}" for place, column in enumerate(sides.columns)]
+    on_key = _all(f"{key_of(column, 'old')} = {key_of(column, 'new')}" for column in sides.key)
+    first = sql.name(sides.key[0].name)
+    is_new = f"(new.{first} IS NOT NULL OR old.{first} IS NULL)"
+    differ = [_differs(column) for column in dict.fromkeys([*sides.key, *sides.compared])]
+    ships = _any([f"old.{first} IS NULL", f"new.{first} IS NULL", *doubts, *differ])
+    rest = [_differs(column) for column in sides.columns if column not in (*sides.key, *sides.compared)]
+    joined = f"{sides.new} AS new\nFULL JOIN {sides.old} AS old ON {on_key}"
+    return f"""\
+CREATE TABLE {candidates} AS
+{_shared(sides) if shared else ""}
+SELECT
+    row_number() OVER () AS n, ({ships}) AS ships, old.{first} IS NOT NULL AS old_here, {is_new} AS new_here,
+    {", ".join(images)}
+FROM {joined}
+{_join_shared(sides) if shared else ""}
+WHERE {_any([ships, *rest])}"""
+
+
+def _shared(sides: Sides) -> str:
+    """The keys that several new rows have."""
+    return f"""\
 WITH shared AS (
-    SELECT {_parts(sides.key, "new", keys)}
+    SELECT {_parts(sides.key, "new", _shared_names(sides))}
     FROM {sides.new} AS new
     WHERE {_all(f"new.{sql.name(column.name)} IS NOT NULL" for column in sides.key)}
     GROUP BY {_parts(sides.key, "new")}
     HAVING count(*) > 1
 )"""
-    on_shared = _all(
-        f"{key_of(column, 'new')} = shared.{key}" for column, key in zip(sides.key, keys, strict=True)
-    )
-    images = [f"new.{sql.name(column.name)} AS n{place}" for place, column in enumerate(sides.columns)]
-    doubts = [*_doubts(sides), "shared.k0 IS NOT NULL"]
-    if sides.old is None:
-        return f"""\
-CREATE TABLE {candidates} AS
-{shared}
-SELECT row_number() OVER () AS n, true AS ships, false AS old_here, true AS new_here, {", ".join(images)}
-FROM {sides.new} AS new
-LEFT JOIN shared ON {on_shared}
-WHERE {_any([f"new.{sql.name(column.name)} IS NULL" for column in sides.key] + doubts)}"""
-    images += [f"old.{sql.name(column.name)} AS o{place}" for place, column in enumerate(sides.columns)]
-    on_key = _all(f"{key_of(column, 'old')} = {key_of(column, 'new')}" for column in sides.key)
-    first = sql.name(sides.key[0].name)
-    is_old = f"old.{first} IS NOT NULL"
-    is_new = f"(new.{first} IS NOT NULL OR old.{first} IS NULL)"
-    differ = [_differs(column) for column in dict.fromkeys([*sides.key, *sides.compared])]
-    ships = _any([f"old.{first} IS NULL", f"new.{first} IS NULL", *doubts, *differ])
-    rest = [_differs(column) for column in sides.columns if column not in (*sides.key, *sides.compared)]
-    return f"""\
-CREATE TABLE {candidates} AS
-{shared}
-SELECT
-    row_number() OVER () AS n, ({ships}) AS ships, {is_old} AS old_here, {is_new} AS new_here,
-    {", ".join(images)}
-FROM {sides.new} AS new
-FULL JOIN {sides.old} AS old ON {on_key}
-LEFT JOIN shared ON {on_shared}
-WHERE {_any([ships, *rest])}"""
+
+
+def _join_shared(sides: Sides) -> str:
+    names = _shared_names(sides)
+    parts = (f"{key_of(one, 'new')} = shared.{name}" for one, name in zip(sides.key, names, strict=True))
+    return f"LEFT JOIN shared ON {_all(parts)}"
+
+
+def _shared_names(sides: Sides) -> list[str]:
+    return [f"k{place}" for place in range(len(sides.key))]
+
+
+def count_candidates(candidates: str) -> Mapping[str, str]:
+    """The queries that count candidates: those without an old row, without a new one, and those not read."""
+    return {
+        "added": f"SELECT count(*) FROM {candidates} AS c WHERE NOT old_here",
+        "removed": f"SELECT count(*) FROM {candidates} AS c WHERE NOT new_here",
+        "kept": f"SELECT count(*) FROM {candidates} AS c WHERE NOT ships",
+    }
+
+
+def share_keys(new_rows: int, old_rows: int, added: int, removed: int) -> bool:
+    """Whether several new rows share a key that an old row has, each of whose keys is its own.
+
+    Rows that share a key which no old row has are candidates in any case.
+    """
+    return new_rows - added != old_rows - removed
 
 
 def key_of(column: StoredColumn, table: str) -> str:
@@ -172,11 +214,6 @@ def count_rows(table: str) -> str:
     return f"SELECT count(*) FROM {table} AS t"
 
 
-def count_kept(candidates: str) -> str:
-    """The query that counts the rows that differ in what is not compared alone."""
-    return f"SELECT count(*) FROM {candidates} AS c WHERE NOT ships"
-
-
 def create_exceptions(exceptions: str) -> str:
     """Make the table of exceptions, empty."""
     return f"CREATE TABLE {exceptions} (n BIGINT, takes_old BOOLEAN)"
@@ -237,3 +274,27 @@ SELECT {", ".join(f"c.{name} AS {name}" for name in names)}
 FROM {copy} AS c
 LEFT JOIN {exceptions} AS x ON x.n = c.{sql.name(NUMBER)}
 WHERE x.n IS NULL"""
+
+
+def spelled(statement: str, dialect: str) -> str:
+    """A statement in a warehouse's SQL; the names in it are quoted as it quotes them.
+
+    Args:
+        statement: one of those above.
+        dialect: sqlglot's name for the warehouse's SQL.
+    """
+    if dialect in ("postgres", "duckdb"):
+        return statement
+    tree = sqlglot.parse_one(statement, dialect="postgres")
+    if dialect == "redshift":
+        tree = tree.transform(_without_distinct_from)
+    return tree.sql(dialect=dialect)
+
+
+def _without_distinct_from(node: Any) -> Any:
+    """A null-safe comparison by plain ones, for a warehouse that has none."""
+    if not isinstance(node, exp.NullSafeNEQ):
+        return node
+    one, other = node.this.sql(dialect="postgres"), node.expression.sql(dialect="postgres")
+    unequal = f"({one} <> {other} OR ({one} IS NULL) <> ({other} IS NULL))"
+    return sqlglot.parse_one(f"COALESCE({unequal}, TRUE)", dialect="postgres")
