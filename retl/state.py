@@ -184,8 +184,10 @@ class State:
     def place(self) -> str:
         """The place where the file is, by which a copy of it is told from the original.
 
-        A copy has another path, or is another file there, or is on another machine.
+        A copy has another path, or is another file there, or is on another machine. In a bucket there is one.
         """
+        if self.is_remote:
+            return str(self.storage)
         if self.path is None:
             return "memory"
         return f"{machine_id()} {self.path.resolve()} {self.path.stat().st_ino}"

@@ -117,7 +117,7 @@ class WarehouseEngine(Engine):
         self.workspace.prepare()
         self._tables = run_tables(self.state, self.workspace, keep=self.purpose is Purpose.PROMOTE)
         if self.purpose is Purpose.PROMOTE:
-            drop_unneeded(self.state, self.workspace, self._tables)
+            drop_unneeded(self.state, self.workspace, self._tables, at_end=False)
         mapping = read_mapping(sync)
         rows_before = snapshot.row_count(self.db)
         copied = self._copied = self._copy(model, names, mapping, old_mapping, full)
@@ -170,7 +170,7 @@ class WarehouseEngine(Engine):
         try:
             with suppress(RetlError):
                 if self._tables is not None and self.purpose is Purpose.PROMOTE:
-                    drop_unneeded(self.state, self.workspace, self._tables)
+                    drop_unneeded(self.state, self.workspace, self._tables, at_end=True)
                 elif self._tables is not None:
                     self.workspace.drop(self.workspace.tables(self._tables.stem))
         finally:

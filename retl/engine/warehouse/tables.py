@@ -111,10 +111,21 @@ def run_tables(state: State, workspace: Workspace, keep: bool) -> RunTables:
     return RunTables(workspace.schema, prefix, f"{prefix}{metadata.generation}_{secrets.token_hex(1)}")
 
 
-def drop_unneeded(state: State, workspace: Workspace, tables: RunTables) -> None:
-    """Drop the tables that this state made and that its snapshot is not in."""
+def drop_unneeded(state: State, workspace: Workspace, tables: RunTables, *, at_end: bool) -> None:
+    """Drop the tables that this state made and that its snapshot is not in.
+
+    At the end of a run, a state that is kept elsewhere may not be saved yet: until then the state there needs
+    the table of before, which the next run drops.
+
+    Raises:
+        LockedError: another process has taken the state over, and knows better what is needed.
+    """
+    lost = state.lost()
+    if lost is not None:
+        raise lost
     kept = snapshot_table(state)
-    found = [name for name in workspace.tables(tables.prefix) if kept is None or name != kept.name]
+    beginning = tables.stem if at_end and state.is_remote else tables.prefix
+    found = [name for name in workspace.tables(beginning) if kept is None or name != kept.name]
     workspace.drop(found)
 
 
@@ -141,6 +152,7 @@ def _token(state: State, keep: bool) -> str:
     if keep:
         with state.transaction():
             state.db.execute("INSERT INTO state.table_maker VALUES (?, ?)", [state.place, token])
+        state.save(leaving=False)  # or nobody would know whose tables they are
     return token
 
 

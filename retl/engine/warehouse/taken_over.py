@@ -93,6 +93,8 @@ class TakenOverEngine(LocalEngine):
             return
         try:
             with suppress(RetlError, duckdb.Error):
-                drop_unneeded(self.state, self.workspace, run_tables(self.state, self.workspace, keep=True))
+                if not self.state.is_remote:  # whose table the next run with `engine: warehouse` drops
+                    own = run_tables(self.state, self.workspace, keep=True)
+                    drop_unneeded(self.state, self.workspace, own, at_end=True)
         finally:
             self.workspace.close()
