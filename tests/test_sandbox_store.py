@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
+from threading import Event
 from typing import Any
 
 import pytest
@@ -245,3 +247,47 @@ def test_failures_change_while_it_runs(http: urllib3.PoolManager) -> None:
 def test_failures_say_what_they_are(text: str) -> None:
     """Failures are written as they are read."""
     assert text == str(Failures.parse(text))
+
+
+def test_readers_see_whole_tables_while_calls_come() -> None:
+    """Whoever reads while calls come, and others make room, sees calls one after another, each once."""
+    store = Store(keep=500)
+    done = Event()
+
+    def check() -> int:
+        looks = 0
+        while not done.is_set() or not looks:
+            (row,) = store.read(
+                "SELECT count(*) AS calls, count(DISTINCT seq) AS seqs, max(seq) - min(seq) + 1 AS span "
+                "FROM call"
+            )
+            assert row["calls"] == row["seqs"] == (row["span"] or 0)
+            looks += 1
+        return looks
+
+    with ThreadPoolExecutor(2) as threads:
+        readers = [threads.submit(check) for _ in range(2)]
+        for first in range(1, 2_001, 100):
+            store.add([received(seq) for seq in range(first, first + 100)], 0)
+            store.read("SELECT 1")
+        done.set()
+        assert all(reader.result() for reader in readers)
+    assert 2_000 == sum(store.holdings()[name] for name in ("held", "gone"))
+    store.close()
+
+
+def test_full_parts_are_compressed() -> None:
+    """Calls that were taken in take a part of their text's memory, and can be read all the same."""
+    store = Store(keep=50_000)
+    for first in range(1, 20_001, 5_000):
+        calls = [
+            received(seq, traits={"text": "the same words " * 20}) for seq in range(first, first + 5_000)
+        ]
+        store.add(calls, 0)
+        store.settle()
+
+    (row,) = store.read("SELECT count(*) AS calls, sum(strlen(body)) AS bytes FROM call")
+    (memory,) = store.read("SELECT sum(memory_usage_bytes)::BIGINT AS bytes FROM duckdb_memory()")
+    assert 20_000 == row["calls"]
+    assert memory["bytes"] < row["bytes"] / 2
+    store.close()

@@ -1,10 +1,12 @@
 """A table in parts, of which the oldest is dropped as a whole to make room.
 
-Rows that are deleted one by one would leave their memory taken.
+Rows that are deleted one by one would leave their memory taken. A part that is full is compressed, to a fifth
+of its size.
 """
 
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,8 +17,14 @@ from retl.sql import name as quoted
 if TYPE_CHECKING:
     import pyarrow as pa
 
+COMPRESSED = "kept"
+"""The database, in memory, that compresses its tables when it is told to; it must be attached."""
+
 PARTS = 10
 """Tables that a view is over: so much of what is kept goes at a time."""
+
+WORTH_COMPRESSING = 2_048
+"""Rows of a part that is not compressed if it has fewer."""
 
 
 @dataclass
@@ -33,7 +41,7 @@ class Parts:
         gone: rows that made room.
 
     Args:
-        db: where it is.
+        db: where the view is; `COMPRESSED` has the tables.
         name: of the view.
         columns: their types by name.
         keep: how many rows there may be.
@@ -90,11 +98,13 @@ class Parts:
         part.bytes += size
         if part.rows >= self._keep // PARTS or part.bytes >= self._most_bytes // PARTS:
             self._begin_part()
+            if part.rows >= WORTH_COMPRESSING:
+                self._compress()
 
     def _begin_part(self) -> None:
         """Begin another table, and drop the oldest ones where there is no room for its rows."""
         self._made += 1
-        part = _Part(quoted(f"{self._name}_{self._made}"))
+        part = _Part(f"{COMPRESSED}.{quoted(f'{self._name}_{self._made}')}")
         self._db.execute(f"CREATE TABLE {part.table} ({self._columns})")
         self._parts.append(part)
         self._show()
@@ -105,6 +115,10 @@ class Parts:
             self.gone += self._parts[0].rows
             self._drop_part()
             self._show()
+
+    def _compress(self) -> None:
+        with suppress(duckdb.TransactionException):  # somebody reads; the next part takes this one along
+            self._db.execute(f"CHECKPOINT {COMPRESSED}")
 
     def _drop_part(self) -> None:
         self._db.execute(f"DROP TABLE {self._parts.popleft().table}")

@@ -11,7 +11,7 @@ import duckdb
 
 from retl.lazy import lazy_module
 from retl.sandbox.body import json_text, told_run
-from retl.sandbox.parts import Parts
+from retl.sandbox.parts import COMPRESSED, Parts
 from retl.sandbox.received import CallOutcome, ReceivedCall
 from retl.sandbox.request import Request
 
@@ -94,6 +94,7 @@ class Store:
         self._writing = threading.RLock()
         self._db = duckdb.connect(":memory:")
         self._db.execute("SET GLOBAL TimeZone = 'UTC'")
+        self._db.execute(f"ATTACH ':memory:' AS {COMPRESSED} (COMPRESS)")
         self._calls = Parts(self._db, "call", CALL_COLUMNS, keep, most_bytes)
         self._requests = Parts(self._db, "request", REQUEST_COLUMNS, KEPT_REQUESTS, most_bytes)
 
