@@ -291,3 +291,8 @@ def test_full_parts_are_compressed() -> None:
     assert 20_000 == row["calls"]
     assert memory["bytes"] < row["bytes"] / 2
     store.close()
+
+
+def test_no_call_goes_to_the_disk(store: Store) -> None:
+    """Where memory runs short, calls are not written to a folder: they hold personal data."""
+    assert [{"value": ""}] == store.read("SELECT value FROM duckdb_settings() WHERE name = 'temp_directory'")

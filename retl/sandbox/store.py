@@ -94,6 +94,7 @@ class Store:
         self._writing = threading.RLock()
         self._db = duckdb.connect(":memory:")
         self._db.execute("SET GLOBAL TimeZone = 'UTC'")
+        self._db.execute("SET GLOBAL temp_directory = ''")  # calls hold personal data, and stay in memory
         self._db.execute(f"ATTACH ':memory:' AS {COMPRESSED} (COMPRESS)")
         self._calls = Parts(self._db, "call", CALL_COLUMNS, keep, most_bytes)
         self._requests = Parts(self._db, "request", REQUEST_COLUMNS, KEPT_REQUESTS, most_bytes)
