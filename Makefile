@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help demo test test-all test-oldest test-encryption test-spark test-snowflake lint bench bench-10m torture docs pictures clean
 
 help:
-	@echo "make demo      run the example's users sync against a local Segment"
+	@echo "make demo      run the example's users sync against a local Segment, and look at the calls"
 	@echo "make test      the tests that are quick and need no server"
 	@echo "make test-all  the others: RETL_TEST_MYSQL_URL=mysql://user:password@host/ make test-all"
 	@echo "make test-oldest  whatever talks to DuckDB, with the oldest one that retl supports"
@@ -23,13 +23,15 @@ help:
 	@echo "make pictures  run a shop, and take the pictures of its report and of the sandbox; needs a Chromium"
 	@echo "make docs      write the generated pages of docs/ anew"
 
-# Its state goes to a folder of its own, so that the demo starts from nothing each time.
+# Its state goes to a folder of its own, so that the demo starts from nothing each time. It ends with the address
+# of the sandbox's page, and how that ends.
 demo: .venv/retl
-	RETL_STATE_DIR=$$(mktemp -d) $(BIN)/retl run syncs/users.yml --sandbox
-	@echo "next:"
+	@echo "what you can do next:"
 	@echo "  . .venv/bin/activate       # puts retl on the path"
 	@echo "  retl plan users --sandbox  # what a run would send, call by call"
 	@echo "  retl init shop             # a project of your own"
+	@echo
+	RETL_STATE_DIR=$$(mktemp -d) $(BIN)/retl run syncs/users.yml --sandbox --open
 
 test: .venv/test
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not browser and not spark and not snowflake"
