@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from posts import NOON, batch, call, post
 
 from retl.errors import ConfigError
-from retl.sandbox.body import exceeds, json_text, strict_json
+from retl.sandbox.body import exceeds, json_bytes, strict_json
 from retl.sandbox.failures import Failures, Reply
 from retl.sandbox.ingestion import discard_code
 from retl.sandbox.kept import Kept
@@ -729,4 +729,4 @@ def test_any_json_is_read_and_measured(value: Any) -> None:
 
     assert repr(value) == repr(strict_json(text.encode()))
     assert [True, False] == [exceeds(value, limit) for limit in (size - 1, size)]
-    assert value == json.loads(json_text(value))
+    assert value == json.loads(json_bytes(value))

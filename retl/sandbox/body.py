@@ -72,20 +72,20 @@ def exceeds(call: Any, limit: int) -> bool:
     return len(text.encode("utf-8", "surrogatepass")) > limit
 
 
-def json_text(value: Any) -> str:
+def json_bytes(value: Any) -> bytes:
     """A value as compact JSON that every reader takes.
 
     Half a surrogate pair becomes a question mark, and what is nested too deep to be written a text.
     """
     try:
-        return orjson.dumps(value).decode()
+        return orjson.dumps(value)
     except TypeError:  # an integer beyond 64 bits, half a pair, or nested deep
         pass
     try:
         text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     except RecursionError:
-        return '"nested too deep"'
-    return text.encode("utf-8", "replace").decode()
+        return b'"nested too deep"'
+    return text.encode("utf-8", "replace")
 
 
 def failure(message: str) -> str:

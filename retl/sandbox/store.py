@@ -5,12 +5,13 @@
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import duckdb
 
 from retl.lazy import lazy_module
-from retl.sandbox.body import json_text, told_run
+from retl.sandbox.body import json_bytes, told_run
 from retl.sandbox.parts import COMPRESSED, Parts
 from retl.sandbox.received import CallOutcome, ReceivedCall
 from retl.sandbox.request import Request
@@ -75,6 +76,10 @@ REQUEST_COLUMNS = {
 `status` is NULL where the connection was closed without an answer. `failure` is what the sandbox did wrong on
 purpose, by its word as in `--failures`, or NULL.
 """
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 
 class Store:
@@ -175,35 +180,56 @@ class Store:
 
 def _call_rows(calls: Sequence[ReceivedCall]) -> "pa.Table":
     """Calls as rows of `call`, with `timestamp` as a text."""
-    fields = [one.call if isinstance(one.call, dict) else {} for one in calls]
-    passed_on = [one.outcome is not CallOutcome.DISCARDED for one in calls]
-    both = list(zip(fields, passed_on, strict=True))
+    seqs, moments, outcomes, reasons, bodies, syncs, run_ids = zip(*calls, strict=True)
+    fields = [body if isinstance(body, dict) else {} for body in bodies]
+    passed_on = [outcome is not CallOutcome.DISCARDED for outcome in outcomes]
     text = pa.string()
 
     def field(name: str) -> "pa.Array":
-        return _array([_text(call.get(name)) for call in fields], text)
+        return _texts([call.get(name) for call in fields])
 
+    originals = [
+        call.get("originalTimestamp" if passed else "timestamp")
+        for call, passed in zip(fields, passed_on, strict=True)
+    ]
+    timestamps = [
+        call["timestamp"] if passed else None for call, passed in zip(fields, passed_on, strict=True)
+    ]
     columns: Mapping[str, Any] = {
-        "seq": pa.array([one.seq for one in calls], pa.int64()),
-        "received_at": pa.array([one.received_at for one in calls], pa.timestamp("us", "UTC")),
-        "outcome": pa.array([one.outcome.value for one in calls], text),
-        "reason": pa.array([one.reason for one in calls], text),
+        "seq": pa.array(seqs, pa.int64()),
+        "received_at": pa.array(_microseconds(moments), pa.int64()).cast(pa.timestamp("us", "UTC")),
+        "outcome": pa.array(outcomes, text),
+        "reason": pa.array(reasons, text),
         "type": field("type"),
         "event": field("event"),
         "user_id": field("userId"),
         "anonymous_id": field("anonymousId"),
         "group_id": field("groupId"),
         "message_id": field("messageId"),
-        "sync": _array([one.sync for one in calls], text),
-        "run_id": _array([one.run_id for one in calls], text),
-        "original_timestamp": _array(
-            [_text(call.get("originalTimestamp" if passed else "timestamp")) for call, passed in both], text
-        ),
-        "timestamp": pa.array([call["timestamp"] if passed else None for call, passed in both], text),
+        "sync": _texts(syncs),
+        "run_id": _texts(run_ids),
+        "original_timestamp": _texts(originals),
+        "timestamp": pa.array(timestamps, text),
         "sent_at": field("sentAt"),
-        "body": pa.array([json_text(one.call) for one in calls], text),
+        "body": _json([json_bytes(body) for body in bodies]),
     }
     return pa.table(columns)
+
+
+def _json(texts: list[bytes]) -> "pa.Array":
+    """Texts that DuckDB takes for JSON without another look."""
+    return pa.ExtensionArray.from_storage(pa.json_(), pa.array(texts, pa.string()))
+
+
+def _microseconds(moments: Sequence[datetime]) -> list[int]:
+    """Moments since 1970; most of them are one object with the moment before."""
+    found: list[int] = []
+    last, value = None, 0
+    for moment in moments:
+        if moment is not last:
+            last, value = moment, (moment - _EPOCH) // _MICROSECOND
+        found.append(value)
+    return found
 
 
 def _request_row(request: Request) -> dict[str, Any]:
@@ -223,20 +249,28 @@ def _request_row(request: Request) -> dict[str, Any]:
 
 
 def _request_rows(rows: Sequence[Mapping[str, Any]]) -> "pa.Table":
-    types = {"TIMESTAMPTZ": pa.timestamp("us", "UTC"), "VARCHAR": pa.string(), "BIGINT": pa.int64()}
-    return pa.table(
-        {name: _array([row[name] for row in rows], types[type_]) for name, type_ in REQUEST_COLUMNS.items()}
-    )
+    """Rows of `request` for Arrow."""
+
+    def column(name: str, type_: str) -> "pa.Array":
+        values = [row[name] for row in rows]
+        if type_ == "VARCHAR":
+            return _texts(values)
+        return pa.array(values, pa.int64() if type_ == "BIGINT" else pa.timestamp("us", "UTC"))
+
+    return pa.table({name: column(name, type_) for name, type_ in REQUEST_COLUMNS.items()})
 
 
-def _text(value: Any) -> str | None:
-    return value if value is None or isinstance(value, str) else json_text(value)
-
-
-def _array(values: list[Any], type_: Any) -> "pa.Array":
-    """Values for Arrow, which takes no half of a surrogate pair."""
+def _texts(values: Sequence[Any]) -> "pa.Array":
+    """Values as texts: those that are none as their JSON, half a surrogate pair as a question mark."""
     try:
-        return pa.array(values, type_)
-    except UnicodeEncodeError:
-        whole = [None if text is None else text.encode("utf-8", "replace").decode() for text in values]
-        return pa.array(whole, type_)
+        return pa.array(values, pa.string())
+    except (pa.ArrowException, TypeError, UnicodeEncodeError):
+        whole = [
+            value.encode("utf-8", "replace")
+            if isinstance(value, str)
+            else None
+            if value is None
+            else json_bytes(value)
+            for value in values
+        ]
+        return pa.array(whole, pa.string())
