@@ -36,6 +36,9 @@ WAITING_CALLS = 5_000
 WAITING_BYTES = 5_000_000
 """Bytes of calls that may wait."""
 
+MOST_WAITING = 4
+"""Times as many calls, or bytes, may wait while others are on their way."""
+
 CALL_COLUMNS = {
     "seq": "BIGINT",
     "received_at": "TIMESTAMPTZ",
@@ -123,10 +126,17 @@ class Store:
             self._waiting_requests.append(_request_row(request))
 
     def settle(self) -> None:
-        """Take in the calls and requests that wait, where they are many."""
+        """Take in the calls and requests that wait, where they are many.
+
+        While another thread does so, this one goes on, up to a few times as many.
+        """
         waiting = len(self._waiting) + len(self._waiting_requests)
-        if waiting >= WAITING_CALLS or self._waiting_bytes >= WAITING_BYTES:
-            self._take_in()
+        much = max(waiting / WAITING_CALLS, self._waiting_bytes / WAITING_BYTES)
+        if much >= 1 and self._writing.acquire(blocking=much >= MOST_WAITING):
+            try:
+                self._take_in()
+            finally:
+                self._writing.release()
 
     def read(self, query: str, parameters: Sequence[Any] = ()) -> list[dict[str, Any]]:
         """The rows of a SELECT, with all that was added before; its values are bound to `?`."""
