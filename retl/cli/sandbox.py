@@ -1,5 +1,6 @@
 """`retl sandbox`: a local Segment."""
 
+import gc
 import os
 import threading
 import time
@@ -76,6 +77,8 @@ def sandbox_command(
     if stop:
         _stop(port, as_json)
         return 0
+    gc.freeze()  # what is loaded stays
+    gc.set_threshold(100_000)  # calls come and go by the thousand, and hold no circles
     announcement, forwarded = Announcement(), Webhooks()
     project, rehearsal = project_receivers()
     routes = (
