@@ -131,7 +131,7 @@ def strict_json(body: bytes) -> Any:
     """Read JSON as the standard has it: no NaN, no Infinity, also none by way of 1e999.
 
     orjson reads most of it. It makes floats of integers beyond 64 bits, and refuses half a surrogate pair;
-    Python's own reader, five times slower, keeps both.
+    Python's own reader, which is slower, keeps both.
     """
     if _LONG_INTEGER not in b":" + body.translate(_SIMPLER):
         with suppress(orjson.JSONDecodeError):

@@ -36,7 +36,7 @@ WAITING_CALLS = 5_000
 WAITING_BYTES = 5_000_000
 """Bytes of calls that may wait."""
 
-MOST_WAITING = 4
+MOST_WAITING = 2
 """Times as many calls, or bytes, may wait while others are on their way."""
 
 CALL_COLUMNS = {
@@ -128,7 +128,7 @@ class Store:
     def settle(self) -> None:
         """Take in the calls and requests that wait, where they are many.
 
-        While another thread does so, this one goes on, up to a few times as many.
+        While another thread does so, this one goes on, up to twice as many.
         """
         waiting = len(self._waiting) + len(self._waiting_requests)
         much = max(waiting / WAITING_CALLS, self._waiting_bytes / WAITING_BYTES)
