@@ -63,6 +63,7 @@ class Parts:
         self._keep = keep
         self._most_bytes = most_bytes
         self._parts: deque[_Part] = deque()
+        self._leaving: list[_Part] = []
         self._made = 0
         self._begin_part()
 
@@ -84,9 +85,11 @@ class Parts:
 
     def clear(self) -> None:
         """Drop all rows; none of them counts as gone to make room."""
-        while self._parts:
-            self._drop_part()
+        former = list(self._parts)
+        self._parts.clear()
         self._begin_part()
+        self._leaving.extend(former)
+        self._drop_leaving()
         self.gone = 0
 
     def _insert(self, rows: "pa.Table", size: int, select: str) -> None:
@@ -103,6 +106,7 @@ class Parts:
 
     def _begin_part(self) -> None:
         """Begin another table, and drop the oldest ones where there is no room for its rows."""
+        self._drop_leaving()
         self._made += 1
         part = _Part(f"{COMPRESSED}.{quoted(f'{self._name}_{self._made}')}")
         self._db.execute(f"CREATE TABLE {part.table} ({self._columns})")
@@ -113,15 +117,18 @@ class Parts:
             or sum(one.bytes for one in self._parts) > self._most_bytes - self._most_bytes // PARTS
         ):
             self.gone += self._parts[0].rows
-            self._drop_part()
+            self._leaving.append(self._parts.popleft())
             self._show()
 
     def _compress(self) -> None:
         with suppress(duckdb.TransactionException):  # somebody reads; the next part takes this one along
             self._db.execute(f"CHECKPOINT {COMPRESSED}")
 
-    def _drop_part(self) -> None:
-        self._db.execute(f"DROP TABLE {self._parts.popleft().table}")
+    def _drop_leaving(self) -> None:
+        """Drop the parts that left the view with the part before: nobody has just begun to read them."""
+        for part in self._leaving:
+            self._db.execute(f"DROP TABLE {part.table}")
+        self._leaving.clear()
 
     def _show(self) -> None:
         tables = " UNION ALL ".join(f"FROM {part.table}" for part in self._parts)

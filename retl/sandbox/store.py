@@ -4,9 +4,10 @@
 """
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import duckdb
 
@@ -81,6 +82,8 @@ purpose, by its word as in `--failures`, or NULL.
 """
 
 
+T = TypeVar("T")
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -141,17 +144,21 @@ class Store:
     def read(self, query: str, parameters: Sequence[Any] = ()) -> list[dict[str, Any]]:
         """The rows of a SELECT, with all that was added before; its values are bound to `?`."""
         self._take_in()
-        with self._db.cursor() as cursor:
+
+        def found(cursor: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
             rows: list[dict[str, Any]] = (
                 cursor.sql(query, params=list(parameters)).to_arrow_table().to_pylist()
             )
             return rows
 
+        with self._db.cursor() as cursor:
+            return _again(lambda: found(cursor))
+
     def texts(self, query: str, parameters: Sequence[Any] = ()) -> Iterator[list[str]]:
         """The texts in the one column of a SELECT, some at a time, read as they are asked for; see `read`."""
         self._take_in()
         with self._db.cursor() as cursor:
-            found = cursor.execute(query, list(parameters))
+            found = _again(lambda: cursor.execute(query, list(parameters)))
             while some := found.fetchmany(1_000):
                 yield [text for (text,) in some]
 
@@ -186,6 +193,13 @@ class Store:
                 self._calls.insert(rows, rows.column("body").nbytes, as_moment)
             if requests:
                 self._requests.insert(_request_rows(requests), 0)
+
+
+def _again(read: Callable[[], T]) -> T:
+    """Read once more where a part was dropped between a look at the view and one at its tables."""
+    with suppress(duckdb.CatalogException):
+        return read()
+    return read()
 
 
 def _call_rows(calls: Sequence[ReceivedCall]) -> "pa.Table":
