@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         postgres_workspace,
         snowflake,
         spark,
+        spark_workspace,
         sqlalchemy,
     )
 else:
@@ -37,6 +38,7 @@ else:
     snowflake = lazy_module("retl.warehouse.snowflake")
     bigquery = lazy_module("retl.warehouse.bigquery")
     spark = lazy_module("retl.warehouse.spark", "spark")
+    spark_workspace = lazy_module("retl.warehouse.spark_workspace", "spark")
     sqlalchemy = lazy_module("retl.warehouse.sqlalchemy")
 
 __all__ = ["BATCH_ROWS", "FAULT", "Column", "Warehouse", "Workspace", "open_warehouse", "open_workspace"]
@@ -99,6 +101,8 @@ def open_workspace(url: str, root: Path, schema: str, room: Room | None = None) 
         return duckdb_workspace.DuckDBWorkspace(address, root, schema, room)
     if address.backend in ("postgres", "postgresql"):
         return postgres_workspace.PostgresWorkspace(engine.make_url(url), root, schema)
+    if address.backend == "sc":
+        return spark_workspace.SparkWorkspace(address, schema)
     raise ConfigError(
         f"`engine: warehouse` does not know {address.backend}",
         hint="use `engine: local`, which reads all rows and compares them here",

@@ -90,6 +90,12 @@ class SparkSession:
                     yield from part.to_batches() or [without_rows(part.schema)]
                 part = next(arriving, None)
 
+    def execute(self, sql: str) -> None:
+        """Execute a command to its end."""
+        command = proto.Command(sql_command=proto.SqlCommand(input=_relation(sql)))
+        with self._interruptible() as tag, self._tagged(tag):
+            self._client.execute_command(command)
+
     def cancel(self) -> None:
         """Have the server stop what it does."""
         for tag in list(self._running):
@@ -133,4 +139,8 @@ class SparkSession:
 
 
 def _plan(sql: str) -> proto.Plan:
-    return proto.Plan(root=proto.Relation(sql=proto.SQL(query=sql)))
+    return proto.Plan(root=_relation(sql))
+
+
+def _relation(sql: str) -> proto.Relation:
+    return proto.Relation(sql=proto.SQL(query=sql))

@@ -24,7 +24,7 @@ _LARGEST_RESULT = "spark.driver.maxResultSize"
 
 def unopened(error: Exception, address: Address) -> ConfigError | WarehouseError:
     """The error for a session that could not be opened."""
-    said, where = _said(str(error).strip(), address), shown(address)
+    said, where = sentence(error, address), shown(address)
     if isinstance(error, ValueError):
         return ConfigError(
             f"the warehouse's URL cannot be used: {said}",
@@ -57,6 +57,11 @@ def read_failed(model: Model, error: PySparkException, address: Address) -> Mode
     if _LARGEST_RESULT in text:
         broken.hint = f"Raise {_LARGEST_RESULT} of the Spark Connect server; 0 is no limit."
     return broken
+
+
+def sentence(error: Exception, address: Address) -> str:
+    """The words of Spark, or of its client, for what is wrong, in one sentence."""
+    return _said(str(error).strip(), address)
 
 
 def _said(text: str, address: Address) -> str:

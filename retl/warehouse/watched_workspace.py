@@ -54,6 +54,10 @@ class WatchedWorkspace(Workspace):
         """The model's SQL in brackets."""
         return self._watched(self._opened().query_of, model)
 
+    def spelled(self, statement: str) -> str:
+        """A statement as the warehouse takes it."""
+        return self._opened().spelled(statement)
+
     def execute(self, statement: str, model: Model | None = None) -> None:
         """Execute a statement that gives no rows."""
         self._watched(self._opened().execute, statement, model)

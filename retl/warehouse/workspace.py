@@ -78,11 +78,18 @@ class Workspace(Protocol):
         """
         ...
 
+    def spelled(self, statement: str) -> str:
+        """A statement as the warehouse takes it, which is as it is unless its SQL differs.
+
+        `execute` and `number` spell statements by themselves, but for the model's part of them.
+        """
+        return statement
+
     def execute(self, statement: str, model: Model | None = None) -> None:
         """Execute a statement that gives no rows.
 
         Args:
-            statement: in the warehouse's SQL.
+            statement: in SQL as Postgres and DuckDB have it.
             model: whose SQL is part of it, which may then be to blame.
 
         Raises:

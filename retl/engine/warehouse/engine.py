@@ -292,7 +292,7 @@ class WarehouseEngine(Engine):
 
     def _read(self, sync: Sync, model: Model, query: str) -> Iterator[pa.RecordBatch]:
         """Rows of the workspace, by the reader by which all models are read."""
-        return located(sync, self.warehouse.read(replace(model, sql=query)))
+        return located(sync, self.warehouse.read(replace(model, sql=self.workspace.spelled(query))))
 
     def _next_table(self, tables: RunTables, copied: Copied, exceptions: Mapping[int, bool]) -> str:
         """Make the next snapshot table; gives its name, which is the copy's where that has all its rows."""
