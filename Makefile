@@ -58,7 +58,7 @@ test-encryption: .venv/encryption
 
 # PySpark brings Spark itself, 400 MB, so it has an environment of its own. Each process has a server of its own, too.
 test-spark: .venv/spark
-	.venv/spark/bin/python -m pytest -q -m spark tests/test_spark.py tests/test_warehouse.py
+	.venv/spark/bin/python -m pytest -q -m spark tests/test_spark.py tests/test_spark_engine.py tests/test_warehouse.py
 
 # The server wants releases of packages that others do not.
 test-snowflake: .venv/snowflake

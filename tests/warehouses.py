@@ -66,15 +66,31 @@ def mysql_database(*statements: str) -> Iterator[str]:
             connection.exec_driver_sql(f"DROP DATABASE {name}")
 
 
+class SparkStatements:
+    """A session of Spark's own client, for what a test makes there."""
+
+    def __init__(self, url: str) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the versions of pandas that PySpark knows
+            from pyspark.sql.connect.session import SparkSession
+        # The client takes no value with a sign of its own in it.
+        self._session = SparkSession.builder.remote(url.replace("==", "%3D%3D")).create()
+
+    def run(self, *statements: str) -> None:
+        """Run these statements."""
+        for statement in statements:
+            self._session.sql(statement)
+
+    def close(self) -> None:
+        """End the session."""
+        self._session.stop()
+
+
 def in_spark(url: str, *statements: str) -> None:
     """Run these statements in Spark."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about the versions of pandas that PySpark knows
-        from pyspark.sql.connect.session import SparkSession
-    session = SparkSession.builder.remote(url.replace("==", "%3D%3D")).create()  # it takes no other
-    for statement in statements:
-        session.sql(statement)
-    session.stop()
+    session = SparkStatements(url)
+    session.run(*statements)
+    session.close()
 
 
 def model(text: str, first_line: int = 1) -> Model:
