@@ -29,6 +29,7 @@ KINDS = {
     "text": "STRING",
     "numeric": "DECIMAL(38, 10)",
     "numeric(10,2)": "DECIMAL(10, 2)",
+    "numeric(30,2)": "DECIMAL(30, 2)",
     "double precision": "DOUBLE",
     "json": "STRING",
     "date": "DATE",
