@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -93,9 +94,37 @@ def test_every_dependency_has_its_reason() -> None:
     listed = re.search(r"^dependencies = \[\n(.*?)^\]", project, re.MULTILINE | re.DOTALL)
     assert listed is not None
     required = set(re.findall(r'"([a-z0-9.-]+)', listed[1]))
-    reasons = set(re.findall(r"^\| `([a-z0-9.-]+)` \| ", README.split("## Dependencies")[1], re.MULTILINE))
+    table = README.split("## Dependencies")[1].split("\nExtras ")[0]
+    reasons = set(re.findall(r"^\| `([a-z0-9.-]+)` \| ", table, re.MULTILINE))
 
     assert required == reasons
+
+
+def test_every_extra_has_its_reason_and_can_be_installed() -> None:
+    """The README gives a reason for each extra of users; docs and hints name none that is not there."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    extras = set(project["project"]["optional-dependencies"])
+    table = README.split("## Dependencies")[1].split("\nExtras ")[1]
+    reasons = {
+        one
+        for row in re.findall(r"^\| (`[a-z`, ]+) \| .+ \| .+ \|$", table, re.MULTILINE)
+        for one in re.findall(r"`(\w+)`", row)
+    }
+    pages = [
+        ROOT / "README.md",
+        ROOT / "CHANGELOG.md",
+        *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / "retl").rglob("*.py"),
+    ]
+    named = {
+        one
+        for page in pages
+        for names in re.findall(r"'(?:\.|retl)\[([a-z0-9,-]+)\]'", page.read_text(encoding="utf-8"))
+        for one in names.split(",")
+    }
+
+    assert extras - {"browser", "lint", "test"} == reasons
+    assert set() == named - extras
 
 
 def errors_below(kind: type[RetlError]) -> Iterator[type[RetlError]]:
