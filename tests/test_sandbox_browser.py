@@ -15,10 +15,13 @@ from sandbox_calls import arrived, identify, track
 
 import retl
 from retl.api import LoadedSync
+from retl.sandbox.failures import Failures
 from retl.sandbox.page.page_routes import page_routes
 from retl.sandbox.rehearsed import ReceiverRehearsal
 from retl.sandbox.server import Sandbox
 from retl.sandbox.store import Store
+from retl.sandbox.webhook import Webhook
+from retl.sandbox.webhooks import Webhooks
 
 pytestmark = pytest.mark.browser
 
@@ -343,6 +346,20 @@ def test_the_page_is_usable_by_everybody(shop: Desk, path: str, window: tuple[in
 
     assert 0 == found.violations_count, found.generate_report()
     assert window[0] == page.evaluate("document.documentElement.scrollWidth")
+
+
+@pytest.mark.parametrize("width", [900, 1179, 1180, 1379, 1380])
+def test_all_views_are_seen_at_the_top(chromium: Browser, width: int) -> None:
+    """On a computer the links to all views are seen at once, also with webhooks and with failures on."""
+    webhooks, failures = Webhooks(), Failures.parse("429=0.5")
+    routes = page_routes(ReceiverRehearsal(), webhooks)
+    with webhooks, Sandbox(routes=routes, store=Store(), failures=failures) as sandbox:
+        webhooks.start([Webhook(f"{sandbox.url}/stand-ins/suprsend")], sandbox.store)
+        page = open_page(chromium, f"{sandbox.url}/failures", (width, "light")).page
+        seen, needed = page.locator("nav").evaluate("nav => [nav.clientWidth, nav.scrollWidth]")
+
+        assert 10 == page.locator("nav a").count()
+        assert needed <= seen
 
 
 def test_html_in_a_value_is_text(shop: Desk) -> None:

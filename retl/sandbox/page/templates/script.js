@@ -216,7 +216,7 @@
       return;
     }
     if (isField || !keysOn.checked) return;
-    const tab = /^[1-9]$/.test(event.key) && $$("nav a")[Number(event.key) - 1];
+    const tab = /^[0-9]$/.test(event.key) && $$("nav a")[(Number(event.key) || 10) - 1];
     if (tab) tab.click();
     else if (Object.hasOwn(actions, event.key)) { event.preventDefault(); actions[event.key](); }
   });
