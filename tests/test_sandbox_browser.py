@@ -92,7 +92,7 @@ def shop(desk: Desk) -> Desk:
 
 def rows(page: Page) -> list[str]:
     """The lines of the list, each with its words between spaces."""
-    return [" ".join(text.split()) for text in page.locator("#rows tbody tr").all_inner_texts()]
+    return [" ".join(text.split()) for text in page.locator("#rows tr[data-seq]").all_inner_texts()]
 
 
 def reach(page: Page, text: str) -> None:
@@ -109,10 +109,10 @@ def test_calls_arrive_while_the_page_is_open(desk: Desk) -> None:
     page = desk.open()
     expect(page.get_by_text("Waiting for the first call")).to_be_visible()
     desk.send(identify("ada", plan="pro"))
-    expect(page.locator("#rows tbody tr")).to_have_count(1)
+    expect(page.locator("#rows tr[data-seq]")).to_have_count(1)
     desk.send(track("ada", "Order Completed", total=1), track("grace", "Visit"))
 
-    expect(page.locator("#rows tbody tr")).to_have_count(3)
+    expect(page.locator("#rows tr[data-seq]")).to_have_count(3)
     assert "grace" in rows(page)[0]
     expect(page.locator("#bar")).to_contain_text("3 calls")
     expect(page.locator("#throughput .tone-accepted dd")).to_have_text("3")
@@ -130,15 +130,15 @@ def test_nothing_moves_when_calls_arrive(shop: Desk) -> None:
         }"""
     )
     shop.send(identify("ken"))
-    expect(page.locator("#rows tbody tr")).to_have_count(11)
-    page.locator("#rows tbody tr").nth(3).hover()
+    expect(page.locator("#rows tr[data-seq]")).to_have_count(11)
+    page.locator("#rows tr[data-seq]").nth(3).hover()
     before = rows(page)
     shop.send(identify("ken"), identify("ken"))
     expect(page.locator("#pill")).to_have_text("2 new calls")
 
     assert before == rows(page)
     page.locator("#pill").click()
-    expect(page.locator("#rows tbody tr")).to_have_count(13)
+    expect(page.locator("#rows tr[data-seq]")).to_have_count(13)
     expect(page.locator("#pill")).to_be_hidden()
     assert 0 == page.evaluate("window.shifted")
 
@@ -154,7 +154,7 @@ def test_the_page_pauses_and_goes_on(desk: Desk) -> None:
     expect(page.get_by_role("button", name="Paused")).to_have_attribute("aria-pressed", "true")
     page.keyboard.press("p")
 
-    expect(page.locator("#rows tbody tr")).to_have_count(1)
+    expect(page.locator("#rows tr[data-seq]")).to_have_count(1)
 
 
 def test_calls_are_filtered_and_counted(shop: Desk) -> None:
@@ -279,7 +279,7 @@ def test_all_calls_are_cleared_by_two_clicks(shop: Desk) -> None:
     expect(page.get_by_text("Waiting for the first call")).to_be_visible()
     shop.send(identify("ada"))
 
-    expect(page.locator("#rows tbody tr")).to_have_count(1)
+    expect(page.locator("#rows tr[data-seq]")).to_have_count(1)
 
 
 def test_all_is_done_by_the_keyboard(shop: Desk) -> None:
@@ -412,9 +412,9 @@ def test_a_receiver_shows_what_arrives(shop: Desk) -> None:
     expect(page.locator("#pill")).to_have_text("1 new call")
     page.keyboard.press("n")
 
-    expect(page.locator("#rows tbody tr").first).to_contain_text("ken")
+    expect(page.locator("#rows tr[data-seq]").first).to_contain_text("ken")
     page.get_by_role("link", name="Miso").click()
-    expect(page.locator("#rows tbody tr").first).to_contain_text("nothing arrives")
+    expect(page.locator("#rows tr[data-seq]").first).to_contain_text("nothing arrives")
 
 
 def test_a_hundred_thousand_calls_stay_usable(desk: Desk) -> None:
@@ -430,7 +430,7 @@ def test_a_hundred_thousand_calls_stay_usable(desk: Desk) -> None:
     page.locator("#facets").get_by_role("link", name="identify").click()
     expect(page.locator("#bar")).to_contain_text("50,000 calls of 100,000")
     page.get_by_role("link", name="Older calls").click()
-    expect(page.locator("#rows tbody tr").first).to_have_attribute("data-seq", str(100_000 - 200))
+    expect(page.locator("#rows tr[data-seq]").first).to_have_attribute("data-seq", str(100_000 - 200))
     page.locator("#search").fill("user-7777 99777")
     expect(page.locator("#bar")).to_contain_text(" of 100,000")
     page.keyboard.press("Escape")
@@ -441,7 +441,7 @@ def test_a_hundred_thousand_calls_stay_usable(desk: Desk) -> None:
 
     page.goto(desk.sandbox.url)
     assert len(page.content()) < 150_000
-    assert 100 == page.locator("#rows tbody tr").count()
+    assert 100 == page.locator("#rows tr[data-seq]").count()
 
 
 def test_a_rehearsal_is_watched_from_run_to_repeat(desk: Desk, tmp_path: Path) -> None:
@@ -450,7 +450,7 @@ def test_a_rehearsal_is_watched_from_run_to_repeat(desk: Desk, tmp_path: Path) -
     expect(page.get_by_text("Waiting for the first call")).to_be_visible()
     sync = customers(tmp_path, desk.sandbox.url)
     sync.run()
-    expect(page.locator("#rows tbody tr")).to_have_count(2)
+    expect(page.locator("#rows tr[data-seq]")).to_have_count(2)
     expect(page.locator("#facets")).to_contain_text("customers")
 
     (tmp_path / "customers.csv").write_text(
@@ -465,7 +465,7 @@ def test_a_rehearsal_is_watched_from_run_to_repeat(desk: Desk, tmp_path: Path) -
     assert ["duplicate", "accepted"] == [
         text.strip() for text in page.locator("#rows .end").all_text_contents()[1:3]
     ]
-    page.locator("#rows tbody tr").nth(1).locator(".cover").click()
+    page.locator("#rows tr[data-seq]").nth(1).locator(".cover").click()
     expect(page.locator(".changes")).to_contain_text("plan")
     page.locator("#open-user").click()
 

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ from urllib.parse import quote
 
 import pytest
 import urllib3
-from posts import batch, post
-from sandbox_calls import identify, track
+from posts import NOON, batch, post
+from sandbox_calls import arrived, identify, store_of, track
 
 import retl
 import retl.sandbox
@@ -289,6 +290,19 @@ def test_older_calls_that_are_gone_are_counted(http: urllib3.PoolManager) -> Non
 
         assert gone > 0
         assert f"has let go of {gone}" in shown
+
+
+@pytest.mark.parametrize("path", ["/", "/receivers/insider", "/user?id=ada"])
+def test_calls_of_other_days_have_a_date(http: urllib3.PoolManager, path: str) -> None:
+    """Above the first call of each day but today a list says the date, as its lines have the time alone."""
+    day = 24 * 60 * 60
+    since = [0, day, day, 2 * day, (datetime.now(UTC) - NOON).total_seconds()]
+    calls = [arrived(seq, identify("ada", n=seq), seconds=seconds) for seq, seconds in enumerate(since, 1)]
+    with Sandbox(routes=page_routes(ReceiverRehearsal()), store=store_of(calls)) as sandbox:
+        shown = page(http, sandbox, path)
+
+    dates = [f"{moment.day} {moment:%B %Y}" for moment in (NOON + timedelta(days=n) for n in (2, 1, 0))]
+    assert dates == re.findall(r'class="day">.*?(\d{1,2} [A-Z][a-z]+ 20\d\d)<', shown)
 
 
 def test_webhooks_have_a_view(http: urllib3.PoolManager) -> None:

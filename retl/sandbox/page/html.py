@@ -65,7 +65,7 @@ def _environment() -> "jinja2.Environment":
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["known_types"] = TYPES
+    environment.globals.update(known_types=TYPES, today=words.today)
     environment.filters.update(
         arrives=words.arrives,
         clock=words.clock,

@@ -38,9 +38,14 @@ def iso(at: datetime | None) -> str:
     return NONE if at is None else f"{at:%Y-%m-%dT%H:%M:%S}{milliseconds(at)}Z"
 
 
-def day(at: datetime) -> str:
+def day(at: datetime | None) -> str:
     """The date of a moment."""
-    return f"{at.day} {at:%B %Y}"
+    return NONE if at is None else f"{at.day} {at:%B %Y}"
+
+
+def today() -> str:
+    """The date of this moment, of which a list says nothing."""
+    return day(datetime.now(UTC))
 
 
 def number(value: int) -> str:
