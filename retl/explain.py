@@ -96,6 +96,7 @@ class Ahead:
     Attributes:
         calls: the calls; of a row that the next run has none for, each that it could make.
         rows: the values by column, as text, by the keys of the rows; without those that are gone.
+        known: the same as they were when the rows were last turned into calls; without those that are new.
         rejected: the reasons, by their keys, of rows that cannot be compared; None stands for the key of rows
             without one. They have no calls, and where several share a key no values.
         stopped_by: names of the guards that would stop the next run; none where it would go on.
@@ -103,6 +104,7 @@ class Ahead:
 
     calls: Sequence[Explained]
     rows: Mapping[str, Mapping[str, str | None]]
+    known: Mapping[str, Mapping[str, str | None]]
     rejected: Mapping[str | None, str]
     stopped_by: Sequence[str]
 
@@ -127,6 +129,8 @@ def explain(job: Job, key: str, settings: Mapping[str, Settings]) -> Ahead:
     rejected = _faults(db)
     alone = [one for one in found_rows if rejected.get(one) != Reason.DUPLICATE_KEY]
     rows = as_texts(db, "SELECT key, row FROM stage", alone, changes.mapping.columns)
+    old = changes.old_mapping
+    known = as_texts(db, "SELECT key, row FROM known", list(found_rows), old.columns) if old else {}
     db.execute("DELETE FROM differing WHERE key NOT IN (SELECT key FROM found)")
     render_calls(job.state.db, rendering(job, proposal))
     explained = _calls(job, changes, settings, found_rows, None)
@@ -136,7 +140,7 @@ def explain(job: Job, key: str, settings: Mapping[str, Settings]) -> Ahead:
         render_what_if(job, changes)
         explained += _calls(job, changes, settings, found_rows, kind)
     stopped_by = [one.name for one in proposal.guards if one.outcome is Outcome.STOPS]
-    return Ahead(explained, rows, rejected, stopped_by)
+    return Ahead(explained, rows, known, rejected, stopped_by)
 
 
 def _find_rows(db: duckdb.DuckDBPyConnection, key: str, changes: Changes) -> dict[str, str]:

@@ -81,10 +81,13 @@ class Answer:
     Attributes:
         columns: their names.
         rows: the values by column; of the types that DuckDB gives to Python.
+        elsewhere: the table in the warehouse with the rows that the view `rows` lacks; None where there is
+            none, or the view was not asked.
     """
 
     columns: Sequence[str]
     rows: Sequence[tuple[Any, ...]]
+    elsewhere: str | None = None
 
     def as_json(self) -> list[dict[str, Any]]:
         """The objects that `retl sql --json` prints, one for each row."""
@@ -101,10 +104,11 @@ def query(state: State, text: str) -> Answer:
     show(state)
     with suppress(duckdb.InvalidInputException):  # it is so already
         db.execute("SET GLOBAL enable_external_access = false; SET GLOBAL lock_configuration = true")
-    _refuse_all_but_views(db, text)
+    asked, table = _views_of(db, text), state.metadata.snapshot_table
+    elsewhere = f"{table['schema']}.{table['name']}" if table and "rows" in asked else None
     try:
         found = db.execute(text)
-        return Answer([column[0] for column in found.description or ()], found.fetchall())
+        return Answer([column[0] for column in found.description or ()], found.fetchall(), elsewhere)
     except duckdb.Error as error:
         raise ConfigError(f"the query fails: {_sentence(error)}", hint=_HINT) from error
 
@@ -112,7 +116,8 @@ def query(state: State, text: str) -> Answer:
 _HINT = f"the views are {', '.join(VIEWS)}; docs/state.md has their columns"
 
 
-def _refuse_all_but_views(db: duckdb.DuckDBPyConnection, text: str) -> None:
+def _views_of(db: duckdb.DuckDBPyConnection, text: str) -> set[str]:
+    """The names of the views that a query asks; one that asks anything else is refused."""
     try:
         ((serialized,),) = db.execute("SELECT json_serialize_sql(?)", [text]).fetchall()
     except duckdb.Error as error:
@@ -125,6 +130,7 @@ def _refuse_all_but_views(db: duckdb.DuckDBPyConnection, text: str) -> None:
     if len(tree["statements"]) != 1:
         raise ConfigError("only one SELECT is taken, and there are several statements", hint=_HINT)
     own = {entry["key"] for node in _nodes(tree) for entry in node.get("cte_map", {}).get("map", ())}
+    asked = set()
     for node in _nodes(tree):
         match node.get("type"):
             case "BASE_TABLE":
@@ -132,12 +138,14 @@ def _refuse_all_but_views(db: duckdb.DuckDBPyConnection, text: str) -> None:
                 named = ".".join(filter(None, parts))
                 if named.lower() not in VIEWS and named not in own:
                     raise ConfigError(f"there is no view `{named}`", hint=_HINT)
+                asked.add(named.lower())
             case "TABLE_FUNCTION":
                 name = node["function"]["function_name"]
                 if name.lower() not in TABLE_FUNCTIONS:
                     raise ConfigError(f"a query takes no rows from `{name}`", hint=_HINT)
             case "SHOW_REF" if node["table_name"].strip('"').lower() not in {"", *VIEWS}:
                 raise ConfigError("only the views can be described", hint=_HINT)
+    return asked
 
 
 def _nodes(tree: Any) -> Iterator[dict[str, Any]]:

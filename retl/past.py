@@ -96,7 +96,7 @@ class RowPast:
         key: the primary key, as text; None stands for rows without one.
         matched: whether it was asked for as a "key" or as a "user".
         row: the values by column as they were when the row was last turned into calls, as text; None where
-            it is not in the snapshot.
+            it is not in the snapshot, or only in the part of it that the warehouse has.
         events: the newest first.
         rejections: open ones first, then the newest.
     """
@@ -138,10 +138,13 @@ def find_past(state: State, argument: str) -> list[RowPast]:
     keys = [key for (key,) in found]
     calls, rejections, rows = _calls(db, keys), _rejections(db, keys), _rows(db, keys, mapping)
     runs = [_KeptRun(*run) for run in db.execute(_RUNS).fetchall()]
+    # Rows that a table in the warehouse has are not known to be gone.
+    is_elsewhere = state.metadata.snapshot_table is not None
     found_past = []
     for key in keys:
         own, faults, row = calls.get(key, []), rejections.get(key, []), rows.get(key)
-        left_in = _left_in(runs, own) if row is None and mapping is not None else None
+        is_gone = row is None and mapping is not None and not is_elsewhere
+        left_in = _left_in(runs, own) if is_gone else None
         events = list(_events(runs, own, faults, left_in))
         found_past.append(RowPast(key, "key" if key == argument else "user", row, events, faults))
     return found_past

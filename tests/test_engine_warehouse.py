@@ -457,6 +457,34 @@ def test_a_reset_drops_the_tables_of_its_state(retl: Retl, tmp_path: Path, optio
     assert 4 == json.loads(retl("run", "shop", "--json")[1])["added"]
 
 
+def test_the_last_known_row_is_told(retl: Retl, tmp_path: Path) -> None:
+    """Explain shows a row as it was last sent; --offline and `retl sql` say that the warehouse has it."""
+    retl("run", "shop")
+    with duckdb.connect(str(tmp_path / "shop.duckdb")) as db:
+        db.execute("UPDATE shop_rows SET value = 'x' WHERE id = 2; DELETE FROM shop_rows WHERE id = 3")
+
+    assert "now  value: b → x" in retl("explain", "shop", "2")[1]
+    assert {"id": "3", "value": "c"}.items() <= json.loads(retl("explain", "shop", "3", "--json")[1])[
+        "row"
+    ].items()
+    _, _, noted = retl("explain", "shop", "2", "--offline")
+    assert "in the warehouse" in noted
+    assert tables_of(tmp_path)[0] in retl("sql", "shop", "select * from rows")[2].replace("\n", "")
+    assert "" == retl("sql", "shop", "select * from calls")[2]
+
+
+def test_a_row_in_the_warehouse_is_not_told_to_be_gone(retl: Retl, tmp_path: Path) -> None:
+    """Where another row left the model, the past of a row that stayed says nothing of that."""
+    retl("run", "shop")
+    with duckdb.connect(str(tmp_path / "shop.duckdb")) as db:
+        db.execute("DELETE FROM shop_rows WHERE id = 3")
+    retl("run", "shop")
+
+    events = json.loads(retl("explain", "shop", "2", "--json")[1])["past"]
+
+    assert ["unchanged", "call"] == [event["kind"] for event in events]
+
+
 def test_commands_that_look_write_nothing_in_the_warehouse(retl: Retl, tmp_path: Path) -> None:
     """Status, explain, history, rejected, plan and check leave its tables as they are."""
     retl("run", "shop")

@@ -68,8 +68,12 @@ def explain_command(
             job = looking_job(session, state)
             settings = receiver_settings(session, names or list(session.sync.receivers))
             ahead = None if offline else _ahead(job, key, settings, has_past=bool(past))
+            is_elsewhere = state.metadata.snapshot_table is not None
         if not past and (ahead is None or not (ahead.calls or ahead.rejected)):
             raise nothing_found(job, key)
+        if ahead is None and is_elsewhere:
+            note = "rows as they were last sent are in the warehouse (engine: warehouse), and not shown"
+            console(stderr=True).print(Text(note, "dim"))
         for one in _by_row(key, past, ahead):
             if as_json:
                 click.echo(as_json_line({"sync": session.sync.name, **one.as_json()}))
@@ -188,6 +192,8 @@ def _by_row(asked: str, past: Mapping[str | None, RowPast], ahead: Ahead | None)
         if ahead is None:
             yield ToldRow(known, None, None, None)
             continue
+        if key is not None and known.row is None:  # it may be in the warehouse alone
+            known = replace(known, row=ahead.known.get(key))
         now, own = (ahead.rows.get(key), calls.get(key, [])) if key is not None else (None, [])
         yield ToldRow(known, now, own, ahead.stopped_by, rejected.get(key))
 

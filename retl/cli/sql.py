@@ -50,6 +50,11 @@ def sql_command(
         else:
             printed = console()
             printed.print(found_report(found, printed.width))
+        if found.elsewhere:
+            note = (
+                f"the view rows lacks those that the warehouse has, in {found.elsewhere} (engine: warehouse)"
+            )
+            console(stderr=True).print(Text(note, "dim"))
         if session.is_only_rehearsed:
             Printer(state_dir=state_dir).only_rehearsed(f'retl sql {sync} "…"')
     return 0
