@@ -161,7 +161,10 @@ def _print_start(url: str, webhooks: Sequence[Mapping[str, Any]], as_json: bool)
         print(as_json_line({**told, "pid": os.getpid()}), flush=True)
         return
     click.echo(f"a local Segment listens on {url}; open it in a browser to see its calls")
-    click.echo("in the sync: segment: {endpoint: " + url + ", write_key: sandbox}")
+    click.echo(
+        "a sync or retl.yml sends there by:\n"
+        f"  segment: {{endpoint: {url}, write_key: sandbox, name: sandbox}}"
+    )
     for name in names:
         click.echo(f"each accepted call goes on to {name}")
 
