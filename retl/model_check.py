@@ -9,6 +9,7 @@ from retl.engine.local import needed_columns, read_columns
 from retl.errors import ConfigError, ExternalError
 from retl.observer import SilentObserver
 from retl.session import Session
+from retl.warehouse import refuse_workspace
 from retl.warehouse.watched import WatchedWarehouse
 from retl.warehouse.workspace import lacking_grants
 
@@ -46,6 +47,8 @@ def check_model(session: Session) -> ModelCheck:
         url = warehouse_url(session.sync, session.project)
     except ConfigError:  # a secret that is not needed to check files
         return ModelCheck()
+    if session.sync.engine == "warehouse":
+        refuse_workspace(url, session.sync.where("engine"))
     if not _is_embedded(url) or "://" in model.sql:
         return ModelCheck()
     clock = SystemClock()

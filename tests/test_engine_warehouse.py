@@ -421,6 +421,17 @@ def test_a_warehouse_that_cannot_is_refused(tmp_path: Path, url: str) -> None:
     assert "engine: local" in str(caught.value.hint)
 
 
+@pytest.mark.rule("X9")
+def test_check_refuses_a_warehouse_that_cannot(retl: Retl, tmp_path: Path) -> None:
+    """Check names the line of `engine` where the URL alone tells that rows cannot be compared there."""
+    sync = tmp_path / "syncs/shop.yml"
+    sync.write_text(sync.read_text().replace("duckdb:///shop.duckdb", "duckdb://"))
+
+    code, _, error = retl("check", "shop")
+
+    assert (2, True) == (code, "syncs/shop.yml:3 engine: a DuckDB in memory" in error)
+
+
 @pytest.fixture
 def retl(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -4,7 +4,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from retl.address import read_address
+from retl.address import Address, read_address
 from retl.errors import ConfigError
 from retl.lazy import lazy_module
 from retl.memory import Room
@@ -41,7 +41,16 @@ else:
     spark_workspace = lazy_module("retl.warehouse.spark_workspace", "spark")
     sqlalchemy = lazy_module("retl.warehouse.sqlalchemy")
 
-__all__ = ["BATCH_ROWS", "FAULT", "Column", "Warehouse", "Workspace", "open_warehouse", "open_workspace"]
+__all__ = [
+    "BATCH_ROWS",
+    "FAULT",
+    "Column",
+    "Warehouse",
+    "Workspace",
+    "open_warehouse",
+    "open_workspace",
+    "refuse_workspace",
+]
 
 
 def open_warehouse(
@@ -60,14 +69,7 @@ def open_warehouse(
         ConfigError: the URL cannot be understood, or its dialect or driver is not installed.
         WarehouseError: the warehouse cannot be reached, or its file does not exist.
     """
-    try:
-        address = read_address(url)
-    except ValueError:
-        # The cause may quote the URL, password and all.
-        raise ConfigError(
-            "the warehouse's URL cannot be understood",
-            hint="Write dialect://user:password@host/database, the password with %40 for @ and %2F for /.",
-        ) from None
+    address = _address(url)
     if address.backend == "duckdb":
         return duckdb.DuckDBWarehouse(address, root, room, writable=with_workspace)
     if address.backend == "sc":
@@ -96,14 +98,48 @@ def open_workspace(url: str, root: Path, schema: str, room: Room | None = None) 
         ConfigError: `engine: warehouse` does not know that kind of warehouse, or the URL cannot be used.
         WarehouseError: the warehouse cannot be reached, or cannot be written.
     """
-    address = read_address(url)
+    refuse_workspace(url)
+    address = _address(url)
     if address.backend == "duckdb":
         return duckdb_workspace.DuckDBWorkspace(address, root, schema, room)
     if address.backend in ("postgres", "postgresql"):
         return postgres_workspace.PostgresWorkspace(engine.make_url(url), root, schema)
-    if address.backend == "sc":
-        return spark_workspace.SparkWorkspace(address, schema)
-    raise ConfigError(
-        f"`engine: warehouse` does not know {address.backend}",
-        hint="use `engine: local`, which reads all rows and compares them here",
-    )
+    return spark_workspace.SparkWorkspace(address, schema)
+
+
+def refuse_workspace(url: str, where: str | None = None) -> None:
+    """See by its URL that a warehouse may have a schema of retl's own; it is not connected to.
+
+    Args:
+        url: as for `open_warehouse`.
+        where: the place of `engine: warehouse`, for the error.
+
+    Raises:
+        ConfigError: `engine: warehouse` does not know that kind of warehouse, it keeps nothing, or the URL
+            cannot be understood.
+    """
+    address = _address(url)
+    if address.backend not in ("duckdb", "postgres", "postgresql", "sc"):
+        raise ConfigError(
+            f"`engine: warehouse` does not know {address.backend}",
+            where=where,
+            hint="use `engine: local`, which reads all rows and compares them here",
+        )
+    if address.backend == "duckdb" and address.database in (None, "", ":memory:"):
+        raise ConfigError(
+            "a DuckDB in memory keeps no table from one run to the next",
+            where=where,
+            hint="use `engine: local`, or a DuckDB file",
+        )
+
+
+def _address(url: str) -> Address:
+    """The parts of a warehouse's URL."""
+    try:
+        return read_address(url)
+    except ValueError:
+        # The cause may quote the URL, password and all.
+        raise ConfigError(
+            "the warehouse's URL cannot be understood",
+            hint="Write dialect://user:password@host/database, the password with %40 for @ and %2F for /.",
+        ) from None

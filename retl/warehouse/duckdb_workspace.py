@@ -8,7 +8,7 @@ import duckdb
 
 from retl import sql
 from retl.address import Address, shown, without_secrets
-from retl.errors import ConfigError, WarehouseError
+from retl.errors import WarehouseError
 from retl.memory import Room
 from retl.model import Model
 from retl.warehouse.dialect import as_subquery
@@ -51,15 +51,8 @@ class DuckDBWorkspace(Workspace):
             room: what DuckDB may take.
 
         Raises:
-            ConfigError: the URL names no file.
             WarehouseError: there is no such file, or it cannot be written.
         """
-        if url.database in (None, "", ":memory:"):
-            raise ConfigError(
-                "a DuckDB in memory keeps no table from one run to the next",
-                where="duckdb://",
-                hint="use `engine: local`, or a DuckDB file",
-            )
         self.schema = schema
         self._url = url
         self._root = root
