@@ -9,19 +9,20 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help demo test test-all test-oldest test-encryption test-spark test-snowflake lint bench bench-10m torture docs pictures clean
 
 help:
-	@echo "make demo      run the example's users sync against a local Segment, and look at the calls"
-	@echo "make test      the tests that are quick and need no server"
-	@echo "make test-all  the others: RETL_TEST_MYSQL_URL=mysql://user:password@host/ make test-all"
-	@echo "make test-oldest  whatever talks to DuckDB, with the oldest one that retl supports"
+	@echo "make demo             run the example's users sync against a local Segment, whose page opens"
+	@echo "make test             the tests that are quick and need no server"
+	@echo "make test-all         the others: RETL_TEST_MYSQL_URL=mysql://user:password@host/ make test-all"
+	@echo "make test-oldest      whatever talks to DuckDB, with the oldest one that retl supports"
 	@echo "make test-encryption  encrypted states, with a DuckDB whose extension httpfs is a package of PyPI"
-	@echo "make test-spark  Spark, on a server of its own; needs a Java of version 17 or newer"
-	@echo "make test-snowflake  Snowflake's driver, against a server that takes itself for Snowflake"
-	@echo "make lint      style and types"
-	@echo "make bench     how fast, beside other tools, into docs/benchmarks.md; half an hour"
-	@echo "make bench-10m the same with ten million users"
-	@echo "make torture   runs under faults for two minutes, into docs/torture.md; SEED=1 SECONDS=60 are others"
-	@echo "make pictures  run a shop, and take the pictures of its report and of the sandbox; needs a Chromium"
-	@echo "make docs      write the generated pages of docs/ anew"
+	@echo "make test-spark       Spark, on a server of its own; needs a Java of version 17 or newer"
+	@echo "make test-snowflake   Snowflake's driver, against a server that takes itself for Snowflake"
+	@echo "make lint             style and types"
+	@echo "make bench            how fast, beside other tools, into docs/benchmarks.md; half an hour"
+	@echo "make bench-10m        the same with ten million users"
+	@echo "make torture          runs under faults for two minutes, into docs/torture.md; SEED=1 SECONDS=60 are others"
+	@echo "make pictures         run a shop, and take the pictures of its report and of the sandbox; needs a Chromium"
+	@echo "make docs             write the generated pages of docs/ anew"
+	@echo "make clean            delete .venv, the example's states, and what was rehearsed"
 
 # Its state goes to a folder of its own, so that the demo starts from nothing each time. It ends with the address
 # of the sandbox's page, and how that ends.
@@ -36,12 +37,12 @@ demo: .venv/retl
 test: .venv/test
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not browser and not spark and not snowflake"
 
-# What `make test` leaves out: processes that are killed, a longer search for a sync that breaks a promise, the
-# report in a Chromium, Spark where there is a Java, and MySQL, at a URL whose user may make and drop databases and
+# What `make test` leaves out: processes that are killed, a longer search for a sync that breaks a promise, report
+# and sandbox in a Chromium, Spark where there is a Java, and MySQL, at a URL whose user may make and drop databases and
 # functions; .ci/run starts such a server.
 test-all: .venv/browser test-snowflake $(if $(JAVA),test-spark)
 	@test -n "$(JAVA)" || echo "#### Spark is NOT tested: there is no Java ####" >&2
-	@test -n "$(CHROMIUM)" || echo "#### The report's page is NOT tested: there is no Chromium ####" >&2
+	@test -n "$(CHROMIUM)" || echo "#### The pages of report and sandbox are NOT tested: there is no Chromium ####" >&2
 	@test -n "$$RETL_TEST_MYSQL_URL" || echo "#### MySQL is NOT tested: set RETL_TEST_MYSQL_URL ####" >&2
 	RETL_TEST_EXAMPLES=100 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "slow or mysql$(if $(CHROMIUM), or browser)"
 
