@@ -32,7 +32,8 @@ from retl.state import new_state
 @click.option(
     "--connect",
     is_flag=True,
-    help="Also read the columns of the model, ask Segment about the write key, try the bucket of the state.",
+    help="Also read the columns of the model, ask Segment about the write key, and try the bucket of the "
+    "state and the grants of `engine: warehouse`.",
 )
 @RECEIVERS
 @click.option(
