@@ -280,6 +280,15 @@ def test_the_next_request_fails_once(http: urllib3.PoolManager, sandbox: Sandbox
     assert re.search(r" 200 1 .* 500 on purpose 1 ", text(page(http, sandbox, "/failures")))
 
 
+def test_the_end_of_a_list_says_what_it_is(http: urllib3.PoolManager, sandbox: Sandbox) -> None:
+    """Below the last line stands that it was the first call, or under filters the first that passes them."""
+    send(http, sandbox, identify("ada", plan="pro"), identify("grace", plan="free"))
+
+    assert "That was the first call." in text(page(http, sandbox, "/"))
+    assert "No earlier call passes the filters." in text(page(http, sandbox, "/?user=ada"))
+    assert "no calls yet" not in text(page(http, sandbox, "/?q=nobody"))
+
+
 def test_older_calls_that_are_gone_are_counted(http: urllib3.PoolManager) -> None:
     """Where older calls had to make room, the end of the list says how many."""
     with Sandbox(routes=page_routes(), store=Store(keep=50)) as sandbox:
