@@ -121,10 +121,13 @@ def test_new_calls_are_followed(http: urllib3.PoolManager, sandbox: Sandbox) -> 
 
 @pytest.mark.parametrize(
     "query",
-    ["limit=all", "limit=-1", "limit=1.5", "after=x", "before=²", "outcome=lost", "limit=" + "9" * 19],
+    [
+        *("limit=all", "limit=-1", "limit=1.5", "after=x", "before=²", "outcome=lost", "limit=" + "9" * 19),
+        *("evnt=Seen", "nothing=1"),
+    ],
 )
 def test_queries_that_mean_nothing(http: urllib3.PoolManager, sandbox: Sandbox, query: str) -> None:
-    """A parameter that is no number, or no outcome, is refused and named."""
+    """A parameter that is no number, or no outcome, or that there is none of, is refused and named."""
     answer = http.request("GET", f"{sandbox.url}/calls.json?{query}")
 
     assert 400 == answer.status

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from retl.nearest import did_you_mean
 from retl.sandbox.body import RefusalError
 from retl.sandbox.received import CallOutcome
 
@@ -19,6 +20,9 @@ EQUAL = {
     "reason": "reason",
 }
 """Parameters that one column of `call` must be equal to."""
+
+PARAMETERS = (*EQUAL, "after", "before", "limit", "q", "user")
+"""All that a query may ask by."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,12 @@ def call_filter(parameters: Mapping[str, str]) -> CallFilter:
     `user` is a user id or an anonymous id. `q` is looked for in the text of the call, in any case.
 
     Raises:
-        RefusalError: a parameter has a value that none can have.
+        RefusalError: a parameter has a value that none can have, or a name that no parameter has.
     """
+    for name in parameters:
+        if name not in PARAMETERS:
+            hint = did_you_mean(name, PARAMETERS) or f"there are {', '.join(sorted(PARAMETERS))}"
+            raise RefusalError(400, f"there is no such parameter as {name}: {hint}")
     parts: list[tuple[str, tuple[str | int, ...]]] = []
     for name, column in EQUAL.items():
         if parameters.get(name):
