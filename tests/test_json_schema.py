@@ -448,6 +448,11 @@ def test_patterns_are_those_of_editors() -> None:
     assert set() == {sign for one in patterns for sign in re.findall(r"\\(.)", one)} - set(".\\/$[]{}()|spSC")
 
 
+def test_no_description_has_a_link() -> None:
+    """An editor shows descriptions as they are, far from the pages that links lead to."""
+    assert "](" not in json.dumps([sync_schema(), project_schema()])
+
+
 def test_every_key_is_described() -> None:
     """Each key that a user may write has a sentence, which an editor shows."""
     found: dict[str, Any] = {}

@@ -5,6 +5,7 @@ take their values; what retl.yml adds to a sync; and what two places have to do 
 fields of which one would hold the other. `tests/test_json_schema.py` compares the two.
 """
 
+import re
 import types
 from enum import StrEnum
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -156,6 +157,11 @@ def _whole(title: str, schema: Schema) -> Schema:
     return {**_HEAD, "title": title, **schema, "definitions": definitions}
 
 
+def _unlinked(description: str) -> str:
+    """A description without its links, which lead from a page of the docs and not from an editor."""
+    return re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", description)
+
+
 def _block(model: type[Frozen]) -> Schema:
     """The schema of a mapping, by the fields of its model."""
     hints = get_type_hints(model, include_extras=True)
@@ -164,7 +170,7 @@ def _block(model: type[Frozen]) -> Schema:
     for key, name in keys(model).items():
         form = _value(model, name, hints[name])
         form = {"allOf": [form]} if "$ref" in form else form  # nothing counts beside a reference
-        about = {"description": fields[key].description, **_default(fields[key].default)}
+        about = {"description": _unlinked(fields[key].description or ""), **_default(fields[key].default)}
         properties[key] = {**form, **about}
     block: Schema = {
         "description": (model.__doc__ or "").partition("\n")[0],

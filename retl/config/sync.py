@@ -129,12 +129,15 @@ class Sync(Frozen):
         default=(), description="Who is told when a run fails, or all is well again; see the block."
     )
     warehouse: Text = Field(
-        default="${RETL_WAREHOUSE_URL}", repr=False, description="SQLAlchemy URL of the warehouse."
+        default="${RETL_WAREHOUSE_URL}",
+        repr=False,
+        description="URL of the [warehouse](warehouses.md), as `postgresql://…`, `duckdb:///…` or `sc://…`.",
     )
     engine: Engine = Field(
         default="local",
         description="Where rows are compared: `local` reads all of them and writes nothing in the warehouse; "
-        "`warehouse` compares them in tables in `engine_schema` there, and reads what may have changed.",
+        "`warehouse` compares them [there](promises/warehouse-engine.md), in tables in `engine_schema`, and "
+        "reads what may have changed.",
     )
     engine_schema: SchemaName = Field(
         default="retl", description="The schema for the tables of `engine: warehouse`."
