@@ -81,7 +81,6 @@ class HostedWarehouse(Warehouse):
         """
         self._url = url
         self._service = service
-        self._options = service.options(url)
         self._running: set[ColumnConnection] = set()
         self._ready: list[ColumnConnection] = [self._opened()]
 
@@ -154,27 +153,34 @@ class HostedWarehouse(Warehouse):
                 connection.close()
 
     def _opened(self) -> ColumnConnection:
-        try:
-            return ColumnConnection(
-                lambda: self._service.connect(self._options), self._service.cuts_leading_comments
-            )
-        except Error as error:
-            said = without_secrets(str(error), self._url)
-            if error.status_code in (AdbcStatusCode.INVALID_ARGUMENT, AdbcStatusCode.NOT_IMPLEMENTED):
-                raise ConfigError(
-                    f"the warehouse's URL cannot be used: {said}", where=shown(self._url)
-                ) from None
-            raise WarehouseError(
-                f"the warehouse cannot be reached: {said}",
-                where=shown(self._url),
-                hint="Check that this machine may reach it, and the URL's user and password.",
-            ) from None
+        return connected(self._url, self._service)
 
     def _translated(self, model: Model, error: Error) -> ModelError | WarehouseError:
         said = without_secrets(sentence_in(str(error)), self._url)
         if is_models(error):
             return model_error(model, said, line_in(str(error)))
         return read_error(model, said, self._url)
+
+
+def connected(url: URL, service: Service) -> ColumnConnection:
+    """A connection to a hosted service.
+
+    Raises:
+        ConfigError: the URL has a setting that is not known, or that the driver refuses.
+        WarehouseError: the service cannot be reached.
+    """
+    options = service.options(url)
+    try:
+        return ColumnConnection(lambda: service.connect(options), service.cuts_leading_comments)
+    except Error as error:
+        said = without_secrets(str(error), url)
+        if error.status_code in (AdbcStatusCode.INVALID_ARGUMENT, AdbcStatusCode.NOT_IMPLEMENTED):
+            raise ConfigError(f"the warehouse's URL cannot be used: {said}", where=shown(url)) from None
+        raise WarehouseError(
+            f"the warehouse cannot be reached: {said}",
+            where=shown(url),
+            hint="Check that this machine may reach it, and the URL's user and password.",
+        ) from None
 
 
 _MODELS_STATES = ("02", "0A", "21", "22", "23", "42", "P0")

@@ -2,15 +2,21 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from sqlalchemy.engine import URL
 
 from retl.address import shown
 from retl.errors import ConfigError
+from retl.lazy import lazy_module
 from retl.warehouse.hosted import Service
 from retl.warehouse.query import Grammar
+
+if TYPE_CHECKING:
+    import adbc_driver_snowflake
+else:
+    adbc_driver_snowflake = lazy_module("adbc_driver_snowflake", "snowflake")
 
 _OPTION = "adbc.snowflake.sql."
 
@@ -88,8 +94,6 @@ def options(url: URL) -> dict[str, str]:
 
 
 def _connect(found: Mapping[str, str]) -> Any:
-    import adbc_driver_snowflake  # need not be installed to know the options
-
     return adbc_driver_snowflake.connect(db_kwargs=dict(found))
 
 
