@@ -10,6 +10,7 @@ import duckdb
 import pytest
 import urllib3
 from harness import Bench, StillClock
+from snowflake_server import snowflake_server
 from spark_server import spark_server
 
 from retl.state import open_state
@@ -112,4 +113,11 @@ def spark_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def spark_url(spark_folder: Path) -> Iterator[str]:
     """A Spark Connect server of the test run's own."""
     with spark_server(spark_folder) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def snowflake_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a database in a server that takes itself for Snowflake."""
+    with snowflake_server(tmp_path_factory.mktemp("snowflake")) as url:
         yield url

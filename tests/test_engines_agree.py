@@ -159,6 +159,8 @@ def touched(draw: st.DrawFn, row: Row) -> Row:
 class Database:
     """A warehouse with one table, that is filled anew before each run."""
 
+    table = "rows"
+
     def __init__(self, url: str, root: Path) -> None:
         self.url = url
         self.root = root
@@ -231,7 +233,8 @@ class Side:
         folder = self.database.root
         path = folder / "shop.yml"
         path.write_text(
-            f"sql: SELECT * FROM rows\nprimary_key: id\nengine: {self.engine}\ntimezone: {step.timezone}\n"
+            f"sql: SELECT * FROM {self.database.table}\nprimary_key: id\n"
+            f"engine: {self.engine}\ntimezone: {step.timezone}\n"
             "guards: {removed: off, changed: off, added: off, rejected: off, min_rows: 0}\n" + text
         )
         project = Project(folder, {"SEGMENT_WRITE_KEY": "key", "RETL_WAREHOUSE_URL": self.database.url})

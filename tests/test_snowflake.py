@@ -3,31 +3,21 @@
 What Snowflake itself does with a model is not tested: no test has an account.
 """
 
-import socket
-import sys
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
-from shutil import which
 
 import pytest
-from process import running
+from snowflake_server import PASSWORD, in_snowflake
 from sqlalchemy.engine import make_url
 from warehouses import model, only_batch, rows, spelled, types_seen_by_duckdb
 
 from retl.errors import ModelError, WarehouseError
-from retl.warehouse import Warehouse, open_warehouse, snowflake
-from retl.warehouse.adbc import ColumnConnection
+from retl.warehouse import Warehouse, open_warehouse
 from retl.warehouse.base import Column
 
 pytestmark = pytest.mark.snowflake
 
-UNTESTED = "Snowflake's driver is NOT tested: make test-snowflake does"
-
-PASSWORD = "Passwort-4711"
-
 CREATED = (
-    "CREATE SCHEMA IF NOT EXISTS CRM",  # the login made the database
     "CREATE TABLE CRM.USERS (USER_ID INTEGER, EMAIL VARCHAR, DOCUMENT VARIANT)",
     "INSERT INTO CRM.USERS SELECT 1, 'a@example.com', PARSE_JSON('{\"n\": 1.5}')",
     "INSERT INTO CRM.USERS SELECT 2, 'b@example.com', NULL",
@@ -35,28 +25,9 @@ CREATED = (
 
 
 @pytest.fixture(scope="module")
-def snowflake_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a database in a server that takes itself for Snowflake."""
-    program = which("fakesnow", path=str(Path(sys.executable).parent))
-    if program is None or find_spec("adbc_driver_snowflake") is None:
-        pytest.skip(UNTESTED)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    own = {"protocol": "http", "host": "127.0.0.1", "port": str(port)}
-    settings = "&".join(f"adbc.snowflake.sql.uri.{name}={value}" for name, value in own.items())
-    command = [program, "-s", "-p", str(port)]
-    with running(command, b"Uvicorn running on", tmp_path_factory.mktemp("snowflake"), {}):
-        url = f"snowflake://retl:{PASSWORD}@account/SHOP/CRM?{settings}"
-        connection = ColumnConnection(lambda: snowflake.SERVICE.connect(snowflake.options(make_url(url))))
-        for statement in CREATED:
-            connection.execute(statement)
-        connection.close()
-        yield url
-
-
-@pytest.fixture(scope="module")
 def opened(snowflake_url: str) -> Iterator[Warehouse]:
     """The database, as a warehouse."""
+    in_snowflake(snowflake_url, *CREATED)
     with open_warehouse(snowflake_url, Path()) as warehouse:
         yield warehouse
 
