@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         postgres_adbc,
         postgres_workspace,
         snowflake,
+        snowflake_workspace,
         spark,
         spark_workspace,
         sqlalchemy,
@@ -36,6 +37,7 @@ else:
     postgres_adbc = lazy_module("retl.warehouse.postgres_adbc")
     hosted = lazy_module("retl.warehouse.hosted")
     snowflake = lazy_module("retl.warehouse.snowflake")
+    snowflake_workspace = lazy_module("retl.warehouse.snowflake_workspace", "snowflake")
     bigquery = lazy_module("retl.warehouse.bigquery")
     spark = lazy_module("retl.warehouse.spark", "spark")
     spark_workspace = lazy_module("retl.warehouse.spark_workspace", "spark")
@@ -104,6 +106,8 @@ def open_workspace(url: str, root: Path, schema: str, room: Room | None = None) 
         return duckdb_workspace.DuckDBWorkspace(address, root, schema, room)
     if address.backend in ("postgres", "postgresql"):
         return postgres_workspace.PostgresWorkspace(engine.make_url(url), root, schema)
+    if address.backend == "snowflake":
+        return snowflake_workspace.SnowflakeWorkspace(engine.make_url(url), schema)
     return spark_workspace.SparkWorkspace(address, schema)
 
 
@@ -119,7 +123,7 @@ def refuse_workspace(url: str, where: str | None = None) -> None:
             cannot be understood.
     """
     address = _address(url)
-    if address.backend not in ("duckdb", "postgres", "postgresql", "sc"):
+    if address.backend not in ("duckdb", "postgres", "postgresql", "sc", "snowflake"):
         raise ConfigError(
             f"`engine: warehouse` does not know {address.backend}",
             where=where,
