@@ -63,7 +63,7 @@ test-spark: .venv/spark
 
 # The server wants releases of packages that others do not.
 test-snowflake: .venv/snowflake
-	.venv/snowflake/bin/python -m pytest -q -m snowflake tests/test_snowflake.py
+	.venv/snowflake/bin/python -m pytest -q -m snowflake tests/test_snowflake.py tests/test_snowflake_engine.py
 
 lint: .venv/lint
 	$(BIN)/ruff check .
