@@ -413,9 +413,20 @@ def test_who_may_not_make_tables_is_told_the_grants(world: World) -> None:
         assert ['CREATE SCHEMA "retl" AUTHORIZATION "reader"'] == workspace.missing_grants()
 
 
-@pytest.mark.parametrize("url", ["sqlite:///shop.sqlite", "mysql://u@127.0.0.1/shop", "duckdb://"])
+CANNOT = [
+    "sqlite:///shop.sqlite",
+    "mysql://u@127.0.0.1/shop",
+    "duckdb://",
+    "redshift+psycopg2://u@127.0.0.1/shop",
+    "bigquery://project/dataset",
+    "databricks://token:t@127.0.0.1?http_path=/sql",
+]
+
+
+@pytest.mark.rule("X9")
+@pytest.mark.parametrize("url", CANNOT)
 def test_a_warehouse_that_cannot_is_refused(tmp_path: Path, url: str) -> None:
-    """The error offers the local engine."""
+    """The error offers the local engine; nothing is connected to."""
     with pytest.raises(ConfigError) as caught:
         open_workspace(url, tmp_path, "retl")
     assert "engine: local" in str(caught.value.hint)

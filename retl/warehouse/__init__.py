@@ -4,7 +4,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from retl.address import Address, read_address
+from retl.address import Address, read_address, shown
 from retl.errors import ConfigError
 from retl.lazy import lazy_module
 from retl.memory import Room
@@ -125,8 +125,8 @@ def refuse_workspace(url: str, where: str | None = None) -> None:
     address = _address(url)
     if address.backend not in ("duckdb", "postgres", "postgresql", "sc", "snowflake"):
         raise ConfigError(
-            f"`engine: warehouse` does not know {address.backend}",
-            where=where,
+            f"`engine: warehouse` cannot compare rows in {address.backend} (yet)",
+            where=where or shown(address),
             hint="use `engine: local`, which reads all rows and compares them here",
         )
     if address.backend == "duckdb" and address.database in (None, "", ":memory:"):
