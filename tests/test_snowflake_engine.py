@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from snowflake_server import in_snowflake
+from snowflake_server import PASSWORD, Refusing, in_snowflake
 from sqlalchemy.engine import make_url
 from test_engines_agree import COLUMNS, Database, Row, compare, sandboxes, steps
 from warehouses import model
@@ -214,6 +214,39 @@ def test_a_check_makes_the_schema_and_leaves_no_table(workspace: Workspace, snow
     with open_workspace(snowflake_url, Path(), "retl_new") as other:
         assert [] == other.missing_grants()
         assert [] == other.tables("")
+
+
+@pytest.mark.rule("X9")
+@pytest.mark.parametrize("refused", ["CREATE SCHEMA", "CREATE OR REPLACE TRANSIENT TABLE"])
+def test_a_role_that_may_not_is_told_the_grants(snowflake_url: str, refused: str) -> None:
+    """Whether it may make no schema or no table: the SQL to copy names the schema and the role."""
+    with Refusing(snowflake_url) as server, open_workspace(server.url, Path(), "retl_none") as workspace:
+        server.refused = refused
+        *_, role = workspace.missing_grants()
+        assert role.startswith('GRANT USAGE, CREATE TABLE ON SCHEMA "SHOP"."retl_none" TO ROLE "')
+
+
+def test_a_run_whose_role_may_not_is_a_mistake_of_the_configuration(
+    workspace: Workspace, snowflake_url: str
+) -> None:
+    """Snowflake's own sentence is shown, and how to find what is missing; nothing secret is."""
+    with Refusing(snowflake_url) as server, open_workspace(server.url, Path(), "retl_test") as refused:
+        server.refused = "CREATE TRANSIENT TABLE"
+        with pytest.raises(ConfigError, match="Insufficient privileges") as error:
+            refused.execute('CREATE TABLE "retl_test"."copy" AS SELECT 1 AS A')
+    assert "check --connect" in str(error.value.hint)
+    assert PASSWORD not in f"{error.value}{error.value.hint}"
+
+
+def test_snowflake_is_told_who_asks(workspace: Workspace, snowflake_url: str) -> None:
+    """The comment stands at the end of the statement with the model in it, as one before is cut off."""
+    users = model("SELECT 1::NUMBER AS A").asking(sync="users", run="r1")
+    with Refusing(snowflake_url) as server, open_workspace(server.url, Path(), "retl_test") as watched:
+        watched.execute(
+            f'CREATE TABLE "retl_test"."asked" AS SELECT "A" FROM {watched.query_of(users)}', users
+        )
+    assert server.said[-1].endswith("/* retl sync=users run=r1 */")
+    workspace.drop(["asked"])
 
 
 def test_a_url_without_a_database_has_no_workspace(snowflake_url: str) -> None:
