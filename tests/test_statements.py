@@ -8,7 +8,8 @@ from sqlglot import exp
 from sqlglot.errors import ErrorLevel
 
 from retl.engine.warehouse import statements
-from retl.engine.warehouse.statements import Sides, spelled
+from retl.engine.warehouse.statements import Sides
+from retl.warehouse.spelling import spelled
 from retl.warehouse.workspace import StoredColumn
 
 DIALECTS = ["postgres", "duckdb", "spark", "databricks", "snowflake", "bigquery", "redshift"]

@@ -1,6 +1,6 @@
 """The statements of `engine: warehouse`, as SQL that Postgres and DuckDB take as it is.
 
-`spelled` writes them for other warehouses. Four tables are made, each named by the run:
+`retl.warehouse.spelling` writes them for other warehouses. Four tables are made, each named by the run:
 
     copy        the model's rows of this run, in the columns that the sync needs
     candidates  for each key that may have changed its row in the last snapshot table (columns o0, o1, …) and
@@ -14,18 +14,9 @@ A snapshot table has each key once and none that is null. That two values are no
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 from retl import sql
-from retl.lazy import lazy_module
 from retl.warehouse.workspace import StoredColumn
-
-if TYPE_CHECKING:
-    import sqlglot
-    from sqlglot import expressions as exp
-else:
-    sqlglot = lazy_module("sqlglot")
-    exp = lazy_module("sqlglot.expressions")
 
 NUMBER = "retl.number"
 """The column that numbers the rows of a copy."""
@@ -274,27 +265,3 @@ SELECT {", ".join(f"c.{name} AS {name}" for name in names)}
 FROM {copy} AS c
 LEFT JOIN {exceptions} AS x ON x.n = c.{sql.name(NUMBER)}
 WHERE x.n IS NULL"""
-
-
-def spelled(statement: str, dialect: str) -> str:
-    """A statement in a warehouse's SQL; the names in it are quoted as it quotes them.
-
-    Args:
-        statement: one of those above.
-        dialect: sqlglot's name for the warehouse's SQL.
-    """
-    if dialect in ("postgres", "duckdb"):
-        return statement
-    tree = sqlglot.parse_one(statement, dialect="postgres")
-    if dialect == "redshift":
-        tree = tree.transform(_without_distinct_from)
-    return tree.sql(dialect=dialect)
-
-
-def _without_distinct_from(node: Any) -> Any:
-    """A null-safe comparison by plain ones, for a warehouse that has none."""
-    if not isinstance(node, exp.NullSafeNEQ):
-        return node
-    one, other = node.this.sql(dialect="postgres"), node.expression.sql(dialect="postgres")
-    unequal = f"({one} <> {other} OR ({one} IS NULL) <> ({other} IS NULL))"
-    return sqlglot.parse_one(f"COALESCE({unequal}, TRUE)", dialect="postgres")
