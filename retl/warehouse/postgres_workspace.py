@@ -70,10 +70,20 @@ _NO_NUMBER = "{}::text IN ('NaN', 'Infinity', '-Infinity')"
 
 
 class PostgresWorkspace(Workspace):
-    """A schema in Postgres, over a connection that writes; each statement is a transaction of its own."""
+    """A schema in Postgres, over a connection that writes; each statement is a transaction of its own.
+
+    Attributes:
+        kind: the dialect by which the database is reached and its errors are read.
+        session: statements that begin a session.
+    """
 
     dialect = "postgres"
     longest_name = 63
+    kind = DIALECT
+    session: Sequence[str] = (
+        *(f"SET {name} = '{value}'" for name, value in SETTINGS.items()),
+        "SET default_transaction_read_only = off",
+    )
 
     def __init__(self, url: URL, root: Path, schema: str) -> None:
         """Connect.
@@ -88,16 +98,15 @@ class PostgresWorkspace(Workspace):
         """
         self.schema = schema
         self._url = url
-        self._engine = DIALECT.engine(url, root)
+        self._engine = self.kind.engine(url, root)
         try:
             connection = self._engine.connect()
         except (SQLAlchemyError, OSError) as error:
             self._engine.dispose()
             raise self._translated(error, None) from None
         self._connection: Connection = connection.execution_options(isolation_level="AUTOCOMMIT")
-        for name, value in SETTINGS.items():
-            self.execute(f"SET {name} = '{value}'")
-        self.execute("SET default_transaction_read_only = off")
+        for statement in self.session:
+            self._executed(statement, None)
 
     def prepare(self) -> None:
         """Make the schema where there is none; see `Workspace.prepare`."""
@@ -138,7 +147,7 @@ class PostgresWorkspace(Workspace):
 
     def query_of(self, model: Model) -> str:
         """The model's SQL in brackets."""
-        return as_subquery(one_query(model, DIALECT.grammar))
+        return as_subquery(one_query(model, self.kind.grammar))
 
     def execute(self, statement: str, model: Model | None = None) -> None:
         """Execute a statement that gives no rows; see `Workspace.execute`."""
@@ -163,7 +172,7 @@ class PostgresWorkspace(Workspace):
         """Stop what is executed."""
         driver = self._connection.connection.driver_connection
         if driver is not None:
-            DIALECT.cancel(self._engine, driver)
+            self.kind.cancel(self._engine, driver)
 
     def close(self) -> None:
         """Close the connection."""
@@ -183,7 +192,7 @@ class PostgresWorkspace(Workspace):
 
     def _translated(self, error: Exception, model: Model | None) -> ConfigError | ModelError | WarehouseError:
         told = error if isinstance(error, DBAPIError) else None
-        message = without_secrets(DIALECT.message(told) if told else str(error), self._url)
+        message = without_secrets(self.kind.message(told) if told else str(error), self._url)
         said = sentence_in(message)
         if told and getattr(told.orig, "sqlstate", getattr(told.orig, "pgcode", None)) == _NOT_ALLOWED:
             return ConfigError(
@@ -192,7 +201,7 @@ class PostgresWorkspace(Workspace):
                 hint="retl check --connect says which grants are missing",
             )
         if model is not None:
-            is_models = told and not told.connection_invalidated and DIALECT.is_model_fault(told)
+            is_models = told and not told.connection_invalidated and self.kind.is_model_fault(told)
             if is_models:
                 return model_error(model, said, line_in(message))
             return read_error(model, said, self._url)
