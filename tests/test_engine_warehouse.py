@@ -417,7 +417,6 @@ CANNOT = [
     "sqlite:///shop.sqlite",
     "mysql://u@127.0.0.1/shop",
     "duckdb://",
-    "redshift+psycopg2://u@127.0.0.1/shop",
     "bigquery://project/dataset",
     "databricks://token:t@127.0.0.1?http_path=/sql",
 ]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         hosted,
         postgres_adbc,
         postgres_workspace,
+        redshift_workspace,
         snowflake,
         snowflake_workspace,
         spark,
@@ -34,6 +35,7 @@ else:
     duckdb = lazy_module("retl.warehouse.duckdb")
     duckdb_workspace = lazy_module("retl.warehouse.duckdb_workspace")
     postgres_workspace = lazy_module("retl.warehouse.postgres_workspace")
+    redshift_workspace = lazy_module("retl.warehouse.redshift_workspace", "redshift")
     postgres_adbc = lazy_module("retl.warehouse.postgres_adbc")
     hosted = lazy_module("retl.warehouse.hosted")
     snowflake = lazy_module("retl.warehouse.snowflake")
@@ -106,6 +108,8 @@ def open_workspace(url: str, root: Path, schema: str, room: Room | None = None) 
         return duckdb_workspace.DuckDBWorkspace(address, root, schema, room)
     if address.backend in ("postgres", "postgresql"):
         return postgres_workspace.PostgresWorkspace(engine.make_url(url), root, schema)
+    if address.backend == "redshift":
+        return redshift_workspace.RedshiftWorkspace(engine.make_url(url), root, schema)
     if address.backend == "snowflake":
         return snowflake_workspace.SnowflakeWorkspace(engine.make_url(url), schema)
     return spark_workspace.SparkWorkspace(address, schema)
@@ -123,7 +127,7 @@ def refuse_workspace(url: str, where: str | None = None) -> None:
             cannot be understood.
     """
     address = _address(url)
-    if address.backend not in ("duckdb", "postgres", "postgresql", "sc", "snowflake"):
+    if address.backend not in ("duckdb", "postgres", "postgresql", "redshift", "sc", "snowflake"):
         raise ConfigError(
             f"`engine: warehouse` cannot compare rows in {address.backend} (yet)",
             where=where or shown(address),
