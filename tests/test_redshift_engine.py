@@ -163,3 +163,11 @@ def test_who_may_not_make_tables_in_redshift_is_told_the_grants(postgres_url: st
                 workspace.prepare()
         connection.execute("DROP SCHEMA retl_none")
     assert 'GRANT USAGE, CREATE ON SCHEMA "retl_none" TO "rows_reader"' in str(error.value.hint)
+
+
+def test_redshift_without_its_driver_says_how_to_install_it() -> None:
+    """The extra is named, and nothing of the URL that may be secret."""
+    with pytest.raises(ConfigError, match="no driver for redshift") as error:
+        open_workspace("redshift+nosuch://u:hush@127.0.0.1/shop", Path(), "retl")
+    assert "retl[redshift]" in str(error.value.hint)
+    assert "hush" not in f"{error.value}{error.value.hint}"

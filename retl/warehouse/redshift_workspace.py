@@ -5,8 +5,10 @@ columns, by their case, and has a catalog as Postgres' was twenty years ago.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
 
 from retl import sql
 from retl.address import shown
@@ -68,6 +70,23 @@ class RedshiftWorkspace(PostgresWorkspace):
     longest_name = 127
     kind = dialect_of(make_url("redshift://"))
     session = ()
+
+    def __init__(self, url: URL, root: Path, schema: str) -> None:
+        """Connect; see `PostgresWorkspace`.
+
+        Raises:
+            ConfigError: the driver is not installed.
+            WarehouseError: the database cannot be reached.
+        """
+        try:
+            super().__init__(url, root, schema)
+        except (ArgumentError, ImportError):
+            # The cause may quote the URL, password and all.
+            raise ConfigError(
+                f"there is no driver for {url.drivername}",
+                where=shown(url),
+                hint="pip install 'retl[redshift]'",
+            ) from None
 
     def prepare(self) -> None:
         """Make the schema where there is none; see `Workspace.prepare`."""
