@@ -77,7 +77,7 @@ def drop_tables(session: Session, state: State) -> int:
         ConfigError: the warehouse's URL is not there or cannot be used.
         WarehouseError: the warehouse cannot be reached, or does not drop them.
     """
-    if not tables.has_made_tables(state):
+    if tables.own_token(state) is None:
         return 0
     with session.open_workspace() as workspace:
         return tables.drop_all(state, workspace)

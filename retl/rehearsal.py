@@ -1,11 +1,13 @@
 """Rehearsal: a run against the sandbox that begins where production stands."""
 
 import shutil
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from retl.clock import Clock
 from retl.damage import own_errors
+from retl.engine.warehouse.tables import own_token, take_token
 from retl.errors import StateError
 from retl.session import Session
 
@@ -33,9 +35,23 @@ def copy_production(session: Session, clock: Clock) -> None:
         )
     target = session.state_path
     with session.hold(clock), production.storage.look(clock.now()), own_errors(target):
+        token = _token_before(session)
         copy_file(production.state_path, target)
         with session.open_state(claim=False) as state, state.transaction():
             state.rekey(None)
+            take_token(state, token)
+
+
+def _token_before(session: Session) -> str | None:
+    """The token of the tables that the rehearsal before made in the warehouse, which this one is to drop.
+
+    None where its file cannot be read: a rehearsal must not end by what it replaces.
+    """
+    with suppress(StateError):
+        if session.has_state:
+            with session.open_state(claim=False) as state:
+                return own_token(state)
+    return None
 
 
 def copy_file(source: Path, target: Path) -> None:

@@ -516,3 +516,38 @@ def test_commands_that_look_write_nothing_in_the_warehouse(retl: Retl, tmp_path:
         assert tables == tables_of(tmp_path), command
     assert 0 == retl("check", "shop", "--connect")[0]
     assert tables == tables_of(tmp_path)
+
+
+@pytest.mark.rule("X5")
+def test_rehearsals_leave_the_tables_of_one_of_them(retl: Retl, tmp_path: Path) -> None:
+    """Each one from production begins with a new copy, and drops what the rehearsal before it made."""
+    retl("run", "shop")
+    (own,) = tables_of(tmp_path)
+    for _ in range(3):
+        assert 0 == retl("run", "shop", "--sandbox", "--from-production")[0]
+        found = tables_of(tmp_path)
+        assert own in found
+        assert 2 == len(found)
+    assert 0 == retl("reset", "shop", "--yes", "--purge")[0]
+    assert [] == tables_of(tmp_path)
+
+
+def test_a_state_that_is_moved_has_its_tables_still(retl: Retl, tmp_path: Path) -> None:
+    """In its new place it drops what it made in the old one, once it needs that no more."""
+    retl("run", "shop")
+    before = tables_of(tmp_path)
+    (tmp_path / "retl.yml").write_text("state: elsewhere\n")
+    assert 0 == retl("move", "shop", "--from", "state")[0]
+    assert 0 == retl("run", "shop")[0]
+    after = tables_of(tmp_path)
+    assert 1 == len(after)
+    assert before != after
+
+
+def test_the_local_engine_drops_the_table_of_a_duckdb_file(retl: Retl, tmp_path: Path) -> None:
+    """By the command line, too, which opens a file for reading alone where it can."""
+    retl("run", "shop")
+    path = tmp_path / "syncs/shop.yml"
+    path.write_text(path.read_text().replace("engine: warehouse", "engine: local"))
+    assert 0 == retl("run", "shop")[0]
+    assert [] == tables_of(tmp_path)

@@ -129,10 +129,20 @@ def drop_unneeded(state: State, workspace: Workspace, tables: RunTables, *, at_e
     workspace.drop(found)
 
 
-def has_made_tables(state: State) -> bool:
-    """Whether this state ever made a table where it is now."""
-    query = "SELECT count(*) FROM state.table_maker WHERE place = ?"
-    return state.db.execute(query, [state.place]).fetchone() != (0,)
+def own_token(state: State) -> str | None:
+    """The token of the tables that this state made where it is now; None where it never made one."""
+    row = state.db.execute("SELECT token FROM state.table_maker WHERE place = ?", [state.place]).fetchone()
+    return None if row is None else str(row[0])
+
+
+def take_token(state: State, token: str | None) -> None:
+    """Let the tables of a token be this state's own, whose file takes the place of the one that made them.
+
+    To be run in a transaction.
+    """
+    if token is not None:
+        state.db.execute("DELETE FROM state.table_maker WHERE token = ?", [token])
+        state.db.execute("INSERT INTO state.table_maker VALUES (?, ?)", [state.place, token])
 
 
 def drop_all(state: State, workspace: Workspace) -> int:
@@ -145,9 +155,9 @@ def drop_all(state: State, workspace: Workspace) -> int:
 
 def _token(state: State, keep: bool) -> str:
     """The random token of the state at this place; a new one where it was copied here."""
-    row = state.db.execute("SELECT token FROM state.table_maker WHERE place = ?", [state.place]).fetchone()
-    if row is not None:
-        return str(row[0])
+    known = own_token(state)
+    if known is not None:
+        return known
     token = secrets.token_hex(_TOKEN_BYTES)
     if keep:
         with state.transaction():
