@@ -30,6 +30,7 @@ from retl.delivery.destination import Destination, Limits
 from retl.delivery.rate_limit import RateLimiter
 from retl.delivery.response import RetryPolicy
 from retl.encryption import StateKey, rewrite, state_key
+from retl.engine.warehouse.tables import own_token, take_token
 from retl.errors import ConfigError, StateError, WarehouseError
 from retl.lazy import lazy_module
 from retl.lock import LOCK_TIMEOUT_SECONDS, TRY_LATER, WAREHOUSE_SPILL
@@ -242,8 +243,12 @@ class Session:
         memory = self._state_memory
         with open_state(self.state_path, self.sync.name, memory, before) as state:
             self._refuse_shared(state)
+            token = own_token(state)
         with own_errors(self.state_path):
             rewrite(self.state_path, before, after)
+        if token is not None:
+            with open_state(self.state_path, self.sync.name, memory, after) as state, state.transaction():
+                take_token(state, token)
 
     @property
     def state_key(self) -> StateKey | None:
@@ -273,15 +278,15 @@ class Session:
         with open_warehouse(url, root, room, with_workspace=self.sync.engine == "warehouse") as warehouse:
             yield warehouse
 
-    def open_workspace(self) -> Workspace:
-        """The schema in the sync's warehouse that retl writes in.
+    def open_workspace(self, schema: str | None = None) -> Workspace:
+        """The schema in the sync's warehouse that retl writes in; or one that it wrote in before.
 
         Raises:
             ConfigError: no URL, or a warehouse that `engine: warehouse` does not know.
             WarehouseError: it cannot be reached.
         """
         url, root = warehouse_url(self.sync, self.project), self.project.root
-        return open_workspace(url, root, self.sync.engine_schema, self._room)
+        return open_workspace(url, root, schema or self.sync.engine_schema, self._room)
 
     @property
     def _room(self) -> Room:

@@ -24,6 +24,7 @@ from retl.pipeline import run
 from retl.planning import make_plan
 from retl.run import Run
 from retl.sandbox.server import Sandbox
+from retl.session import find_sessions
 from retl.state import State, open_state, peek_state
 from retl.warehouse import Workspace, open_warehouse, open_workspace
 from retl.warehouse.workspace import StoredColumn
@@ -542,6 +543,26 @@ def test_a_state_that_is_moved_has_its_tables_still(retl: Retl, tmp_path: Path) 
     after = tables_of(tmp_path)
     assert 1 == len(after)
     assert before != after
+
+
+def test_a_reset_drops_the_table_in_the_schema_of_before(retl: Retl, tmp_path: Path) -> None:
+    """Where `engine_schema` was edited, the way out that the error names leaves no table of rows behind."""
+    retl("run", "shop")
+    with (tmp_path / "syncs/shop.yml").open("a") as file:
+        file.write("engine_schema: other\n")
+    assert "engine_schema: retl" in retl("run", "shop")[2]
+    assert 0 == retl("reset", "shop", "--yes")[0]
+    assert [] == tables_of(tmp_path)
+    assert 0 == retl("run", "shop")[0]
+
+
+def test_a_state_with_another_key_has_its_tables_still(retl: Retl, tmp_path: Path) -> None:
+    """What writes another file in its place, as `retl encrypt` does, lets it drop the table of before."""
+    retl("run", "shop")
+    for session in find_sessions(["shop"], None, rehearsal=False):
+        session.rewrite_state(None, None)
+    assert 0 == retl("run", "shop")[0]
+    assert 1 == len(tables_of(tmp_path))
 
 
 def test_the_local_engine_drops_the_table_of_a_duckdb_file(retl: Retl, tmp_path: Path) -> None:
