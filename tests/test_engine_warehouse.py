@@ -393,6 +393,32 @@ def test_a_model_that_differs_each_time_is_run_once(world: World) -> None:
     assert kept == sorted((number, value) for _, number, value in world.sent()[4:])
 
 
+OWN_TYPES = [
+    "CREATE TYPE mood AS ENUM ('sad', 'ok')",
+    "CREATE DOMAIN amount AS int",
+    "CREATE TABLE shop_rows (id amount, owner text, value mood, note mood[])",
+    "INSERT INTO shop_rows VALUES (-1, 'u1', 'sad', '{sad}'), (2, 'u2', 'ok', '{ok}')",
+]
+
+
+@pytest.mark.rule("X1", "X3")
+def test_types_that_somebody_made_stay_theirs(world: World) -> None:
+    """A renamed value of an enum is a change; domains and enums are altered and dropped as without retl."""
+    if world.is_duckdb:
+        return
+    world.execute("DROP TABLE shop_rows", "DROP TYPE IF EXISTS mood", "DROP DOMAIN IF EXISTS amount")
+    world.execute(*OWN_TYPES)
+    world.run()
+    world.execute("ALTER TYPE mood RENAME VALUE 'sad' TO 'gloomy'")
+    assert (2, 1, 0, 1, 0, 0) == counts(world.run())
+    assert ("Changed", -1, "gloomy") == world.sent()[-1]
+    world.execute("DELETE FROM shop_rows WHERE id < 0", "ALTER DOMAIN amount ADD CHECK (VALUE > 0)")
+    assert (1, 1, 0, 0, 1, 0) == counts(world.run())
+    to_plain = "ALTER id TYPE int, ALTER value TYPE text, ALTER note TYPE text[]"
+    world.execute(f"ALTER TABLE shop_rows {to_plain}", "DROP TYPE mood", "DROP DOMAIN amount")
+    assert (1, 1, 0, 0, 0, 0) == counts(world.run())
+
+
 @pytest.mark.rule("X9")
 def test_who_may_not_make_tables_is_told_the_grants(world: World) -> None:
     """The error has the statement that an owner of the database has to run."""

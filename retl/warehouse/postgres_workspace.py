@@ -1,5 +1,6 @@
 """The workspace in Postgres: a schema of retl's own."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from retl.address import shown, without_secrets
 from retl.errors import ConfigError, ModelError, WarehouseError
 from retl.model import Model
 from retl.warehouse.base import line_in, sentence_in
-from retl.warehouse.dialect import as_subquery
+from retl.warehouse.dialect import SUBQUERY_END, as_subquery
 from retl.warehouse.message import model_error, read_error
 from retl.warehouse.postgres import DIALECT, SETTINGS
 from retl.warehouse.query import one_query
@@ -40,6 +41,29 @@ SELECT c.relname FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n
 WHERE n.nspname = {schema} AND c.relkind IN ('r', 'p') AND starts_with(c.relname, {prefix})
 ORDER BY c.relname
 """
+
+_OWN_TYPES = """
+WITH RECURSIVE plain AS (
+    SELECT t.oid AS asked, t.oid, -1 AS size, t.typtype FROM pg_catalog.pg_type AS t WHERE t.oid IN ({oids})
+    UNION ALL
+    SELECT plain.asked, b.oid, d.typtypmod, b.typtype
+    FROM plain
+    JOIN pg_catalog.pg_type AS d ON d.oid = plain.oid AND d.typtype = 'd'
+    JOIN pg_catalog.pg_type AS b ON b.oid = d.typbasetype
+)
+SELECT
+    asked::bigint,
+    CASE
+        WHEN t.typtype = 'e' THEN 'CASE WHEN {{}} IS NOT NULL THEN pg_catalog.concat({{}}) END'
+        WHEN e.typtype = 'e' THEN '{{}}::pg_catalog.text[]'
+        ELSE '{{}}::' || format_type(t.oid, size)
+    END
+FROM plain
+JOIN pg_catalog.pg_type AS t ON t.oid = plain.oid
+LEFT JOIN pg_catalog.pg_type AS e ON e.oid = t.typelem AND t.typcategory = 'A'
+WHERE t.typtype <> 'd' AND (t.typtype = 'e' OR e.typtype = 'e' OR asked <> t.oid)
+"""
+"""Types that somebody made, and the SQL of what is stored: of an enum its text, of a domain the base."""
 
 _RIGHTS = """
 SELECT
@@ -146,8 +170,32 @@ class PostgresWorkspace(Workspace):
         return tuple(_stored(*row) for row in self._rows(_COLUMNS.format(table=named)))
 
     def query_of(self, model: Model) -> str:
-        """The model's SQL in brackets."""
-        return as_subquery(one_query(model, self.kind.grammar))
+        """The model's SQL in brackets, without the types that somebody made.
+
+        A table with a column of an enum or a domain keeps their owner from dropping them. And where a value
+        of an enum is renamed, it has the new name in the last snapshot table, too, as if nothing had changed.
+        """
+        query = as_subquery(one_query(model, self.kind.grammar))
+        stored = self._stored_values(model, query)
+        if all(value == "{}" for value in stored.values()):
+            return query
+        listed = (
+            f"{value.replace('{}', sql.name(name))} AS {sql.name(name)}" for name, value in stored.items()
+        )
+        return f"(SELECT {', '.join(listed)} FROM {query}{SUBQUERY_END}"
+
+    def _stored_values(self, model: Model, query: str) -> dict[str, str]:
+        """The columns of a query, each with the SQL of what is stored (`{}`: itself); reads no row."""
+        found = Counter(self._executed(f"SELECT * FROM {query} LIMIT 0", model).keys())
+        names = [name for name, times in found.items() if times == 1]
+        # What the server tells of a result has the base of a domain in its place.
+        types = ", ".join(f"pg_catalog.pg_typeof(m.{sql.name(name)})::oid::bigint" for name in names)
+        declared = (
+            f"SELECT {types} FROM (SELECT 1) AS one LEFT JOIN (SELECT * FROM {query} LIMIT 0) AS m ON true"
+        )
+        oids = list(self._executed(declared, model).fetchone() or ()) if names else []
+        stored = dict(self._rows(_OWN_TYPES.format(oids=", ".join(map(str, oids))))) if oids else {}
+        return {name: stored.get(oid, "{}") for name, oid in zip(names, oids, strict=True)}
 
     def execute(self, statement: str, model: Model | None = None) -> None:
         """Execute a statement that gives no rows; see `Workspace.execute`."""
