@@ -10,14 +10,17 @@ from typing import Any
 import duckdb
 import pytest
 import sqlalchemy
+from buckets import BUCKET, Bucket
 from delivery import NOON, FakeClock, segment
 from harness import Retl, runner
 
 from retl.address import read_address
+from retl.bucket.lease import taken_over
 from retl.config.project import Project, load_model, load_sync
 from retl.discard import discard_pending
 from retl.engine import snapshot
-from retl.errors import ConfigError
+from retl.engine.warehouse.tables import drop_unneeded, run_tables
+from retl.errors import ConfigError, LockedError, RetlError
 from retl.job import Job, Options
 from retl.model import Model
 from retl.pipeline import run
@@ -26,6 +29,7 @@ from retl.run import Run
 from retl.sandbox.server import Sandbox
 from retl.session import find_sessions
 from retl.state import State, open_state, peek_state
+from retl.storage import FileOnDisk
 from retl.warehouse import Workspace, open_warehouse, open_workspace
 from retl.warehouse.workspace import StoredColumn
 
@@ -598,3 +602,59 @@ def test_the_local_engine_drops_the_table_of_a_duckdb_file(retl: Retl, tmp_path:
     path.write_text(path.read_text().replace("engine: warehouse", "engine: local"))
     assert 0 == retl("run", "shop")[0]
     assert [] == tables_of(tmp_path)
+
+
+def test_the_local_engine_drops_the_table_of_a_state_in_a_bucket(
+    retl: Retl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As no later run looks at it, it is dropped once the bucket has the state that needs it no more."""
+    path = tmp_path / "syncs/shop.yml"
+    with Bucket() as bucket:
+        for name, value in bucket.settings.items():
+            monkeypatch.setenv(name, value)
+        path.write_text(path.read_text() + f"state: s3://{BUCKET}/retl/\n")
+        assert 0 == retl("run", "shop")[0]
+        assert 1 == len(tables_of(tmp_path))
+        path.write_text(path.read_text().replace("engine: warehouse", "engine: local"))
+        assert 0 == retl("run", "shop")[0]
+        assert [] == tables_of(tmp_path)
+        assert 4 == json.loads(retl("run", "shop", "--json")[1])["unchanged"]
+
+
+class Stalled(Dying):
+    """A workspace of a process that stands still before it looks for tables, while another takes over."""
+
+    def __init__(self, alive: Workspace, storage: "TakenOver") -> None:
+        super().__init__(alive, 99)
+        self.storage = storage
+
+    def tables(self, prefix: str) -> list[str]:
+        """With what the other one made."""
+        self.execute(f'CREATE TABLE "{self.schema}"."{prefix}another" (n int)')
+        self.storage.is_over = True
+        return super().tables(prefix)
+
+
+class TakenOver(FileOnDisk):
+    """A storage that another process has from some moment on."""
+
+    is_over = False
+
+    def lost(self) -> RetlError | None:
+        """The error from then on."""
+        return taken_over("pid 7", "there") if self.is_over else None
+
+
+@pytest.mark.rule("X3")
+def test_who_was_taken_for_dead_drops_no_table_of_the_other(world: World) -> None:
+    """Also where that happens in the midst of looking for tables that are not needed any more."""
+    world.run()
+    with ExitStack() as stack:
+        state = stack.enter_context(open_state(world.state_path, "shop"))
+        alive = stack.enter_context(open_workspace(world.url, world.root, "retl"))
+        state.storage = storage = TakenOver(world.state_path)
+        stalled = Stalled(alive, storage)
+        tables = run_tables(state, stalled, keep=True)
+        with pytest.raises(LockedError):
+            drop_unneeded(state, stalled, tables, at_end=False)
+    assert f"{tables.prefix}another" in world.tables()

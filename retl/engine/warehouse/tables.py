@@ -120,12 +120,12 @@ def drop_unneeded(state: State, workspace: Workspace, tables: RunTables, *, at_e
     Raises:
         LockedError: another process has taken the state over, and knows better what is needed.
     """
-    lost = state.lost()
-    if lost is not None:
-        raise lost
     kept = snapshot_table(state)
     beginning = tables.stem if at_end and state.is_remote else tables.prefix
     found = [name for name in workspace.tables(beginning) if kept is None or name != kept.name]
+    lost = state.lost()  # asked after that, so that no table is found which a process made that took over
+    if lost is not None:
+        raise lost
     workspace.drop(found)
 
 

@@ -93,8 +93,11 @@ class TakenOverEngine(LocalEngine):
             return
         try:
             with suppress(RetlError, duckdb.Error):
-                if not self.state.is_remote:  # whose table the next run with `engine: warehouse` drops
-                    own = run_tables(self.state, self.workspace, keep=True)
-                    drop_unneeded(self.state, self.workspace, own, at_end=True)
+                if self.state.is_remote:
+                    if snapshot_table(self.state) is not None:
+                        return
+                    self.state.save(leaving=False)  # or the state there would need the table still
+                own = run_tables(self.state, self.workspace, keep=True)
+                drop_unneeded(self.state, self.workspace, own, at_end=False)
         finally:
             self.workspace.close()
