@@ -2,7 +2,7 @@
 
 import re
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from retl.warehouse.base import (
     sentence_in,
     wanted,
 )
-from retl.warehouse.duckdb_access import HINT, SETTINGS, access_of
+from retl.warehouse.duckdb_access import HINT, SETTINGS, Access, access_of
 from retl.warehouse.duckdb_paths import with_absolute_paths
 from retl.warehouse.message import WHOLE_MESSAGE, without_values
 from retl.warehouse.parse import within_years
@@ -69,6 +69,7 @@ class _OpenFiles:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._open: dict[Path, tuple[dict[str, Any], int]] = {}
+        self._accesses: dict[Path, list[Access]] = {}
 
     def take(self, path: Path, settings: dict[str, Any]) -> bool:
         """Wait until the file is open nowhere else with other settings; whether it is open nowhere else."""
@@ -78,12 +79,21 @@ class _OpenFiles:
             self._open[path] = (settings, users + 1)
             return users == 0
 
+    def restrict(self, path: Path, access: Access, restrict: Callable[[], None]) -> None:
+        """Have the whole database hold to an access, unless it does since the file was opened."""
+        with self._changed:
+            if access not in self._accesses.setdefault(path, []):
+                restrict()
+                self._accesses[path].append(access)
+
     def give_back(self, path: Path) -> None:
         """Let others have it."""
         with self._changed:
             settings, users = self._open.pop(path)
             if users > 1:
                 self._open[path] = (settings, users - 1)
+            else:
+                self._accesses.pop(path, None)
             self._changed.notify_all()
 
 
@@ -135,8 +145,10 @@ class DuckDBWarehouse(Warehouse):
                 is_first = _open_files.take(self._file, {**settings, "read_only": read_only})
                 failing.callback(_open_files.give_back, self._file)
             self._open(":memory:" if in_memory else path, settings, read_only, room if is_first else None)
-            if is_first:
+            if self._file is None:
                 self._restrict()
+            else:
+                _open_files.restrict(self._file, self._access, self._restrict)
             failing.pop_all()
 
     def _open(self, path: str | Path, settings: dict[str, Any], read_only: bool, room: Room | None) -> None:
@@ -148,7 +160,7 @@ class DuckDBWarehouse(Warehouse):
             raise self._out_of_reach(error) from None
 
     def _restrict(self) -> None:
-        """Set for the whole database what it may reach; it may be open elsewhere, where that was done."""
+        """Set for the whole database what it may reach."""
         try:
             if self._access.is_locked:
                 self._set_up(self._connection, "SET GLOBAL")
