@@ -18,9 +18,9 @@ from retl.session import find_sessions
 )
 @STATE_DIR
 def move_command(sync: str, place: Path, state_dir: Path | None) -> int:
-    """Bring the state of a sync along to another folder or bucket: the one that the sync has as `state` now.
+    """Bring the state of a sync along to another folder or bucket.
 
-    It is deleted in the other place once it is safe in the new one.
+    It goes to the one that the sync has as `state` now, and is deleted in the other once it is safe there.
 
     Example: retl move users --from state
     """
