@@ -16,8 +16,8 @@ from spark_server import spark_server
 from retl.state import open_state
 from retl.warehouse import Warehouse, open_warehouse
 
-collect_ignore = [] if find_spec("playwright") else ["test_report_page.py"]
-"""The report is looked at in a browser only by `make test-all`, which installs what drives one."""
+collect_ignore = [] if find_spec("playwright") else ["test_report_page.py", "test_sandbox_browser.py"]
+"""Pages are looked at in a browser only by `make test-all`, which installs what drives one."""
 
 
 def pytest_collection_finish() -> None:
@@ -33,8 +33,9 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def bare_environment(monkeypatch: pytest.MonkeyPatch, runtime: Path) -> None:
-    """No test sees the settings, the proxies or the sandbox of whoever runs it."""
+    """No test sees the settings, the proxies, the terminal or the sandbox of whoever runs it."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    monkeypatch.delenv("COLUMNS", raising=False)  # which xdist sets in its workers
     for name in list(os.environ):
         if name.startswith(("RETL_", "SEGMENT_", "OTEL_", "OPENLINEAGE_", "AWS_")) or name.lower().endswith(
             "_proxy"
