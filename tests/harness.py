@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+import webbrowser
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -258,3 +259,16 @@ def _literal(value: Any) -> str:
     if isinstance(value, list | dict):
         return sql.text(json.dumps(value)) + "::JSON"
     return sql.text(value)
+
+
+def register_browser(folder: Path) -> Path:
+    """Give this process a browser that writes the addresses which it opens into a file; gives the file.
+
+    The variable BROWSER would do for one test alone: it is read once in a process.
+    """
+    script, opened = folder / "browser", folder / "opened"
+    script.write_text(f'#!/bin/sh\necho "$1" >> {opened}\n')
+    script.chmod(0o755)
+    browser = webbrowser.GenericBrowser([str(script), "%s"])
+    webbrowser.register(str(script), None, browser, preferred=True)
+    return opened

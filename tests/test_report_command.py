@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from harness import NOON, Bench, Retl, runner, two_syncs
+from harness import NOON, Bench, Retl, register_browser, runner, two_syncs
 from report_records import section
 
 from retl.lock import hold
@@ -126,17 +126,12 @@ def test_orphans_are_at_the_end(text: Callable[..., str], retl: Retl, project: P
     assert "b no sync file leads to it The state is " in text()
 
 
-def test_open_hands_the_file_to_the_browser(
-    retl: Retl, project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With --open the browser of the environment gets the file's address."""
-    browser = project / "browser"
-    browser.write_text(f'#!/bin/sh\necho "$1" > {project}/opened\n')
-    browser.chmod(0o755)
-    monkeypatch.setenv("BROWSER", f"{browser} %s")
+def test_open_hands_the_file_to_the_browser(retl: Retl, project: Path) -> None:
+    """With --open the browser gets the file's address."""
+    opened = register_browser(project)
 
     assert retl("report", "a", "--open")[0] == 0
-    assert (project / "retl-report.html").as_uri() == (project / "opened").read_text().strip()
+    assert (project / "retl-report.html").as_uri() == opened.read_text().strip()
 
 
 def test_a_page_that_cannot_be_written_leaves_the_older_one(retl: Retl, project: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import urllib3
-from harness import Retl, runner
+from harness import Retl, register_browser, runner
 
 from retl.errors import ConfigError
 from retl.sandbox.server import Sandbox
@@ -36,13 +36,11 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "syncs").mkdir()
     for name in ("users", "vip"):
         (tmp_path / f"syncs/{name}.yml").write_text(SYNC)
-    browser = tmp_path / "browser"
-    browser.write_text(f'#!/bin/sh\necho "$1" >> {tmp_path}/opened\n')
-    browser.chmod(0o755)
+    register_browser(tmp_path)
+    monkeypatch.setenv("BROWSER", "a browser with a window")
     (tmp_path / "runtime").mkdir()
     (tmp_path / "retl").mkdir()
     (tmp_path / "retl/__init__.py").write_text("raise SystemExit('not the program')")
-    monkeypatch.setenv("BROWSER", f"{browser} %s")
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "runtime"))
     monkeypatch.setenv("RETL_SANDBOX_PORT", str(ANY))
     monkeypatch.chdir(tmp_path)
