@@ -44,7 +44,7 @@ test-all: .venv/browser test-snowflake $(if $(JAVA),test-spark)
 	@test -n "$(JAVA)" || echo "#### Spark is NOT tested: there is no Java ####" >&2
 	@test -n "$(CHROMIUM)" || echo "#### The pages of report and sandbox are NOT tested: there is no Chromium ####" >&2
 	@test -n "$$RETL_TEST_MYSQL_URL" || echo "#### MySQL is NOT tested: set RETL_TEST_MYSQL_URL ####" >&2
-	RETL_TEST_EXAMPLES=100 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "slow or mysql$(if $(CHROMIUM), or browser)"
+	RETL_TEST_EXAMPLES=25 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "slow or mysql$(if $(CHROMIUM), or browser)"
 
 # Whatever talks to DuckDB, with the oldest that retl supports.
 test-oldest: .venv/oldest
