@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, quote, quote_plus, unquote
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a start without a database does not load it
     from sqlalchemy.engine import URL
 
 _OPEN_SETTINGS = {"host", "hostaddr", "port", "unix_socket"}

@@ -31,7 +31,7 @@ def snowflake_server(folder: Path) -> Iterator[str]:
     """The URL of a database in a server that has just been started; it is ended in the end."""
     program = which("fakesnow", path=str(Path(sys.executable).parent))
     if program is None or find_spec("adbc_driver_snowflake") is None:
-        pytest.skip(UNTESTED)
+        pytest.skip(UNTESTED)  # it has an environment of its own, which CI makes
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with running([program, "-s", "-p", str(port)], b"Uvicorn running on", folder, {}):

@@ -28,7 +28,7 @@ def spark_server(folder: Path) -> Iterator[str]:
     spark = find_spec("pyspark")
     submit = Path(spark.origin or "").parent / "bin/spark-submit" if spark else None
     if which("java") is None or submit is None or not submit.exists():
-        pytest.skip(UNTESTED)
+        pytest.skip(UNTESTED)  # it needs a Java, and an environment of its own, which CI makes
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     (folder / EVENTS).mkdir()

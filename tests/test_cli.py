@@ -385,7 +385,7 @@ def test_a_swapped_write_key_is_refused_until_rekey(
     assert "retl rekey" in err
     assert "another" not in err.replace("another than in the last run", "").replace("another source", "")
 
-    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))  # the answer of whoever is asked
     code, _, err = retl("rekey", "users")
     assert code == 2
     first, second = re.findall(rf"(?:from|to) {sandbox.url}, write key #([0-9a-f]{{8}})\n", err)
@@ -570,7 +570,7 @@ def test_a_full_run_that_failed_half_way_goes_on(retl: Retl, project: Path, sand
 def test_full_asks_first(retl: Retl, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without `--yes`, `--full` sends only what a person confirms."""
     retl("run", "users")
-    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))  # the answer of whoever is asked
     code, out, err = retl("run", "users", "--full")
 
     assert 2 == code
@@ -582,7 +582,7 @@ def test_reset_asks_first(retl: Retl, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without --yes and without an answer, nothing is forgotten."""
     retl("run", "users")
 
-    monkeypatch.setattr("sys.stdin", io.StringIO())
+    monkeypatch.setattr("sys.stdin", io.StringIO())  # nobody answers
     code, _, err = retl("reset", "users")
 
     assert code == 2

@@ -324,6 +324,7 @@ def test_a_path_that_is_not_text_is_said(project: Path) -> None:
 
 def test_an_argument_that_is_not_text_is_refused(retl: Retl, monkeypatch: pytest.MonkeyPatch) -> None:
     """No command gets an argument that is not UTF-8: it could not look for it in a state."""
+    # What pytest captures cannot print the byte; the stderr of a process can.
     monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(io.BytesIO(), errors="backslashreplace"))
 
     assert retl("explain", "a", os.fsdecode(b"\xff"))[0] == 2

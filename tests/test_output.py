@@ -126,7 +126,7 @@ def test_an_encoding_that_lacks_characters_gets_others_in_their_place(project: P
 def test_a_file_name_that_is_not_text_can_be_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A byte of a file's name that is not UTF-8 is printed as its code."""
     for name in ("stdin", "stdout", "stderr"):
-        monkeypatch.setattr(sys, name, getattr(sys, name))
+        monkeypatch.setattr(sys, name, getattr(sys, name))  # so that they come back after `set_up`
     output.set_up()
 
     assert os.fsdecode(b"a\xff").encode("utf-8", "retl") == b"a\\udcff"

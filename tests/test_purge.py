@@ -113,7 +113,7 @@ def test_a_purge_of_rehearsals_leaves_the_state(retl: Retl, tmp_path: Path) -> N
 def test_a_purge_asks_first(retl: Retl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without --yes and without an answer, nothing is deleted."""
     retl("run", "users")
-    monkeypatch.setattr("sys.stdin", io.StringIO())
+    monkeypatch.setattr("sys.stdin", io.StringIO())  # nobody answers
     code, out, err = retl("reset", "users", "--purge")
     assert 2 == code
     assert "delete all that is kept of it, 1 row?" in out
