@@ -144,7 +144,7 @@ def test_a_call_that_is_nested_without_end_is_shown(http: urllib3.PoolManager, p
     """A call that is as deep as Segment's limits allow, or full of long texts, is no error on any page."""
     with Sandbox(routes=page_routes(ReceiverRehearsal()), store=Store()) as sandbox:
         body = json.dumps(batch(identify("ada", deep="here"))).replace(
-            '"here"', '{"a":' * 980 + "1" + "}" * 980
+            '"here"', '{"a":' * 960 + "1" + "}" * 960
         )
         assert 200 == post(http, sandbox, body.encode()).status
         send(http, sandbox, track("x" * 5_000, "y" * 9_000, **{"z" * 9_000: "v"}))

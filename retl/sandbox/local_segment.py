@@ -76,6 +76,7 @@ class LocalSegment:
         self._random = Random(seed)
         self._throttle = Throttle(self.failures.calls_per_second)
         self._lock = threading.Lock()
+        self._reading = threading.Lock()
         self._script: deque[Reply] = deque()
         self._known_ids = KnownIds()
         self._requests: Kept[Request] = Kept(keep)
@@ -165,6 +166,14 @@ class LocalSegment:
 
     def receive(self, path: str, headers: Mapping[str, str], body: bytes, reply: Reply) -> Reply:
         """Check a POST, take its calls where `reply` lets it, and note it; returns the reply to send."""
+        with self._reading:  # threads that read at once slow each other down, and Python lets one work
+            reply = self._receive(path, headers, body, reply)
+        store = self._store
+        if store is not None:
+            store.settle()
+        return reply
+
+    def _receive(self, path: str, headers: Mapping[str, str], body: bytes, reply: Reply) -> Reply:
         calls: list[Any] = []
         word = reply.word
         try:
@@ -227,8 +236,5 @@ class LocalSegment:
             for outcome, kept in self._calls.items():
                 kept.extend((one for one in received if one.outcome is outcome), shared)
             self._counts.add(received)
-            store = self._store
-            if store is not None:
-                store.add(received, size)
-        if store is not None:
-            store.settle()
+            if self._store is not None:
+                self._store.add(received, size)
