@@ -228,11 +228,11 @@ def transaction(db: duckdb.DuckDBPyConnection) -> Iterator[None]:
     try:
         db.execute("BEGIN TRANSACTION")
         yield
+        db.execute("COMMIT")
     except BaseException:
-        with suppress(duckdb.Error):
+        with suppress(duckdb.Error):  # also after a COMMIT that did not come to its end
             db.execute("ROLLBACK")
         raise
-    db.execute("COMMIT")
 
 
 def new_connection() -> duckdb.DuckDBPyConnection:

@@ -563,3 +563,30 @@ def test_the_file_does_not_grow_with_the_number_of_runs(tmp_path: Path) -> None:
             assert 0 == shop.run(table).exit_code
             sizes.append(shop.state_path.stat().st_size)
     assert max(sizes[8:]) <= max(sizes[:8]) < 4_000_000
+
+
+class FullDisk:
+    """A connection to a disk that is full when a transaction is to be written."""
+
+    def __init__(self, db: duckdb.DuckDBPyConnection) -> None:
+        self._db = db
+
+    def execute(self, query: str) -> duckdb.DuckDBPyConnection:
+        """Execute a statement, but no COMMIT."""
+        if query == "COMMIT":
+            raise duckdb.IOException("No space left on device")
+        return self._db.execute(query)
+
+
+def test_a_transaction_that_cannot_be_committed_is_over() -> None:
+    """After a COMMIT that failed nothing of it is there, and the next transaction can begin."""
+    with duckdb.connect() as db:
+        db.execute("CREATE TABLE t (n INTEGER)")
+        full: Any = FullDisk(db)
+        with pytest.raises(duckdb.IOException), transaction(full):
+            full.execute("INSERT INTO t VALUES (1)")
+
+        with transaction(db):
+            db.execute("INSERT INTO t VALUES (2)")
+
+        assert [(2,)] == db.execute("FROM t").fetchall()
