@@ -5,7 +5,7 @@ from datetime import datetime
 
 from retl.delivery import outbox, receipts, rejected
 from retl.delivery.deliver import settle
-from retl.engine import snapshot
+from retl.engine import replaced, snapshot
 from retl.run import complete_records, keeps_all_runs, note_discarded
 from retl.state import FirstPass, State
 
@@ -50,7 +50,7 @@ def discard_pending(state: State, now: datetime) -> int:
     with state.transaction():
         settle(db)
         outbox.list_waiting(db)
-        snapshot.spare_halves(db)
+        replaced.spare_halves(db)
         complete_records(db)
         note_discarded(db, outbox.dropped_by_run(db), now)
         dropped = outbox.drop(db)

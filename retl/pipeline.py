@@ -21,7 +21,7 @@ from retl.delivery.address import is_local
 from retl.delivery.deliver import deliver
 from retl.delivery.destination import Destination
 from retl.delivery.round import Terms
-from retl.engine import guard, snapshot
+from retl.engine import guard, replaced, snapshot
 from retl.engine.base import Changes, Engine
 from retl.engine.diff import Diff
 from retl.engine.edits import unsent, unsent_sentence
@@ -94,7 +94,7 @@ def run(job: Job, destination: Destination) -> Run:
                         history.keep_first_calls(state.db, engine.moving(proposal.changes))
                     engine.prepare(proposal.changes)
                     refused = rejected.record(state.db, record.run_id, clock.now())
-                    snapshot.keep_replaced(state.db, record.run_id)
+                    replaced.keep(state.db, record.run_id)
                     mapping = engine.promote(proposal.changes)
                     enqueued = outbox.enqueue(state.db, record.run_id, outgoing.lanes, outgoing.unrendered)
                     remember(job, mapping, proposal.sends, destination)
@@ -135,7 +135,7 @@ def finish(job: Job, record: Run, seconds: float) -> Run:
             keep_run(db, record)
             snapshot.drop_arriving(db)
             if waiting == 0:
-                snapshot.forget_replaced(db)
+                replaced.forget(db)
             forgotten = _forget_old(job, record.run_id)
         if forgotten:
             job.observer.notice(

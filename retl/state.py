@@ -32,7 +32,7 @@ OWNERS = {
     "metadata": "retl.state",
     "snapshot": "retl.engine.snapshot",
     "arriving": "retl.engine.snapshot",
-    "replaced": "retl.engine.snapshot",
+    "replaced": "retl.engine.replaced",
     "overridden": "retl.engine.snapshot",
     "table_maker": "retl.engine.warehouse.tables",
     "outbox": "retl.delivery.outbox",

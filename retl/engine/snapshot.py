@@ -10,6 +10,7 @@ from dataclasses import replace
 import duckdb
 
 from retl import sql
+from retl.engine import replaced
 from retl.engine.canonical import (
     common_type,
     converted,
@@ -123,7 +124,7 @@ def promote(
         SELECT key, row, stale, {row_hash(shape, "row")} AS hash, NULL::BIGINT AS seq FROM ({rows})
         """
     )
-    db.execute(_rebuild_replaced(kept, stale, _row(new, old)))
+    replaced.rebuild(db, kept, stale, _row(new, old))
     return shape
 
 
@@ -145,7 +146,7 @@ def promote_arriving(db: duckdb.DuckDBPyConnection, mapping: SyncMapping) -> Non
     db.execute(_BECOME_SNAPSHOT)
     db.execute(_LEAVE_OUT)  # last, as DuckDB 1.4 alters no table whose rows the transaction deleted
     kept = ", ".join(_kept(column, mapping, None) for column in mapping.columns)
-    db.execute(_rebuild_replaced(kept, "old.stale", "row"))
+    replaced.rebuild(db, kept, "old.stale", "row")
 
 
 PROMOTED = "SELECT 'added' AS change, key, row AS after, hash, seq FROM state.snapshot WHERE seq IS NOT NULL"
@@ -201,16 +202,13 @@ def _learnt(new: SyncMapping, shape: SyncMapping, old: SyncMapping | None, send_
 def _with_room(db: duckdb.DuckDBPyConnection, new: SyncMapping, old: SyncMapping) -> SyncMapping:
     """The mapping with types that also hold the values which rows keep from the old snapshot."""
     kept = db.execute(
-        """
-        SELECT
-            (SELECT count(*) FROM state.snapshot WHERE key IN (SELECT key FROM rejected))
-            + (SELECT count(*) FROM state.replaced)
-        """
+        "SELECT count(*) FROM state.snapshot WHERE key IN (SELECT key FROM rejected)"
     ).fetchone()
+    is_any_kept = kept != (0,) or replaced.any_kept(db)
     types = dict(new.types)
     for column in new.columns:
         sources = [] if column in new.compared.values() else [new.last_known_of(column, old)]
-        sources += [new.source_of(column, old)] if kept != (0,) else []
+        sources += [new.source_of(column, old)] if is_any_kept else []
         for source in filter(None, sources):
             if column in new.json_columns and old.types[source] == "JSON":
                 continue  # it is the text of JSON now, which a JSON value is as it is written
@@ -281,14 +279,6 @@ WHERE NOT EXISTS (SELECT 1 FROM stage AS new WHERE new.key = old.key)
     AND old.key NOT IN (SELECT key FROM change) AND old.key NOT IN (SELECT key FROM rejected)"""
 
 
-def _rebuild_replaced(kept: str, stale: str, row: str) -> str:
-    """The statement that gives replaced rows the new shape; `row` is one of them, as it is compared."""
-    return f"""\
-CREATE OR REPLACE TABLE state.replaced AS
-SELECT old.run_id, old.key, struct_pack({kept}) AS row, {stale} AS stale, old.calls
-FROM (SELECT run_id, key, {row}, stale, calls FROM state.replaced) AS old"""
-
-
 def _kept(column: str, shape: SyncMapping, old: SyncMapping | None) -> str:
     """A column of an old row: what fed the same field then."""
     source = shape.source_of(column, old) if old else None
@@ -312,45 +302,6 @@ def _value(column: str, kind: str, shape: SyncMapping, row: str, source: str) ->
     return f"{sql.name(column)} := {converted(kind, shape.types[column], f'{row}[{sql.text(source)}]')}"
 
 
-def keep_replaced(db: duckdb.DuckDBPyConnection, run_id: str) -> None:
-    """Keep the rows before the changes whose calls leave.
-
-    To be run in the run's transaction, before `promote`. `put_back` needs them as long as the calls may wait.
-    """
-    db.execute(
-        """
-        INSERT INTO state.replaced
-        SELECT ?, key, before, stale, calls
-        FROM change JOIN (SELECT key, count(*) AS calls FROM leaving GROUP BY key) USING (key)
-        WHERE change IN ('changed', 'removed')
-        """,
-        [run_id],
-    )
-
-
-def forget_replaced(db: duckdb.DuckDBPyConnection) -> None:
-    """Forget the rows before changes, as no call waits any more; to be run in a transaction."""
-    db.execute("DELETE FROM state.replaced")
-
-
-def spare_halves(db: duckdb.DuckDBPyConnection) -> None:
-    """Take the calls out of the TEMP table `dropped` of whose change another call was delivered.
-
-    No row could be put back to what that leaves: as where somebody left an audience, and nobody came yet.
-    """
-    db.execute(
-        """
-        DELETE FROM dropped
-        WHERE (run_id, key) IN (
-            SELECT (run_id, key)
-            FROM state.replaced JOIN dropped USING (run_id, key)
-            GROUP BY run_id, key, calls
-            HAVING count(*) < calls
-        )
-        """
-    )
-
-
 def put_back(db: duckdb.DuckDBPyConnection) -> None:
     """Let the rows of dropped calls be as they were before the first of these; to be run in a transaction.
 
@@ -358,27 +309,9 @@ def put_back(db: duckdb.DuckDBPyConnection) -> None:
         db: with the TEMP table `dropped` (seq, run_id, key, change) of the calls. Where the row before a
             change is not known, as after a migration, the row counts as changed in the next run.
     """
-    db.execute(_FIRST_DROPPED)
+    replaced.take_dropped(db)
     db.execute(_PUT_BACK)
 
-
-_FIRST_DROPPED = """
--- The first dropped call of each row of which it is known how the row was before.
-CREATE OR REPLACE TEMP TABLE first_dropped AS
-SELECT
-    dropped.key,
-    arg_min(dropped.change, seq) FILTER (dropped.change = 'added' OR replaced.key IS NOT NULL) AS change,
-    arg_min(dropped.run_id, seq) FILTER (dropped.change = 'added' OR replaced.key IS NOT NULL) AS run_id,
-    arg_min(dropped.change = 'changed' AND replaced.key IS NULL, seq) AS is_stale
-FROM dropped LEFT JOIN state.replaced USING (key, run_id)
-WHERE dropped.change <> 'unchanged'
-GROUP BY dropped.key;
-
-CREATE OR REPLACE TEMP TABLE before_dropped AS
-SELECT key, row, stale OR is_stale AS stale
-FROM state.replaced JOIN first_dropped USING (key, run_id)
-WHERE change IN ('changed', 'removed')
-"""
 
 _PUT_BACK = f"""
 -- What a table in the warehouse has of these rows does not count any more.
@@ -395,9 +328,7 @@ UPDATE state.snapshot SET stale = true WHERE key IN (SELECT key FROM first_dropp
 
 DELETE FROM state.snapshot WHERE key IN (SELECT key FROM before_dropped);
 
-INSERT INTO state.snapshot SELECT key, row, stale, NULL, NULL FROM before_dropped;
-
-DELETE FROM state.replaced WHERE (run_id, key) IN (SELECT (run_id, key) FROM dropped)
+INSERT INTO state.snapshot SELECT key, row, stale, NULL, NULL FROM before_dropped
 """
 
 
@@ -445,21 +376,7 @@ def hold(db: duckdb.DuckDBPyConnection, held: str, old: SyncMapping, noted_types
         DELETE FROM state.overridden
         """
     )
-    if keeps_replaced(db):
-        members = (
-            f"{sql.name(one)} := {converted(noted_types[one], old.types[one], f'row[{sql.text(one)}]')}"
-            for one in old.columns
-        )
-        row = f"struct_pack({', '.join(members)}) AS row"
-        rows = f"SELECT * REPLACE ({row}) FROM state.replaced"
-    else:
-        rows = f"SELECT NULL::VARCHAR AS run_id, key, row, stale, 0::BIGINT AS calls FROM {held} LIMIT 0"
-    db.execute(f"CREATE OR REPLACE TABLE state.replaced AS {rows}")
-
-
-def keeps_replaced(db: duckdb.DuckDBPyConnection) -> bool:
-    """Whether rows before changes are kept, as calls may wait."""
-    return db.execute("SELECT count(*) FROM state.replaced").fetchone() != (0,)
+    replaced.hold(db, held, old, noted_types)
 
 
 def left_out(db: duckdb.DuckDBPyConnection, before: int) -> dict[int, bool]:
@@ -484,7 +401,7 @@ def forget(state: State, with_destination: bool = False) -> None:
     """
     state.db.execute("DELETE FROM state.snapshot; DELETE FROM state.overridden")
     state.note_snapshot_table(None)
-    forget_replaced(state.db)
+    replaced.forget(state.db)
     metadata = state.metadata
     state.note(replace(metadata, first_pass=None, mapping=None, generation=metadata.generation + 1))
     if with_destination:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import duckdb
 
 from retl import sql
-from retl.engine import snapshot
+from retl.engine import replaced, snapshot
 from retl.engine.canonical import common_type, converted, json_text
 from retl.engine.mapping import SyncMapping
 from retl.engine.row_hash import row_hash
@@ -55,7 +55,7 @@ def hold_shipped(db: duckdb.DuckDBPyConnection, old: SyncMapping, shipped: SyncM
     ((in_file,),) = db.execute(f"SELECT count(*) FROM ({snapshot.IN_FILE})").fetchall()
     ((read,),) = db.execute("SELECT count(*) FROM shipped").fetchall()
     types = dict(shipped.types)
-    if (in_file or snapshot.keeps_replaced(db)) and old.types:
+    if (in_file or replaced.any_kept(db)) and old.types:
         types = {
             one: common_type(old.types[one], shipped.types[one]) if read else old.types[one]
             for one in old.columns
