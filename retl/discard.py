@@ -6,7 +6,7 @@ from datetime import datetime
 from retl.delivery import outbox, receipts, rejected
 from retl.delivery.deliver import settle
 from retl.engine import replaced, snapshot
-from retl.run import complete_records, keeps_all_runs, note_discarded
+from retl.records import complete_records, keeps_all_runs, note_discarded
 from retl.state import FirstPass, State
 
 

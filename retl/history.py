@@ -11,7 +11,7 @@ import duckdb
 from retl.delivery import history, outbox, rejected
 from retl.engine import snapshot
 from retl.errors import ConfigError
-from retl.run import select_runs
+from retl.records import select_runs
 from retl.state import State
 
 VIEWS = ("runs", "calls", "rejections", "rows")

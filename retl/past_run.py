@@ -7,7 +7,8 @@ from typing import Any
 import duckdb
 
 from retl.delivery import outbox
-from retl.run import KEPT_RUNS, Status, newest_records
+from retl.records import KEPT_RUNS, newest_records
+from retl.run import Status
 
 
 @dataclass(frozen=True)

@@ -32,15 +32,8 @@ from retl.errors import ConfigError, DestinationError, RetlError
 from retl.job import Job
 from retl.lazy import lazy_module
 from retl.planned import work_of
-from retl.run import (
-    Run,
-    any_in_full,
-    begin_run,
-    forget_before,
-    keep_run,
-    keeps_all_runs,
-    open_run,
-)
+from retl.records import any_in_full, forget_before, keep_run, keeps_all_runs, open_run
+from retl.run import Run, begin_run
 from retl.state import FirstPass
 from retl.warehouse.watched import WatchedWarehouse
 

@@ -9,10 +9,10 @@ from retl.engine import snapshot
 from retl.errors import LockedError, RetlError
 from retl.orphans import Orphan
 from retl.receivers.data_file import meaning
+from retl.records import kept_records
 from retl.report.condition import NEVER, ORPHANED, RUNNING, UNREADABLE
 from retl.report.facts import Facts
 from retl.report.section import Section, section_of
-from retl.run import kept_records
 from retl.session import Session
 from retl.state import State
 

@@ -10,7 +10,8 @@ from retl.delivery.destination import Destination
 from retl.delivery.round import Delivery, Terms
 from retl.job import Job
 from retl.pipeline import finish, refuse_other_destination
-from retl.run import Run, begin_run, open_run
+from retl.records import open_run
+from retl.run import Run, begin_run
 
 
 @dataclass(frozen=True)

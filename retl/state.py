@@ -44,7 +44,7 @@ OWNERS = {
     "rejected_row": "retl.delivery.rejected",
     "rejected_call": "retl.delivery.rejected",
     "ended_rejection": "retl.delivery.rejected",
-    "run": "retl.run",
+    "run": "retl.records",
 }
 """Each table of a state file, and the one module whose SQL names it.
 

@@ -11,7 +11,7 @@ from delivery import IDENTIFY, FakeClock, Shop, Table
 from retl.config.project import find_project, load_sync
 from retl.delivery.history import delivered
 from retl.observer import SilentObserver
-from retl.run import KEPT_RUNS
+from retl.records import KEPT_RUNS
 from retl.sandbox.failures import Reply
 from retl.sandbox.server import Sandbox
 from retl.state import State, open_state

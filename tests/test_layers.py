@@ -81,6 +81,7 @@ STORIES = [
     "planned",
     "planning",
     "purge",
+    "records",
     "rehearsal",
     "rejected_values",
     "reporting",

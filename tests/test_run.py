@@ -7,7 +7,8 @@ from pathlib import Path
 from delivery import NOON, memory_state, rows
 
 from retl.past_run import last_run
-from retl.run import KEPT_RUNS, Run, begin_run, keep_run, kept_records, open_run
+from retl.records import KEPT_RUNS, keep_run, kept_records, open_run
+from retl.run import Run, begin_run
 from retl.state import open_state
 
 

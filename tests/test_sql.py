@@ -16,7 +16,8 @@ from harness import Retl, runner, two_syncs
 from retl.cli.history import SPARKS, sparkline
 from retl.errors import WarehouseError
 from retl.history import VIEWS, query
-from retl.run import Calls, Run, keep_run, open_run
+from retl.records import keep_run, open_run
+from retl.run import Calls, Run
 from retl.sandbox.failures import Reply
 from retl.sandbox.server import Sandbox
 from retl.state import open_state, peek_state

@@ -14,7 +14,7 @@ from retl.cli.fold import fold_words
 from retl.cli.options import MOST, ONE_SYNC, REHEARSAL, STATE_DIR
 from retl.cli.status import STATUS_COLORS
 from retl.clock import SystemClock
-from retl.run import newest_records
+from retl.records import newest_records
 from retl.session import find_sessions
 
 SPARKS = "▁▂▃▄▅▆▇█"
