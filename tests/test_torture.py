@@ -158,6 +158,13 @@ def test_the_reader_sees_who_is_in_an_audience(told: list[dict[str, Any]], kind:
     assert kind == broken.value.kind
 
 
+def test_the_reader_does_not_miss_a_call_that_is_kept() -> None:
+    """Whose last call was refused, and is kept, need not be in the audience."""
+    check_members(history(), [], {"a"}, kept={"a"})
+    with pytest.raises(Broken):
+        check_members(history(), [], {"a"}, kept={"b"})
+
+
 def test_the_reader_sees_timestamps_that_go_back() -> None:
     """Of one user's calls each has the timestamp of the one before, or a later one."""
     first, second = ({"userId": "u", "originalTimestamp": f"2026-03-01T12:00:0{n}.000Z"} for n in (1, 2))

@@ -236,7 +236,8 @@ class Life:
             case "identify":
                 check_profiles(history, accepted, self._ever_refused(), self._repeats)
             case "audience":
-                check_members(history, accepted, self._ever_refused(), self._fulls > 0)
+                waiting = {call["userId"] for call in kept.values()}
+                check_members(history, accepted, self._ever_refused(), waiting, self._fulls > 0)
         if not self._went_back and not self._was_retried:
             check_order(accepted)
 
