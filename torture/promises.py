@@ -127,8 +127,6 @@ def check_profiles(
         history: the rows.
         accepted: the calls, as they arrived.
         refused: users of whom a call was refused, so that two calls may say the same.
-        kept: users of whom a refused call still waits for `retl retry --stale`, and has the last word: the one
-            that overtook it may have been discarded since.
         repeats: whether a row may be told again, as it was sent in full, or an edit added a trait.
 
     Raises:
@@ -166,7 +164,7 @@ def check_members(
         history: the rows.
         accepted: the calls, as they arrived.
         refused: users of whom a call was refused, so that two calls may say the same.
-        kept: users of whom a refused call still waits for `retl retry --stale`, and has the last word: the one
+        kept: users of whom a refused call waits for `retl retry --stale`, perhaps as the last word: the one
             that overtook it may have been discarded since.
         repeats: whether who is in it may enter again, as all rows were sent in full.
 
