@@ -108,7 +108,7 @@ def _number(kind: str, written: str) -> str:
         return f"CASE WHEN {written} THEN '1' WHEN NOT {written} THEN '0' END"
     if kind not in TEXTS:
         return json_text(kind, written)
-    parts = sql.let("number", f"regexp_extract(words, {_PARTS})", _JSON_NUMBER)
+    parts = sql.let("digits", f"regexp_extract(words, {_PARTS})", _JSON_NUMBER)
     # What no float holds, such as 1e999, is infinite for readers of JSON.
     is_number = f"regexp_matches(words, {_NUMBER}) AND isfinite(try_cast(words AS DOUBLE))"
     number = f"CASE WHEN {is_number} THEN {parts} END"
@@ -126,14 +126,14 @@ def _words(kind: str, written: str) -> str:
 _PARTS = "'^([+-]?)0*([0-9]*)[.]?([0-9]*?)0*([eE].*)?$', ['sign', 'whole', 'fraction', 'power']"
 
 _JSON_NUMBER = f"""CASE
-    WHEN number.fraction || number.power <> ''
+    WHEN digits.fraction || digits.power <> ''
     THEN concat(
-        replace(number.sign, '+', ''), coalesce(nullif(number.whole, ''), '0'),
-        CASE WHEN number.fraction <> '' THEN '.' END, number.fraction, number.power)
-    WHEN number.whole = '' THEN '0'
-    WHEN length(number.whole) < 16 OR (length(number.whole) = 16 AND number.whole <= '{SAFE_INTEGER}')
-    THEN replace(number.sign, '+', '') || number.whole
-    ELSE '"' || replace(number.sign, '+', '') || number.whole || '"'
+        replace(digits.sign, '+', ''), coalesce(nullif(digits.whole, ''), '0'),
+        CASE WHEN digits.fraction <> '' THEN '.' END, digits.fraction, digits.power)
+    WHEN digits.whole = '' THEN '0'
+    WHEN length(digits.whole) < 16 OR (length(digits.whole) = 16 AND digits.whole <= '{SAFE_INTEGER}')
+    THEN replace(digits.sign, '+', '') || digits.whole
+    ELSE '"' || replace(digits.sign, '+', '') || digits.whole || '"'
 END"""
 
 
