@@ -69,6 +69,25 @@ def test_texts(text: str) -> None:
     assert text == as_text
 
 
+@pytest.mark.parametrize(
+    ("value", "instant"),
+    [
+        ("1970-01-01 00:00:00.0019+00", "1970-01-01T00:00:00.001Z"),
+        ("1969-12-31 23:59:59.9996+00", "1969-12-31T23:59:59.999Z"),
+        ("2026-07-01 00:30:00+02", "2026-06-30T22:30:00.000Z"),
+        ("0001-01-01 00:00:00+00", "0001-01-01T00:00:00.000Z"),
+        ("9999-12-31 23:59:59.999999+00", "9999-12-31T23:59:59.999Z"),
+        ("infinity", None),
+        ("-infinity", None),
+        (None, None),
+    ],
+)
+def test_instants_in_a_zone(value: str | None, instant: str | None) -> None:
+    """An instant is sent in UTC with the whole milliseconds that have passed; an infinite one is null."""
+    as_json, as_text = spelled(value, "TIMESTAMP WITH TIME ZONE")
+    assert (instant, instant and f'"{instant}"') == (as_text, as_json)
+
+
 @quick
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists, max_leaves=8))
 def test_json_is_valid(document: Any) -> None:
