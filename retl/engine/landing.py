@@ -25,8 +25,8 @@ class Landing(StrEnum):
     """A table of all rows in the state file, which can become the snapshot without a copy."""
 
     UNLESS_KNOWN = "arrived"
-    """A TEMP table that holds of a row which the snapshot has just so only its hashes; and these of the
-    snapshot's rows that no row was just like."""
+    """A TEMP table that holds of a row which the snapshot has just so only the number of that one; and the
+    numbers of the snapshot's rows that no row was just like."""
 
     SHIPPED = "shipped"
     """A TEMP table of rows that were chosen in the warehouse, with the numbers that they have there."""
@@ -94,7 +94,7 @@ class Table:
             Landing.SHIPPED: f"{image}, hash UBIGINT, seq BIGINT, fault VARCHAR",
             # A list takes no room where it is NULL; a STRUCT would, for each of its columns. Of a row of the
             # snapshot, `missing_after` is the turn after which none had come that is just so.
-            Landing.UNLESS_KNOWN: f"key_hash UBIGINT, hash UBIGINT, image STRUCT({image}, fault VARCHAR)[], "
+            Landing.UNLESS_KNOWN: f"number BIGINT, image STRUCT({image}, fault VARCHAR, hash UBIGINT)[], "
             "missing_after INTEGER",
         }
         db.execute(f"CREATE OR REPLACE {self._temp}TABLE {self.landing} ({columns[self.landing]})")
@@ -119,7 +119,7 @@ class Table:
             return f"INSERT INTO {self.landing} BY NAME {hashed}", self
         if not (self.compares and fits(columns, self.types)):
             return _INSERT_ALL.format(hashed=hashed), self
-        missing = _MISSING_BEFORE if self.turn == 0 else f"{_MISSING} = {self.turn}"
+        missing = _MISSING_BEFORE if self.turn == 0 else _MISSING.format(turn=self.turn)
         insert = _INSERT_UNLESS_KNOWN.format(hashed=hashed, missing=missing, turn=self.turn + 1)
         return insert, replace(self, turn=self.turn + 1)
 
@@ -134,13 +134,18 @@ class Table:
             f"{sql.name(column)} := {converted(self.types[column], wider[column], value)}"
             for column, value in values.items()
         )
-        filled = f"SELECT * REPLACE (struct_pack({members}) AS row) FROM {self.landing}"
+        hashed = row_hash(self.mapping, "row")
         if self.leaves_out_known:
-            image = f'"key" := image[1].key, "row" := struct_pack({members}), "fault" := image[1].fault'
-            image = f"CASE WHEN image IS NOT NULL THEN [struct_pack({image})] END"
-            filled = f"SELECT * REPLACE ({image} AS image) FROM arrived"
-        hashed = f"CASE WHEN {row} IS NULL THEN hash ELSE {row_hash(self.mapping, row)} END"
-        filled = f"SELECT * REPLACE ({hashed} AS hash) FROM ({filled})"
+            image = _image("image[1].key", "row", "image[1].fault", hashed)
+            filled = f"""
+                SELECT number, {image} AS image, missing_after
+                FROM (SELECT *, struct_pack({members}) AS row FROM arrived WHERE image IS NOT NULL)
+                UNION ALL
+                SELECT number, NULL, missing_after FROM arrived WHERE image IS NULL
+            """
+        else:
+            filled = f"SELECT * REPLACE (struct_pack({members}) AS row) FROM {self.landing}"
+            filled = f"SELECT * REPLACE ({hashed} AS hash) FROM ({filled})"
         db.execute(f"CREATE OR REPLACE {self._temp}TABLE {self.landing} AS {filled}")
         return replace(self, types=wider, compares=False)
 
@@ -167,31 +172,36 @@ class Staged:
     turn: int
 
 
-_IMAGE = '[struct_pack("key" := key, "row" := row, "fault" := fault)]'
+def _image(key: str, row: str, fault: str, hashed: str) -> str:
+    """The SQL of a row's image in the table `arrived`, from the SQL of its parts."""
+    return f'[struct_pack("key" := {key}, "row" := {row}, "fault" := {fault}, "hash" := {hashed})]'
+
 
 _INSERT_ALL = f"""\
 INSERT INTO arrived BY NAME
-SELECT hash(key) AS key_hash, hash, {_IMAGE} AS image
+SELECT {_image("key", "row", "fault", "hash")} AS image
 FROM ({{hashed}})"""
 
 _INSERT_UNLESS_KNOWN = f"""\
 INSERT INTO arrived BY NAME
 SELECT
-    coalesce(came.key_hash, missing.key_hash) AS key_hash,
-    coalesce(came.hash, missing.hash) AS hash,
-    CASE WHEN missing.hash IS NULL THEN {_IMAGE} END AS image,
+    number,
+    CASE WHEN number IS NULL THEN {_image("key", "row", "fault", "came.hash")} END AS image,
     CASE WHEN came.hash IS NULL THEN {{turn}} END AS missing_after
 FROM (SELECT *, hash(key) AS key_hash FROM ({{hashed}})) AS came
 FULL JOIN ({{missing}}) AS missing
     ON CASE WHEN key IS NOT NULL AND fault IS NULL THEN came.key_hash END = missing.key_hash
     AND came.hash = missing.hash"""
 
-_MISSING_BEFORE = "SELECT hash(key) AS key_hash, hash FROM known WHERE hash IS NOT NULL AND NOT stale"
+_MISSING_BEFORE = """\
+SELECT number, hash(key) AS key_hash, hash FROM numbered WHERE hash IS NOT NULL AND NOT stale"""
 
-_MISSING = "SELECT key_hash, hash FROM arrived WHERE missing_after"
+_MISSING = """\
+SELECT number, hash(key) AS key_hash, hash FROM numbered
+WHERE number IN (SELECT number FROM arrived WHERE missing_after = {turn})"""
 
 _IMAGES = """
-SELECT image[1].key AS key, image[1].row AS row, image[1].fault AS fault, hash
+SELECT image[1].key AS key, image[1].row AS row, image[1].fault AS fault, image[1].hash AS hash
 FROM arrived
 WHERE image IS NOT NULL
 """

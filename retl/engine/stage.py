@@ -30,7 +30,7 @@ def stage(
     """Stage a model's rows, and note in the TEMP table `row_fault` those that cannot be compared.
 
     Args:
-        db: the state's connection; `UNLESS_KNOWN` needs the view `known`.
+        db: the state's connection; `UNLESS_KNOWN` needs the view `numbered`.
         sync: for the timezone, and for saying where an error is.
         mapping: tells which columns make the key and which make the row.
         batches: the model's rows; their schema may change from one batch to the next. `IN_STATE` wants them

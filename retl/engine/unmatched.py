@@ -28,17 +28,12 @@ def find_unmatched(db: duckdb.DuckDBPyConnection, turn: int) -> None:
         db.execute(_SHARED_KEYS)
 
 
-# Rows are looked for by their hashes alone, and whole rows are read only of those that are found.
 _NOT_MET = """
-CREATE OR REPLACE TEMP TABLE missing AS SELECT key_hash, hash FROM arrived WHERE missing_after = {turn};
-
 CREATE OR REPLACE TEMP TABLE not_met AS
 SELECT key, row, stale, hash
 FROM numbered
 WHERE number IN (
-    SELECT number
-    FROM numbered SEMI JOIN missing ON hash(numbered.key) = missing.key_hash AND numbered.hash = missing.hash
-    WHERE NOT stale
+    SELECT number FROM arrived WHERE missing_after = {turn}
     UNION ALL
     SELECT number FROM numbered WHERE stale OR hash IS NULL
 );
@@ -60,9 +55,9 @@ _SHARED_KEYS = f"""
 CREATE OR REPLACE TEMP TABLE shared_key AS
 SELECT key, count(*) AS rows
 FROM (
-    SELECT known.key
-    FROM arrived JOIN known ON arrived.key_hash = hash(known.key) AND arrived.hash = known.hash
-    WHERE image IS NULL AND missing_after IS NULL AND NOT stale
+    SELECT numbered.key
+    FROM arrived JOIN numbered USING (number)
+    WHERE missing_after IS NULL
     UNION ALL
     SELECT key FROM stage WHERE key IN (SELECT key FROM known) AND key NOT IN (SELECT key FROM unmatched)
 )
