@@ -1,7 +1,7 @@
 """Segment's Tracking API: a batch goes out, an answer comes back.
 
-The one module that imports the official client, for its reading of `Retry-After` and its version; its
-queue and its `post` are not used (see the README for the reasons).
+The one module that imports the official client, for its reading of `Retry-After`; its queue and its `post`
+are not used (see the README for the reasons).
 """
 
 import base64
@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from email.utils import format_datetime, parsedate_to_datetime
 from functools import cached_property
 from http import HTTPStatus
+from importlib.metadata import version
 from types import SimpleNamespace, TracebackType
 from typing import TYPE_CHECKING, Self
 from urllib.parse import quote, urlsplit
@@ -35,10 +36,8 @@ from retl.version import __version__
 
 if TYPE_CHECKING:
     from segment.analytics import request as client
-    from segment.analytics import version as client_version
 else:  # the client loads half a dozen libraries to send with, which retl does not use
     client = lazy_module("segment.analytics.request")
-    client_version = lazy_module("segment.analytics.version")
 
 MAX_BATCH_CALLS = 2_500
 """Calls in a batch; beyond it Segment answers 200 and drops them (Segment HTTP API docs, "Errors")."""
@@ -173,7 +172,8 @@ class Segment:
     def _headers(self) -> dict[str, str]:
         return {
             "Content-Type": "application/json",
-            "User-Agent": f"retl/{__version__} analytics-python/{client_version.VERSION}",
+            # Its version module would load all of the client.
+            "User-Agent": f"retl/{__version__} analytics-python/{version('segment-analytics-python')}",
             "Authorization": f"Basic {base64.b64encode(f'{self.source.write_key}:'.encode()).decode()}",
         }
 
@@ -337,6 +337,8 @@ def _retry_after(headers: Mapping[str, str]) -> int | None:
     To ask again sooner than the server wants makes no call arrive earlier. A date is by the server's clock.
     """
     asked = headers.get("Retry-After", "").strip()
+    if not asked:
+        return None
     if asked.isdecimal() and len(asked) <= LONGEST_NUMBER:
         return min(int(asked), LONGEST_WAIT)
     if "," not in asked:
