@@ -152,7 +152,7 @@ NEEDED = {"dotenv", "duckdb", "filelock", "pydantic", "rich", "ruamel"}
 def project(tmp_path: Path) -> Path:
     """Give a project whose one sync reads a DuckDB file, and sends to the Segment of the environment."""
     with duckdb.connect(tmp_path / "shop.duckdb") as shop:
-        shop.execute("CREATE TABLE users AS SELECT 'u1' AS user_id, 'a@x.com' AS email")
+        shop.execute("CREATE TABLE users AS SELECT 'u1' AS user_id, 'a@x.com' AS email, now() AS seen_at")
     (tmp_path / "syncs").mkdir()
     (tmp_path / "syncs/users.yml").write_text(
         """\
@@ -161,7 +161,7 @@ primary_key: user_id
 warehouse: duckdb:///shop.duckdb
 segment: {endpoint: "${ENDPOINT:-file:calls.ndjson}", write_key: key}
 receivers: {insider: {language: email}, miso: {}}
-identify: {user_id: user_id, traits: {email: email}}
+identify: {user_id: user_id, traits: {email: email, seen: seen_at}}
 """
     )
     return tmp_path
