@@ -95,7 +95,7 @@ def test_a_delta_copies_what_changed(shop: Shop) -> None:
     with opened(shop) as state:
         run(shop, state, users(TOUCHED))
         images = state.db.execute("SELECT count(image) FROM arrived").fetchall()
-        rows = dict.fromkeys(("differing", "not_met", "rendered"), TOUCHED)
+        rows = dict.fromkeys(("differing", "not_met", "rendered", "moving"), TOUCHED)
         # The number of a row that changed is there as that of one that is missing.
         assert {"arrived": ROWS + TOUCHED, **rows} == copied(state)
     assert [(TOUCHED,)] == images

@@ -87,7 +87,7 @@ def _write_first_calls(session: Session) -> bool:
     try:
         with session.open_state() as state, state.transaction():
             outbox.render_waiting(state.db)
-            history.keep_first_calls(state.db, keys=None)
+            history.keep_first_calls(state.db, places=None)
     except StateError:
         return False
     return True

@@ -64,18 +64,18 @@ def end_lane(db: duckdb.DuckDBPyConnection, lane: int, seq: int) -> None:
     )
 
 
-def keep_first_calls(db: duckdb.DuckDBPyConnection, keys: str | None) -> None:
+def keep_first_calls(db: duckdb.DuckDBPyConnection, places: str | None) -> None:
     """Write down the first calls of rows that are about to change or to go; to be run in a transaction.
 
     Args:
         db: the state's connection, before the snapshot is touched, and after `render_waiting`.
-        keys: a SELECT of their keys; None is all rows.
+        places: a SELECT of the places of the calls; None is all.
     """
-    calls = first_calls(db, keys)
-    if calls is None or (keys is not None and not db.execute(f"{keys} LIMIT 1").fetchone()):
+    calls = first_calls(db, places)
+    if calls is None or (places is not None and not db.execute(f"{places} LIMIT 1").fetchone()):
         return
     keep(db, calls)
-    if keys is None:
+    if places is None:
         forget_first_calls(db)
 
 
@@ -84,29 +84,29 @@ def forget_first_calls(db: duckdb.DuckDBPyConnection) -> None:
     db.execute("DELETE FROM state.first_pass")
 
 
-def first_calls(db: duckdb.DuckDBPyConnection, keys: str | None = None) -> str | None:
+def first_calls(db: duckdb.DuckDBPyConnection, places: str | None = None) -> str | None:
     """The SELECT of the calls of the first pass whose rows are as they were; None where there is none.
 
     Its columns are those that `keep` wants. They were delivered, refused, or wait: the receipts tell.
 
     Args:
         db: the state's connection.
-        keys: a SELECT of the keys of rows that count; None is all rows.
+        places: a SELECT of the places of calls that count; None is all.
     """
     lanes = _lanes(db)
     if not lanes:
         return None
     before, condition, after = lanes[0].statement.rpartition(WITH_PLACE)
     statement = lanes[0].statement
-    if keys is not None:
+    if places is not None:
         # The rows are looked for before anything is made of them.
-        statement = f"{before}{condition} AND key IN ({keys}){after}" if condition else statement
-    places = " OR ".join(f"seq BETWEEN {one.first_seq} AND {one.last_seq}" for one in lanes)
-    which = "" if keys is None or condition else f" AND key IN ({keys})"
+        statement = f"{before}{condition} AND seq IN ({places}){after}" if condition else statement
+    in_lanes = " OR ".join(f"seq BETWEEN {one.first_seq} AND {one.last_seq}" for one in lanes)
+    which = "" if places is None or condition else f" AND seq IN ({places})"
     return f"""\
 SELECT seq, '{lanes[0].run_id}' AS run_id, key, change, message_id, user_id, event, moment
 FROM ({statement})
-WHERE ({places}){which}"""
+WHERE ({in_lanes}){which}"""
 
 
 def _lanes(db: duckdb.DuckDBPyConnection) -> Sequence[UnrenderedLane]:

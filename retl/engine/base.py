@@ -7,17 +7,18 @@ know these tables and no engine; whichever fills them, the rest is the same code
     stage      key, row, fault, hash                    row that was read: all, or at least each candidate
     row_fault  key, reason, rows                        key whose rows cannot be compared; NULL: rows without
     known      key, row, stale, hash                    row of the snapshot, as it is compared
-    unmatched  key, row, stale, hash                    row of `known`, but for those left out of `stage`
+    unmatched  number, key, row, stale, hash            row of `known`, but for those left out of `stage`
     change     change, key, before, after, stale, hash  change; "unchanged" for rows sent again anyway
     respelled  key                                      row that is only written otherwise
 
 All are TEMP tables or views, made by `find_changes`, and last until the next one. `row` is a STRUCT of
 canonical values by column, NULL where a change has no row before or after; `hash` is of what is compared in
-the row (`retl.engine.row_hash`). Between the two steps `retl.calls.rejection` makes
+the row (`retl.engine.row_hash`); `number` is that of the row in its table, which holds as long as nothing is
+committed to that. Between the two steps `retl.calls.rejection` makes
 
     rejected   key, reason, rows                        row that cannot be sent, whose old version stays
 
-which `promote` reads, with `change`, `stage`, `known` and `respelled`.
+which `promote` reads, with `change`, `stage`, `known`, `unmatched` and `respelled`.
 
 An engine that finds candidates elsewhere, as inside the user's warehouse, ships their rows into `stage` and
 `known`, and hands over the counts of the rows that it did not ship.
@@ -70,7 +71,10 @@ class Engine(Protocol):
         """
 
     def moving(self, changes: Changes) -> str | None:
-        """The SELECT of the keys of rows that `promote` alters or removes in the state file; None is all."""
+        """The SELECT of the places of first calls whose rows `promote` alters or removes; None is all.
+
+        To be run in the run's transaction, before the snapshot is touched.
+        """
 
     def prepare(self, changes: Changes) -> None:
         """Let the state file have all rows that were compared, in the types of the old mapping.

@@ -72,9 +72,9 @@ class LocalEngine(Engine):
         return old_mapping
 
     def moving(self, changes: Changes) -> str | None:
-        """The SELECT of the keys of rows that the promote moves; see `Engine.moving`."""
+        """The SELECT of the places of first calls whose rows the promote moves; see `Engine.moving`."""
         before = changes.old_mapping
-        return snapshot.moving(changes.mapping, before) if before is not None else None
+        return snapshot.moving(self.db, changes.mapping, before) if before is not None else None
 
     def prepare(self, changes: Changes) -> None:
         """Leave the snapshot as it is: it is the one that was compared."""

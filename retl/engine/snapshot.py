@@ -105,7 +105,7 @@ def promote(
     if old is not None and old == new:
         if db.execute("SELECT count(*) FROM respelled").fetchone() != (0,):
             db.execute(_respell(_learnt(new, new, old, send_new_fields)))
-        db.execute(_FORGET)
+        _forget_rows(db)
         db.execute(_REMEMBER)
         db.execute(_hash_rest(new) if old.hash_check == new.hash_check else _hash_anew(new))
         return new
@@ -128,14 +128,16 @@ def promote(
     return shape
 
 
-def moving(new: SyncMapping, old: SyncMapping) -> str | None:
-    """The SELECT of the keys of rows that `promote` is about to alter or remove; None where these are all.
+def moving(db: duckdb.DuckDBPyConnection, new: SyncMapping, old: SyncMapping) -> str | None:
+    """The SELECT of the places of first calls whose rows `promote` is about to alter or remove; None is all.
 
-    A row that is altered has the place of no call any more.
+    A row that is altered has the place of no call any more. To be run in the run's transaction.
     """
     if new != old or new.hash_check != old.hash_check:
         return None
-    return _MOVING
+    # A table, so that DuckDB knows how few they are.
+    db.execute(f"CREATE OR REPLACE TEMP TABLE moving AS {_MOVING}")
+    return "SELECT seq FROM moving"
 
 
 def promote_arriving(db: duckdb.DuckDBPyConnection, mapping: SyncMapping) -> None:
@@ -235,9 +237,26 @@ SELECT key FROM change
 WHERE change = 'removed' OR (change <> 'added' AND key NOT IN (SELECT key FROM rejected))
 """
 
-_MOVING = f"{_FORGOTTEN} UNION ALL SELECT key FROM respelled"
+_NUMBERS = "SELECT number FROM unmatched WHERE key IN ({keys})"
 
-_FORGET = f"DELETE FROM state.snapshot WHERE key IN ({_FORGOTTEN})"
+# By their numbers, so that no key and no row is looked at but those that are wanted.
+_MOVING = f"""
+SELECT seq FROM state.snapshot
+WHERE seq IS NOT NULL
+    AND rowid IN ({_NUMBERS.format(keys=f"{_FORGOTTEN} UNION ALL SELECT key FROM respelled")})
+"""
+
+_FORGET = f"DELETE FROM state.snapshot WHERE rowid IN ({_NUMBERS.format(keys=_FORGOTTEN)})"
+
+
+def _forget_rows(db: duckdb.DuckDBPyConnection) -> None:
+    """Remove the rows that changed or are gone.
+
+    Their numbers hold, as nothing was committed to the state file since they were compared.
+    """
+    wanted = db.execute(f"SELECT count(*) FROM ({_FORGOTTEN})").fetchone()
+    assert wanted == db.execute(_FORGET).fetchone(), "rows of the snapshot moved while they were compared"
+
 
 _REMEMBER = """
 INSERT INTO state.snapshot
@@ -372,6 +391,10 @@ def hold(db: duckdb.DuckDBPyConnection, held: str, old: SyncMapping, noted_types
         f"""
         CREATE OR REPLACE TABLE state.snapshot AS
         SELECT key, row, stale, hash, NULL::BIGINT AS seq FROM {held};
+
+        -- `promote` wants the numbers of rows as they are in the file from now on.
+        CREATE OR REPLACE TEMP VIEW unmatched AS
+        SELECT rowid AS number, key, row, stale, hash FROM state.snapshot;
 
         DELETE FROM state.overridden
         """

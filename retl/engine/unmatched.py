@@ -12,7 +12,7 @@ from retl.reason import Reason
 
 def all_unmatched(db: duckdb.DuckDBPyConnection) -> None:
     """Make the view of all rows of the snapshot, as `stage` holds every row."""
-    db.execute("CREATE OR REPLACE TEMP VIEW unmatched AS SELECT * FROM known")
+    db.execute("CREATE OR REPLACE TEMP VIEW unmatched AS SELECT * FROM numbered")
 
 
 def find_unmatched(db: duckdb.DuckDBPyConnection, turn: int) -> None:
@@ -30,7 +30,7 @@ def find_unmatched(db: duckdb.DuckDBPyConnection, turn: int) -> None:
 
 _NOT_MET = """
 CREATE OR REPLACE TEMP TABLE not_met AS
-SELECT key, row, stale, hash
+SELECT *
 FROM numbered
 WHERE number IN (
     SELECT number FROM arrived WHERE missing_after = {turn}
