@@ -5,7 +5,7 @@ import json
 import duckdb
 import pytest
 
-from retl.calls.json_sql import json_member, json_object, text_member
+from retl.calls.json_sql import json_object, members, object_member
 
 
 def made(expression: str) -> str | None:
@@ -57,7 +57,8 @@ def test_a_name_of_many_levels() -> None:
 
 
 def test_members() -> None:
-    """A member's value is JSON as it stands, or a text that becomes a JSON string; without one it is NULL."""
-    assert '"a":{"b":1}' == made(json_member("a", """'{"b":1}'"""))
-    assert '"a":"it\'s \\"x\\""' == made(text_member("a", """'it''s "x"'"""))
-    assert [None, None] == [made(json_member("a", "NULL")), made(text_member("a", "NULL::VARCHAR"))]
+    """Members stand behind a comma, without those whose value is NULL; an object is there even if empty."""
+    some = {"a": "'1'", "b": "NULL", "c": "'2'"}
+    assert ',"a":1,"c":2' == made(f"concat({', '.join(members(some))})")
+    assert ',"o":{"a":1,"c":2}' == made(f"concat({', '.join(object_member('o', some))})")
+    assert ',"o":{}' == made(f"concat({', '.join(object_member('o', {'a': 'NULL'}))})")

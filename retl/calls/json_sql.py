@@ -4,7 +4,7 @@ The values are never parsed and written again, which would cost digits. Function
 yield JSON text, NULL where there is nothing to say, and give SQL expressions that yield JSON text.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from retl import sql
@@ -16,12 +16,28 @@ def json_object(fields: Mapping[str, str]) -> str:
     """The SQL of a JSON object, its members in the order of the fields.
 
     Args:
-        fields: dotted names, which build nested objects (`retl.forms.dotted`), to the SQL of their values.
+        fields: dotted names, which build nested objects (`retl.forms.dotted`), to the SQL of their values,
+            which is best a name: it is there several times, and DuckDB computes it once anyway.
 
     Returns:
         An expression that is never NULL: a field whose value is NULL is left out, and so is a nested object
         without members, while the outermost is then `{}`.
     """
+    return f"concat({', '.join(_object(_tree(fields)))})"
+
+
+def members(values: Mapping[str, str]) -> list[str]:
+    """Parts for a concat: `,"name":value` for each SQL of a value, and nothing where that is NULL."""
+    return list(_members(values))
+
+
+def object_member(name: str, fields: Mapping[str, str]) -> list[str]:
+    """Parts for a concat: `,"name":{…}` with an object as `json_object` makes it."""
+    return [_name(name), *_object(_tree(fields))]
+
+
+def _tree(fields: Mapping[str, str]) -> dict[str, Any]:
+    """The values by the parts of their dotted names."""
     tree: dict[str, Any] = {}
     for name, value in fields.items():
         *outer, last = path(name)
@@ -29,36 +45,42 @@ def json_object(fields: Mapping[str, str]) -> str:
         for part in outer:
             node = node.setdefault(part, {})
         node[last] = value
-    return f"concat('{{', {_members(tree)}, '}}')"
+    return tree
 
 
-def json_member(name: str, value: str) -> str:
-    """The SQL of `"name":value`; NULL where the value is NULL."""
-    return f"{sql.text(json_string(name) + ':')} || ({value})"
+def _object(tree: Mapping[str, Any]) -> list[str]:
+    """Parts for a concat: an object in braces."""
+    if not tree:
+        return ["'{}'"]
+    return ["'{'", f"ltrim(concat({', '.join(_members(tree))}), ',')", "'}'"]
 
 
-def text_member(name: str, text: str) -> str:
-    """The SQL of `"name":"text"` for an SQL expression that yields plain text; NULL where it is NULL."""
-    return json_member(name, f"to_json({text})::VARCHAR")
+def _members(tree: Mapping[str, Any]) -> Iterator[str]:
+    """Parts for a concat, which passes over those that are NULL: members, each behind a comma.
 
-
-def _members(tree: Mapping[str, Any]) -> str:
-    """The SQL of an object's members with commas between; empty text where there are none."""
-    members = []
+    The name of a member is a part of its own, since each `||` would copy the value once more.
+    """
     for name, node in tree.items():
         if isinstance(node, dict):
-            members.append(json_member(name, f"'{{' || {_some(node)} || '}}'"))
+            is_there = f"coalesce({', '.join(_leaves(node))}) IS NOT NULL"
+            begin, content, end = _object(node)
+            yield from (_if(is_there, _name(name)), _if(is_there, begin), content, _if(is_there, end))
         else:
-            members.append(json_member(name, node))
-    return f"concat_ws(',', {', '.join(members)})" if members else "''"
+            yield from (_if(f"{node} IS NOT NULL", _name(name)), node)
 
 
-def _some(tree: Mapping[str, Any]) -> str:
-    """The SQL of an object's members; NULL where there are none.
+def _leaves(tree: Mapping[str, Any]) -> Iterator[str]:
+    """The values of an object and of those within it."""
+    for node in tree.values():
+        if isinstance(node, dict):
+            yield from _leaves(node)
+        else:
+            yield node
 
-    DuckDB reads `nullif(x, '')` as a CASE in which x stands twice, which over levels would double with each.
-    """
-    members = _members(tree)
-    if any(isinstance(node, dict) for node in tree.values()):
-        return f"list_filter([{members}], lambda one: one <> '')[1]"
-    return f"nullif({members}, '')"
+
+def _name(name: str) -> str:
+    return sql.text(f",{json_string(name)}:")
+
+
+def _if(condition: str, text: str) -> str:
+    return f"CASE WHEN {condition} THEN {text} END"

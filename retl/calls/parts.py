@@ -11,8 +11,8 @@ On its way from the row into the call, a field passes these steps:
    reason (`_value_faults`).
 4. If it is null, the policy decides (`_field`): `send` writes null, `omit` leaves the field out, `clear`
    writes null only where a value was sent before.
-5. The fields become nested objects by their dotted names (`json_object`), and the objects become `head`:
-   all of the call but its message id and timestamp.
+5. The fields become nested objects by their dotted names (`retl.calls.json_sql`), and the objects become
+   `head`: all of the call but its message id and timestamp.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from retl import sql
-from retl.calls.json_sql import json_member, json_object, text_member
+from retl.calls.json_sql import json_object, members, object_member
 from retl.calls.message_id import MessageIdScope
 from retl.calls.template import RANK, Image, Template
 from retl.config.sync import Change, Nulls, Sync, Value
@@ -114,7 +114,8 @@ def select_parts(rendering: Rendering, template: Template, source: str = "change
     ids = _ids(rendering, template)
     user, anonymous = ids.get("user_id", "NULL::VARCHAR"), ids.get("anonymous_id", "NULL::VARCHAR")
     own_id = _own_id(rendering, template)
-    head = sql.join_lines(_head(rendering, template, ids), indent=" " * 12)
+    values: list[str] = []
+    head = _head(rendering, template, ids, values)
     return f"""\
     SELECT
         change, key,
@@ -129,15 +130,21 @@ def select_parts(rendering: Rendering, template: Template, source: str = "change
         {_fault(rendering, template, ids, own_id)} AS fault,
         {_undated(rendering, template)} AS undated,
         hash{more},
-        {_most_bytes(rendering, template, head)} AS most_bytes,
-        concat_ws(',',
-            {head}
+        {_most_bytes(rendering, " ".join([*values, *head]))} AS most_bytes,
+        concat(
+            {sql.join_lines(head, indent=" " * 12)}
         ) AS head
-    FROM {source}
-    WHERE change = {sql.text(template.change)}{_moved(rendering, template)}"""
+    FROM (
+        -- The JSON of all values, each by a name, as it stands in `head` several times.
+        SELECT
+            *,
+            {sql.join_lines(values, indent=" " * 12)}
+        FROM {source}
+        WHERE change = {sql.text(template.change)}{_moved(rendering, template)}
+    )"""
 
 
-def _most_bytes(rendering: Rendering, template: Template, head: str) -> str:
+def _most_bytes(rendering: Rendering, head: str) -> str:
     """The SQL of more bytes than a call can have, told without making its text.
 
     The SQL of the members holds their names and constants, and id and timestamp take less than 1,000 bytes. A
@@ -156,21 +163,34 @@ def _most_bytes(rendering: Rendering, template: Template, head: str) -> str:
     return " + ".join([str(fixed), *texts])
 
 
-def _head(rendering: Rendering, template: Template, ids: Mapping[str, str]) -> list[str]:
-    """The members of a call's JSON object, in order, but for message id and timestamp."""
+def _head(rendering: Rendering, template: Template, ids: Mapping[str, str], values: list[str]) -> list[str]:
+    """The members of a call's JSON object, in order, but for message id and timestamp; parts for a concat.
+
+    The SQL of the values in it goes to `values`.
+    """
     names = {"user_id": "userId", "anonymous_id": "anonymousId", "group_id": "groupId"}
-    members = [sql.text(f'"type":"{template.type}"')]
-    members += [text_member(name, ids[one]) for one, name in names.items() if one in ids]
+    texts = {name: ids[one] for one, name in names.items() if one in ids}
     if template.event is not None:
-        members.append(text_member("event", _event(rendering, template)))
+        texts["event"] = _event(rendering, template)
     body_name = "properties" if template.type == "track" else "traits"
-    members.append(json_member(body_name, _body(rendering, template)))
-    members.append(json_member("context", _context(rendering, template)))
+    json_texts = {name: f"to_json({text})::VARCHAR" for name, text in texts.items()}
+    parts = [sql.text(f'"type":"{template.type}"'), *members(_named(json_texts, values))]
+    parts += object_member(body_name, _named(_body(rendering, template, values), values))
+    parts += object_member("context", _named(_context(rendering, template), values))
     if rendering.sync.block.options:
-        members.append(json_member("integrations", _options(rendering, template)))
+        parts += object_member("integrations", _named(_options(rendering, template), values))
     elif rendering.sync.block.integrations:
-        members.append(sql.text('"integrations":' + json_constant(rendering.sync.block.integrations)))
-    return members
+        parts.append(sql.text(',"integrations":' + json_constant(rendering.sync.block.integrations)))
+    return parts
+
+
+def _named(fields: Mapping[str, str], values: list[str]) -> dict[str, str]:
+    """The fields with names for the SQL of their values, which goes to `values`."""
+    named = {}
+    for name, value in fields.items():
+        named[name] = f"value_{len(values)}"
+        values.append(f"{value} AS {named[name]}")
+    return named
 
 
 def _ids(rendering: Rendering, template: Template) -> dict[str, str]:
@@ -343,8 +363,8 @@ def _undated(rendering: Rendering, template: Template) -> str:
     return f"{rendering.column(template.latest_image, template.timestamp.column or '')} IS NULL"
 
 
-def _body(rendering: Rendering, template: Template) -> str:
-    """The object of traits or properties."""
+def _body(rendering: Rendering, template: Template, values: list[str]) -> dict[str, str]:
+    """The SQL of traits or properties, by their names; of values that are used more than once in `values`."""
     fields = {
         name: _field(rendering, template, field_use(name), value) for name, value in template.fields.items()
     }
@@ -359,28 +379,27 @@ def _body(rendering: Rendering, template: Template) -> str:
             differs = _any(f"{before} IS DISTINCT FROM {after}", _faults_before(rendering, value, known_as))
             was[name] = f"CASE WHEN {differs} THEN coalesce({before}, 'null') END"
             names.append(f"CASE WHEN {differs} THEN {sql.text(json_string('.'.join(path(name))))} END")
-        fields["previous"] = json_object(was)
+        fields["previous"] = json_object(_named(was, values))
         fields["changed"] = f"'[' || concat_ws(',', {', '.join(names) or 'NULL'}) || ']'"
-    return json_object(fields)
+    return fields
 
 
-def _context(rendering: Rendering, template: Template) -> str:
+def _context(rendering: Rendering, template: Template) -> dict[str, str]:
     fields = {
         name: _field(rendering, template, Use(Part.CONTEXT, name), value, Nulls.OMIT)
         for name, value in rendering.sync.block.context.items()
     }
     if not any(path(name)[0] == "library" for name in fields):
         fields["library"] = sql.text(LIBRARY)
-    return json_object(fields)
+    return fields
 
 
-def _options(rendering: Rendering, template: Template) -> str:
-    """The integrations object, where a column has a part in it."""
-    fields = {
+def _options(rendering: Rendering, template: Template) -> dict[str, str]:
+    """The fields of the integrations object, where a column has a part in it."""
+    return {
         name: _field(rendering, template, Use(Part.OPTION, name), value, Nulls.OMIT)
         for name, value in rendering.sync.block.options.items()
     }
-    return json_object(fields)
 
 
 def _field(
