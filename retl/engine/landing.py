@@ -11,7 +11,7 @@ from retl.engine.canonical import Canonical, common_type, converted
 from retl.engine.mapping import SyncMapping
 from retl.engine.row_hash import row_hash
 
-SEQ = "retl.seq"
+SEQ = "retl_seq"
 """The column of a batch that numbers the rows in the order in which they are read."""
 
 

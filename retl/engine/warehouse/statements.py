@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from retl import sql
 from retl.warehouse.workspace import StoredColumn
 
-NUMBER = "retl.number"
+NUMBER = "retl_number"
 """The column that numbers the rows of a copy."""
 
 MOST_VALUES = 5_000
