@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 import pytest
 import sqlalchemy
 from buckets import BUCKET, Bucket
@@ -19,8 +20,10 @@ from retl.bucket.lease import taken_over
 from retl.config.project import Project, load_model, load_sync
 from retl.discard import discard_pending
 from retl.engine import snapshot
+from retl.engine.landing import SEQ
+from retl.engine.warehouse.engine import _placed
 from retl.engine.warehouse.tables import drop_unneeded, run_tables
-from retl.errors import ConfigError, LockedError, RetlError
+from retl.errors import ConfigError, LockedError, RetlError, WarehouseError
 from retl.job import Job, Options
 from retl.model import Model
 from retl.pipeline import run
@@ -384,6 +387,15 @@ def test_a_discarded_first_pass_comes_again(world: World) -> None:
     assert 1 == len(world.tables())
 
 
+def test_rows_of_a_first_pass_come_in_order() -> None:
+    """Their places count on from what was before; in another order they are refused, and never mixed up."""
+    first, second = (pa.record_batch({"id": ids, SEQ: ids}) for ids in ([1, 2], [3]))
+    placed = list(_placed(iter([first, second]), 10))
+    assert [[11, 12], [13]] == [batch[SEQ].to_pylist() for batch in placed]
+    with pytest.raises(WarehouseError, match="in another order"):
+        list(_placed(iter([second, first]), 0))
+
+
 @pytest.mark.rule("X6")
 def test_a_model_that_differs_each_time_is_run_once(world: World) -> None:
     """Of a model with random values the calls have those that the snapshot has then."""
@@ -448,7 +460,6 @@ CANNOT = [
     "sqlite:///shop.sqlite",
     "mysql://u@127.0.0.1/shop",
     "duckdb://",
-    "bigquery://project/dataset",
     "databricks://token:t@127.0.0.1?http_path=/sql",
 ]
 

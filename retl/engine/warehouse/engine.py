@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from retl import sql
 from retl.config.sync import Sync
@@ -36,11 +37,14 @@ from retl.engine.warehouse.tables import (
     run_tables,
     snapshot_table,
 )
-from retl.errors import ConfigError, RetlError
+from retl.errors import ConfigError, RetlError, WarehouseError
 from retl.model import Model
 from retl.state import State
 from retl.warehouse import Warehouse, Workspace
 from retl.warehouse.workspace import StoredColumn
+
+_THERE = "retl_there"
+"""The numbers of rows in the warehouse, beside those here."""
 
 
 class Shipment(Enum):
@@ -332,5 +336,15 @@ def _can_compare(sides: Sides, old: Mapping[str, str] | None) -> bool:
 
 
 def _placed(batches: Iterator[pa.RecordBatch], before: int) -> Iterator[pa.RecordBatch]:
-    """Batches whose rows are numbered from the place behind `before` on."""
-    yield from numbered((batch.drop_columns([SEQ]) for batch in batches), before + 1)
+    """Batches whose rows are numbered from the place behind `before` on.
+
+    Raises:
+        WarehouseError: they do not come in the order of their numbers, by which some may be left out later.
+    """
+    for batch in numbered((batch.rename_columns({SEQ: _THERE}) for batch in batches), before + 1):
+        if not pc.all(pc.equal(batch[SEQ], pc.add(batch[_THERE], before)), min_count=0).as_py():
+            raise WarehouseError(
+                "the warehouse handed over the rows in another order than it numbered them in",
+                hint="nothing was sent; run it again, or use `engine: local`",
+            )
+        yield batch.drop_columns([_THERE])
