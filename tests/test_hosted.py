@@ -12,6 +12,7 @@ import adbc_driver_postgresql
 import psycopg
 import pyarrow as pa
 import pytest
+from adbc_driver_manager import AdbcStatusCode, OperationalError
 from sqlalchemy.dialects import registry
 from sqlalchemy.engine import make_url
 from warehouses import faults, model, only_batch, rows, spelled, types_seen_by_duckdb
@@ -82,6 +83,12 @@ def test_a_hosted_read_that_is_left(hosted: HostedWarehouse) -> None:
     reading.close()  # type: ignore[attr-defined]
 
     assert [{"one": 1}] == rows(hosted, "SELECT 1 AS one")
+
+
+def test_a_hosted_model_keeps_its_order(hosted: HostedWarehouse) -> None:
+    """Where all columns are wanted the model itself is read, as a SELECT from it need not keep its order."""
+    by_email = "SELECT user_id FROM hosted ORDER BY email DESC -- all"
+    assert [3, 2, 1] == [row["user_id"] for row in rows(hosted, by_email)]
 
 
 @pytest.mark.parametrize(
@@ -256,6 +263,31 @@ def test_text_that_is_json(service: Service, metadata: dict[str, str] | None, is
     field = pa.field("v", pa.string(), metadata=metadata)
 
     assert is_json == (service.type_name(field) in service.json_types)
+
+
+@pytest.mark.parametrize(
+    ("message", "reason", "is_models"),
+    [
+        (
+            "UNKNOWN: [BigQuery] googleapi: Error 400: Syntax error at [1:8], invalidQuery",
+            "invalidQuery",
+            True,
+        ),
+        ("[BigQuery] googleapi: Error 404: Not found: Table shop:crm.u, notFound", "notFound", True),
+        ('{Location: "query"; Message: "Bad int64 value: a"; Reason: "invalidQuery"}', "invalidQuery", True),
+        (
+            "[BigQuery] googleapi: Error 403: Access Denied: Table shop:crm.u, accessDenied",
+            "accessDenied",
+            False,
+        ),
+        ("[BigQuery] googleapi: Error 503: Try again, backendError", "backendError", False),
+        ("rpc error: code = Unavailable desc = gone", "", False),
+    ],
+)
+def test_errors_of_bigquery(message: str, reason: str, is_models: bool) -> None:
+    """Its driver has no class for an error, but the text has BigQuery's reason."""
+    error = OperationalError(message, status_code=AdbcStatusCode.UNKNOWN)
+    assert (reason, is_models) == (bigquery.reason(error), bigquery.SERVICE.is_models(error))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,14 @@ from threading import Lock
 from typing import Any, TypeAlias
 
 import pyarrow as pa
-from adbc_driver_manager import AdbcConnection, AdbcStatement, Error, NotSupportedError
+from adbc_driver_manager import (
+    AdbcConnection,
+    AdbcStatement,
+    AdbcStatusCode,
+    Error,
+    NotSupportedError,
+    OperationalError,
+)
 from adbc_driver_manager._reader import AdbcRecordBatchReader
 
 from retl.model import Model
@@ -26,14 +33,17 @@ class ColumnConnection:
     Use it in one thread, except for `cancel`. Each method raises the driver's `Error`.
     """
 
-    def __init__(self, database: Callable[[], Any], ending: bool = False) -> None:
+    def __init__(self, database: Callable[[], Any], ending: bool = False, counted: bool = False) -> None:
         """Connect.
 
         Args:
             database: makes the driver's handle of the database.
             ending: whether a model's comment ends a statement; else it begins it.
+            counted: whether the driver says how many rows a result has, as it may end one early without
+                an error.
         """
         self._ending = ending
+        self._counted = counted
         self._model: Model | None = None
         self._closing = Lock()
         self._is_closed = False
@@ -92,13 +102,17 @@ class ColumnConnection:
             self._database.close()
 
     def _executed(self, statement: AdbcStatement) -> Batches:
-        handle, _ = statement.execute_query()
+        handle, said = statement.execute_query()
         with closing(AdbcRecordBatchReader._import_from_c(handle.address)) as reader:
-            empty = True
+            empty, came = True, 0
             try:
                 for batch in reader:
-                    empty = False
+                    empty, came = False, came + batch.num_rows
                     yield batch
+                if self._counted and came < said:
+                    raise OperationalError(
+                        f"the result ended after {came:,} of {said:,} rows", status_code=AdbcStatusCode.IO
+                    )
                 if empty:
                     yield without_rows(reader.schema)
             except GeneratorExit:

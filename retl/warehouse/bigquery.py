@@ -2,15 +2,22 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+from adbc_driver_manager import Error
 from sqlalchemy.engine import URL
 
 from retl.address import shown
 from retl.errors import ConfigError
+from retl.lazy import lazy_module
 from retl.warehouse.hosted import Service
 from retl.warehouse.query import Grammar
+
+if TYPE_CHECKING:
+    import adbc_driver_bigquery
+else:
+    adbc_driver_bigquery = lazy_module("adbc_driver_bigquery", "bigquery")
 
 _OPTION = "adbc.bigquery.sql."
 
@@ -52,8 +59,6 @@ def options(url: URL) -> dict[str, str]:
 
 
 def _connect(found: Mapping[str, str]) -> Any:
-    import adbc_driver_bigquery  # need not be installed to know the options
-
     return adbc_driver_bigquery.connect(dict(found))
 
 
@@ -68,6 +73,26 @@ def _type_name(field: pa.Field) -> str:
     return name.decode().removeprefix("google:sqlType:").upper()
 
 
+_REASON = re.compile(r', (?P<answer>\w+)$|Reason: "(?P<job>\w+)"')
+"""The reason at the end of an answer, or in what is said of a job."""
+
+
+def reason(error: Error) -> str:
+    """BigQuery's reason for an error, which its driver has in the text alone; empty where there is none."""
+    found = _REASON.search(str(error))
+    return (found["answer"] or found["job"]) if found else ""
+
+
+def _is_models(error: Error) -> bool:
+    return reason(error) in ("invalid", "invalidQuery", "notFound")
+
+
+_DESCRIBED = (
+    "SELECT * EXCEPT (retl_one) FROM (SELECT 1 AS retl_one) AS one"
+    " LEFT JOIN (SELECT *, 1 AS retl_one FROM {} WHERE FALSE) AS model USING (retl_one)"
+)
+"""A row of NULLs, as the driver says nothing of the columns of a result without rows; no table is scanned."""
+
 SERVICE = Service(
     options=options,
     connect=_connect,
@@ -76,4 +101,7 @@ SERVICE = Service(
     grammar=Grammar("bigquery", writing_functions=re.compile("external_query", re.IGNORECASE)),
     type_name=_type_name,
     json_types=frozenset({"JSON"}),
+    counts_rows=True,
+    described=_DESCRIBED,
+    is_models=_is_models,
 )

@@ -25,7 +25,7 @@ from retl.errors import ConfigError, ModelError, WarehouseError
 from retl.model import Model
 from retl.warehouse import parse
 from retl.warehouse.adbc import ColumnConnection
-from retl.warehouse.arrow import passed_on, pieces
+from retl.warehouse.arrow import passed_on, pieces, without_rows
 from retl.warehouse.base import (
     BATCH_ROWS,
     Column,
@@ -41,6 +41,22 @@ from retl.warehouse.dialect import as_subquery
 from retl.warehouse.message import model_error, read_error
 from retl.warehouse.query import Grammar, one_query
 
+_MODELS_STATES = ("02", "0A", "21", "22", "23", "42", "P0")
+"""How SQLSTATE begins where the model's SQL, or a value, is to blame."""
+
+
+def is_models(error: Error) -> bool:
+    """Whether the model's SQL is to blame for an error, by its class, as Python's database API has them.
+
+    Snowflake's driver says of most errors where it met them; then their SQLSTATE tells.
+    """
+    refused = (AdbcStatusCode.UNAUTHENTICATED, AdbcStatusCode.UNAUTHORIZED)
+    kinds = (ProgrammingError, DataError, NotSupportedError, IntegrityError)
+    is_vague = error.status_code in (AdbcStatusCode.INTERNAL, AdbcStatusCode.IO)
+    if is_vague and (error.sqlstate or "").startswith(_MODELS_STATES):
+        return True
+    return isinstance(error, kinds) and error.status_code not in refused
+
 
 @dataclass(frozen=True)
 class Service:
@@ -54,6 +70,11 @@ class Service:
         type_name: the service's name for a column's type, as the driver notes it; empty where it does not.
         json_types: those of these names whose values are JSON, written as text.
         cuts_leading_comments: whether it takes away comments before a statement.
+        counts_rows: whether the driver says how many rows a result has, as it may end one early without
+            an error.
+        described: a query for the columns of a model, whose SQL in brackets stands for `{}`; its rows do not
+            count.
+        is_models: whether the model's SQL is to blame for an error.
     """
 
     options: Callable[[URL], Mapping[str, str]]
@@ -63,6 +84,9 @@ class Service:
     type_name: Callable[[pa.Field], str]
     json_types: frozenset[str]
     cuts_leading_comments: bool = False
+    counts_rows: bool = False
+    described: str = "SELECT * FROM {} LIMIT 0"
+    is_models: Callable[[Error], bool] = is_models
 
 
 class HostedWarehouse(Warehouse):
@@ -92,14 +116,18 @@ class HostedWarehouse(Warehouse):
         self, model: Model, columns: Collection[str] | None = None, batch_rows: int = BATCH_ROWS
     ) -> Iterator[pa.RecordBatch]:
         """The model's rows; see `Warehouse.read`."""
-        names = wanted(model, self._schema(model).names, columns)
+        schema = self._schema(model)
+        names = wanted(model, schema.names, columns)
         if not names:
             yield pa.RecordBatch.from_arrays([], [])
             return
-        listed = ", ".join(map(self._service.quoted, names))
-        sql = f"SELECT {listed} FROM {as_subquery(one_query(model, self._service.grammar))}"
+        sql = f"{one_query(model, self._service.grammar)}\n"  # which may end with a comment
+        if columns is not None:  # else the model is asked itself, as a SELECT from it would lose its order
+            sql = f"SELECT {', '.join(map(self._service.quoted, names))} FROM {as_subquery(sql)}"
         with self._connected(model) as connection, closing(connection.batches(sql)) as batches:
             for batch in batches:
+                if not batch.num_columns:  # BigQuery's driver says nothing of a result without rows
+                    batch = without_rows(pa.schema([schema.field(name) for name in names]))
                 arrived = zip(names, batch.schema, batch.columns, strict=True)
                 yield from pieces(
                     names, [self._arrived(model, name, *column) for name, *column in arrived], batch_rows
@@ -116,7 +144,7 @@ class HostedWarehouse(Warehouse):
             self._ready.pop().close()
 
     def _schema(self, model: Model) -> pa.Schema:
-        sql = f"SELECT * FROM {as_subquery(one_query(model, self._service.grammar))} LIMIT 0"
+        sql = self._service.described.replace("{}", as_subquery(one_query(model, self._service.grammar)))
         with self._connected(model) as connection:
             first, *_ = connection.batches(sql)
         distinct(model, first.schema.names)
@@ -157,7 +185,7 @@ class HostedWarehouse(Warehouse):
 
     def _translated(self, model: Model, error: Error) -> ModelError | WarehouseError:
         said = without_secrets(sentence_in(str(error)), self._url)
-        if is_models(error):
+        if self._service.is_models(error):
             return model_error(model, said, line_in(str(error)))
         return read_error(model, said, self._url)
 
@@ -171,7 +199,9 @@ def connected(url: URL, service: Service) -> ColumnConnection:
     """
     options = service.options(url)
     try:
-        return ColumnConnection(lambda: service.connect(options), service.cuts_leading_comments)
+        return ColumnConnection(
+            lambda: service.connect(options), service.cuts_leading_comments, service.counts_rows
+        )
     except Error as error:
         said = without_secrets(str(error), url)
         if error.status_code in (AdbcStatusCode.INVALID_ARGUMENT, AdbcStatusCode.NOT_IMPLEMENTED):
@@ -181,23 +211,6 @@ def connected(url: URL, service: Service) -> ColumnConnection:
             where=shown(url),
             hint="Check that this machine may reach it, and the URL's user and password.",
         ) from None
-
-
-_MODELS_STATES = ("02", "0A", "21", "22", "23", "42", "P0")
-"""How SQLSTATE begins where the model's SQL, or a value, is to blame."""
-
-
-def is_models(error: Error) -> bool:
-    """Whether the model's SQL is to blame for an error, by its class, as Python's database API has them.
-
-    Snowflake's driver says of most errors where it met them; then their SQLSTATE tells.
-    """
-    refused = (AdbcStatusCode.UNAUTHENTICATED, AdbcStatusCode.UNAUTHORIZED)
-    kinds = (ProgrammingError, DataError, NotSupportedError, IntegrityError)
-    is_vague = error.status_code in (AdbcStatusCode.INTERNAL, AdbcStatusCode.IO)
-    if is_vague and (error.sqlstate or "").startswith(_MODELS_STATES):
-        return True
-    return isinstance(error, kinds) and error.status_code not in refused
 
 
 def _has_no_spelling(kind: pa.DataType) -> bool:
