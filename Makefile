@@ -6,7 +6,7 @@ CHROMIUM := $(or $(RETL_TEST_CHROMIUM),$(shell command -v chromium || command -v
 # Images of containers often set this, and then each start compiles the tests, and what pytest rewrites, anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-all test-oldest test-encryption test-spark test-snowflake lint bench bench-10m torture docs pictures clean
+.PHONY: help demo test test-all test-oldest test-encryption test-spark test-snowflake test-bigquery lint bench bench-10m torture docs pictures clean
 
 help:
 	@echo "make demo             run the example's users sync against a local Segment, whose page opens"
@@ -16,6 +16,7 @@ help:
 	@echo "make test-encryption  encrypted states, with a DuckDB whose extension httpfs is a package of PyPI"
 	@echo "make test-spark       Spark, on a server of its own; needs a Java of version 17 or newer"
 	@echo "make test-snowflake   Snowflake's driver, against a server that takes itself for Snowflake"
+	@echo "make test-bigquery    BigQuery's driver, against a server that takes itself for BigQuery"
 	@echo "make lint             style and types"
 	@echo "make bench            how fast, beside other tools, into docs/benchmarks.md; half an hour"
 	@echo "make bench-10m        the same with ten million users"
@@ -35,12 +36,12 @@ demo: .venv/retl
 	RETL_STATE_DIR=$$(mktemp -d) $(BIN)/retl run syncs/users.yml --sandbox --open
 
 test: .venv/test
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not browser and not spark and not snowflake"
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not browser and not spark and not snowflake and not bigquery"
 
 # What `make test` leaves out: processes that are killed, a longer search for a sync that breaks a promise, report
 # and sandbox in a Chromium, Spark where there is a Java, and MySQL, at a URL whose user may make and drop databases and
 # functions; .ci/run starts such a server.
-test-all: .venv/browser test-snowflake $(if $(JAVA),test-spark)
+test-all: .venv/browser test-snowflake test-bigquery $(if $(JAVA),test-spark)
 	@test -n "$(JAVA)" || echo "#### Spark is NOT tested: there is no Java ####" >&2
 	@test -n "$(CHROMIUM)" || echo "#### The pages of report and sandbox are NOT tested: there is no Chromium ####" >&2
 	@test -n "$$RETL_TEST_MYSQL_URL" || echo "#### MySQL is NOT tested: set RETL_TEST_MYSQL_URL ####" >&2
@@ -64,6 +65,10 @@ test-spark: .venv/spark
 # The server wants releases of packages that others do not.
 test-snowflake: .venv/snowflake
 	.venv/snowflake/bin/python -m pytest -q -m snowflake tests/test_snowflake.py tests/test_snowflake_engine.py
+
+# BigQuery's driver finds the server by what is in the environment when its process starts.
+test-bigquery: .venv/bigquery
+	.venv/bigquery/bin/python tests/bigquery_server.py -q -m bigquery tests/test_bigquery.py tests/test_bigquery_engine.py
 
 lint: .venv/lint
 	$(BIN)/ruff check .
@@ -122,6 +127,12 @@ clean:
 	rm -rf $@
 	$(PYTHON) -m venv $@
 	$@/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[snowflake,test]" "fakesnow[server]>=0.12,<0.13" "snowflake-connector-python<5"
+
+# The server wants DuckDB's extension spatial, which is a package of some versions alone.
+.venv/bigquery: pyproject.toml
+	rm -rf $@
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[bigquery,test]" "bqemulator>=1.4,<1.5" "duckdb==1.5.5" "duckdb-extension-spatial==1.5.5"
 
 .venv/lint: .venv/test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[lint]"

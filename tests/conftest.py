@@ -9,6 +9,7 @@ from pathlib import Path
 import duckdb
 import pytest
 import urllib3
+from bigquery_server import FOLDER
 from harness import Bench, StillClock
 from snowflake_server import snowflake_server
 from spark_server import spark_server
@@ -18,6 +19,12 @@ from retl.warehouse import Warehouse, open_warehouse
 
 collect_ignore = [] if find_spec("playwright") else ["test_report_page.py", "test_sandbox_browser.py"]
 """Pages are looked at in a browser only by `make test-all`, which installs what drives one."""
+
+if FOLDER not in os.environ:
+    collect_ignore += [
+        "test_bigquery.py",
+        "test_bigquery_engine.py",
+    ]  # `make test-bigquery` starts the server
 
 
 def pytest_collection_finish() -> None:
