@@ -4,11 +4,13 @@ from collections.abc import Iterator
 
 import pytest
 import sqlglot
+from sqlalchemy.engine import make_url
 from sqlglot import exp
 from sqlglot.errors import ErrorLevel
 
 from retl.engine.warehouse import statements
 from retl.engine.warehouse.statements import Sides
+from retl.warehouse import bigquery_workspace
 from retl.warehouse.spelling import spelled
 from retl.warehouse.workspace import StoredColumn
 
@@ -58,6 +60,26 @@ def test_a_statement_is_sql_of_each_warehouse(name: str, dialect: str) -> None:
     assert again == sqlglot.parse_one(again, dialect=dialect).sql(dialect=dialect)
     assert ("FULL" in text) == (name in ("find_candidates", "find_unshared"))
     assert text.count("UNION ALL") == STATEMENTS[name].count("UNION ALL")
+
+
+def test_bigquery_compares_as_its_workspace_says() -> None:
+    """What is compared of each type is SQL of BigQuery, which has NEW for a word of its own."""
+    url = make_url("bigquery://shop")
+    kinds = ["INT64", "STRING", "FLOAT64", "JSON", "TIME", "NUMERIC(10, 2)", "ARRAY<STRING>", "TIMESTAMP"]
+    columns = [bigquery_workspace._stored(f"c{place}", kind, url) for place, kind in enumerate(kinds)]
+    sides = Sides('"retl"."new"', '"retl"."old"', columns, columns[:3], columns)
+    text = spelled(statements.find_candidates('"retl"."c"', sides), "bigquery")
+    (tree,) = sqlglot.parse(text, dialect="bigquery", error_level=ErrorLevel.RAISE)
+    assert tree is not None
+    for part in (
+        "SHA256(old.`c1`) = SHA256(`new`.`c1`)",
+        "SHA256(`new`.`c1`) IS DISTINCT FROM SHA256(old.`c1`)",
+        "IEEE_DIVIDE(1, `new`.`c2`) IS DISTINCT FROM IEEE_DIVIDE(1, old.`c2`)",
+        "(IS_NAN(`new`.`c2`) OR IS_INF(`new`.`c2`))",
+        "TO_JSON_STRING(`new`.`c3`) IS DISTINCT FROM TO_JSON_STRING(old.`c3`)",
+        "(`new`.`c3` IS NULL) IS DISTINCT FROM (old.`c3` IS NULL)",
+    ):
+        assert part in text
 
 
 @pytest.mark.parametrize("dialect", ["spark", "databricks", "bigquery"])

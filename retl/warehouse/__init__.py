@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from retl.warehouse import (
         bigquery,
+        bigquery_workspace,
         dialects,
         duckdb,
         duckdb_workspace,
@@ -41,6 +42,7 @@ else:
     snowflake = lazy_module("retl.warehouse.snowflake")
     snowflake_workspace = lazy_module("retl.warehouse.snowflake_workspace", "snowflake")
     bigquery = lazy_module("retl.warehouse.bigquery")
+    bigquery_workspace = lazy_module("retl.warehouse.bigquery_workspace", "bigquery")
     spark = lazy_module("retl.warehouse.spark", "spark")
     spark_workspace = lazy_module("retl.warehouse.spark_workspace", "spark")
     sqlalchemy = lazy_module("retl.warehouse.sqlalchemy")
@@ -112,6 +114,8 @@ def open_workspace(url: str, root: Path, schema: str, room: Room | None = None) 
         return redshift_workspace.RedshiftWorkspace(engine.make_url(url), root, schema)
     if address.backend == "snowflake":
         return snowflake_workspace.SnowflakeWorkspace(engine.make_url(url), schema)
+    if address.backend == "bigquery":
+        return bigquery_workspace.BigQueryWorkspace(engine.make_url(url), schema)
     return spark_workspace.SparkWorkspace(address, schema)
 
 
@@ -127,7 +131,8 @@ def refuse_workspace(url: str, where: str | None = None) -> None:
             cannot be understood.
     """
     address = _address(url)
-    if address.backend not in ("duckdb", "postgres", "postgresql", "redshift", "sc", "snowflake"):
+    known = ("bigquery", "duckdb", "postgres", "postgresql", "redshift", "sc", "snowflake")
+    if address.backend not in known:
         raise ConfigError(
             f"`engine: warehouse` cannot compare rows in {address.backend} (yet)",
             where=where or shown(address),
