@@ -87,7 +87,7 @@ def check_connections(session: Session) -> ModelCheck:
 def _refuse_missing_grants(session: Session) -> None:
     """See that the warehouse's user may make tables in the schema of the engine.
 
-    Nothing is made, but in Snowflake, where only trying tells.
+    Nothing is made, but in Snowflake and BigQuery, where only trying tells.
 
     Raises:
         ConfigError: the user may not; the hint is the SQL that lets them.
