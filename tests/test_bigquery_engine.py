@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from adbc_driver_manager import AdbcStatusCode, ProgrammingError
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.engine import make_url
@@ -80,7 +81,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> BigQueryDatabase:
     return BigQueryDatabase(tmp_path_factory.mktemp("project"))
 
 
-@pytest.mark.parametrize(("kind", "key"), [("track", "text"), ("identify", "int"), ("audience", "numeric")])
+@pytest.mark.parametrize(("kind", "key"), [("track", "text"), ("identify", "numeric")])
 @given(data=st.data())
 @settings(
     max_examples=EXAMPLES,
@@ -274,6 +275,17 @@ def test_a_run_whose_account_may_not_is_a_mistake_of_the_configuration(
     with pytest.raises(ConfigError, match="Access Denied") as error:
         workspace.execute('CREATE TABLE "retl_test"."copy" AS SELECT 1 AS a')
     assert "check --connect" in str(error.value.hint)
+
+
+def test_a_result_that_the_account_may_not_read_is_a_mistake_of_the_configuration(
+    workspace: Workspace,
+) -> None:
+    """The driver names a role for that, which is not enough to find the result of a script."""
+    assert isinstance(workspace, bigquery_workspace.BigQueryWorkspace)
+    said = "UNAUTHORIZED: [bigquery] Arrow reader requires roles/bigquery.readSessionUser"
+    error = workspace._translated(ProgrammingError(said, status_code=AdbcStatusCode.UNAUTHORIZED), None)
+    assert isinstance(error, ConfigError)
+    assert "BigQuery User" in str(error.hint)
 
 
 @pytest.mark.rule("X9")

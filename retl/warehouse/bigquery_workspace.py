@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from adbc_driver_manager import Error
+from adbc_driver_manager import AdbcStatusCode, Error
 from sqlalchemy.engine import URL
 
 from retl import sql
@@ -233,11 +233,13 @@ class BigQueryWorkspace(Workspace):
 
     def _translated(self, error: Error, model: Model | None) -> ConfigError | ModelError | WarehouseError:
         said = without_secrets(sentence_in(str(error)), self._url)
-        if reason(error) == _NOT_ALLOWED:
+        # The driver itself says that the account may not read a result, or not look for it.
+        if reason(error) == _NOT_ALLOWED or error.status_code == AdbcStatusCode.UNAUTHORIZED:
             return ConfigError(
                 f"the warehouse's account may not do what `engine: warehouse` needs: {said}",
                 where=shown(self._url),
-                hint="retl check --connect says which grants are missing",
+                hint="give it the role BigQuery User on the project; "
+                "retl check --connect says which grants are missing in the dataset",
             )
         if model is not None:
             if SERVICE.is_models(error):
