@@ -1,8 +1,9 @@
 """bqemulator with what BigQuery's driver needs beside that; `bigquery_server` starts it.
 
 It adds results that can be read by columns and whose rows are counted, errors of jobs that can be asked for,
-and datasets that are not there. The file `refused` has what is part of statements that the account may not
-run, and the file `cut` how many rows of each result do not come.
+scripts whose result is that of a job of their own, and datasets that are not there. The file `refused` has
+what is part of statements that the account may not run, and the file `cut` how many rows of each result do
+not come.
 """
 
 import re
@@ -13,10 +14,11 @@ from typing import Any
 import duckdb_extension_spatial
 import pyarrow as pa
 from bqemulator.api.routes import jobs
+from bqemulator.catalog.models import JobMeta
 from bqemulator.cli import main
 from bqemulator.domain.errors import DomainError, InvalidQueryError, NotFoundError, PermissionDeniedError
 from bqemulator.grpc_api import read_servicer
-from bqemulator.jobs.executor import JOB_RESULTS
+from bqemulator.jobs.executor import JOB_RESULTS, JOB_SCHEMAS
 from bqemulator.storage.engine import DuckDBEngine
 from bqemulator.streaming import read_session
 
@@ -42,13 +44,34 @@ async def execute_query_job(
         for dataset in re.findall(r"`?(\w+)`?\.`?INFORMATION_SCHEMA", query):
             if context.catalog.get_dataset(project, dataset) is None:
                 raise NotFoundError(f"Not found: Dataset {project}:{dataset} was not found in location US")
-        return await run_job(project, job, query, params, context, **named)
+        found = await run_job(project, job, query, params, context, **named)
+        return with_child(found, context) if found.statistics["query"]["statementType"] == "SCRIPT" else found
     except DomainError as error:
         failed[job] = error
         raise
     except Exception as error:  # which would be tried again for ever
         failed[job] = InvalidQueryError(str(error))
         raise failed[job] from error
+
+
+def with_child(script: JobMeta, context: Any) -> JobMeta:
+    """A script as BigQuery has one: its last SELECT is a job of its own, and has the result."""
+    child = f"{script.job_id}_0"
+    place = {"projectId": script.project_id, "datasetId": "_bqemu_anonymous", "tableId": f"anon{child}"}
+    select = {"query": {"query": "SELECT", "destinationTable": place}}
+    statistics = {"query": {"statementType": "SELECT"}, "parentJobId": script.job_id}
+    made = {"job_id": child, "configuration": select, "statistics": statistics}
+    context.catalog.upsert_job(script.model_copy(update=made))
+    for results in (JOB_RESULTS, JOB_SCHEMAS):
+        results[child] = results[script.job_id]
+    query = script.configuration["query"]["query"]
+    return script.model_copy(update={"configuration": {"query": {"query": query}}})
+
+
+def list_children(project_id: str, parentJobId: str, context: jobs._Ctx) -> dict[str, Any]:  # noqa: N803
+    """The jobs of a script, of which one is told."""
+    child = jobs.get_job(project_id, f"{parentJobId}_0", context)
+    return {"kind": "bigquery#jobList", "jobs": [child]}
 
 
 class Results(dict[str, Any]):
@@ -93,6 +116,8 @@ def load_spatial(engine: DuckDBEngine) -> None:
     engine._connection.execute(f"LOAD '{place}'")
 
 
+jobs.router.add_api_route("/projects/{project_id}/jobs", list_children)
+jobs.router.routes.insert(0, jobs.router.routes.pop())
 jobs.execute_query_job = execute_query_job
 jobs.JOB_RESULTS = Results()
 DuckDBEngine.fetch_arrow = fetch_arrow
