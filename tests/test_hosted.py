@@ -269,6 +269,11 @@ def test_text_that_is_json(service: Service, metadata: dict[str, str] | None, is
     ("message", "reason", "is_models"),
     [
         (
+            "googleapi: Error 400: Two\nMore details:\nReason: invalidQuery, Message: One",
+            "invalidQuery",
+            True,
+        ),
+        (
             "UNKNOWN: [BigQuery] googleapi: Error 400: Syntax error at [1:8], invalidQuery",
             "invalidQuery",
             True,
@@ -288,6 +293,13 @@ def test_errors_of_bigquery(message: str, reason: str, is_models: bool) -> None:
     """Its driver has no class for an error, but the text has BigQuery's reason."""
     error = OperationalError(message, status_code=AdbcStatusCode.UNKNOWN)
     assert (reason, is_models) == (bigquery.reason(error), bigquery.SERVICE.is_models(error))
+
+
+def test_what_bigquery_says() -> None:
+    """Of an error its own sentence is shown, without what the driver and its library put around it."""
+    message = "UNKNOWN: [BigQuery] googleapi: Error 400: Unrecognized name: nope at [1:8], invalidQuery"
+    error = OperationalError(message, status_code=AdbcStatusCode.UNKNOWN)
+    assert "Unrecognized name: nope at [1:8]" == bigquery.SERVICE.said(error)
 
 
 @pytest.mark.parametrize(

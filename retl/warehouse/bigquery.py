@@ -73,14 +73,22 @@ def _type_name(field: pa.Field) -> str:
     return name.decode().removeprefix("google:sqlType:").upper()
 
 
-_REASON = re.compile(r', (?P<answer>\w+)$|Reason: "(?P<job>\w+)"')
-"""The reason at the end of an answer, or in what is said of a job."""
+_REASON = re.compile(r', (?P<answer>\w+)$|Reason: "?(?P<job>\w+)')
+"""The reason at the end of an answer, or in what is said of a job, or of several errors."""
+
+_AROUND = re.compile(r"^\w+: \[\w+\] (googleapi: Error \d+: )?|, \w+$")
+"""What the driver and its library put around BigQuery's sentence."""
 
 
 def reason(error: Error) -> str:
     """BigQuery's reason for an error, which its driver has in the text alone; empty where there is none."""
     found = _REASON.search(str(error))
     return (found["answer"] or found["job"]) if found else ""
+
+
+def said(error: Error) -> str:
+    """BigQuery's own sentence about an error."""
+    return _AROUND.sub("", str(error)) if reason(error) else str(error)
 
 
 def _is_models(error: Error) -> bool:
@@ -104,4 +112,5 @@ SERVICE = Service(
     counts_rows=True,
     described=_DESCRIBED,
     is_models=_is_models,
+    said=said,
 )

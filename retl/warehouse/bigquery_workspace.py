@@ -232,7 +232,7 @@ class BigQueryWorkspace(Workspace):
             raise self._translated(error, model) from None
 
     def _translated(self, error: Error, model: Model | None) -> ConfigError | ModelError | WarehouseError:
-        said = without_secrets(sentence_in(str(error)), self._url)
+        said = without_secrets(sentence_in(SERVICE.said(error)), self._url)
         # The driver itself says that the account may not read a result, or not look for it.
         if reason(error) == _NOT_ALLOWED or error.status_code == AdbcStatusCode.UNAUTHORIZED:
             return ConfigError(

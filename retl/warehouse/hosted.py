@@ -75,6 +75,7 @@ class Service:
         described: a query for the columns of a model, whose SQL in brackets stands for `{}`; its rows do not
             count.
         is_models: whether the model's SQL is to blame for an error.
+        said: the service's own sentence about an error.
     """
 
     options: Callable[[URL], Mapping[str, str]]
@@ -87,6 +88,7 @@ class Service:
     counts_rows: bool = False
     described: str = "SELECT * FROM {} LIMIT 0"
     is_models: Callable[[Error], bool] = is_models
+    said: Callable[[Error], str] = str
 
 
 class HostedWarehouse(Warehouse):
@@ -184,7 +186,7 @@ class HostedWarehouse(Warehouse):
         return connected(self._url, self._service)
 
     def _translated(self, model: Model, error: Error) -> ModelError | WarehouseError:
-        said = without_secrets(sentence_in(str(error)), self._url)
+        said = without_secrets(sentence_in(self._service.said(error)), self._url)
         if self._service.is_models(error):
             return model_error(model, said, line_in(str(error)))
         return read_error(model, said, self._url)
