@@ -77,7 +77,7 @@ _REASON = re.compile(r', (?P<answer>\w+)$|Reason: "?(?P<job>\w+)')
 """The reason at the end of an answer, or in what is said of a job, or of several errors."""
 
 _AROUND = re.compile(r"^\w+: \[\w+\] (googleapi: Error \d+: )?|, \w+$")
-"""What the driver and its library put around BigQuery's sentence."""
+"""Words that the driver and its library put around BigQuery's sentence."""
 
 
 def reason(error: Error) -> str:
