@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from buckets import BUCKET, Bucket
 from harness import Retl, edit, runner
 from listeners import Listener
 
 from retl.bucket.lease import SECONDS
 from retl.sandbox.server import Sandbox
+from torture.bucket import BUCKET, Bucket
 
 SYNC = """\
 sql: SELECT 'u' || n AS id, n FROM range(3) AS t (n)

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from buckets import BUCKET, Bucket
 from test_crash import until
 
 from retl.bucket.lease import SECONDS
 from retl.sandbox.failures import Reply
 from retl.sandbox.server import Sandbox
+from torture.bucket import BUCKET, Bucket
 
 pytestmark = pytest.mark.slow
 

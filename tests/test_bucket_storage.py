@@ -6,7 +6,6 @@ from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import pytest
-from buckets import BUCKET, SETTINGS, Bucket
 from harness import NOON, StillClock
 
 from retl.bucket.address import BucketAddress
@@ -16,6 +15,7 @@ from retl.bucket.storage import SECONDS_BETWEEN_SAVES, FileInBucket
 from retl.errors import ConfigError, LockedError, RetlError, StorageError
 from retl.lock import Holder
 from retl.state import State, open_state
+from torture.bucket import BUCKET, SETTINGS, Bucket
 
 ADDRESS = BucketAddress("s3", BUCKET, "retl")
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from buckets import BUCKET, Bucket
 from harness import Retl, runner
 
 from retl.encryption import StateKey, state_key
@@ -19,6 +18,7 @@ from retl.mask import masked
 from retl.sandbox.failures import Reply
 from retl.sandbox.server import Sandbox
 from retl.state import open_state, peek_state
+from torture.bucket import BUCKET, Bucket
 
 KEY = "0123456789abcdef-it's"
 OTHER = "another key of the state".replace(" ", "_")

@@ -11,7 +11,6 @@ import duckdb
 import pyarrow as pa
 import pytest
 import sqlalchemy
-from buckets import BUCKET, Bucket
 from delivery import NOON, FakeClock, segment
 from harness import Retl, runner
 
@@ -35,6 +34,7 @@ from retl.state import State, open_state, peek_state
 from retl.storage import FileOnDisk
 from retl.warehouse import Workspace, open_warehouse, open_workspace
 from retl.warehouse.workspace import StoredColumn
+from torture.bucket import BUCKET, Bucket
 
 SYNC = """\
 sql: SELECT id, owner, value, note FROM shop_rows
