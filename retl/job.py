@@ -43,8 +43,8 @@ class Options:
 class Job:
     """One sync and what its run works with.
 
-    `address` is that of the destination as it is shown, for the state to remember. `workspace` opens the
-    schema in the warehouse that retl writes in.
+    `address` is that of the destination as it is shown, for the state to remember. `workspace` opens a
+    schema in the warehouse by its name, for retl to write in.
     """
 
     sync: Sync
@@ -55,7 +55,7 @@ class Job:
     clock: Clock
     observer: Observer = field(default_factory=SilentObserver)
     address: str | None = None
-    workspace: "Callable[[], Workspace] | None" = None
+    workspace: "Callable[[str], Workspace] | None" = None
 
     @property
     def deadline(self) -> float:

@@ -7,7 +7,7 @@ from retl.clock import Clock
 from retl.delivery import outbox
 from retl.encryption import state_key
 from retl.engine import snapshot
-from retl.engine.warehouse.tables import own_token, take_token
+from retl.engine.warehouse.tables import own_tokens, take_tokens
 from retl.errors import StateError
 from retl.purge import delete_files
 from retl.rehearsal import copy_file
@@ -58,12 +58,12 @@ def move_state(session: Session, place: Path, clock: Clock) -> Moved:
     with source.hold(clock.now()):
         with peek_state(source.path, session.sync.name, key=state_key(session.project.env)) as state:
             state.storage = source
-            token = own_token(state)
+            tokens = own_tokens(state)
             moved = Moved(str(source), str(target), snapshot.row_count(state.db), outbox.pending(state.db))
         with session.hold(clock):
             copy_file(source.path, target.path)
             with session.open_state() as state, state.transaction():
-                take_token(state, token)
+                take_tokens(state, tokens)
                 if source.was_cut_off:
                     outbox.doubt(state.db)
         for _ in delete_files(source.path):

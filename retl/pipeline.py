@@ -6,6 +6,7 @@ owns it.
 
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -28,6 +29,7 @@ from retl.engine.edits import unsent, unsent_sentence
 from retl.engine.landing import Purpose
 from retl.engine.local import LocalEngine
 from retl.engine.mapping import SyncMapping, read_mapping, refuse_other_identity
+from retl.engine.warehouse.tables import makers
 from retl.errors import ConfigError, DestinationError, RetlError
 from retl.job import Job
 from retl.lazy import lazy_module
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
     from retl.checks import call_check, static_check
     from retl.engine.warehouse import engine as warehouse_engine
     from retl.engine.warehouse import taken_over
-    from retl.warehouse import watched_workspace
+    from retl.warehouse import Workspace, watched_workspace
 else:
     call_check = lazy_module("retl.checks.call_check")
     static_check = lazy_module("retl.checks.static_check")
@@ -161,15 +163,22 @@ def open_engine(job: Job, deadline: float, purpose: Purpose) -> Engine:
     state, place = job.state, outbox.next_place(job.state.db)
     warehouse = WatchedWarehouse(job.warehouse, job.observer, job.clock, deadline)
     is_elsewhere = state.metadata.snapshot_table is not None
-    if not is_elsewhere and (job.sync.engine == "local" or purpose is Purpose.LOOK_UP):
+    is_left = purpose is Purpose.PROMOTE and bool(makers(state))
+    is_local = job.sync.engine == "local" or purpose is Purpose.LOOK_UP
+    if is_local and not is_elsewhere and not is_left:
         return LocalEngine(state.db, warehouse, purpose, place)
-    assert job.workspace is not None, "who opens a state with a table elsewhere can open that, too"
-    workspace = watched_workspace.WatchedWorkspace(job.workspace, job.sync.engine_schema, job.clock, deadline)
-    if job.sync.engine == "local" or purpose is Purpose.LOOK_UP:
-        return taken_over.TakenOverEngine(state, warehouse, workspace, purpose, place)
+    opening = partial(_watched_workspace, job, deadline)
+    if is_local:
+        return taken_over.TakenOverEngine(state, warehouse, opening, purpose, place)
     options, sync = job.options, job.sync
     sends = options.full or options.backfill or sync.sends_first_pass or bool(state.metadata.first_pass)
-    return warehouse_engine.WarehouseEngine(state, warehouse, workspace, purpose, place, sends)
+    schema = sync.engine_schema
+    return warehouse_engine.WarehouseEngine(state, warehouse, opening, schema, purpose, place, sends)
+
+
+def _watched_workspace(job: Job, deadline: float, schema: str) -> "Workspace":
+    assert job.workspace is not None, "who opens a state with a table elsewhere can open that, too"
+    return watched_workspace.WatchedWorkspace(partial(job.workspace, schema), schema, job.clock, deadline)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Purge: the files of a state are deleted, and with them all personal data that retl keeps of a sync."""
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,7 +55,7 @@ def purge(session: Session, clock: Clock, with_pending: bool) -> list[Path]:
             # Opened and closed, so that no file is deleted that is not a state of this very sync.
             with session.open_state() as state:
                 refuse_pending(session, 0 if with_pending else outbox.pending(state.db))
-                drop_tables(session, state, schemas(session, state))
+                drop_tables(session, state)
         deleted = list(delete_files(session.state_path))
         link = session.state_path
         if link.is_symlink():  # to the file that is gone: the next run would miss it
@@ -65,33 +65,20 @@ def purge(session: Session, clock: Clock, with_pending: bool) -> list[Path]:
         with rehearsal.hold(clock):
             if rehearsal.has_state:
                 with rehearsal.open_state(claim=False) as state:
-                    drop_tables(rehearsal, state, schemas(rehearsal, state))
+                    drop_tables(rehearsal, state)
             deleted += delete_files(rehearsal.state_path)
     return deleted
 
 
-def schemas(session: Session, state: State) -> list[str]:
-    """The schemas in which a state may have tables: that of its sync, and the one that has its snapshot."""
-    table = tables.snapshot_table(state)
-    return sorted({session.sync.engine_schema} | ({table.schema} if table else set()))
-
-
-def drop_tables(session: Session, state: State, of: Sequence[str]) -> int:
+def drop_tables(session: Session, state: State) -> int:
     """Drop the tables that a state made in the warehouse, with `engine: warehouse`; gives how many.
-
-    Args:
-        session: the sync.
-        state: its state, or that of a rehearsal.
-        of: the schemas.
 
     Raises:
         ConfigError: the warehouse's URL is not there or cannot be used.
         WarehouseError: the warehouse cannot be reached, or does not drop them.
     """
-    if tables.own_token(state) is None:
-        return 0
     dropped = 0
-    for schema in of:
+    for schema in sorted(tables.makers(state)):
         with session.open_workspace(schema) as workspace:
             dropped += tables.drop_all(state, workspace)
     return dropped

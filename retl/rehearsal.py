@@ -7,7 +7,7 @@ from pathlib import Path
 
 from retl.clock import Clock
 from retl.damage import own_errors
-from retl.engine.warehouse.tables import own_token, take_token
+from retl.engine.warehouse.tables import own_tokens, take_tokens
 from retl.errors import StateError
 from retl.session import Session
 
@@ -35,23 +35,23 @@ def copy_production(session: Session, clock: Clock) -> None:
         )
     target = session.state_path
     with session.hold(clock), production.storage.look(clock.now()), own_errors(target):
-        token = _token_before(session)
+        tokens = _tokens_before(session)
         copy_file(production.state_path, target)
         with session.open_state(claim=False) as state, state.transaction():
             state.rekey(None)
-            take_token(state, token)
+            take_tokens(state, tokens)
 
 
-def _token_before(session: Session) -> str | None:
-    """The token of the tables that the rehearsal before made in the warehouse, which this one is to drop.
+def _tokens_before(session: Session) -> list[str]:
+    """The tokens of the tables that the rehearsal before made in the warehouse, which this one is to drop.
 
     None where its file cannot be read: a rehearsal must not end by what it replaces.
     """
     with suppress(StateError):
         if session.has_state:
             with session.open_state(claim=False) as state:
-                return own_token(state)
-    return None
+                return own_tokens(state)
+    return []
 
 
 def copy_file(source: Path, target: Path) -> None:

@@ -30,7 +30,7 @@ from retl.delivery.destination import Destination, Limits
 from retl.delivery.rate_limit import RateLimiter
 from retl.delivery.response import RetryPolicy
 from retl.encryption import StateKey, rewrite, state_key
-from retl.engine.warehouse.tables import own_token, take_token
+from retl.engine.warehouse.tables import own_tokens, take_tokens
 from retl.errors import ConfigError, StateError, WarehouseError
 from retl.lazy import lazy_module
 from retl.lock import LOCK_TIMEOUT_SECONDS, TRY_LATER, WAREHOUSE_SPILL
@@ -228,6 +228,7 @@ class Session:
             peek_state(storage.path, self.sync.name, memory, key) as state,
         ):
             self._refuse_shared(state)
+            state.storage = storage
             yield state
 
     def rewrite_state(self, before: StateKey | None, after: StateKey | None) -> None:
@@ -243,12 +244,12 @@ class Session:
         memory = self._state_memory
         with open_state(self.state_path, self.sync.name, memory, before) as state:
             self._refuse_shared(state)
-            token = own_token(state)
+            tokens = own_tokens(state)
         with own_errors(self.state_path):
             rewrite(self.state_path, before, after)
-        if token is not None:
+        if tokens:
             with open_state(self.state_path, self.sync.name, memory, after) as state, state.transaction():
-                take_token(state, token)
+                take_tokens(state, tokens)
 
     @property
     def state_key(self) -> StateKey | None:

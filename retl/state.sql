@@ -38,8 +38,9 @@ CREATE TABLE state.overridden (
     stale BOOLEAN NOT NULL
 );
 
--- The tokens with which the names of tables in the warehouse begin that this state made, each with the place where
--- the file was. In another place it is a copy, which drops no table of the original.
+-- The tokens with which the names of tables in the warehouse begin that this state made, each with their schema
+-- behind it (`1f9c02aa retl`), and with the place where the file was. In another place it is a copy, which drops no
+-- table of the original.
 CREATE TABLE state.table_maker (
     place VARCHAR NOT NULL,
     token VARCHAR NOT NULL

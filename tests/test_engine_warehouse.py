@@ -161,7 +161,8 @@ class World:
     def tables(self) -> list[str]:
         """The tables in the workspace."""
         found = self.execute(
-            "SELECT table_name FROM information_schema.tables WHERE table_schema = 'retl' ORDER BY 1"
+            "SELECT table_name FROM information_schema.tables WHERE table_schema IN ('retl', 'retl_2') "
+            "ORDER BY 1"
         )
         return [name for (name,) in found]
 
@@ -173,8 +174,8 @@ class World:
         sync = load_sync(path, project)
         warehouse = stack.enter_context(open_warehouse(self.url, self.root, with_workspace=True))
 
-        def opened() -> Workspace:
-            workspace = open_workspace(self.url, self.root, sync.engine_schema)
+        def opened(schema: str) -> Workspace:
+            workspace = open_workspace(self.url, self.root, schema)
             return workspace if dying is None else Dying(workspace, dying)
 
         model = load_model(sync, project)
@@ -207,7 +208,7 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     url = "duckdb:///shop.duckdb" if request.param == "duckdb" else request.getfixturevalue("postgres_url")
     with Sandbox() as sandbox:
         made = World(url, tmp_path, sandbox)
-        made.execute("DROP SCHEMA IF EXISTS retl CASCADE")
+        made.execute("DROP SCHEMA IF EXISTS retl CASCADE", "DROP SCHEMA IF EXISTS retl_2 CASCADE")
         made.fill(BEFORE)
         yield made
 
@@ -270,6 +271,71 @@ def test_a_run_that_is_killed_at_any_statement_loses_nothing(world: World) -> No
             break
     assert 12 < statements < 99
     assert [] == world.sandbox.duplicates
+
+
+@pytest.mark.rule("X3")
+def test_a_killed_run_leaves_no_table_to_the_local_engine(world: World) -> None:
+    """Also where there is no snapshot yet, so that the local engine has nothing to take over."""
+    with pytest.raises(Killed):
+        world.run(dying=6)
+    assert [] != world.tables()
+    world.engine = "local"
+    assert 4 == world.run().added
+    assert [] == world.tables()
+
+
+@pytest.mark.rule("X3")
+@pytest.mark.parametrize("engine", ["local", "warehouse"])
+def test_a_killed_run_leaves_no_table_in_the_schema_of_before(world: World, engine: str) -> None:
+    """A state knows in which schemas its tables are, whatever the sync says by now."""
+    with pytest.raises(Killed):
+        world.run(dying=6)
+    world.engine, world.text = engine, SYNC + "engine_schema: retl_2\n"
+    assert 4 == world.run().added
+    assert (1 if engine == "warehouse" else 0) == len(world.tables())
+
+
+@pytest.mark.rule("X3")
+def test_the_local_engine_leaves_no_table_in_the_schema_of_before(world: World) -> None:
+    """One edit of the sync switches the engine back and names another schema."""
+    world.run()
+    world.engine, world.text = "local", SYNC + "engine_schema: retl_2\n"
+    assert 4 == world.run().unchanged
+    assert [] == world.tables()
+
+
+@pytest.mark.slow
+@pytest.mark.rule("X3")
+def test_a_switch_that_is_killed_at_any_statement_leaves_no_table(world: World) -> None:
+    """The run after it has the rows in the state file, and drops what the killed one did not."""
+    for statements in range(100):
+        world.engine = "warehouse"
+        world.run()
+        world.engine = "local"
+        try:
+            world.run(dying=statements)
+        except Killed:
+            assert 4 == world.run().unchanged
+            assert [] == world.tables()
+        else:
+            break
+    assert 1 < statements < 99
+
+
+@pytest.mark.rule("X3")
+def test_the_tables_of_a_killed_plan_are_dropped_two_runs_later(world: World) -> None:
+    """Until then another machine may be at the plan, where the state is in a bucket."""
+    world.run()
+    with (
+        ExitStack() as stack,
+        segment(world.sandbox.url) as to,
+        peek_state(world.state_path, "shop") as state,
+        pytest.raises(Killed),
+    ):
+        make_plan(world.job(state, stack, Options(), dying=6), to.limits)
+    left = len(world.tables()) - 1
+    assert left > 0
+    assert [1 + left, 1] == [counts(world.run()) and len(world.tables()) for _ in range(2)]
 
 
 @pytest.mark.rule("X3")

@@ -1,6 +1,5 @@
 """`retl reset`: forgets what was sent, or deletes all that is kept."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -54,7 +53,6 @@ def reset_command(
         with session.hold(SystemClock()):
             with session.open_state() as state:
                 rows, pending = snapshot.row_count(state.db), outbox.pending(state.db)
-                schemas = purge.schemas(session, state)
             if not yes:
                 click.confirm(f"{name}: forget {count(rows, 'row')} and start anew?", abort=True)
             if not _write_first_calls(session):
@@ -64,18 +62,18 @@ def reset_command(
                 history.forget_first_calls(state.db)
                 snapshot.forget(state, with_destination=not pending)
                 rejected.overtake_all(state.db)  # the next run may go elsewhere, and sends each row anyway
-            _drop_tables(session, schemas)
+            _drop_tables(session)
         click.echo(f"{name}: {count(rows, 'row')} forgotten; {_next_run(session.sync, pending)}")
         if pending:
             click.echo(f"{name}: {count(pending, 'call')} of an earlier run still go to the same destination")
     return 0
 
 
-def _drop_tables(session: Session, schemas: Sequence[str]) -> None:
+def _drop_tables(session: Session) -> None:
     """Drop the tables in the warehouse; where that cannot be done, the next run of the sync does it."""
     try:
         with session.open_state() as state:
-            purge.drop_tables(session, state, schemas)
+            purge.drop_tables(session, state)
     except (ConfigError, ExternalError) as error:
         click.echo(
             f"{session.sync.name}: its tables in the warehouse stay until the next run: {error.message}"

@@ -8,7 +8,7 @@ The snapshot is the snapshot table and the rows in the state file, which have no
 stand rows that are neither as the model has them nor as the last table had them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -31,6 +31,7 @@ from retl.engine.warehouse.statements import Sides
 from retl.engine.warehouse.tables import (
     RunTables,
     SnapshotTable,
+    drop_left,
     drop_unneeded,
     lost,
     note_snapshot_table,
@@ -83,6 +84,7 @@ class WarehouseEngine(Engine):
     Attributes:
         state: whose snapshot it is.
         warehouse: where rows are read.
+        opening: opens the schema of a name, where this state has left tables.
         workspace: where they are compared.
         purpose: which rows `stage` holds, and where.
         first_place: as for the local engine.
@@ -93,7 +95,8 @@ class WarehouseEngine(Engine):
         self,
         state: State,
         warehouse: Warehouse,
-        workspace: Workspace,
+        opening: Callable[[str], Workspace],
+        schema: str,
         purpose: Purpose = Purpose.COMPARE,
         first_place: int = 1,
         sends: bool = True,
@@ -101,7 +104,8 @@ class WarehouseEngine(Engine):
         self.state = state
         self.db = state.db
         self.warehouse = warehouse
-        self.workspace = workspace
+        self.opening = opening
+        self.workspace = opening(schema)
         self.purpose = purpose
         self.first_place = first_place
         self.sends = sends
@@ -179,6 +183,8 @@ class WarehouseEngine(Engine):
                     self.workspace.drop(self.workspace.tables(self._tables.stem))
         finally:
             self.workspace.close()
+        if self.purpose is Purpose.PROMOTE:
+            drop_left(self.state, self.opening, but=self.workspace.schema)
 
     def _copy(
         self,

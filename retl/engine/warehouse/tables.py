@@ -3,21 +3,29 @@
 Each name begins with the sync's and a random token of the state, so that two states never choose the same
 one. A state drops only tables with a token of its own: one that it drew itself, where it is now. A copy of a
 state file reads the snapshot table that it came with, and draws another token for the tables that it makes.
+A token is noted with its schema for as long as tables of it may be there, whatever the sync file says then.
+
+`retl plan` looks at a state without holding it where that is in a bucket, so that its tables are not those of
+a run. Those that a killed one left are dropped two runs later, when it cannot be under way any more.
 """
 
 import hashlib
 import re
 import secrets
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from retl.errors import StateError
+import duckdb
+
+from retl.errors import RetlError, StateError
 from retl.state import State
 from retl.warehouse.workspace import Workspace
 
-_TOKEN_BYTES = 4
-_ENDING = 24
-"""Characters that a name has at most behind the sync's: the token, the generation and the kind of table."""
+_RANDOM_BYTES = 4
+_ENDING = 32
+"""Characters that a name has at most behind the sync's: token, generation, and what tells tables apart."""
 
 
 @dataclass(frozen=True)
@@ -104,18 +112,26 @@ def run_tables(state: State, workspace: Workspace, keep: bool) -> RunTables:
     Args:
         state: whose they are.
         workspace: where they are.
-        keep: whether the state may note its token, which it must before a table outlasts the process.
+        keep: whether the state may note its token, which it must before a table outlasts the process. Else
+            the tables are those of a plan.
     """
     metadata = state.metadata
-    prefix = f"{_stem(metadata.sync, workspace.longest_name - _ENDING)}__{_token(state, keep)}_"
-    return RunTables(workspace.schema, prefix, f"{prefix}{metadata.generation}_{secrets.token_hex(1)}")
+    prefix = (
+        f"{_stem(metadata.sync, workspace.longest_name - _ENDING)}__{_token(state, workspace.schema, keep)}_"
+    )
+    kind = "" if keep else "p"
+    stem = f"{prefix}{metadata.generation}{kind}_{secrets.token_hex(_RANDOM_BYTES)}"
+    return RunTables(workspace.schema, prefix, stem)
 
 
-def drop_unneeded(state: State, workspace: Workspace, tables: RunTables, *, at_end: bool) -> None:
+def drop_unneeded(state: State, workspace: Workspace, tables: RunTables, *, at_end: bool) -> bool:
     """Drop the tables that this state made and that its snapshot is not in.
 
     At the end of a run, a state that is kept elsewhere may not be saved yet: until then the state there needs
     the table of before, which the next run drops.
+
+    Returns:
+        Whether no table but that of the snapshot is left.
 
     Raises:
         LockedError: another process has taken the state over, and knows better what is needed.
@@ -123,26 +139,59 @@ def drop_unneeded(state: State, workspace: Workspace, tables: RunTables, *, at_e
     kept = snapshot_table(state)
     beginning = tables.stem if at_end and state.is_remote else tables.prefix
     found = [name for name in workspace.tables(beginning) if kept is None or name != kept.name]
+    planned = _planned(state, tables, found)
     lost = state.lost()  # asked after that, so that no table is found which a process made that took over
     if lost is not None:
         raise lost
-    workspace.drop(found)
+    workspace.drop([name for name in found if name not in planned])
+    return not planned
 
 
-def own_token(state: State) -> str | None:
-    """The token of the tables that this state made where it is now; None where it never made one."""
-    row = state.db.execute("SELECT token FROM state.table_maker WHERE place = ?", [state.place]).fetchone()
-    return None if row is None else str(row[0])
+def _planned(state: State, tables: RunTables, names: list[str]) -> set[str]:
+    """The tables among them that are of a plan which may be under way still."""
+    of_plan = re.compile(re.escape(tables.prefix) + r"(\d+)p_")
+    found = ((name, of_plan.match(name)) for name in names)
+    return {name for name, plan in found if plan and int(plan[1]) >= state.metadata.generation - 1}
 
 
-def take_token(state: State, token: str | None) -> None:
-    """Let the tables of a token be this state's own, whose file takes the place of the one that made them.
+def drop_left(state: State, opening: Callable[[str], Workspace], but: str | None = None) -> None:
+    """Drop what this state left in any schema; where that cannot be done now, a later run does it.
+
+    Args:
+        state: which needs no table any more but that of its snapshot.
+        opening: opens the schema of that name.
+        but: the schema that is left as it is.
+    """
+    for schema in sorted(makers(state)):
+        if schema == but:
+            continue
+        with suppress(RetlError, duckdb.Error), opening(schema) as workspace:
+            own = run_tables(state, workspace, keep=True)
+            is_empty = drop_unneeded(state, workspace, own, at_end=False)
+            kept = snapshot_table(state)
+            if is_empty and (kept is None or kept.schema != schema):
+                _forget(state, schema)
+
+
+def makers(state: State) -> dict[str, str]:
+    """The schemas in which this state may have tables that it made where it is now, and the token of each."""
+    return dict(_schema_and_token(noted) for noted in own_tokens(state))
+
+
+def own_tokens(state: State) -> list[str]:
+    """The tokens of the tables that this state made where it is now, as they are noted."""
+    found = state.db.execute("SELECT token FROM state.table_maker WHERE place = ?", [state.place])
+    return [str(noted) for (noted,) in found.fetchall()]
+
+
+def take_tokens(state: State, tokens: list[str]) -> None:
+    """Let the tables of tokens be this state's own, whose file takes the place of the one that made them.
 
     To be run in a transaction.
     """
-    if token is not None:
-        state.db.execute("DELETE FROM state.table_maker WHERE token = ?", [token])
-        state.db.execute("INSERT INTO state.table_maker VALUES (?, ?)", [state.place, token])
+    for noted in tokens:
+        state.db.execute("DELETE FROM state.table_maker WHERE token = ?", [noted])
+        state.db.execute("INSERT INTO state.table_maker VALUES (?, ?)", [state.place, noted])
 
 
 def drop_all(state: State, workspace: Workspace) -> int:
@@ -153,17 +202,32 @@ def drop_all(state: State, workspace: Workspace) -> int:
     return len(found)
 
 
-def _token(state: State, keep: bool) -> str:
-    """The random token of the state at this place; a new one where it was copied here."""
-    known = own_token(state)
+def _schema_and_token(noted: str) -> tuple[str, str]:
+    token, _, schema = noted.partition(" ")
+    return schema or "retl", token  # a state of before the schema was noted has them in that of the default
+
+
+def _token(state: State, schema: str, keep: bool) -> str:
+    """The random token of the state at this place for one schema; a new one where it was copied here."""
+    known = makers(state).get(schema)
     if known is not None:
         return known
-    token = secrets.token_hex(_TOKEN_BYTES)
+    token = secrets.token_hex(_RANDOM_BYTES)
     if keep:
         with state.transaction():
-            state.db.execute("INSERT INTO state.table_maker VALUES (?, ?)", [state.place, token])
+            state.db.execute(
+                "INSERT INTO state.table_maker VALUES (?, ?)", [state.place, f"{token} {schema}"]
+            )
         state.save(leaving=False)  # or nobody would know whose tables they are
     return token
+
+
+def _forget(state: State, schema: str) -> None:
+    """Note that no table of this state is in a schema any more."""
+    with state.transaction():
+        for noted in own_tokens(state):
+            if _schema_and_token(noted)[0] == schema:
+                state.db.execute("DELETE FROM state.table_maker WHERE token = ?", [noted])
 
 
 def _stem(sync: str, longest: int) -> str:

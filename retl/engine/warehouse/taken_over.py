@@ -1,10 +1,10 @@
-"""The local engine over a snapshot that is in the warehouse, whose rows are all read.
+"""The local engine over a snapshot that is, or was, in the warehouse: all of its rows are read.
 
 So a sync goes back to `engine: local`, and so whoever wants to see every row looks at it, without writing
 anything in the warehouse.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 
@@ -22,10 +22,9 @@ from retl.engine.stage import numbered, stage
 from retl.engine.warehouse import held, statements
 from retl.engine.warehouse.tables import (
     SnapshotTable,
-    drop_unneeded,
+    drop_left,
     lost,
     note_snapshot_table,
-    run_tables,
     snapshot_table,
 )
 from retl.errors import ModelError, RetlError
@@ -39,15 +38,20 @@ class TakenOverEngine(LocalEngine):
 
     Attributes:
         state: whose snapshot it is.
-        workspace: where the table is dropped that holds it no longer.
+        opening: opens the schema of a name, where tables are dropped that hold it no longer.
     """
 
     def __init__(
-        self, state: State, warehouse: Warehouse, workspace: Workspace, purpose: Purpose, first_place: int
+        self,
+        state: State,
+        warehouse: Warehouse,
+        opening: Callable[[str], Workspace],
+        purpose: Purpose,
+        first_place: int,
     ) -> None:
         super().__init__(state.db, warehouse, purpose, first_place)
         self.state = state
-        self.workspace = workspace
+        self.opening = opening
 
     def _make_known(
         self, sync: Sync, model: Model, mapping: SyncMapping, old_mapping: SyncMapping | None
@@ -78,7 +82,7 @@ class TakenOverEngine(LocalEngine):
 
     def prepare(self, changes: Changes) -> None:
         """Put the rows that were read into the state's snapshot."""
-        if changes.old_mapping is not None:
+        if changes.old_mapping is not None and snapshot_table(self.state) is not None:
             snapshot.hold(self.db, held.TABLE, changes.old_mapping, held.noted_types(self.state))
 
     def promote(self, changes: Changes) -> SyncMapping:
@@ -88,16 +92,11 @@ class TakenOverEngine(LocalEngine):
         return shape
 
     def close(self) -> None:
-        """Drop the table, unless it is still needed; if that cannot be done, it stays."""
+        """Drop the tables that nothing needs any more; where that cannot be done, a later run does it."""
         if self.purpose is not Purpose.PROMOTE:
             return
-        try:
-            with suppress(RetlError, duckdb.Error):
-                if self.state.is_remote:
-                    if snapshot_table(self.state) is not None:
-                        return
-                    self.state.save(leaving=False)  # or the state there would need the table still
-                own = run_tables(self.state, self.workspace, keep=True)
-                drop_unneeded(self.state, self.workspace, own, at_end=False)
-        finally:
-            self.workspace.close()
+        if self.state.is_remote and snapshot_table(self.state) is not None:
+            return
+        with suppress(RetlError, duckdb.Error):
+            self.state.save(leaving=False)  # or the state in a bucket would need the table still
+            drop_left(self.state, self.opening)
