@@ -69,6 +69,8 @@ def check_connections(session: Session) -> ModelCheck:
         RetlError: what would stop a run before its first call.
     """
     session.certificates()
+    if session.sync.engine == "warehouse":
+        refuse_workspace(warehouse_url(session.sync, session.project), session.sync.where("engine"))
     columns = 0
     clock = SystemClock()
     warehouse = WatchedWarehouse(session.warehouse, SilentObserver(), clock, float("inf"))

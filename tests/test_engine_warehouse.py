@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -548,6 +549,22 @@ def test_check_refuses_a_warehouse_that_cannot(retl: Retl, tmp_path: Path) -> No
     code, _, error = retl("check", "shop")
 
     assert (2, True) == (code, "syncs/shop.yml:3 engine: a DuckDB in memory" in error)
+
+
+@pytest.mark.rule("X9")
+@pytest.mark.parametrize("command", [["run"], ["plan"], ["check"], ["check", "--connect"]])
+def test_a_warehouse_that_cannot_is_refused_before_its_sql(
+    retl: Retl, tmp_path: Path, command: list[str]
+) -> None:
+    """Whatever is wrong with the model, the error is about the engine."""
+    sync = tmp_path / "syncs/shop.yml"
+    sqlite3.connect(tmp_path / "shop.sqlite").close()
+    sync.write_text(sync.read_text().replace("duckdb:///shop.duckdb", "sqlite:///shop.sqlite"))
+
+    name, *options = command
+    code, _, error = retl(name, "shop", *options)
+
+    assert (2, True) == (code, "`engine: warehouse` cannot compare rows in sqlite" in error), error
 
 
 @pytest.fixture

@@ -121,8 +121,8 @@ class WarehouseEngine(Engine):
                 self.close()
 
     def _find_changes(self, sync: Sync, model: Model, old_mapping: SyncMapping | None, full: bool) -> Changes:
+        self.workspace.prepare()  # first, as a warehouse that cannot is to be told before its SQL's errors
         sync, names = needed(sync, model, self.warehouse)
-        self.workspace.prepare()
         self._tables = run_tables(self.state, self.workspace, keep=self.purpose is Purpose.PROMOTE)
         if self.purpose is Purpose.PROMOTE:
             drop_unneeded(self.state, self.workspace, self._tables, at_end=False)
