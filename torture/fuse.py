@@ -24,6 +24,8 @@ class Fuse:
         end: the step at which it happens; None never does.
         is_full: whether the disk becomes full, in place of a kill.
         bury: copies the files as they are.
+        sleeps_at: the step at which the process stands still; None never does.
+        sleep: what happens meanwhile.
         phase: of the command, as the report has it.
         burnt: steps up to now.
         blown: the step at which it happened; None where it did not.
@@ -35,8 +37,12 @@ class Fuse:
         is_full: bool = False,
         bury: Callable[[], None] = lambda: None,
         phase: str = "",
+        sleeps_at: int | None = None,
+        sleep: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.end = end
+        self.sleeps_at = sleeps_at
+        self.sleep = sleep
         self.phase = phase
         self.is_full = is_full
         self.bury = bury
@@ -54,9 +60,10 @@ class Fuse:
         Raises:
             Killed: the process is killed now, or was.
         """
-        if self.is_dead:
-            raise Killed
+        self.refuse_dead()
         self.burnt += 1
+        if self.burnt == self.sleeps_at:
+            self.sleep(step)
         if self.end is None or self.blown is not None:
             return
         if self.burnt >= self.end:
@@ -64,6 +71,15 @@ class Fuse:
             if not self.is_full:
                 self.bury()
                 raise Killed
+
+    def refuse_dead(self) -> None:
+        """See that the process is alive.
+
+        Raises:
+            Killed: it was killed.
+        """
+        if self.is_dead:
+            raise Killed
 
 
 class BurningObserver(SilentObserver):
@@ -110,8 +126,7 @@ class Connection:
 
     def execute(self, query: str, parameters: Any = None) -> duckdb.DuckDBPyConnection:
         """Execute a statement, unless the process is dead or the disk full."""
-        if self._fuse.is_dead:
-            raise Killed  # nothing is done after death, not even a rollback
+        self._fuse.refuse_dead()  # not even a rollback is done after death
         found = _WRITES.match(query)
         if found is None:
             return self._db.execute(query, parameters)
