@@ -25,7 +25,8 @@ SETTINGS = {
 """The variables with which a client reaches it, besides that of its URL."""
 
 Fault = Callable[[str, str], str | None]
-"""Gets method and key of a request; gives "lost" (done, without an answer), "dropped" (not done) or None."""
+"""Gets method and key of a request; gives "lost" (done, without an answer), "dropped" (not done), the status
+of an answer in place of the bucket's own, or None."""
 
 
 class _Quiet(WSGIRequestHandler):
@@ -100,6 +101,8 @@ class Bucket:
         fault = self.fault(method, key)
         if fault == "dropped":
             return _drop(environ)
+        if fault is not None and fault.isdigit():
+            return _refuse(environ, start_response, fault)
         if not self.is_conditional:
             for name in ("HTTP_IF_MATCH", "HTTP_IF_NONE_MATCH"):
                 environ.pop(name, None)
@@ -108,6 +111,15 @@ class Bucket:
                 self.requests.append((method, key))
             answer = list(self._app(environ, start_response))
         return _drop(environ) if fault == "lost" else answer
+
+
+def _refuse(environ: dict[str, Any], start_response: Any, status: str) -> Iterable[bytes]:
+    """Do nothing, and give this status."""
+    environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+    body = b"<Error><Code>OfTheTest</Code></Error>"
+    headers = [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))]
+    start_response(f"{status} Of The Test", headers)
+    return [body] if environ["REQUEST_METHOD"] != "HEAD" else []
 
 
 def _drop(environ: dict[str, Any]) -> Iterable[bytes]:
