@@ -6,11 +6,14 @@ from pathlib import Path
 from subprocess import PIPE, STDOUT, Popen
 from typing import Any
 
+import duckdb
 import pytest
 
+from torture.life import Life
 from torture.lives import live
 from torture.older import SCHEMAS
 from torture.promises import (
+    LEFT,
     LOST,
     OUT_OF_ORDER,
     TWICE,
@@ -173,13 +176,29 @@ def test_the_reader_sees_timestamps_that_go_back() -> None:
         check_order([second, first])
 
 
-def test_a_seed_lives_the_same_life_again() -> None:
+@pytest.mark.parametrize(
+    ("seed", "traits"),
+    [(2, set()), (1, {"engines"}), (7, {"engines", "in buckets"})],
+    ids=["plain", "engine: warehouse", "in a bucket, too"],
+)
+def test_a_seed_lives_the_same_life_again(seed: int, traits: set[str]) -> None:
     """Rows, faults, the order of the threads and the end of each run are those of the seed."""
     told: list[list[str]] = [[], []]
-    records = [live(seed, told[number].append, runs=8) for number, seed in enumerate((2, 2))]
+    records = [live(seed, told[number].append, runs=8) for number in (0, 1)]
     assert told[0] == told[1] != []
     assert records[0] == records[1]
     assert records[0].faults.total() > 0
+    assert traits == {"engines", "in buckets"} & set(records[0].counts)
+
+
+def test_a_table_that_no_state_needs_is_told(tmp_path: Path) -> None:
+    """At the end of a life the schemas of `engine: warehouse` have the tables of its states, and no other."""
+    life = Life(1, tmp_path, runs=2)
+    with duckdb.connect(tmp_path / "shop.duckdb", config={"threads": "1"}) as db:
+        db.execute("CREATE SCHEMA retl; CREATE TABLE retl.somebodys (n int)")
+    with pytest.raises(Broken, match="somebodys") as broken:
+        life.live()
+    assert LEFT == broken.value.kind
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import secrets
 
 import click
 
+from torture.cloud import has_buckets
 from torture.lives import Stop, live, live_on
 from torture.report import lines, write_page
 
@@ -25,6 +26,8 @@ def main(seed: int | None, seconds: float, faults: int, jobs: int, replay: int |
         stop = Stop()
         with stop.heeded():
             click.echo(f"seed {seed}")
+            if not has_buckets():
+                click.echo("no state is in a bucket, as moto or obstore is not installed")
             record = live_on(seed, seconds, faults, jobs, stop)
     click.echo("\n".join(lines(record)))
     if record.stopped_by is not None:

@@ -11,10 +11,12 @@ from random import Random
 from typing import Any
 
 from torture.bad_day import ANSWERS
-from torture.fault import Fault, draw_fault
+from torture.cloud import has_buckets
+from torture.fault import Fault, draw_cloud_fault, draw_fault
 from torture.older import SCHEMAS, older_state
 from torture.promises import (
     FLOOD,
+    LEFT,
     LOST,
     WRONG,
     Broken,
@@ -25,7 +27,7 @@ from torture.promises import (
 )
 from torture.record import Record
 from torture.rows import History
-from torture.syncs import EDITS
+from torture.syncs import EDITS, ENGINES
 from torture.turns import NOON
 from torture.world import Command, World
 
@@ -73,17 +75,29 @@ class Life:
         self._may_go_back, self._may_be_edited = random.random() < 0.3, random.random() < 0.6
         self._may_be_full, self._may_discard = random.random() < 0.3, random.random() < 0.4
         self._may_refuse = random.random() < 0.3
+        has_shop = random.random() < 0.35
+        self._may_switch = random.random() < 0.5
+        in_cloud = random.random() < 0.25 and schema is None and has_buckets()
         self._before: list[dict[str, Any]] = []
         self._forgotten: set[str] = set()
         self._fulls = 0
-        self._repeats = self._was_retried = self._went_back = False
+        self._repeats = self._was_retried = self._went_back = self._has_rehearsed = False
         history = History(keys, owners)
         if schema is not None:
             older = older_state(schema)
             self._kind, history, self._before = "track", older.history, older.accepted
             # Before, a state did not have the rows as they were, and a discard takes them for changed.
             self._may_discard = self._may_discard and schema >= FIRST_WITH_REPLACED
-        self._world = World(random, folder, self._kind, history, is_large, self.record, trace)
+        self._world = World(
+            random, folder, self._kind, history, is_large, has_shop, in_cloud, self.record, trace
+        )
+        if in_cloud:
+            trace("the state is in a bucket")
+            self.record.counts["in buckets"] += 1
+        if has_shop:
+            self._world.engine = random.choice(ENGINES)
+            trace(f"the engine is {self._world.engine}")
+            self.record.counts["engines"] += 1
         if schema is not None:
             trace(f"the state is one of schema {schema}")
             self._world.state.write_bytes(older.content)
@@ -118,6 +132,10 @@ class Life:
             self._repeats = True  # as profiles get a new trait
             self.record.counts["edits"] += 1
             self._trace(f"the sync is edited: {world.edit}")
+        if world.shop is not None and self._may_switch and random.random() < 0.2:
+            world.engine = random.choice(ENGINES)
+            self.record.counts["switches"] += 1
+            self._trace(f"the engine becomes {world.engine}")
         if random.random() < 0.1:
             back = self._may_go_back and random.random() < 0.5
             self._went_back = self._went_back or back
@@ -133,13 +151,17 @@ class Life:
         if random.random() < 0.025:
             self._rehearse()
 
-    def _fault(self) -> Fault:
-        fault = draw_fault(self._random, self._world.steps, self._may_be_full)
-        return replace(fault, answers=fault.answers[: max(0, MOST_ANSWERS - self._world.lined_up)])
+    def _fault(self, command: Command) -> Fault:
+        world = self._world
+        fault = draw_fault(self._random, world.steps, self._may_be_full, world.shop is not None)
+        if world.cloud is not None:
+            in_cloud = draw_cloud_fault(self._random, world.steps, command is Command.RUN)
+            fault = replace(fault, in_cloud=in_cloud)
+        return replace(fault, answers=fault.answers[: max(0, MOST_ANSWERS - world.lined_up)])
 
     def _do(self, command: Command) -> None:
         """Do a command under faults."""
-        fault = self._fault()
+        fault = self._fault(command)
         self._was_retried = self._was_retried or command is Command.RETRY
         self._repeats = self._repeats or fault.full
         self._fulls += fault.full
@@ -151,10 +173,10 @@ class Life:
     def _discard(self) -> None:
         """Discard the calls that wait; of one that went out without an answer nobody knows any more."""
         world = self._world
-        if not world.state.exists():
+        if not world.has_state:
             return
         before = world.waiting()
-        world.do(Command.DISCARD, replace(self._fault(), answers=()))
+        world.do(Command.DISCARD, replace(self._fault(Command.DISCARD), answers=()))
         dropped = before - world.waiting()
         arrived = {call["messageId"] for call in self._accepted()}
         self._forgotten |= dropped & arrived
@@ -163,27 +185,24 @@ class Life:
     def _rehearse(self) -> None:
         """Rehearse; what is real stays as it is, and the rehearsal goes on from there."""
         world = self._world
-        if not world.state.exists():
+        if not world.has_state:
             return
-        before = self._real()
-        fault = replace(self._fault(), limit=None, full=False, is_empty=False, breaks_after=None)
+        self._has_rehearsed = True
+        before = world.kept()
+        fault = replace(
+            self._fault(Command.REHEARSAL), limit=None, full=False, is_empty=False, breaks_after=None
+        )
         result, rehearsed = world.rehearse(fault)
-        if self._real() != before:
+        if world.kept() != before:
             raise Broken(WRONG, "a rehearsal changed the state or sent calls")
         if result is not None and result.exit_code == 0 and self._kind == "track":
             self._check(rehearsed)
-
-    def _real(self) -> tuple[object, ...]:
-        """The state's files as they are, and how much Segment was asked."""
-        state = self._world.state
-        found = [path for path in (state, state.with_name(f"{state.name}.wal")) if path.exists()]
-        files = [path.read_bytes() for path in found]
-        return files, self._world.sandbox.summary()["requests"]
 
     def _end(self) -> None:
         """Runs without faults deliver all, and the last of them finds nothing to do."""
         world = self._world
         world.poisoned = set()
+        self._end_with_an_engine()
         for _ in range(MOST_RUNS_TO_END):
             result = world.do(Command.RUN, Fault())
             if result is not None and result.exit_code == 0:
@@ -201,6 +220,30 @@ class Life:
         assert idle is not None
         if idle.exit_code != 0 or idle.calls.enqueued or idle.calls.delivered:
             raise Broken(FLOOD, f"a run without changes made calls: {idle.calls}")
+        if world.shop is not None:
+            self._check_tables()
+
+    def _end_with_an_engine(self) -> None:
+        """Choose the last engine, with the schema in which the snapshot is: another one would be refused."""
+        world = self._world
+        if world.shop is None or not world.has_state:
+            return
+        [[(schema,)]] = world.look("SELECT snapshot_table ->> 'schema' FROM state.metadata")
+        engine, other = self._random.choice(ENGINES)
+        world.engine = (engine, str(schema or other))
+        self._trace(f"in the end the engine is {world.engine}")
+
+    def _check_tables(self) -> None:
+        """See that no table is left in the warehouse that no state needs."""
+        world = self._world
+        if self._has_rehearsed:
+            world.rehearse(Fault())  # the tables of a rehearsal that was killed go with the next one
+        found, needed = world.tables()
+        left = found - needed
+        if world.cloud is not None and world.engine[0] == "warehouse":
+            left = set(sorted(left)[1:])  # the one of before stays until the next run
+        if left or needed - found:
+            raise Broken(LEFT, f"in the warehouse are {sorted(found)}, and the states need {sorted(needed)}")
 
     def _accepted(self) -> list[dict[str, Any]]:
         return [*self._before, *self._world.sandbox.accepted]

@@ -12,7 +12,8 @@ from typing import Any
 from torture.rows import History
 
 LOST, TWICE, OUT_OF_ORDER, FLOOD, WRONG = "lost", "twice", "out of order", "flood", "wrong"
-KINDS = (LOST, TWICE, OUT_OF_ORDER, FLOOD, WRONG)
+LEFT = "left behind"
+KINDS = (LOST, TWICE, OUT_OF_ORDER, FLOOD, WRONG, LEFT)
 
 
 class Broken(Exception):

@@ -10,8 +10,9 @@ class Record:
 
     Attributes:
         faults: by kind and place, as "killed: at COMMIT".
-        counts: of lives, commands, requests, calls and repeats, of edits of a sync, and of lives that begin
-            with an older state; `unnoted` are repeats that retl did not count as unsure.
+        counts: of lives, commands, requests, calls and repeats, of edits of a sync and switches of its
+            engine, and of lives that begin with an older state, have a schema of retl's in the warehouse, or
+            their state in a bucket; `unnoted` are repeats that retl did not count as unsure.
         broken: the seed of each life that broke a promise, with the kind and the words.
         seconds: that all took.
         stopped_by: the signal that ended it before its time; None where none did.

@@ -19,8 +19,8 @@ edits the sync, and commands of `retl` meet faults. At the end runs without faul
 a reader of its own goes through all calls that arrived, and puts the versions of each row together from
 them: every version has a number, and a call says from which one it leads to which. A call that is lost,
 that came twice under another message id, or that is out of order leaves a gap or a fork. A run in which
-nothing changed must send nothing, a model without rows must not send that all are gone, and a rehearsal must
-change nothing.
+nothing changed must send nothing, a model without rows must not send that all are gone, a rehearsal must
+change nothing, and no table may stay in the warehouse that no state needs.
 
 - Most lives are lived inside of one process, where each statement that writes, each request and each batch of
   rows is a step. A fault comes at a step that a seed decides: the process is **killed**, with its files
@@ -29,6 +29,15 @@ change nothing.
 - The commands are `retl run`, also with `--full` and `--limit`, `retl retry`, `retl discard --pending` and
   `retl run --sandbox --from-production`. They are killed while they make a state, and while they open one.
   Some lives begin with a state that an older retl left, of each schema so far, with calls that wait.
+- In some lives the sync has **`engine: warehouse`**, in one of two schemas of a DuckDB file, and an edit
+  of it may switch the engine or the schema. Each statement there is a step, too; at some of them the
+  connection breaks, after the statement was executed.
+- In some lives the **state is in a bucket**, on a real server of S3's protocol (moto), and the machines on
+  which commands run come and go. Each write of the bucket is a step. Its answers are 403, 409, 412, 500 or
+  503, get lost, or take so long that the lease cannot be counted on any more. The lease of a killed run has
+  run out by the next command, or is waited for, or keeps that out.
+- There, **two runners** work at a time: one stands still at any step, and wakes up after another has taken
+  its lease over, found what changed, and sent it, or was killed at that.
 - One life of fifty is of real **processes** that get a real `kill -9`, SIGTERM or SIGINT, are not allowed
   to let a file grow, or run two at a time.
 - The local Segment **answers** as it does on a bad day; the table says how. `retl sandbox --faults` gives
@@ -73,7 +82,9 @@ def page(record: Record, seed: int) -> str:
         HEAD,
         "\n## The last time\n\n",
         f"retl {__version__}, {today}, {record.seconds:,.0f} s, seeds from {seed} on; the sync was edited "
-        f"{counts['edits']:,} times, and {counts['older']:,} lives began with an older state.\n\n",
+        f"{counts['edits']:,} times, and {counts['older']:,} lives began with an older state. "
+        f"{counts['engines']:,} had a schema for `engine: warehouse`, and {counts['switches']:,} times their "
+        f"engine or its schema was switched; {counts['in buckets']:,} had their state in a bucket.\n\n",
         "| lives | commands | faults | requests | calls that arrived | repeats | not counted as unsure |\n",
         "|--:|--:|--:|--:|--:|--:|--:|\n",
         f"| {counts['lives']:,} | {counts['runs']:,} | {record.faults.total():,} | {counts['requests']:,} "

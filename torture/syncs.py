@@ -45,6 +45,11 @@ initial: send
 guards: {{removed: off, changed: off, added: off, rejected: off}}
 """
 
+ENGINE = """\
+engine: {engine}
+engine_schema: {schema}
+"""
+
 SYNCS = {"track": TRACK, "identify": IDENTIFY, "audience": AUDIENCE}
 
 EDITS = (
@@ -56,11 +61,18 @@ EDITS = (
 )
 """Edits of a sync: further properties, and further lines."""
 
+LOCAL = ("local", "retl")
+"""The engine of a life without a schema of retl's in its warehouse."""
+
+ENGINES = (("warehouse", "retl"), ("warehouse", "retl"), ("warehouse", "retl_2"), LOCAL, ("local", "retl_2"))
+"""Engines of the others, each with its schema."""
+
 
 @cache
-def load(kind: str, edit: tuple[str, str]) -> tuple[Sync, Model]:
-    """A sync with an edit, and its model; a file is read once, whoever needs it."""
+def load(kind: str, edit: tuple[str, str], engine: tuple[str, str]) -> tuple[Sync, Model]:
+    """A sync with an edit and an engine, and its model; a file is read once, whoever needs it."""
     more, below = edit
+    below += ENGINE.format(engine=engine[0], schema=engine[1])
     with tempfile.TemporaryDirectory(prefix="torture-") as folder:
         path = Path(folder) / "life.yml"
         path.write_text(SYNCS[kind].format(more=more) + below, encoding="utf-8")
