@@ -5,7 +5,7 @@ which comes with its extension `httpfs`.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -116,8 +116,20 @@ def key_error(error: duckdb.Error, path: Path) -> StateError | None:
     return None
 
 
-def rewrite(path: Path, old: StateKey | None, new: StateKey | None) -> None:
+def rewrite(
+    path: Path,
+    old: StateKey | None,
+    new: StateKey | None,
+    finish: Callable[[duckdb.DuckDBPyConnection, Path], None],
+) -> None:
     """Write a state file anew with another key, or without one; a half-written file never takes its place.
+
+    Args:
+        path: the file.
+        old: its key.
+        new: the key that it gets.
+        finish: completes the new file before it takes the place; it gets a connection that has it as `anew`,
+            and its path.
 
     Raises:
         duckdb.Error: the disk is full, or cannot be written.
@@ -131,6 +143,7 @@ def rewrite(path: Path, old: StateKey | None, new: StateKey | None) -> None:
         attach(db, path, "state", old)
         attach(db, unfinished, "anew", new, new=True)
         db.execute("COPY FROM DATABASE state TO anew")
+        finish(db, unfinished)
         db.execute("CHECKPOINT anew; DETACH anew; CHECKPOINT state; DETACH state")
     unfinished.chmod(0o600)
     unfinished.replace(path)

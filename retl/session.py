@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import duckdb
+
 from retl.clock import Clock
 from retl.config.folder import name_in
 from retl.config.project import (
@@ -30,13 +32,13 @@ from retl.delivery.destination import Destination, Limits
 from retl.delivery.rate_limit import RateLimiter
 from retl.delivery.response import RetryPolicy
 from retl.encryption import StateKey, rewrite, state_key
-from retl.engine.warehouse.tables import own_tokens, take_tokens
+from retl.engine.warehouse.tables import move_tokens
 from retl.errors import ConfigError, StateError, WarehouseError
 from retl.lazy import lazy_module
 from retl.lock import LOCK_TIMEOUT_SECONDS, TRY_LATER, WAREHOUSE_SPILL
 from retl.memory import Room, memory_limit, state_memory, warehouse_memory
 from retl.model import Model
-from retl.state import State, open_state, peek_state
+from retl.state import State, open_state, peek_state, place_on_disk
 from retl.state_folder import state_folders
 from retl.storage import Folder, FolderOnDisk, Storage
 from retl.system import expanded
@@ -244,12 +246,13 @@ class Session:
         memory = self._state_memory
         with open_state(self.state_path, self.sync.name, memory, before) as state:
             self._refuse_shared(state)
-            tokens = own_tokens(state)
+            place = state.place
+
+        def finish(db: duckdb.DuckDBPyConnection, file: Path) -> None:
+            move_tokens(db, "anew", place, place_on_disk(self.state_path, file))
+
         with own_errors(self.state_path):
-            rewrite(self.state_path, before, after)
-        if tokens:
-            with open_state(self.state_path, self.sync.name, memory, after) as state, state.transaction():
-                take_tokens(state, tokens)
+            rewrite(self.state_path, before, after, finish)
 
     @property
     def state_key(self) -> StateKey | None:

@@ -190,7 +190,7 @@ class State:
             return str(self.storage)
         if self.path is None:
             return "memory"
-        return f"{machine_id()} {self.path.resolve()} {self.path.stat().st_ino}"
+        return place_on_disk(self.path, self.path)
 
     def transaction(self) -> AbstractContextManager[None]:
         """All or nothing, on the state's connection."""
@@ -213,6 +213,11 @@ class State:
     def lost(self) -> RetlError | None:
         """The error of a run that must not go on, as another may hold the state by now; None else."""
         return self.storage.lost() if self.storage is not None else None
+
+
+def place_on_disk(path: Path, file: Path) -> str:
+    """The place of a file that is, or will be, at that path of this machine."""
+    return f"{machine_id()} {path.resolve()} {file.stat().st_ino}"
 
 
 def machine_id() -> str:

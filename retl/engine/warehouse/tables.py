@@ -19,6 +19,7 @@ from typing import Any
 
 import duckdb
 
+from retl import sql
 from retl.errors import RetlError, StateError
 from retl.state import State
 from retl.warehouse.workspace import Workspace
@@ -192,6 +193,11 @@ def take_tokens(state: State, tokens: list[str]) -> None:
     for noted in tokens:
         state.db.execute("DELETE FROM state.table_maker WHERE token = ?", [noted])
         state.db.execute("INSERT INTO state.table_maker VALUES (?, ?)", [state.place, noted])
+
+
+def move_tokens(db: duckdb.DuckDBPyConnection, database: str, before: str, after: str) -> None:
+    """Let the tokens of one place be those of another, in a state that is attached under that name."""
+    db.execute(f"UPDATE {sql.name(database)}.table_maker SET place = ? WHERE place = ?", [after, before])
 
 
 def drop_all(state: State, workspace: Workspace) -> int:
