@@ -200,6 +200,21 @@ def test_a_library_that_cannot_be_loaded_is_said_in_a_sentence(
     assert "Traceback" not in done.stderr
 
 
+def test_a_signal_while_a_command_loads_is_said_as_one(tmp_path: Path) -> None:
+    """Ctrl-C while libraries are loaded is no library that cannot be loaded."""
+    (tmp_path / "dotenv.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+
+    done = subprocess.run(
+        [sys.executable, "-m", "retl", "status"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (130, "error: stopped by a signal") == (done.returncode, done.stderr.split(";")[0])
+
+
 def test_a_working_folder_that_is_gone_is_said(
     retl: Retl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

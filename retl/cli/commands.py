@@ -6,7 +6,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from retl.config.folder import files_in, name_in, root_of
-from retl.errors import RetlError
+from retl.errors import Interrupted, RetlError
 from retl.lazy import lazy_module
 
 COMMANDS = {
@@ -53,9 +53,12 @@ def command_of(name: str) -> click.Command:
 
     Raises:
         CannotStart: a library that it needs cannot be loaded.
+        Interrupted: a signal came meanwhile.
     """
     try:
         loaded: click.Command = getattr(lazy_module(f"retl.cli.{name}"), f"{name}_command")
+    except Interrupted:
+        raise
     except RetlError as error:
         raise CannotStart(error) from error
     return loaded
