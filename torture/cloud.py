@@ -69,6 +69,12 @@ class Cloud:
     def __exit__(self, *_: object) -> None:
         self._server.__exit__()
 
+    @property
+    def settings(self) -> dict[str, str]:
+        """The variables with which a process reaches it."""
+        settings: dict[str, str] = self._server.settings
+        return settings
+
     def has_state(self) -> bool:
         """Whether a state was ever saved."""
         return POINTER in self._server.objects
