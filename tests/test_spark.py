@@ -168,7 +168,7 @@ def test_a_subquery_holds_no_command(sql: str, spark_url: str) -> None:
 
     session = SparkSession(read_address(spark_url))
     with pytest.raises(Exception, match="PARSE_SYNTAX_ERROR"):
-        session.schema(f"SELECT * FROM {as_subquery(sql)}")
+        session.columns(f"SELECT * FROM {as_subquery(sql)}")
     session.close()
 
 

@@ -15,8 +15,13 @@ from uuid import uuid4
 import pyarrow as pa
 
 from retl.address import Address, shown
+from retl.errors import ModelError, WarehouseError
+from retl.model import Model
 from retl.version import __version__
 from retl.warehouse.arrow import without_rows
+from retl.warehouse.base import Column
+from retl.warehouse.spark_errors import read_failed, sentence
+from retl.warehouse.spark_sql import Session
 
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # or gRPC writes to stderr, past Python
 
@@ -27,7 +32,6 @@ with warnings.catch_warnings():
     from pyspark.sql.connect import proto
     from pyspark.sql.connect.client import DefaultChannelBuilder, SparkConnectClient
     from pyspark.sql.connect.client.retries import DefaultPolicy
-    from pyspark.sql.types import StructType
 
 warnings.filterwarnings("ignore", r"\[RETRIES_EXCEEDED\]")  # an error follows that says more
 # They would write errors to stderr, with the values that these quote.
@@ -44,8 +48,10 @@ TRIES = 4
 """How often it is tried again later, where a connection broke, within 5 seconds; a read goes on then."""
 
 
-class SparkSession:
+class SparkSession(Session):
     """A session of a server, whose settings are its own. Methods raise `PySparkException`, in any thread."""
+
+    errors = PySparkException
 
     def __init__(self, address: Address) -> None:
         """Open one.
@@ -56,6 +62,7 @@ class SparkSession:
         Raises:
             ValueError: the client does not take the address.
         """
+        self.address = address
         if "session_id" in address.query:
             raise ValueError("each read opens a session of its own, so there can be no `session_id`")
         settings = {"user_agent": f"retl/{__version__}", **address.query}
@@ -72,9 +79,10 @@ class SparkSession:
             raise
         self._client.set_retry_policies([DefaultPolicy(max_retries=TRIES)])
 
-    def schema(self, sql: str) -> StructType:
+    def columns(self, sql: str) -> tuple[Column, ...]:
         """The columns of a query, without running it."""
-        return self._client.schema(_plan(sql))
+        schema = self._client.schema(_plan(sql))
+        return tuple(Column(field.name, field.dataType.simpleString()) for field in schema)
 
     def batches(self, sql: str) -> Iterator[pa.RecordBatch]:
         """The rows of a query as they come; a result without rows is one batch without rows.
@@ -95,6 +103,27 @@ class SparkSession:
         command = proto.Command(sql_command=proto.SqlCommand(input=_relation(sql)))
         with self._interruptible() as tag, self._tagged(tag):
             self._client.execute_command(command)
+
+    def sentence(self, error: Exception) -> str:
+        """What an error says, in one sentence, without secrets."""
+        return sentence(error, self.address)
+
+    def condition(self, error: Exception) -> str | None:
+        """Spark's name for what is wrong; None where it has none."""
+        assert isinstance(error, PySparkException)
+        found: str | None = error.getCondition()
+        return found
+
+    def state(self, error: Exception) -> str | None:
+        """The SQLSTATE of an error."""
+        assert isinstance(error, PySparkException)
+        found: str | None = error.getSqlState()
+        return found
+
+    def read_failed(self, model: Model, error: Exception) -> ModelError | WarehouseError:
+        """The error for a model that could not be described, read or copied."""
+        assert isinstance(error, PySparkException)
+        return read_failed(model, error, self.address)
 
     def cancel(self) -> None:
         """Have the server stop what it does."""
