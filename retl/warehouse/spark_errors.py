@@ -1,17 +1,13 @@
 """Errors of Spark's as errors of retl's: of the model, or of the warehouse."""
 
-import re
-
 from pyspark.errors import AnalysisException, PySparkException, PythonException
 
-from retl.address import Address, shown, without_secrets
+from retl.address import Address, shown
 from retl.errors import ConfigError, ModelError, WarehouseError
 from retl.model import Model
 from retl.warehouse.base import at_line
 from retl.warehouse.message import WHOLE_MESSAGE, log_message, model_error, read_error
-
-_MODELS_STATES = ("0A", "21", "22", "23", "38", "39", "42", "54", "P0")
-"""How SQLSTATE begins where the model's SQL, a value, or what it calls is to blame."""
+from retl.warehouse.spark_message import MODELS_STATES, first_sentence, line_in
 
 _OPEN_PARAMETERS = {
     *("type", "sourceType", "targetType", "dataType", "function", "functionName"),
@@ -41,16 +37,16 @@ def unopened(error: Exception, address: Address) -> ConfigError | WarehouseError
 def read_failed(model: Model, error: PySparkException, address: Address) -> ModelError | WarehouseError:
     """The error for a model that could not be described or read."""
     text = str(error).strip()
-    said, line = _said(text, address), _line(text)
+    said, line = first_sentence(text, address), line_in(text)
     if isinstance(error, AnalysisException):  # no row was read: it quotes the model and the catalogue
         return ModelError(f"model {model.name}: {said}", where=at_line(model, line))
-    is_models = error.getCondition() and (error.getSqlState() or "").startswith(_MODELS_STATES)
+    is_models = error.getCondition() and (error.getSqlState() or "").startswith(MODELS_STATES)
     if is_models or isinstance(error, PythonException):
         plain = _without_parameters(text, error, model)
         if plain is None:
             return model_error(model, said, line)
         log_message(model, text)
-        said = _said(plain, address)
+        said = first_sentence(plain, address)
         hint = WHOLE_MESSAGE if "…" in said else None
         return ModelError(f"model {model.name}: {said}", where=at_line(model, line), hint=hint)
     broken = read_error(model, said, address)
@@ -61,20 +57,7 @@ def read_failed(model: Model, error: PySparkException, address: Address) -> Mode
 
 def sentence(error: Exception, address: Address) -> str:
     """The words of Spark, or of its client, for what is wrong, in one sentence."""
-    return _said(str(error).strip(), address)
-
-
-def _said(text: str, address: Address) -> str:
-    """The server's sentence, or the client's, without what follows: the SQL, and where in Java it was."""
-    details = re.search(r'^\s*details = "(.*)"', text, re.MULTILINE)
-    sentence = details[1] if details else re.split(r"\s*SQLSTATE: |\n", text, maxsplit=1)[0]
-    return without_secrets(re.sub(r"^\([\w.$]+\) ", "", sentence), address)
-
-
-def _line(text: str) -> int | None:
-    """The line of the SQL (1-based) that a message points at."""
-    found = re.search(r"(?:; |[ (]\()line (\d+),? pos", text)
-    return int(found[1]) if found else None
+    return first_sentence(str(error).strip(), address)
 
 
 def _without_parameters(text: str, error: PySparkException, model: Model) -> str | None:
