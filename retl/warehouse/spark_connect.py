@@ -21,7 +21,7 @@ from retl.version import __version__
 from retl.warehouse.arrow import without_rows
 from retl.warehouse.base import Column
 from retl.warehouse.spark_errors import read_failed, sentence
-from retl.warehouse.spark_sql import Session
+from retl.warehouse.spark_sql import SqlSession
 
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # or gRPC writes to stderr, past Python
 
@@ -48,7 +48,7 @@ TRIES = 4
 """How often it is tried again later, where a connection broke, within 5 seconds; a read goes on then."""
 
 
-class SparkSession(Session):
+class SparkSession(SqlSession):
     """A session of a server, whose settings are its own. Methods raise `PySparkException`, in any thread."""
 
     errors = PySparkException
@@ -105,7 +105,7 @@ class SparkSession(Session):
             self._client.execute_command(command)
 
     def sentence(self, error: Exception) -> str:
-        """What an error says, in one sentence, without secrets."""
+        """The words of an error, in one sentence and without secrets."""
         return sentence(error, self.address)
 
     def condition(self, error: Exception) -> str | None:

@@ -1,6 +1,6 @@
-"""What is the same of all that speaks Spark's SQL: Spark itself, and Databricks.
+"""Servers of Spark's SQL: Spark itself, and Databricks.
 
-A model is a subquery there, and how it is sent is left to a `Session`.
+A model is a subquery there, and how it is sent is left to a `SqlSession`.
 """
 
 import re
@@ -31,16 +31,16 @@ _QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?P<name>(?:[^"]|"")*)\"""")
 """A text, or a name, in the SQL of statements."""
 
 
-class Session(Protocol):
+class SqlSession(Protocol):
     """A session of a server, which is sent SQL and answers with Arrow batches.
 
     Attributes:
         address: of the server, with all in it that is secret.
-        errors: the class of what its methods raise.
+        errors: the classes of what its methods raise.
     """
 
     address: Address
-    errors: type[Exception]
+    errors: type[Exception] | tuple[type[Exception], ...]
 
     def columns(self, sql: str) -> tuple[Column, ...]:
         """The columns of a query, without running it."""
@@ -55,7 +55,7 @@ class Session(Protocol):
         ...
 
     def sentence(self, error: Exception) -> str:
-        """What an error says, in one sentence, without secrets."""
+        """The words of an error, in one sentence and without secrets."""
         ...
 
     def condition(self, error: Exception) -> str | None:
@@ -82,7 +82,7 @@ class Session(Protocol):
 class SparkSqlWarehouse(Warehouse):
     """A server of Spark's SQL; each model is a subquery there, which can hold no command."""
 
-    def __init__(self, session: Session, grammar: Grammar) -> None:
+    def __init__(self, session: SqlSession, grammar: Grammar) -> None:
         """Read models in a session.
 
         Args:
@@ -160,9 +160,15 @@ def _arrived(column: Column, values: pa.Array) -> Parsed:
 
 
 class SparkSqlWorkspace(Workspace):
-    """A schema in the catalog of a session, whose tables are as the catalog makes them by itself."""
+    """A schema in the catalog of a session, whose tables are as the catalog makes them by itself.
 
-    def __init__(self, session: Session, grammar: Grammar, schema: str) -> None:
+    Attributes:
+        way_out: the hint for a user who may not do what is needed; `{}` stands for the schema.
+    """
+
+    way_out = "let it make, read and drop tables in the schema `{}`"
+
+    def __init__(self, session: SqlSession, grammar: Grammar, schema: str) -> None:
         """Keep tables in a schema.
 
         Args:
@@ -248,7 +254,7 @@ class SparkSqlWorkspace(Workspace):
             return ConfigError(
                 f"the warehouse's user may not do what `engine: warehouse` needs: {said}",
                 where=where,
-                hint=f"let it make, read and drop tables in the schema `{self.schema}`",
+                hint=self.way_out.format(self.schema),
             )
         if model is not None:
             return self._session.read_failed(model, error)
