@@ -1,12 +1,15 @@
 """Databricks without a server: its URL, its SQL, and the names of its types."""
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from warehouses import model
 
 from retl.address import read_address
-from retl.errors import ConfigError, ModelError
+from retl.errors import ConfigError, ModelError, RetlError
+from retl.warehouse import open_warehouse
 from retl.warehouse.databricks_settings import settings
 from retl.warehouse.query import one_query
 from retl.warehouse.spark_grammar import DATABRICKS
@@ -72,6 +75,21 @@ def test_a_url_of_databricks_that_cannot_be_used(url: str, message: str) -> None
     with pytest.raises(ConfigError, match=message) as error:
         settings(read_address(url))
 
+    assert "hush" not in f"{error.value}{error.value.hint}"
+
+
+@pytest.mark.parametrize("opened", [open_warehouse])
+def test_databricks_without_its_connector_says_how_to_install_it(
+    opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The extra is named, and nothing of the URL that may be secret."""
+    for name in [one for one in sys.modules if one.startswith("retl.warehouse.databricks")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "databricks.sql", None)
+    with pytest.raises(RetlError, match="databricks") as error:
+        opened(HERE, Path())
+
+    assert "retl[databricks]" in str(error.value.hint)
     assert "hush" not in f"{error.value}{error.value.hint}"
 
 

@@ -117,28 +117,16 @@ def test_a_service_out_of_reach() -> None:
     assert "hush" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["redshift", "databricks"])
-def test_services_behind_sqlalchemy(name: str, postgres_url: str) -> None:
+def test_services_behind_sqlalchemy(postgres_url: str) -> None:
     """A model is described without being run, and then its wanted columns are selected from it."""
-    registry.register(name, "sqlalchemy.dialects.postgresql.psycopg2", "PGDialect_psycopg2")
-    sign = "`" if name == "databricks" else '"'
-    url = postgres_url.replace("postgresql", name, 1)
+    registry.register("redshift", "sqlalchemy.dialects.postgresql.psycopg2", "PGDialect_psycopg2")
+    url = postgres_url.replace("postgresql", "redshift", 1)
     numbers = "SELECT 1 / (i - 1) AS n, i FROM generate_series(1, 3) AS i -- all"
     with open_warehouse(url, Path()) as warehouse:
         assert ["n", "i"] == [column.name for column in warehouse.columns(model(numbers))]
-        if name == "redshift":
-            assert [{"i": 1}, {"i": 2}, {"i": 3}] == rows(warehouse, numbers, ["i"])
+        assert [{"i": 1}, {"i": 2}, {"i": 3}] == rows(warehouse, numbers, ["i"])
 
-    assert f"{sign}a{sign * 2}b{sign}" == str(dialect_of(make_url(url)).quoted(f"a{sign}b"))  # type: ignore[misc]
-
-
-def test_a_model_of_databricks_runs_no_program() -> None:
-    """Databricks reads SQL as Spark does, and runs programs by it."""
-    with pytest.raises(ModelError, match="a program that USING names"):
-        one_query(
-            model("SELECT TRANSFORM (a) USING 'cat' AS (b) FROM t"),
-            dialect_of(make_url("databricks://")).grammar,
-        )
+    assert '"a""b"' == str(dialect_of(make_url(url)).quoted('a"b'))  # type: ignore[misc]
 
 
 ACCOUNT = {

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from retl.warehouse import (
         bigquery,
         bigquery_workspace,
+        databricks,
         dialects,
         duckdb,
         duckdb_workspace,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     )
 else:
     engine = lazy_module("sqlalchemy.engine")
+    databricks = lazy_module("retl.warehouse.databricks", "databricks")
     dialects = lazy_module("retl.warehouse.dialects")
     duckdb = lazy_module("retl.warehouse.duckdb")
     duckdb_workspace = lazy_module("retl.warehouse.duckdb_workspace")
@@ -46,6 +48,11 @@ else:
     spark = lazy_module("retl.warehouse.spark", "spark")
     spark_workspace = lazy_module("retl.warehouse.spark_workspace", "spark")
     sqlalchemy = lazy_module("retl.warehouse.sqlalchemy")
+
+_COMPARING = {
+    *("bigquery", "duckdb", "postgres", "postgresql", "redshift", "sc", "snowflake"),
+}
+"""The kinds of warehouses, as URLs name them, that `engine: warehouse` compares rows in."""
 
 __all__ = [
     "BATCH_ROWS",
@@ -80,6 +87,8 @@ def open_warehouse(
         return duckdb.DuckDBWarehouse(address, root, room, writable=with_workspace)
     if address.backend == "sc":
         return spark.SparkWarehouse(address)
+    if address.backend == "databricks":
+        return databricks.DatabricksWarehouse(address)
     parsed = engine.make_url(url)
     dialect = dialects.dialect_of(parsed)
     if dialect is dialects.DIALECTS["postgresql"] and find_spec("adbc_driver_postgresql"):
@@ -131,8 +140,7 @@ def refuse_workspace(url: str, where: str | None = None) -> None:
             cannot be understood.
     """
     address = _address(url)
-    known = ("bigquery", "duckdb", "postgres", "postgresql", "redshift", "sc", "snowflake")
-    if address.backend not in known:
+    if address.backend not in _COMPARING:
         raise ConfigError(
             f"`engine: warehouse` cannot compare rows in {address.backend} (yet)",
             where=where or shown(address),

@@ -9,7 +9,6 @@ from sqlalchemy.engine import URL
 from retl.warehouse import mysql, postgres, sqlite
 from retl.warehouse.dialect import DEFAULT, Dialect
 from retl.warehouse.query import Grammar
-from retl.warehouse.spark_grammar import DATABRICKS
 
 DIALECTS: Mapping[str, Dialect] = {
     "postgresql": postgres.DIALECT,
@@ -28,7 +27,6 @@ _PARSERS = {
     "clickhouse": "clickhouse",
     "clickhousedb": "clickhouse",
     "cockroachdb": "postgres",
-    "databricks": "databricks",
     "mssql": "tsql",
     "oracle": "oracle",
     "presto": "presto",
@@ -39,7 +37,7 @@ _PARSERS = {
 }
 """sqlglot's names for databases of the default dialect, by a URL's name for them."""
 
-_QUOTES = {"databricks": "`", "redshift": '"'}
+_QUOTES = {"redshift": '"'}
 """The signs around names in databases of the default dialect whose models are selected from as a subquery.
 
 They are services where a model that runs for its columns alone would be paid for.
@@ -73,8 +71,6 @@ def dialect_of(url: URL) -> Dialect:
 
 
 def _grammar(name: str) -> Grammar:
-    if name == "databricks":
-        return DATABRICKS
     return Grammar(_PARSERS[name], has_batches=name == "mssql")
 
 
