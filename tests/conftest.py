@@ -10,6 +10,7 @@ import duckdb
 import pytest
 import urllib3
 from bigquery_server import FOLDER
+from databricks_server import DatabricksServer
 from harness import Bench, StillClock
 from snowflake_server import snowflake_server
 from spark_server import spark_server
@@ -122,6 +123,13 @@ def spark_url(spark_folder: Path) -> Iterator[str]:
     """A Spark Connect server of the test run's own."""
     with spark_server(spark_folder) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def databricks(spark_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DatabricksServer]:
+    """A server that takes itself for a SQL warehouse of Databricks', in front of the Spark."""
+    with DatabricksServer(spark_url, tmp_path_factory.mktemp("databricks")) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -81,6 +81,18 @@ class SparkStatements:
         for statement in statements:
             self._session.sql(statement)
 
+    def table(self, statement: str, tag: str) -> pa.Table:
+        """The rows of a statement, which `interrupt` knows by the tag."""
+        self._session.addTag(tag)
+        try:
+            return self._session.sql(statement).toArrow()
+        finally:
+            self._session.removeTag(tag)
+
+    def interrupt(self, tag: str) -> None:
+        """Have Spark stop what has that tag."""
+        self._session.interruptTag(tag)
+
     def close(self) -> None:
         """End the session."""
         self._session.stop()
