@@ -9,7 +9,7 @@ from warehouses import model
 
 from retl.address import read_address
 from retl.errors import ConfigError, ModelError, RetlError
-from retl.warehouse import open_warehouse
+from retl.warehouse import open_warehouse, open_workspace
 from retl.warehouse.databricks_settings import settings
 from retl.warehouse.query import one_query
 from retl.warehouse.spark_grammar import DATABRICKS
@@ -78,7 +78,7 @@ def test_a_url_of_databricks_that_cannot_be_used(url: str, message: str) -> None
     assert "hush" not in f"{error.value}{error.value.hint}"
 
 
-@pytest.mark.parametrize("opened", [open_warehouse])
+@pytest.mark.parametrize("opened", [open_warehouse, open_workspace])
 def test_databricks_without_its_connector_says_how_to_install_it(
     opened: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,7 +87,7 @@ def test_databricks_without_its_connector_says_how_to_install_it(
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "databricks.sql", None)
     with pytest.raises(RetlError, match="databricks") as error:
-        opened(HERE, Path())
+        opened(HERE, Path(), *(["retl"] if opened is open_workspace else []))
 
     assert "retl[databricks]" in str(error.value.hint)
     assert "hush" not in f"{error.value}{error.value.hint}"

@@ -527,7 +527,7 @@ CANNOT = [
     "sqlite:///shop.sqlite",
     "mysql://u@127.0.0.1/shop",
     "duckdb://",
-    "databricks://token:t@127.0.0.1?http_path=/sql",
+    "trino://u@127.0.0.1/shop",
 ]
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         bigquery,
         bigquery_workspace,
         databricks,
+        databricks_workspace,
         dialects,
         duckdb,
         duckdb_workspace,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 else:
     engine = lazy_module("sqlalchemy.engine")
     databricks = lazy_module("retl.warehouse.databricks", "databricks")
+    databricks_workspace = lazy_module("retl.warehouse.databricks_workspace", "databricks")
     dialects = lazy_module("retl.warehouse.dialects")
     duckdb = lazy_module("retl.warehouse.duckdb")
     duckdb_workspace = lazy_module("retl.warehouse.duckdb_workspace")
@@ -49,9 +51,9 @@ else:
     spark_workspace = lazy_module("retl.warehouse.spark_workspace", "spark")
     sqlalchemy = lazy_module("retl.warehouse.sqlalchemy")
 
-_COMPARING = {
-    *("bigquery", "duckdb", "postgres", "postgresql", "redshift", "sc", "snowflake"),
-}
+_COMPARING = frozenset(
+    {"bigquery", "databricks", "duckdb", "postgres", "postgresql", "redshift", "sc", "snowflake"}
+)
 """The kinds of warehouses, as URLs name them, that `engine: warehouse` compares rows in."""
 
 __all__ = [
@@ -125,6 +127,8 @@ def open_workspace(url: str, root: Path, schema: str, room: Room | None = None) 
         return snowflake_workspace.SnowflakeWorkspace(engine.make_url(url), schema)
     if address.backend == "bigquery":
         return bigquery_workspace.BigQueryWorkspace(engine.make_url(url), schema)
+    if address.backend == "databricks":
+        return databricks_workspace.DatabricksWorkspace(address, schema)
     return spark_workspace.SparkWorkspace(address, schema)
 
 
