@@ -14,7 +14,7 @@ help:
 	@echo "make test-all         the others: RETL_TEST_MYSQL_URL=mysql://user:password@host/ make test-all"
 	@echo "make test-oldest      whatever talks to DuckDB, with the oldest one that retl supports"
 	@echo "make test-encryption  encrypted states, with a DuckDB whose extension httpfs is a package of PyPI"
-	@echo "make test-spark       Spark, on a server of its own; needs a Java of version 17 or newer"
+	@echo "make test-spark       Spark, on a server of its own, and Databricks' driver; needs a Java of version 17 or newer"
 	@echo "make test-snowflake   Snowflake's driver, against a server that takes itself for Snowflake"
 	@echo "make test-bigquery    BigQuery's driver, against a server that takes itself for BigQuery"
 	@echo "make lint             style and types"
@@ -60,8 +60,10 @@ test-encryption: .venv/encryption
 	.venv/encryption/bin/python -m pytest -q tests/test_encryption.py
 
 # PySpark brings Spark itself, 400 MB, so it has an environment of its own. Each process has a server of its own, too.
+# Databricks' connector is tested there as well: what it says is done by that Spark.
 test-spark: .venv/spark
-	.venv/spark/bin/python -m pytest -q -m spark tests/test_spark.py tests/test_spark_engine.py tests/test_warehouse.py
+	.venv/spark/bin/python -m pytest -q -m spark tests/test_spark.py tests/test_spark_engine.py tests/test_warehouse.py \
+		tests/test_databricks.py tests/test_databricks_engine.py
 
 # The server wants releases of packages that others do not.
 test-snowflake: .venv/snowflake
@@ -125,7 +127,7 @@ clean:
 .venv/spark: pyproject.toml
 	rm -rf $@
 	$(PYTHON) -m venv $@
-	$@/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[test]" "pyspark[connect]>=4.1,<5"
+	$@/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[databricks,test]" "pyspark[connect]>=4.1,<5"
 
 .venv/snowflake: pyproject.toml
 	rm -rf $@
