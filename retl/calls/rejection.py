@@ -19,26 +19,33 @@ def collect(db: duckdb.DuckDBPyConnection) -> None:
     The calls that can be sent are then the TEMP view `leaving`. The TEMP table `value_at_fault` (key,
     at_fault, value) is made, empty.
     """
-    db.execute(_REJECTED)
+    # Asked first, as DuckDB would make the values of all calls before it looks at this.
+    long_ones = f"SELECT 1 FROM call WHERE most_bytes > {MAX_CALL_BYTES} LIMIT 1"
+    is_any_long = db.execute(long_ones).fetchone() is not None
+    db.execute(_REJECTED.format(too_large=_TOO_LARGE if is_any_long else ""))
     db.execute(_LEAVING)
 
 
-_REJECTED = f"""
+_REJECTED = """
 CREATE OR REPLACE TEMP TABLE rejected AS
 SELECT key, reason, rows FROM row_fault WHERE key IS NOT NULL
 UNION ALL
 SELECT key, min(reason), 1
 FROM (
     SELECT key, reason FROM call WHERE reason IS NOT NULL AND change <> 'removed' AND rank > 0
-    UNION ALL
-    -- Calls without a text yet: it is made only of rows that are long.
-    SELECT key, {sql.text(Reason.TOO_LARGE)}
-    FROM call
-    WHERE most_bytes > {MAX_CALL_BYTES} AND bytes > {MAX_CALL_BYTES}
+{too_large}
 )
 GROUP BY key;
 
 CREATE OR REPLACE TEMP TABLE value_at_fault (key VARCHAR, at_fault VARCHAR, value VARCHAR)
+"""
+
+_TOO_LARGE = f"""
+    UNION ALL
+    -- Calls without a text yet: it is made where a row is long.
+    SELECT key, {sql.text(Reason.TOO_LARGE)}
+    FROM call
+    WHERE most_bytes > {MAX_CALL_BYTES} AND bytes > {MAX_CALL_BYTES}
 """
 
 _LEAVES = "reason IS NULL AND (change = 'removed' OR key NOT IN (SELECT key FROM rejected))"
