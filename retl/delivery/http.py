@@ -52,6 +52,10 @@ CUT_OFF = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 """Errors of TLS where the connection broke, and nothing is wrong with TLS itself."""
 
 
+Body = bytes | tuple[bytes | memoryview, ...]
+"""A request's body, or its parts, one behind the other; a view is of bytes."""
+
+
 class NoAnswer(Exception):
     """No answer came to a request, or none in time; its text says why.
 
@@ -110,20 +114,22 @@ class Http:
         self._watch.close()
 
     def request(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None
+        self, method: str, url: str, headers: Mapping[str, str], body: Body | None
     ) -> tuple[int, Mapping[str, str], bytes]:
         """Send a request; gives status, headers and the beginning of the answer, unpacked.
 
         Raises:
             NoAnswer: no answer came, or none in time.
         """
+        if isinstance(body, tuple):
+            headers = {**headers, "Content-Length": str(sum(map(len, body)))}
         with self._watch.limit() as limit:
             try:
                 response = self._pool.request(
                     method,
                     url,
                     headers=headers,
-                    body=body,
+                    body=cast(Any, body),
                     retries=False,
                     redirect=False,
                     timeout=TIMEOUT,

@@ -25,7 +25,7 @@ from retl.clock import Clock, SystemClock
 from retl.config.sync import SegmentSettings
 from retl.delivery.batch import Batch
 from retl.delivery.destination import Action, Attempt, Decision, Limits
-from retl.delivery.http import MOST_SECONDS, Http, NoAnswer
+from retl.delivery.http import MOST_SECONDS, Body, Http, NoAnswer
 from retl.delivery.oauth import Application, NoToken, Tokens
 from retl.delivery.quoted import without_quotes
 from retl.delivery.rate_limit import RateLimiter
@@ -228,30 +228,23 @@ class Segment:
         and the arrival (Segment Spec, common fields, "Timestamps"). `X-Retry-Count` begins at 0 (Segment's
         "Handling TAPI Response Code in Analytics SDKs").
         """
-        body = b"".join(
-            (
-                b'{"batch":[',
-                batch.text,
-                b'],%s"sentAt":"%s","writeKey":%s}'
-                % (
-                    b'"context":%s,' % json.dumps(mark(run_id)).encode() if self.source.mark_runs else b"",
-                    iso(sent_at).encode(),
-                    json.dumps(self.source.write_key).encode(),
-                ),
-            )
-        )
+        context = b'"context":%s,' % json.dumps(mark(run_id)).encode() if self.source.mark_runs else b""
+        end = (context, iso(sent_at).encode(), json.dumps(self.source.write_key).encode())
+        # The calls leave from where they are: to join the parts would copy half a megabyte.
+        parts = (b'{"batch":[', batch.text, b'],%s"sentAt":"%s","writeKey":%s}' % end)
+        body: Body = parts
         headers = {**self._headers, "X-Retry-Count": str(retry)}
         if self.source.told_sync is not None:
             headers |= {"X-Retl-Sync": self.source.told_sync, "X-Retl-Run": run_id}
         if self.source.gzip:
-            body = gzip.compress(body, compresslevel=1)
+            body = gzip.compress(b"".join(parts), compresslevel=1)
             headers["Content-Encoding"] = "gzip"
         url = f"{self.source.endpoint}/v1/batch"
         if self._tokens is None:
             return self._request("POST", url, headers, body)
         return self._with_token(self._tokens, url, headers, body)
 
-    def _with_token(self, tokens: Tokens, url: str, headers: Mapping[str, str], body: bytes) -> Response:
+    def _with_token(self, tokens: Tokens, url: str, headers: Mapping[str, str], body: Body) -> Response:
         """Post with an access token; where Segment refuses it, once more with another one.
 
         Raises:
@@ -295,7 +288,7 @@ class Segment:
             return f"could not ask Segment whether the write key exists ({reason})"
         return None
 
-    def _request(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Response:
+    def _request(self, method: str, url: str, headers: Mapping[str, str], body: Body | None) -> Response:
         try:
             status, answered, text = self._http.request(method, url, headers, body)
         except NoAnswer as none:
