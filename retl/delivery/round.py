@@ -179,8 +179,14 @@ class Round:
 
     @property
     def page_bytes(self) -> int:
-        """The size of a page of calls: few workers hold large ones, which cost less to read."""
-        return min(MOST_PAGE_BYTES, self.pages_bytes // (self.workers - len(self.idle)))
+        """The size of a page of calls; it is cut into full batches, with a little room as calls differ.
+
+        All workers count, also those that have not begun: while a large page is made, its worker waits
+        for no answers, and brings no other one in.
+        """
+        most = min(MOST_PAGE_BYTES, self.pages_bytes // self.workers)
+        batch = self.destination.limits.bytes * 31 // 32
+        return most // batch * batch or most
 
     def take_lane(self) -> outbox.Lane | None:
         """The next lane; None where there is none, or the round is over."""
