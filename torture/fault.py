@@ -1,7 +1,7 @@
 """Fault: what goes wrong in one run, drawn by chance."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from torture.bad_day import ANSWERS
@@ -45,6 +45,7 @@ class Fault:
 
     Attributes:
         steps: after which the process is killed, or the disk is full; None is never.
+        within: the words with which those steps begin; mostly none, and then all steps count.
         is_full: whether the disk gets full.
         answers: of Segment, by their names in `ANSWERS`.
         breaks_after: batches after which the read breaks off.
@@ -56,6 +57,7 @@ class Fault:
     """
 
     steps: int | None = None
+    within: str = ""
     is_full: bool = False
     answers: tuple[str, ...] = ()
     breaks_after: int | None = None
@@ -87,7 +89,12 @@ def draw_fault(random: Random, most: int, may_be_full: bool, has_shop: bool) -> 
         steps = early if random.random() < 0.5 else random.randint(1, most)
     is_full = steps is not None and random.random() < 0.2
     statements = random.randint(1, 16) if has_shop and random.random() < 0.1 else None
-    return Fault(steps, is_full, answers, breaks_after, statements, is_empty, limit, full)
+    return Fault(steps, "", is_full, answers, breaks_after, statements, is_empty, limit, full)
+
+
+def aimed(random: Random, fault: Fault, within: str) -> Fault:
+    """A fault at a step of one kind in place of any; Segment answers well, so that the run gets that far."""
+    return replace(fault, steps=random.randint(1, 20), within=within, is_full=False, answers=())
 
 
 def _draw_answers(random: Random) -> tuple[str, ...]:

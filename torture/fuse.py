@@ -23,6 +23,7 @@ class Fuse:
     Attributes:
         end: the step at which it happens; None never does.
         is_full: whether the disk becomes full, in place of a kill.
+        within: the words with which the steps begin that are counted for the end.
         bury: copies the files as they are.
         sleeps_at: the step at which the process stands still; None never does.
         sleep: what happens meanwhile.
@@ -39,6 +40,7 @@ class Fuse:
         phase: str = "",
         sleeps_at: int | None = None,
         sleep: Callable[[str], None] = lambda _: None,
+        within: str = "",
     ) -> None:
         self.end = end
         self.sleeps_at = sleeps_at
@@ -46,7 +48,9 @@ class Fuse:
         self.phase = phase
         self.is_full = is_full
         self.bury = bury
+        self.within = within
         self.burnt = 0
+        self._counted = 0
         self.blown: str | None = None
 
     @property
@@ -64,9 +68,10 @@ class Fuse:
         self.burnt += 1
         if self.burnt == self.sleeps_at:
             self.sleep(step)
+        self._counted += step.startswith(self.within)
         if self.end is None or self.blown is not None:
             return
-        if self.burnt >= self.end:
+        if self._counted >= self.end:
             self.blown = step
             if not self.is_full:
                 self.bury()

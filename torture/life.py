@@ -12,7 +12,7 @@ from typing import Any
 
 from torture.bad_day import ANSWERS
 from torture.cloud import has_buckets
-from torture.fault import Fault, draw_cloud_fault, draw_fault
+from torture.fault import Fault, aimed, draw_cloud_fault, draw_fault
 from torture.older import SCHEMAS, older_state
 from torture.promises import (
     FLOOD,
@@ -154,6 +154,11 @@ class Life:
     def _fault(self, command: Command) -> Fault:
         world = self._world
         fault = draw_fault(self._random, world.steps, self._may_be_full, world.shop is not None)
+        places = ["in the warehouse"] * (world.shop is not None) + ["in the bucket"] * (
+            world.cloud is not None
+        )
+        if places and self._random.random() < 0.3:
+            fault = aimed(self._random, fault, self._random.choice(places))
         if world.cloud is not None:
             in_cloud = draw_cloud_fault(self._random, world.steps, command is Command.RUN)
             fault = replace(fault, in_cloud=in_cloud)

@@ -235,7 +235,7 @@ class World:
         remains, is_in_cloud = self.folder.with_name("remains"), self._is_in_cloud(command)
         bury = (lambda: None) if is_in_cloud else lambda: _copy(self.folder, remains)
         sleeps_at, another = fault.in_cloud.sleeps_at, partial(self._another_runs, fault.in_cloud)
-        fuse = Fuse(fault.steps, fault.is_full, bury, command, sleeps_at, another)
+        fuse = Fuse(fault.steps, fault.is_full, bury, command, sleeps_at, another, fault.within)
         sandbox.script(ANSWERS.get(name, Reply()) for name in fault.answers)
         self.record.counts["runs"] += 1
         result: Run | None = None
