@@ -250,7 +250,7 @@ class Side:
                 warehouse,
                 options,
                 FakeClock(),
-                workspace=lambda: open_workspace(self.database.url, folder, "retl"),
+                workspace=lambda schema: open_workspace(self.database.url, folder, schema),
             )
             record = run(job, self.to)
         if step.discarded:
