@@ -9,15 +9,10 @@ from dataclasses import replace
 
 import duckdb
 
-from retl import sql
 from retl.engine import replaced
-from retl.engine.canonical import (
-    common_type,
-    converted,
-    local_instant,
-)
-from retl.engine.mapping import Comparison, SyncMapping, moved_columns
+from retl.engine.mapping import Comparison, SyncMapping
 from retl.engine.row_hash import hash_check, row_hash
+from retl.engine.shape import as_compared, kept_members, learnt_members, taken_members, with_room
 from retl.state import ALL_IN_FILE, ROWS_ELSEWHERE, State
 
 
@@ -37,7 +32,7 @@ def make_known(
         old: the mapping with which the snapshot was built; None on a first pass.
         held: the table of the snapshot's rows that are compared, with key, row, stale and hash.
     """
-    row = _row(new, old)
+    row = as_compared(new, old)
     is_hashed = old is not None and old.hash_check == hash_check(db) and row == "row"
     hashed = "hash" if is_hashed or old is None else f"{row_hash(old, 'row')} AS hash"
     db.execute(
@@ -49,22 +44,6 @@ def make_known(
         CREATE OR REPLACE TEMP VIEW known AS SELECT key, row, stale, hash FROM numbered
         """
     )
-
-
-def _row(new: SyncMapping, old: SyncMapping | None) -> str:
-    """SQL for a row of the snapshot, as it is compared."""
-    if old is None or not moved_columns(new, old):
-        return "row"
-    members = (f"{sql.name(column)} := {_read_anew(column, new, old)}" for column in old.columns)
-    return f"struct_pack({', '.join(members)}) AS row"
-
-
-def _read_anew(column: str, new: SyncMapping, old: SyncMapping) -> str:
-    value = f"row[{sql.text(column)}]"
-    if column not in moved_columns(new, old):
-        return value
-    assert old.timezone is not None and new.timezone is not None
-    return local_instant(f"({value} AT TIME ZONE 'UTC' AT TIME ZONE {sql.text(old.timezone)})", new.timezone)
 
 
 def promote(
@@ -104,27 +83,25 @@ def promote(
     """
     if old is not None and old == new:
         if db.execute("SELECT count(*) FROM respelled").fetchone() != (0,):
-            db.execute(_respell(_learnt(new, new, old, send_new_fields)))
+            db.execute(_respell(learnt_members(new, new, old, send_new_fields)))
         _forget_rows(db)
         db.execute(_REMEMBER)
         db.execute(_hash_rest(new) if old.hash_check == new.hash_check else _hash_anew(new))
         return new
-    shape = new if old is None else _with_room(db, new, old)
-    after = ", ".join(_value(column, new.types[column], shape, "after", column) for column in new.columns)
-    kept = ", ".join(_kept(column, shape, old) for column in new.columns)
+    shape = new if old is None else with_room(new, old, _any_kept(db))
+    kept = kept_members(shape, old)
     is_stale = old is not None and any(one.before != new.source_of(one.after, old) for one in compared)
     stale = "true" if is_stale else "old.stale"
-    left_out = None
-    if old is not None and new.is_alike(old):
-        left_out = ", ".join(_value(one, old.types[one], shape, "old.row", one) for one in new.columns)
-    rows = _rebuilt(after, _learnt(new, shape, old, send_new_fields), kept, stale, left_out)
+    left_out = taken_members(old.types, shape, "old.row") if old is not None and new.is_alike(old) else None
+    after, learnt = taken_members(new.types, shape, "after"), learnt_members(new, shape, old, send_new_fields)
+    rows = _rebuilt(after, learnt, kept, stale, left_out)
     db.execute(
         f"""
         CREATE OR REPLACE TABLE state.snapshot AS
         SELECT key, row, stale, {row_hash(shape, "row")} AS hash, NULL::BIGINT AS seq FROM ({rows})
         """
     )
-    replaced.rebuild(db, kept, stale, _row(new, old))
+    replaced.rebuild(db, kept, stale, as_compared(new, old))
     return shape
 
 
@@ -147,8 +124,7 @@ def promote_arriving(db: duckdb.DuckDBPyConnection, mapping: SyncMapping) -> Non
     """
     db.execute(_BECOME_SNAPSHOT)
     db.execute(_LEAVE_OUT)  # last, as DuckDB 1.4 alters no table whose rows the transaction deleted
-    kept = ", ".join(_kept(column, mapping, None) for column in mapping.columns)
-    replaced.rebuild(db, kept, "old.stale", "row")
+    replaced.rebuild(db, kept_members(mapping, None), "old.stale", "row")
 
 
 PROMOTED = "SELECT 'added' AS change, key, row AS after, hash, seq FROM state.snapshot WHERE seq IS NOT NULL"
@@ -182,40 +158,10 @@ CREATE OR REPLACE TABLE state.snapshot AS
 SELECT * REPLACE ({row_hash(mapping, "row")} AS hash) FROM state.snapshot"""
 
 
-def _learnt(new: SyncMapping, shape: SyncMapping, old: SyncMapping | None, send_new_fields: bool) -> str:
-    """The members of an unchanged row: what is compared, as the model has it; the rest as it was.
-
-    A new field that is to be sent, and under `compare` is not yet, was nothing.
-    """
-    members = []
-    for column in new.columns:
-        source = new.last_known_of(column, old) if old else None
-        if old is None or column in new.compared.values():
-            members.append(_value(column, new.types[column], shape, "new.row", column))
-        elif send_new_fields and new.is_new_field(column, old):
-            members.append(f"{sql.name(column)} := NULL::{shape.types[column]}")
-        elif source is None:
-            members.append(_value(column, new.types[column], shape, "new.row", column))
-        else:
-            members.append(_value_before(column, source, shape, old))
-    return ", ".join(members)
-
-
-def _with_room(db: duckdb.DuckDBPyConnection, new: SyncMapping, old: SyncMapping) -> SyncMapping:
-    """The mapping with types that also hold the values which rows keep from the old snapshot."""
-    kept = db.execute(
-        "SELECT count(*) FROM state.snapshot WHERE key IN (SELECT key FROM rejected)"
-    ).fetchone()
-    is_any_kept = kept != (0,) or replaced.any_kept(db)
-    types = dict(new.types)
-    for column in new.columns:
-        sources = [] if column in new.compared.values() else [new.last_known_of(column, old)]
-        sources += [new.source_of(column, old)] if is_any_kept else []
-        for source in filter(None, sources):
-            if column in new.json_columns and old.types[source] == "JSON":
-                continue  # it is the text of JSON now, which a JSON value is as it is written
-            types[column] = common_type(types[column], old.types[source])
-    return replace(new, types=types)
+def _any_kept(db: duckdb.DuckDBPyConnection) -> bool:
+    """Whether rows keep their old version: rejected ones, or ones before changes."""
+    rejected = db.execute("SELECT count(*) FROM state.snapshot WHERE key IN (SELECT key FROM rejected)")
+    return rejected.fetchone() != (0,) or replaced.any_kept(db)
 
 
 def _respell(learnt: str) -> str:
@@ -296,29 +242,6 @@ SELECT old.key, struct_pack({left_out}), old.stale
 FROM known AS old
 WHERE NOT EXISTS (SELECT 1 FROM stage AS new WHERE new.key = old.key)
     AND old.key NOT IN (SELECT key FROM change) AND old.key NOT IN (SELECT key FROM rejected)"""
-
-
-def _kept(column: str, shape: SyncMapping, old: SyncMapping | None) -> str:
-    """A column of an old row: what fed the same field then."""
-    source = shape.source_of(column, old) if old else None
-    if old is None or source is None:
-        return _value(column, "NULL", shape, "old.row", column)
-    return _value_before(column, source, shape, old)
-
-
-def _value_before(column: str, source: str, shape: SyncMapping, old: SyncMapping) -> str:
-    """A member of a snapshot's row, taken from a column of an old row."""
-    if shape.types[column] == "JSON" and source in old.json_columns:
-        text = f"old.row[{sql.text(source)}]"
-        return f"{sql.name(column)} := coalesce(try_cast({text} AS JSON), to_json({text}))"
-    return _value(column, old.types[source], shape, "old.row", source)
-
-
-def _value(column: str, kind: str, shape: SyncMapping, row: str, source: str) -> str:
-    """A member of a snapshot's row, taken from a column of another row."""
-    if kind == "JSON" and shape.types[column] == "VARCHAR" and column in shape.json_columns:
-        return f"{sql.name(column)} := {row}[{sql.text(source)}]::VARCHAR"
-    return f"{sql.name(column)} := {converted(kind, shape.types[column], f'{row}[{sql.text(source)}]')}"
 
 
 def put_back(db: duckdb.DuckDBPyConnection) -> None:
