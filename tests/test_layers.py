@@ -14,8 +14,9 @@ PACKAGE = Path(__file__).parent.parent / "retl"
 
 ROOMS = {
     "cli": "checks calls config delivery engine forms receivers report sandbox warehouse",
-    "sandbox": "delivery receivers",
-    "report": "delivery",
+    "sandbox": "delivery page receivers",
+    "report": "delivery page",
+    "page": "",
     "checks": "forms receivers config calls",
     "delivery": "config",
     "calls": "forms config engine",

@@ -354,22 +354,3 @@ def test_each_reason_of_segment_has_words() -> None:
     assert given <= set(REASONS)
     assert set(REASONS) <= set(re.findall(r'"(\w+)"', texts))
     assert "Segment's reason is new_one." == reason_in_words("new_one")
-
-
-def test_the_page_has_the_colours_of_the_report() -> None:
-    """The page and the report give each colour that both have the same value, in light and in dark."""
-    sandbox, report = (
-        (Path(retl.__file__).parent / folder / "templates/style.css").read_text(encoding="utf-8")
-        for folder in ("sandbox/page", "report")
-    )
-    name_and_value = r"(--[a-z0-9-]+): ([^;]+);"
-    colors = [
-        [
-            dict(re.findall(name_and_value, block))
-            for block in re.findall(r":root \{(.*?)\}", style, re.DOTALL)
-        ]
-        for style in (sandbox, report)
-    ]
-
-    assert colors[1] == colors[0][:2]
-    assert "--tone-bad" in colors[1][0]

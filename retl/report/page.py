@@ -5,10 +5,10 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from importlib import resources
 from typing import TYPE_CHECKING
 
 from retl.lazy import lazy_module
+from retl.page.template import environment, style, template_text
 from retl.report import words
 from retl.report.chart import outcomes_svg, trend_svg
 from retl.report.section import Section
@@ -51,12 +51,12 @@ class Report:
 
 def render(report: Report) -> str:
     """The report as an HTML page."""
-    style, script = _file("style.css"), _file("page.js")
+    style_text, script = style("retl.report"), template_text("retl.report", "page.js")
     # No other style and no other script runs, and nothing is fetched: also not by what a name might hold.
     policy = "; ".join(
         (
             "default-src 'none'",
-            f"style-src '{_hash(style)}'",
+            f"style-src '{_hash(style_text)}'",
             f"script-src '{_hash(script)}'",
             "base-uri 'none'",
             "form-action 'none'",
@@ -68,7 +68,7 @@ def render(report: Report) -> str:
         .render(
             report=report,
             policy=policy,
-            style=markupsafe.Markup(style),
+            style=markupsafe.Markup(style_text),
             script=markupsafe.Markup(script),
             version=__version__,
             open_runs=OPEN_RUNS,
@@ -77,14 +77,8 @@ def render(report: Report) -> str:
 
 
 def _environment() -> "jinja2.Environment":
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_file),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
+    templates = environment("retl.report")
+    templates.filters.update(
         ago=words.ago,
         counted=words.counted,
         moment=words.moment,
@@ -94,7 +88,7 @@ def _environment() -> "jinja2.Environment":
         quoted=_quoted,
         strip=_strip,
     )
-    return environment
+    return templates
 
 
 def _chart(trend: Trend) -> "markupsafe.Markup":
@@ -114,10 +108,6 @@ def _quoted(text: str) -> "markupsafe.Markup":
         markupsafe.Markup("<code>{}</code>").format(part) if place % 2 else part
         for place, part in enumerate(parts)
     )
-
-
-def _file(name: str) -> str:
-    return resources.files("retl.report").joinpath("templates", name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:

@@ -2,12 +2,12 @@
 
 import json
 from functools import cache
-from importlib import resources
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from retl.lazy import lazy_module
+from retl.page.template import environment, style, template_text
 from retl.sandbox.ingestion import TYPES
 from retl.sandbox.page import words
 from retl.sandbox.page.json_text import pretty_parts
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 else:
     jinja2 = lazy_module("jinja2")
     markupsafe = lazy_module("markupsafe")
+
+PACKAGE = "retl.sandbox.page"
 
 HEADERS = MappingProxyType(
     {
@@ -53,20 +55,15 @@ def led_to(address: str) -> PageAnswer:
 
 def file_answer(name: str) -> PageAnswer:
     """One of the files that the page loads."""
-    return PageAnswer(_file(name), f"{FILES[name]}; charset=utf-8", 200, HEADERS)
+    text = style(PACKAGE) if name == "style.css" else template_text(PACKAGE, name)
+    return PageAnswer(text, f"{FILES[name]}; charset=utf-8", 200, HEADERS)
 
 
 @cache
 def _environment() -> "jinja2.Environment":
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_file),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals.update(known_types=TYPES, today=words.today)
-    environment.filters.update(
+    templates = environment(PACKAGE)
+    templates.globals.update(known_types=TYPES, today=words.today)
+    templates.filters.update(
         arrives=words.arrives,
         clock=words.clock,
         counted=words.counted,
@@ -83,7 +80,7 @@ def _environment() -> "jinja2.Environment":
         stretch=words.stretch,
         **{"with": _with},
     )
-    return environment
+    return templates
 
 
 def _with(path: str, **parameters: Any) -> str:
@@ -105,8 +102,3 @@ def _json_parts(text: str) -> "markupsafe.Markup":
         else part.text
         for part in pretty_parts(text)
     )
-
-
-@cache
-def _file(name: str) -> str:
-    return resources.files("retl.sandbox.page").joinpath("templates", name).read_text(encoding="utf-8")

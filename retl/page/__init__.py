@@ -1,0 +1,1 @@
+"""The page: what the report and the sandbox's page have in common: frame, colours, icons."""
