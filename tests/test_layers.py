@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
+from typing import TypeGuard
 
 import pytest
 
@@ -119,10 +120,15 @@ MAY_COMPOSE_NAMES = {"cli.commands"}
 """Modules that make the name of a lazy module from another: a command is in the module of its name."""
 
 
+def is_lazy(node: ast.AST) -> TypeGuard[ast.Call]:
+    """Whether a node is a call of `lazy_module`."""
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "lazy_module"
+
+
 def imported(tree: ast.Module) -> Iterator[str]:
     """The modules of retl that a module imports, wherever in it, or loads when it uses them."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "lazy_module":
+        if is_lazy(node):
             names = [one.value for one in node.args if isinstance(one, ast.Constant)]
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -225,10 +231,10 @@ def test_lazy_modules_stand_at_the_top(module: str) -> None:
         for name, of in for_mypy(statement).items()
         if (name, of) in [pair for one in node.body for pair in for_mypy(one).items()]
     }
-    calls = [ast.unparse(node) for node in ast.walk(MODULES[module]) if isinstance(node, ast.Call)]
-    assert len(lazy) == len([call for call in calls if call.startswith("lazy_module(")])
+    assert len(lazy) == sum(map(is_lazy, ast.walk(MODULES[module])))
 
 
+@pytest.mark.thorough
 def test_one_module_loads_others_by_name() -> None:
     """Modules are loaded by name in one place; the package's own parts for notebooks aside."""
     users = [name for name, tree in MODULES.items() if "import_module(" in ast.unparse(tree)]
@@ -240,6 +246,7 @@ def test_no_module_is_named_for_leftovers() -> None:
     assert [] == [name for name in MODULES if set(name.split(".")) & MISNOMERS]
 
 
+@pytest.mark.thorough
 def test_only_one_module_knows_the_official_client() -> None:
     """Segment's own package is imported in one place, to be pinned and replaced there."""
     users = [
@@ -247,7 +254,7 @@ def test_only_one_module_knows_the_official_client() -> None:
         for name, tree in MODULES.items()
         for node in ast.walk(tree)
         if (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "segment")
-        or ast.unparse(node).startswith("lazy_module('segment.")
+        or (is_lazy(node) and ast.unparse(node).startswith("lazy_module('segment."))
     ]
     assert {"delivery.segment"} == set(users)
 
