@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 help:
 	@echo "make demo             run the example's users sync against a local Segment, whose page opens"
-	@echo "make test             the tests that are quick and need no server"
+	@echo "make test             the tests that are quick and need no server: each promise once"
 	@echo "make test-all         the others: RETL_TEST_MYSQL_URL=mysql://user:password@host/ make test-all"
 	@echo "make test-oldest      whatever talks to DuckDB, with the oldest one that retl supports"
 	@echo "make test-encryption  encrypted states, with a DuckDB whose extension httpfs is a package of PyPI"
@@ -37,16 +37,16 @@ demo: .venv/retl
 	RETL_STATE_DIR=$$(mktemp -d) $(BIN)/retl run syncs/users.yml --sandbox --open
 
 test: .venv/test
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not browser and not spark and not snowflake and not bigquery"
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not (slow or thorough or browser or spark or snowflake or bigquery)"
 
-# What `make test` leaves out: processes that are killed, a longer search for a sync that breaks a promise, report
-# and sandbox in a Chromium, Spark where there is a Java, and MySQL, at a URL whose user may make and drop databases and
-# functions; .ci/run starts such a server.
+# What `make test` leaves out: tests that show more of what a quicker one shows, processes that are killed, a longer
+# search for a sync that breaks a promise, report and sandbox in a Chromium, Spark where there is a Java, and MySQL, at a
+# URL whose user may make and drop databases and functions; .ci/run starts such a server.
 test-all: .venv/browser test-snowflake test-bigquery $(if $(JAVA),test-spark)
 	@test -n "$(JAVA)" || echo "#### Spark is NOT tested: there is no Java ####" >&2
 	@test -n "$(CHROMIUM)" || echo "#### The pages of report and sandbox are NOT tested: there is no Chromium ####" >&2
 	@test -n "$$RETL_TEST_MYSQL_URL" || echo "#### MySQL is NOT tested: set RETL_TEST_MYSQL_URL ####" >&2
-	RETL_TEST_EXAMPLES=25 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "slow or mysql$(if $(CHROMIUM), or browser)"
+	RETL_TEST_EXAMPLES=25 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "slow or thorough or mysql$(if $(CHROMIUM), or browser)"
 
 # Whatever talks to DuckDB, with the oldest that retl supports.
 test-oldest: .venv/oldest

@@ -2,6 +2,7 @@
 
 import gc
 import os
+from collections import Counter
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +27,18 @@ if FOLDER not in os.environ:
         "test_bigquery.py",
         "test_bigquery_engine.py",
     ]  # `make test-bigquery` starts the server
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave those variants of a test to `make test-all` that come after the first ones, as its mark says."""
+    met: Counter[str] = Counter()
+    for item in items:
+        if mark := item.get_closest_marker("variants"):
+            test = item.nodeid.partition("[")[0]
+            met[test] += 1
+            if met[test] > mark.args[0]:
+                item.add_marker("thorough")
 
 
 def pytest_collection_finish() -> None:

@@ -77,6 +77,7 @@ def hold(bucket: Bucket, seconds_ago: float) -> None:
     bucket.age("retl/users.lock", seconds_ago)
 
 
+@pytest.mark.thorough
 def test_a_state_in_a_bucket_is_the_state(
     bucket: Bucket, project: Path, segment: Sandbox, retl: Retl
 ) -> None:
@@ -176,6 +177,7 @@ def test_a_run_can_be_looked_at(bucket: Bucket, project: Path, segment: Sandbox,
     assert [] == bucket.requests
 
 
+@pytest.mark.thorough
 def test_a_rehearsal_stays_on_this_machine(
     bucket: Bucket, project: Path, segment: Sandbox, retl: Retl
 ) -> None:
@@ -202,7 +204,7 @@ def test_a_purge_leaves_no_file_in_the_bucket(
     assert 3 == delivered(retl("run", "users", "--json")[1])
 
 
-@pytest.mark.slow
+@pytest.mark.variants(2)
 @pytest.mark.rule("Q2", "Q7")
 @pytest.mark.parametrize("fault", ["lost", "dropped"])
 @pytest.mark.parametrize("number", range(10))
@@ -258,6 +260,7 @@ def test_an_address_that_is_none_is_refused(bucket: Bucket, project: Path, retl:
     )
 
 
+@pytest.mark.thorough
 def test_an_alert_is_sent_once_from_wherever_it_runs(
     bucket: Bucket, project: Path, segment: Sandbox, retl: Retl
 ) -> None:
@@ -276,6 +279,7 @@ def test_an_alert_is_sent_once_from_wherever_it_runs(
     assert ["retl/users.json", "retl/users.lock"] == sorted(bucket.objects)
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("Q9")
 @pytest.mark.parametrize(
     ("fault", "words"), [("missing", "file is missing in the bucket"), ("other", "is not what was saved")]
@@ -317,6 +321,7 @@ def test_a_pointer_of_a_newer_retl_is_refused(bucket: Bucket, project: Path, ret
     assert (2, True) == (code, "was written by a newer retl" in said), said
 
 
+@pytest.mark.thorough
 def test_an_orphan_in_a_bucket_is_told_of(bucket: Bucket, project: Path, retl: Retl) -> None:
     """`retl status` says where it is, and a sync that could go on with it is told so."""
     retl("run", "users")
@@ -325,6 +330,7 @@ def test_an_orphan_in_a_bucket_is_told_of(bucket: Bucket, project: Path, retl: R
     assert "if it was `users` before" in retl("run", "people")[2]
 
 
+@pytest.mark.thorough
 def test_the_environment_wins_over_the_file(
     bucket: Bucket, project: Path, retl: Retl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -337,6 +343,7 @@ def test_the_environment_wins_over_the_file(
     assert "retl/users.json" not in bucket.objects
 
 
+@pytest.mark.thorough
 def test_every_command_that_changes_a_state_saves_it(
     bucket: Bucket, project: Path, segment: Sandbox, retl: Retl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -362,6 +369,7 @@ def test_every_command_that_changes_a_state_saves_it(
     assert 6 == len({call["messageId"] for call in segment.accepted})
 
 
+@pytest.mark.thorough
 def test_credentials_may_be_in_the_dotenv_file(
     bucket: Bucket, project: Path, retl: Retl, monkeypatch: pytest.MonkeyPatch
 ) -> None:

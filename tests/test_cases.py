@@ -84,13 +84,17 @@ class Case:
 
 
 def cases() -> list[Any]:
-    """All cases, named by their file and what must hold."""
-    found = []
+    """All cases, named by their file and what must hold; thorough is one whose rules were shown before."""
+    found: list[Any] = []
+    shown_rules: set[str] = set()
     for path in sorted(FOLDER.glob("*.yml")):
         theme = read_yaml(path)
         for written in theme["cases"]:
             case = Case(**written)
-            found.append(pytest.param(theme.get("sync", {}), case, id=f"{path.stem}: {case.name}"))
+            marks = [] if set(case.rules) - shown_rules else [pytest.mark.thorough]
+            shown_rules.update(case.rules)
+            name = f"{path.stem}: {case.name}"
+            found.append(pytest.param(theme.get("sync", {}), case, id=name, marks=marks))
     return found
 
 

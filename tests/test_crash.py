@@ -30,8 +30,6 @@ from retl.sandbox.failures import Reply
 from retl.sandbox.server import Sandbox
 from retl.state import State, open_state
 
-pytestmark = pytest.mark.slow
-
 KEPT_TRYING = RetryPolicy(base=0.001, jitter=0.0, retries=1)
 
 ANSWERS = [Reply(), Reply(lost=True), Reply(500), Reply(429, retry_after=1), Reply(401), Reply(302)]
@@ -200,12 +198,13 @@ class _Crashes(RuleBasedStateMachine):
 
 
 _Crashes.TestCase.settings = settings(max_examples=8, stateful_step_count=6, deadline=None)
-TestCrashes = _Crashes.TestCase
+TestCrashes = pytest.mark.slow(_Crashes.TestCase)
 
 FIRST: Picture = {"k1": ("u1", "a"), "k2": ("u2", "b"), "k3": ("u1", None)}
 SECOND: Picture = {"k1": ("u1", "c"), "k3": ("u2", None), "k4": ("u3", "d")}
 
 
+@pytest.mark.variants(2)
 @pytest.mark.rule("L1", "L3")
 @pytest.mark.parametrize("steps", range(3, 53, 5))
 def test_a_killed_run_is_made_up_for(tmp_path: Path, steps: int) -> None:
@@ -248,6 +247,7 @@ Shop(Path(folder), url, TRACK, observer=Fatal(int(at))).run(rows, Options(full=b
 """
 
 
+@pytest.mark.slow
 @pytest.mark.rule("L2", "L3", "D1", "D2")
 @pytest.mark.parametrize(
     ("dies_at", "answers", "arrived"),
@@ -312,6 +312,7 @@ with open_state(Path(path), "shop") as state:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.rule("D2", "O1")
 @pytest.mark.parametrize(("rate", "most_unsure"), [(0, 4_000), (100, 500)])
 def test_all_that_went_out_is_noted_whenever_the_process_is_killed(
@@ -344,6 +345,7 @@ def test_all_that_went_out_is_noted_whenever_the_process_is_killed(
             assert list(range(user, 4_000, 8)) == numbers(sandbox.accepted, f"u{user}")
 
 
+@pytest.mark.slow
 @pytest.mark.rule("K17")
 @pytest.mark.parametrize(
     ("dies_at", "arrived"), [(1, 0), (3, 30)], ids=["before the first batch", "after two"]

@@ -3,7 +3,7 @@
 import ast
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -23,27 +23,47 @@ def numbered() -> list[str]:
 
 
 @cache
-def shown() -> frozenset[str]:
-    """The rules that cases and tests say they show."""
-    return frozenset([*shown_by_cases(), *shown_by_tests()])
+def shown() -> Mapping[str, bool]:
+    """The rules that cases and tests say they show; and whether one of these is quick."""
+    found: dict[str, bool] = {}
+    for rule, is_quick in (*shown_by_cases(), *shown_by_tests()):
+        found[rule] = found.get(rule, False) or is_quick
+    return found
 
 
-def shown_by_cases() -> Iterator[str]:
-    """The rules that cases name."""
+def shown_by_cases() -> Iterator[tuple[str, bool]]:
+    """The rules that cases name; `make test` runs the first case of each."""
     for path in TESTS.glob("cases/*.yml"):
         for case in read_yaml(path)["cases"]:
-            yield from case["rules"]
+            yield from ((rule, True) for rule in case["rules"])
 
 
-def shown_by_tests() -> Iterator[str]:
-    """The rules that tests name, in `pytest.mark.rule`."""
+def shown_by_tests() -> Iterator[tuple[str, bool]]:
+    """The rules that tests name, in `pytest.mark.rule`; and whether `make test` runs them."""
     for path in TESTS.glob("test_*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.mark.rule":
-                yield from (ast.literal_eval(argument) for argument in node.args)
+        module = ast.parse(path.read_text(encoding="utf-8"))
+        of_all = [one.value for one in module.body if isinstance(one, ast.Assign)]  # `pytestmark` among them
+        for statement in module.body:
+            marks = [*of_all, *getattr(statement, "decorator_list", [])]
+            is_quick = not any(is_mark(mark, name) for mark in marks for name in LEFT_OUT)
+            for node in ast.walk(statement):
+                if isinstance(node, ast.Call) and is_mark(node.func, "rule"):
+                    yield from ((ast.literal_eval(argument), is_quick) for argument in node.args)
+
+
+LEFT_OUT = ("slow", "thorough", "browser", "mysql", "spark", "snowflake", "bigquery")
+"""Marks of tests that `make test` does not run."""
+
+
+def is_mark(node: ast.AST, name: str) -> bool:
+    """Whether this is `pytest.mark.` with a name."""
+    return isinstance(node, ast.Attribute) and node.attr == name and ast.unparse(node.value) == "pytest.mark"
 
 
 RULES = numbered()
+
+AT_LENGTH = {"Q3", "X4"}
+"""Rules that only a run shows which is killed, at each of its steps or with its process."""
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -52,10 +72,15 @@ def test_every_rule_is_shown(rule: str) -> None:
     assert rule in shown()
 
 
+def test_make_test_shows_every_rule() -> None:
+    """`make test` runs a case or a test that shows the rule, but for those that take long to show."""
+    assert AT_LENGTH == {rule for rule, is_quick in shown().items() if not is_quick}
+
+
 def test_every_rule_is_one() -> None:
     """No number stands for two rules, and no test names a rule that is not there."""
     assert [] == [rule for rule, times in Counter(RULES).items() if times > 1]
-    assert set() == shown() - set(RULES)
+    assert set() == shown().keys() - set(RULES)
 
 
 def test_the_table_of_codes_is_the_programs() -> None:
