@@ -120,6 +120,7 @@ def show(condition: str) -> str:
     return f"CREATE OR REPLACE VIEW users AS FROM all_users WHERE {condition}"
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("G1", "G5")
 @pytest.mark.parametrize(
     "left", ["false", "id::INT % 2 = 0", "id::INT > 201"], ids=["none", "half", "four fifths"]
@@ -145,6 +146,7 @@ def test_no_rows_are_no_baseline(shop: Shop) -> None:
 MANY = 150_000
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("G8")
 def test_an_error_in_the_last_rows_sends_nothing(shop: Shop) -> None:
     """A model that fails after many rows changes nothing, on a first run as on a later one."""
@@ -205,6 +207,7 @@ def test_a_connection_that_is_cut_while_rows_come_sends_nothing(tmp_path: Path, 
         db.execute("DROP TABLE users")
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("G10")
 @pytest.mark.parametrize("by", ["option", "variable"])
 def test_a_lost_state_can_be_made_to_stop_the_run(
@@ -221,6 +224,7 @@ def test_a_lost_state_can_be_made_to_stop_the_run(
     assert (0, 3) == known.run("--expect-state")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("text", "sent"), [(IDENTIFIED, ROWS - 10), (TRACKED, 0)], ids=["identify", "track"])
 def test_without_its_state_a_track_sync_is_silent_and_an_identify_sync_sends_all_once(
     shop: Shop, text: str, sent: int
@@ -234,6 +238,7 @@ def test_without_its_state_a_track_sync_is_silent_and_an_identify_sync_sends_all
     assert not [call for call in shop.sandbox.accepted if call.get("event") == "Removed"]
 
 
+@pytest.mark.thorough
 def test_a_state_of_last_week_repeats_only_what_changed_since(known: Shop) -> None:
     """A state that is brought back finds the changes since then again, and sends them under the same ids."""
     last_week = shutil.copy(known.state, known.folder / "last week")
@@ -258,6 +263,7 @@ def test_the_state_of_another_sync_is_refused(known: Shop) -> None:
     assert "users" in said
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("G9")
 def test_another_write_key_is_refused_until_it_is_said_to_be_the_same_source(
     known: Shop, monkeypatch: pytest.MonkeyPatch
@@ -271,6 +277,7 @@ def test_another_write_key_is_refused_until_it_is_said_to_be_the_same_source(
     assert (0, 3) == known.run()
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("E15")
 @pytest.mark.parametrize("how", ["deleted", "renamed"])
 def test_calls_of_a_sync_that_is_gone_are_named_until_they_leave(known: Shop, how: str) -> None:
@@ -319,6 +326,7 @@ track: {user_id: id, added: {event: Added}, changed: {event: Changed}, propertie
 ADD_COLUMN = "CREATE OR REPLACE VIEW users AS SELECT *, {} AS city FROM all_users"
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("E2", "G14")
 def test_a_new_column_with_all_traits_is_stopped_by_the_guard(shop: Shop) -> None:
     """A column that comes into the model with values for all rows would send all of them: exit code 4."""
@@ -330,6 +338,7 @@ def test_a_new_column_with_all_traits_is_stopped_by_the_guard(shop: Shop) -> Non
     assert [(0, ROWS), (0, 0)] == [shop.run("--force", "changed"), shop.run()]
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("E2")
 def test_a_new_column_sends_the_rows_that_have_a_value_in_it(shop: Shop) -> None:
     """Rows in which it is null have nothing new to say."""
@@ -339,6 +348,7 @@ def test_a_new_column_sends_the_rows_that_have_a_value_in_it(shop: Shop) -> None
     assert [(0, 2), (0, 0)] == [shop.run(), shop.run()]
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("E3")
 def test_a_new_column_with_all_properties_is_learnt(shop: Shop) -> None:
     """A track sync sends no call for a column that is new; a later change of it is one."""
@@ -350,6 +360,7 @@ def test_a_new_column_with_all_properties_is_learnt(shop: Shop) -> None:
     assert [(0, 2), (0, 0)] == [shop.run(), shop.run()]
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("G14")
 @pytest.mark.parametrize(("text", "first", "forced"), [(ALL, ROWS, ROWS), (ALL_TRACKED, 0, 0)])
 def test_a_renamed_column_with_all_fields_is_no_flood(shop: Shop, text: str, first: int, forced: int) -> None:
@@ -372,6 +383,7 @@ EDITS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("E4", "E5")
 @pytest.mark.parametrize("edit", EDITS)
 def test_an_edited_mapping_sends_nothing_by_itself(shop: Shop, edit: str) -> None:
@@ -383,6 +395,7 @@ def test_an_edited_mapping_sends_nothing_by_itself(shop: Shop, edit: str) -> Non
     assert [(0, 3), (0, 0)] == [shop.run(), shop.run()]
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("E2", "G14")
 def test_an_added_trait_is_stopped_by_the_guard(shop: Shop) -> None:
     """A trait that is added to the mapping would send all rows: exit code 4, until it is meant."""
@@ -392,6 +405,7 @@ def test_an_added_trait_is_stopped_by_the_guard(shop: Shop) -> None:
     assert [(0, ROWS), (0, 0)] == [shop.run("--force", "changed"), shop.run()]
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("E7")
 @pytest.mark.parametrize(
     ("old", "new"),
@@ -408,6 +422,7 @@ def test_another_identity_is_refused(shop: Shop, old: str, new: str) -> None:
     assert (0, 0) == shop.run()
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("G11")
 def test_a_rehearsal_between_two_runs_changes_neither(known: Shop) -> None:
     """What was rehearsed is sent all the same, once, and a rehearsal sends nothing to Segment."""
@@ -418,6 +433,7 @@ def test_a_rehearsal_between_two_runs_changes_neither(known: Shop) -> None:
     assert [(0, 3), (0, 0)] == [known.run(), known.run()]
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("L19")
 def test_segment_down_until_the_deadline_leaves_all_pending_and_says_how_many(known: Shop) -> None:
     """Exit code 3 and the number of calls that wait; the next run delivers them first, each once."""

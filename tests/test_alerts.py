@@ -175,6 +175,7 @@ def project(
         yield Project(tmp_path, listener, runner(capsys))
 
 
+@pytest.mark.thorough
 def test_a_webhook_is_told_of_a_failure_and_of_its_end(project: Project) -> None:
     """The webhook gets one request when a sync fails, one when all is well, and none in between."""
     codes = [project.run(sql)[0] for sql in (FINE, BROKEN, BROKEN, MOVED, MOVED)]
@@ -205,6 +206,7 @@ def test_a_failure_before_the_state_is_opened_is_told_once(project: Project) -> 
     assert "NO_SUCH_KEY is not set" in project.told[0]["text"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["", "name: other\n"])
 def test_a_sync_file_that_cannot_be_read_is_told_of(project: Project, name: str) -> None:
     """The channels of retl.yml hear once of a file that is wrong, and once that it is right again."""
@@ -238,6 +240,7 @@ def test_where_no_file_can_be_read_nobody_is_told(project: Project) -> None:
     assert [] == project.told
 
 
+@pytest.mark.thorough
 def test_guards_and_rejected_rows_are_told(project: Project) -> None:
     """A guard that stops a run is told with its way on, and rejected rows with their command."""
     project.run()
@@ -262,6 +265,7 @@ def test_a_rehearsal_tells_nobody(project: Project) -> None:
     assert [] == list(project.root.rglob("*.alerts"))
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("S8")
 @pytest.mark.parametrize(
     ("status", "words"), [(500, "a refusal"), (302, "a redirect, which is not followed")]
@@ -280,6 +284,7 @@ def test_a_webhook_that_does_not_take_it_is_told_next_time(project: Project, sta
     assert ["failed", "failed"] == project.events
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("S8")
 @pytest.mark.parametrize(
     ("url", "words"),
@@ -305,6 +310,7 @@ def test_a_webhook_out_of_reach_changes_nothing(
     assert ("an alert was not sent" in silence) == (words in ("the URL is empty", "HOOK is not set"))
 
 
+@pytest.mark.thorough
 def test_a_signal_ends_the_wait_for_a_webhook(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """A webhook that does not answer holds no command that is told to end."""
     asked, left = threading.Event(), threading.Event()
@@ -327,6 +333,7 @@ def test_a_signal_ends_the_wait_for_a_webhook(project: Project, monkeypatch: pyt
     assert "stopped by a signal" in err
 
 
+@pytest.mark.thorough
 def test_what_was_told_holds_no_secret(project: Project) -> None:
     """The file beside the state is its owner's alone, and has no URL; a purge deletes it."""
     project.run(BROKEN)
@@ -344,6 +351,7 @@ def test_what_was_told_holds_no_secret(project: Project) -> None:
 of_apprise = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
 
 
+@pytest.mark.thorough
 @of_apprise
 def test_each_channel_has_its_own_view(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two channels are told of what each asks for; apprise posts to its own address."""
@@ -390,6 +398,7 @@ def test_apprise_that_is_missing_is_a_notice(project: Project, monkeypatch: pyte
     assert "pip install 'retl[apprise]'" in project.run(BROKEN)[1]
 
 
+@pytest.mark.thorough
 def test_one_address_may_have_two_channels(project: Project) -> None:
     """Two channels of one URL that ask for different things are told each of its own."""
     project.notify("- webhook: ${HOOK}", "  on: [failed]", "- webhook: ${HOOK}", "  on: [recovered, failed]")

@@ -51,6 +51,7 @@ def project(folder: Path, warehouse: str = "duckdb://", model: str | None = None
     return folder / "syncs/users.yml"
 
 
+@pytest.mark.thorough
 def test_the_page_about_python_is_true(example: Path) -> None:
     """The examples of docs/python.md run one after the other, and what they say of the results holds."""
     page = (ROOT / "docs/python.md").read_text(encoding="utf-8")
@@ -83,6 +84,7 @@ def test_a_plan_is_a_dataframe_with_a_line_for_each_call(example: Path) -> None:
     assert (5, 1) == (plan.total_calls, plan.requests)
 
 
+@pytest.mark.thorough
 def test_the_planned_message_ids_are_those_of_the_run(example: Path) -> None:
     """Once there is a state, the plan has the message ids under which the calls then arrive."""
     users = retl.load("users", sandbox=True)
@@ -98,6 +100,7 @@ def test_the_planned_message_ids_are_those_of_the_run(example: Path) -> None:
     assert ["Lisbon"] == list(planned["traits.address.city"])
 
 
+@pytest.mark.thorough
 def test_a_dataframe_needs_pandas(example: Path) -> None:
     """Without pandas, which is an extra, `to_pandas()` says what to install; the plan itself is there."""
     (example / "pandas.py").write_text("raise ModuleNotFoundError('No module named pandas')")
@@ -125,12 +128,14 @@ def test_a_plan_leaves_no_trace(example: Path) -> None:
     assert example == Path.cwd()
 
 
+@pytest.mark.thorough
 def test_a_plan_can_take_the_backfill_in(example: Path) -> None:
     """With `backfill` the first pass of a track sync is planned as calls; without, as a silent baseline."""
     assert 0 == retl.plan("orders").total_calls
     assert {("added", "Order Completed"): 3} == dict(retl.plan("orders", backfill=True).calls)
 
 
+@pytest.mark.thorough
 def test_a_run_is_that_of_the_command_line(example: Path) -> None:
     """A run from Python uses the same state as `retl run`, and its record is what `--json` prints."""
     users = retl.load(example / "syncs/users.yml", sandbox=True)
@@ -146,6 +151,7 @@ def test_a_run_is_that_of_the_command_line(example: Path) -> None:
     assert set(done.as_json()) == set(re.findall(r'"(\w+)":', said)) & set(done.as_json())
 
 
+@pytest.mark.thorough
 def test_a_run_that_is_stopped_raises(example: Path) -> None:
     """An error that ends a run is raised with its record, or with `raises=False` stands in the record."""
     users = retl.load("users", sandbox=True)
@@ -199,6 +205,7 @@ def test_warnings_go_to_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture
     assert [record.message[:20] for record in caplog.records] == ["users: calls go to h"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("shared", [False, True])
 def test_two_threads_run_two_projects(tmp_path: Path, shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Syncs of two projects run side by side, each with the files of its own, and the working folder stays.
@@ -245,6 +252,7 @@ class Tags(HTMLParser):
         assert tag == self.open.pop()
 
 
+@pytest.mark.thorough
 def test_a_notebook_shows_results(example: Path) -> None:
     """Each result has HTML that is whole, small and free of what the data might bring along."""
     csv = example / "data/users.csv"
@@ -264,6 +272,7 @@ def test_a_notebook_shows_results(example: Path) -> None:
     assert "&lt;script&gt;" in results[0]._repr_html_()
 
 
+@pytest.mark.thorough
 def test_results_are_frozen(example: Path) -> None:
     """No field of a result can be set."""
     users = retl.load("users", sandbox=True)

@@ -49,6 +49,7 @@ def snapshot(project: Path) -> list[Any]:
         return db.sql("SELECT key, row::VARCHAR, (SELECT generation FROM metadata) FROM snapshot").fetchall()
 
 
+@pytest.mark.variants(1)
 @pytest.mark.rule("G15")
 @pytest.mark.parametrize("is_first", [True, False])
 def test_apply_sends_the_planned_calls_byte_for_byte(retl: Retl, project: Path, is_first: bool) -> None:
@@ -80,6 +81,7 @@ KINDS = {
 """A sync of each kind."""
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("G15")
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_applied_as_it_was_planned(retl: Retl, project: Path, kind: str) -> None:
@@ -98,6 +100,7 @@ def test_every_kind_is_applied_as_it_was_planned(retl: Retl, project: Path, kind
     assert [call for (call,) in planned] == sorted(sent(project)[before:])
 
 
+@pytest.mark.thorough
 def test_a_large_first_pass_is_applied_as_it_was_planned(retl: Retl, project: Path) -> None:
     """The calls of a first pass are those of the plan, though their text is made only as they leave."""
     model = "SELECT 'u' || i AS user_id, 'a' AS email, 'b' AS plan, 'c' AS seen FROM range(9000) AS r(i)"
@@ -161,6 +164,7 @@ MOVES = {
 """The things that may move after a plan is made, and what is said of each."""
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("G15")
 @pytest.mark.parametrize("move", MOVES)
 def test_apply_refuses_what_has_moved(retl: Retl, project: Path, move: str) -> None:
@@ -201,6 +205,7 @@ def test_a_guard_that_stopped_the_plan_stops_apply(retl: Retl, project: Path) ->
     assert 0 == retl("apply", "users.plan", "--force", "changed")[0]
 
 
+@pytest.mark.thorough
 def test_apply_is_a_run_with_the_options_of_the_plan(retl: Retl, project: Path) -> None:
     """A plan with --full, or of a rehearsal, is applied as such, and several syncs are one plan."""
     (project / "syncs/more.yml").write_text(SYNC)

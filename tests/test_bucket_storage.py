@@ -113,6 +113,7 @@ def test_a_runner_that_cannot_renew_its_lease_stops_in_time(bucket: Bucket, tmp_
     assert SECONDS_SURE < SECONDS
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("Q6")
 def test_a_runner_whose_lease_was_taken_over_saves_nothing(bucket: Bucket, tmp_path: Path) -> None:
     """Nor does it give back the lease that is another's by then."""

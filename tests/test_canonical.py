@@ -88,6 +88,7 @@ def test_instants_in_a_zone(value: str | None, instant: str | None) -> None:
     assert (instant, instant and f'"{instant}"') == (as_text, as_json)
 
 
+@pytest.mark.thorough
 @quick
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists, max_leaves=8))
 def test_json_is_valid(document: Any) -> None:

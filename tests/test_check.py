@@ -146,6 +146,7 @@ def test_the_file_alone_is_looked_at_without_a_model(retl: Retl, tmp_path: Path)
     assert ("insider", "I1", "Order Cancelled!", None) in told
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("B4")
 def test_a_sample_is_the_same_each_time(retl: Retl) -> None:
     """--sample N looks at N rows, and at the same ones when it is asked again."""
@@ -222,6 +223,7 @@ def test_an_unknown_receiver_is_named(retl: Retl) -> None:
     assert (2, "error: there is no receiver `mso`; did you mean `miso`?\n") == (code, err)
 
 
+@pytest.mark.thorough
 def test_a_model_that_fails_is_an_error(retl: Retl, tmp_path: Path) -> None:
     """Where the model cannot be read, the check says so and ends with 2; other syncs are still checked."""
     (tmp_path / "syncs/bad.yml").write_text("sql: SELECT x FROM y\nprimary_key: x\nidentify: {user_id: x}\n")
@@ -270,6 +272,7 @@ def test_calls_are_checked_by_a_tracking_plan(retl: Retl, tmp_path: Path) -> Non
     } == told
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("B12")
 def test_a_call_may_ask_for_a_version_of_the_plan(retl: Retl, tmp_path: Path) -> None:
     """context.protocols.event_version picks the version; one that the plan lacks is as none."""
@@ -355,6 +358,7 @@ def test_a_row_is_explained_by_its_key(retl: Retl) -> None:
     assert {"I4", "I7", "I20"} == {one["rule"] for one in view["violations"]}
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("B15")
 def test_the_requests_that_reach_a_receiver_are_told(retl: Retl) -> None:
     """With --requests the requests of a call are shown; with --json they always are, or why there is none."""
@@ -381,6 +385,7 @@ def test_a_user_is_explained_by_an_id(retl: Retl) -> None:
     assert ["user"] == [json.loads(line)["matched"] for line in out.splitlines()]
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("B11")
 def test_a_row_is_explained_by_what_happened_to_it(retl: Retl, tmp_path: Path) -> None:
     """Of a changed or removed row the call is what would be sent now, of another each that it can make."""
@@ -413,6 +418,7 @@ def test_a_row_is_explained_by_what_happened_to_it(retl: Retl, tmp_path: Path) -
     } == shown
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("B11")
 def test_all_rows_of_a_user_are_explained(retl: Retl, tmp_path: Path) -> None:
     """Of a user's rows the changed one is explained by its change, and the other ones too."""
@@ -429,6 +435,7 @@ def test_all_rows_of_a_user_are_explained(retl: Retl, tmp_path: Path) -> None:
     assert [None] == [one["what_if"] for one in told(out) if one["key"] == "o-2"]
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("B11")
 def test_a_row_that_would_be_rejected_is_explained(retl: Retl, tmp_path: Path) -> None:
     """The reason of a rejection is shown: retl's own, and that of a receiver in the sync's settings."""

@@ -181,6 +181,7 @@ BAD_FILES: list[tuple[str, str, str, str, int, str]] = [
 ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("file", "old", "new", "code", "message"),
     [pytest.param(*case[1:], id=case[0].replace(" ", "-")) for case in BAD_FILES],
@@ -201,6 +202,7 @@ def test_a_bad_file_is_one_clear_error_and_leaves_state_alone(
     assert sent == len(sandbox.accepted)
 
 
+@pytest.mark.thorough
 def test_duplicate_and_null_keys_are_rejected_rows(retl: Retl, project: Path) -> None:
     """Rows without a key, and all rows that share one, are rejected with exit code 1; the others go on."""
     (project / "data/users.csv").write_text(USERS + "u2,c@x.com,Rome,2026-01-03\n,d@x.com,Oslo,2026-01-04\n")
@@ -234,6 +236,7 @@ def test_a_row_without_an_id_is_rejected(retl: Retl, project: Path) -> None:
     assert {"no_id": 1} == record(retl)["rejected_by"]
 
 
+@pytest.mark.thorough
 def test_the_same_again_sends_nothing(retl: Retl, sandbox: Sandbox) -> None:
     """A second run over the same rows says so, and sends nothing."""
     assert retl("run", "users")[1].startswith("users: 2 rows read, 2 added → 2 calls delivered (")
@@ -292,6 +295,7 @@ def test_json_of_a_failed_run_has_nulls_and_the_error(retl: Retl, project: Path)
     assert run["error"]["message"].startswith("models/users.sql:1: model users: ")
 
 
+@pytest.mark.thorough
 def test_an_empty_result_over_a_full_snapshot_stops(retl: Retl, project: Path, sandbox: Sandbox) -> None:
     """A model that suddenly gives no rows stops with exit code 4, and says both ways to let it pass."""
     retl("run", "users")
@@ -309,6 +313,7 @@ def test_an_empty_result_over_a_full_snapshot_stops(retl: Retl, project: Path, s
     assert record(retl, "--force", "min_rows")["removed"] == 2
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("L2")
 def test_an_unreachable_segment_leaves_the_calls_pending(retl: Retl, project: Path, sandbox: Sandbox) -> None:
     """Where Segment cannot be reached a run ends with exit code 3, and keeps what was left over."""
@@ -324,6 +329,7 @@ def test_an_unreachable_segment_leaves_the_calls_pending(retl: Retl, project: Pa
     assert run["rows_read"] is None, "what is left over is delivered before reading"
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("L4")
 def test_left_over_calls_go_first(retl: Retl, sandbox: Sandbox) -> None:
     """Calls that a run could not deliver leave with the next one, under the same message ids."""
@@ -372,6 +378,7 @@ def test_a_missing_state_can_be_refused(retl: Retl, project: Path) -> None:
     assert not (project / "state/users.duckdb").exists()
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("G9")
 def test_a_swapped_write_key_is_refused_until_rekey(
     retl: Retl, project: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
@@ -399,6 +406,7 @@ def test_a_swapped_write_key_is_refused_until_rekey(
     assert len(sandbox.accepted) == 2
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("G9")
 def test_a_first_write_key_that_never_worked_is_replaced(retl: Retl, project: Path, sandbox: Sandbox) -> None:
     """Where no call was ever accepted, the right key needs no rekey; the run says what it did."""
@@ -416,6 +424,7 @@ def test_a_first_write_key_that_never_worked_is_replaced(retl: Retl, project: Pa
     assert retl("run", "users")[0] == 2
 
 
+@pytest.mark.thorough
 def test_a_silent_baseline_says_why_and_what_sends(retl: Retl, project: Path, sandbox: Sandbox) -> None:
     """A first run that sends nothing says why, and the command that sends the rows; so does its plan."""
     write(project / "syncs/users.yml", "identify:", "track:\n  added: Seen")
@@ -451,6 +460,7 @@ def test_a_write_key_that_may_have_worked_is_not_replaced(
     assert retl("run", "users")[0] == 2
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("G11")
 def test_after_a_rehearsal_by_endpoint_rekey_is_not_the_way(
     retl: Retl, project: Path, sandbox: Sandbox
@@ -472,6 +482,7 @@ def test_after_a_rehearsal_by_endpoint_rekey_is_not_the_way(
     assert (project / "state/users.other.duckdb").exists()
 
 
+@pytest.mark.thorough
 def test_after_a_reset_the_sync_may_have_another_destination(
     retl: Retl, project: Path, sandbox: Sandbox
 ) -> None:
@@ -486,6 +497,7 @@ def test_after_a_reset_the_sync_may_have_another_destination(
     assert retl("run", "users")[0] == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("D5")
 def test_reset_makes_the_next_run_a_first_pass_with_new_ids(retl: Retl, sandbox: Sandbox) -> None:
     """After a reset every row is sent again, under message ids that Segment does not know."""
@@ -500,6 +512,7 @@ def test_reset_makes_the_next_run_a_first_pass_with_new_ids(retl: Retl, sandbox:
     assert sandbox.duplicates == []
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("K12", "D5")
 def test_full_sends_every_row_again_and_says_so(retl: Retl, sandbox: Sandbox) -> None:
     """`--full --yes` sends rows that did not change under new ids, and counts them as unchanged."""
@@ -528,6 +541,7 @@ UNSENT = [
 """Edits of the traits of `SYNC`, and what no row is sent for because of each."""
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("E4")
 def test_an_edit_that_sends_nothing_is_named(retl: Retl, project: Path) -> None:
     """Plan and run name what an edit does not send, the run once, and nothing that they do send."""
@@ -544,6 +558,7 @@ def test_an_edit_that_sends_nothing_is_named(retl: Retl, project: Path) -> None:
     assert [True, False] == [sentence in retl("run", "users")[2] for _ in range(2)]
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("K17")
 def test_a_full_run_that_failed_half_way_goes_on(retl: Retl, project: Path, sandbox: Sandbox) -> None:
     """The same command, typed again, sends the rest of the rows and none a second time, and says so."""
@@ -578,6 +593,7 @@ def test_full_asks_first(retl: Retl, sandbox: Sandbox, monkeypatch: pytest.Monke
     assert 2 == len(sandbox.accepted)
 
 
+@pytest.mark.thorough
 def test_reset_asks_first(retl: Retl, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without --yes and without an answer, nothing is forgotten."""
     retl("run", "users")
@@ -590,6 +606,7 @@ def test_reset_asks_first(retl: Retl, monkeypatch: pytest.MonkeyPatch) -> None:
     assert record(retl)["unchanged"] == 2
 
 
+@pytest.mark.thorough
 def test_plan_changes_nothing(retl: Retl, project: Path, sandbox: Sandbox) -> None:
     """A plan makes no state, sends nothing, and does not change a state that is there."""
     assert retl("plan", "users")[0] == 0
@@ -620,6 +637,7 @@ def test_a_plan_shows_calls_digit_for_digit(retl: Retl, project: Path) -> None:
     assert '"traits":{"email":{"n": 12345678901234567890.10},"city":"Berlin"},"timestamp":' in out
 
 
+@pytest.mark.thorough
 def test_a_plan_with_a_tripped_guard_exits_as_the_run_would(retl: Retl, project: Path) -> None:
     """A plan shows the guard that would stop the run, and exits with 4."""
     retl("run", "users")
@@ -643,6 +661,7 @@ def test_limit_lets_a_canary_out(retl: Retl, sandbox: Sandbox) -> None:
     assert len(sandbox.accepted) == 2
 
 
+@pytest.mark.thorough
 def test_an_error_is_folded_in_a_terminal(retl: Retl, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No line of an error and its hint is wider than the window, and the commands that it names are whole."""
     retl("run", "users")
@@ -656,6 +675,7 @@ def test_an_error_is_folded_in_a_terminal(retl: Retl, project: Path, monkeypatch
     assert "retl run syncs/users.yml --force min_rows, once" in err
 
 
+@pytest.mark.thorough
 def test_hints_of_a_rehearsal_stay_with_the_rehearsal(retl: Retl, project: Path) -> None:
     """A command that a hint names repeats --sandbox and --state-dir, so that it cannot hit the real state."""
     arguments = ("run", "users", "--sandbox", "--state-dir", "elsewhere")
@@ -667,6 +687,7 @@ def test_hints_of_a_rehearsal_stay_with_the_rehearsal(retl: Retl, project: Path)
     assert "retl reset users --sandbox --state-dir elsewhere;" in err
 
 
+@pytest.mark.thorough
 def test_a_run_that_was_cut_off_is_not_called_a_success(project: Path, retl: Retl, sandbox: Sandbox) -> None:
     """After a kill -9 in the middle, status says interrupted, with the calls that are pending."""
     sandbox.script([Reply(status=503, retry_after=300)])
@@ -680,6 +701,7 @@ def test_a_run_that_was_cut_off_is_not_called_a_success(project: Path, retl: Ret
     assert ("interrupted", None, 2) == (status["status"], status["exit_code"], status["pending"])
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("L4")
 def test_pending_calls_leave_though_the_warehouse_is_out_of_reach(
     retl: Retl, project: Path, sandbox: Sandbox
@@ -695,6 +717,7 @@ def test_pending_calls_leave_though_the_warehouse_is_out_of_reach(
     assert json.loads(retl("status", "users", "--json")[1])["exit_code"] == 3
 
 
+@pytest.mark.thorough
 def test_words_of_the_data_are_no_markup(retl: Retl, project: Path) -> None:
     """Keys and event names with square brackets are shown as they are."""
     (project / "data/users.csv").write_text(USERS + "[/b],a@x.com,Rome,2026-01-03\n" * 2)
@@ -706,6 +729,7 @@ def test_words_of_the_data_are_no_markup(retl: Retl, project: Path) -> None:
     assert "[/b]" in out
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("E9")
 def test_a_renamed_sync_starts_anew(retl: Retl, project: Path, sandbox: Sandbox) -> None:
     """Another `name` is another sync: with a state, and message ids, of its own."""
@@ -728,6 +752,7 @@ def twin(project: Path) -> Path:
     return twin
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("E14")
 def test_two_sync_files_do_not_share_a_state(
     retl: Retl, project: Path, twin: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
@@ -796,6 +821,7 @@ def test_a_file_with_the_name_of_another_is_refused(
     assert [] == sandbox.accepted
 
 
+@pytest.mark.thorough
 def test_several_syncs_run_one_after_another(retl: Retl, project: Path, sandbox: Sandbox) -> None:
     """A sync that fails does not stop the next, and the highest exit code wins."""
     (project / "syncs/a_broken.yml").write_text(SYNC.replace("model: users", "sql: SELECT nope"))
@@ -813,6 +839,7 @@ def test_several_syncs_run_one_after_another(retl: Retl, project: Path, sandbox:
     assert "\nerror" not in retl("run", "b_wrong")[2]
 
 
+@pytest.mark.thorough
 def test_all_syncs_run_from_any_folder(
     retl: Retl, project: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -832,6 +859,7 @@ def test_all_syncs_run_from_any_folder(
         assert (2, True) == (code, "take every sync with --all" in err)
 
 
+@pytest.mark.thorough
 def test_status_shows_what_is(retl: Retl, project: Path, sandbox: Sandbox) -> None:
     """Status tells a sync that never ran, one that ran, one with pending calls, and one under way."""
     assert json.loads(retl("status", "--json")[1])["status"] == "never"
@@ -894,6 +922,7 @@ def test_check_needs_no_data(retl: Retl, project: Path, monkeypatch: pytest.Monk
     assert (0, "syncs/users.yml: identify from models/users.sql, fine\n", "") == retl("check")
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("E12")
 def test_the_write_key_is_never_shown(retl: Retl, project: Path, sandbox: Sandbox) -> None:
     """Neither output nor state holds the write key, whatever goes wrong."""
@@ -935,6 +964,7 @@ def test_a_rehearsal_has_a_state_of_its_own(retl: Retl, project: Path, sandbox: 
     assert [project / "state/sandbox/users.duckdb"] == list(project.rglob("*.duckdb"))
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("G11")
 def test_a_rehearsal_can_begin_where_production_stands(retl: Retl, project: Path, sandbox: Sandbox) -> None:
     """--from-production sends to the local Segment just what the next real run sends, under the same ids."""
@@ -976,6 +1006,7 @@ def start(project: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("L7")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_stops_a_run_in_good_order(
@@ -997,6 +1028,7 @@ def test_a_signal_stops_a_run_in_good_order(
     assert ids == {call["messageId"] for call in sandbox.accepted}
 
 
+@pytest.mark.thorough
 def test_the_sandbox_command_serves_until_it_is_interrupted(project: Path) -> None:
     """`retl sandbox` says its address, takes calls, and sums up when it is stopped."""
     with start(project, "sandbox", "--port", "0") as process:
@@ -1011,6 +1043,7 @@ def test_the_sandbox_command_serves_until_it_is_interrupted(project: Path) -> No
     assert "sandbox: 2 calls accepted" in out
 
 
+@pytest.mark.thorough
 def test_the_sandbox_command_passes_calls_on(project: Path, sandbox: Sandbox) -> None:
     """`retl sandbox --webhook` posts what it takes, and tells of it without the key in the URL."""
     hook = f"{sandbox.url}/v1/identify?key=secret-key"
@@ -1034,6 +1067,7 @@ def test_the_sandbox_command_passes_calls_on(project: Path, sandbox: Sandbox) ->
     assert ["Segment (Actions)"] * 2 == [one.headers["user-agent"] for one in sandbox.requests]
 
 
+@pytest.mark.thorough
 def test_files_are_for_the_owner_alone(project: Path) -> None:
     """What a run leaves behind can be read by its owner only."""
     process = start(project, "run", "users")
@@ -1044,6 +1078,7 @@ def test_files_are_for_the_owner_alone(project: Path) -> None:
         assert path.stat().st_mode & 0o077 == 0, path
 
 
+@pytest.mark.thorough
 def test_the_example_runs_with_every_kind(
     retl: Retl, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -139,6 +139,7 @@ FILES = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("L8")
 @pytest.mark.parametrize("damage", LOGS.values(), ids=LOGS)
 def test_without_its_damaged_log_a_state_finds_the_changes_again(
@@ -178,6 +179,7 @@ def test_a_file_that_cannot_be_opened_is_to_be_restored(path: Path, damage: Call
     assert before == (path.is_dir() or path.read_bytes())
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("L8")
 def test_damage_that_a_run_meets_later_is_no_bug(path: Path, killed: Path) -> None:
     """A damaged block of the snapshot stops the run that reads it, and says so again in the next one."""
@@ -199,6 +201,7 @@ def test_damage_that_a_run_meets_later_is_no_bug(path: Path, killed: Path) -> No
         assert run(path.parent, sandbox.url, AFTER).baseline
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("L8")
 def test_a_reset_is_a_way_out_though_rows_tell_the_history(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

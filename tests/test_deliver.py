@@ -147,6 +147,7 @@ def test_throttling_pauses_every_lane(state: State, sandbox: Sandbox, clock: Fak
     assert all(later - earlier >= 1 for earlier, later in zip(arrivals, arrivals[20:], strict=False))
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("L20")
 def test_a_429_pauses_every_lane_also_without_retry_after(
     state: State, sandbox: Sandbox, clock: FakeClock
@@ -164,6 +165,7 @@ def test_a_429_pauses_every_lane_also_without_retry_after(
 USUAL = SegmentSettings()
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("L20")
 @pytest.mark.parametrize(
     ("limit", "most", "least"), [(1_000, 0.0, 1.0), (500, 0.01, 0.99), (400, 0.02, 0.7), (250, 0.05, 0.6)]
@@ -188,6 +190,7 @@ def test_the_default_rate_is_hardly_ever_too_fast(
     assert clock.seconds <= 40_000 / min(limit, 500) / least
 
 
+@pytest.mark.thorough
 def test_waits_that_segment_asks_for_are_not_counted(
     state: State, sandbox: Sandbox, clock: FakeClock
 ) -> None:
@@ -251,6 +254,7 @@ def test_a_batch_that_is_too_large_for_something_in_between_is_split(state: Stat
     assert list(range(7)) == numbers(sandbox.accepted)
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("L5")
 @pytest.mark.parametrize(("users", "tried"), [(100, 2 * MOST_REFUSED), (1, 100)])
 def test_when_every_call_is_refused_it_is_not_the_calls(
@@ -268,6 +272,7 @@ def test_when_every_call_is_refused_it_is_not_the_calls(
     assert len(sandbox.requests) <= 2 * tried + 10
 
 
+@pytest.mark.variants(1)
 @pytest.mark.rule("L5", "L14")
 @pytest.mark.parametrize(
     ("status", "users"),
@@ -445,6 +450,7 @@ def test_a_lone_refused_call_is_held_until_segment_is_known(state: State, sandbo
     assert (1, None, []) == (alone.rejected, alone.error, waiting(state))
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize(("status", "code"), [(401, 2), (403, 2), (404, 3), (302, 3), (501, 3), (422, 3)])
 def test_answers_that_no_retry_can_mend_stop_at_once(
     state: State, sandbox: Sandbox, status: int, code: int
@@ -464,6 +470,7 @@ def test_answers_that_no_retry_can_mend_stop_at_once(
     assert (40, 0) == (again.delivered, again.unsure)
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("L2")
 def test_an_unreachable_segment_leaves_everything_pending(
     state: State, clock: FakeClock, sandbox: Sandbox
@@ -500,6 +507,7 @@ OUTAGES = [
 ]
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("L19")
 @pytest.mark.parametrize(("calls", "users", "reply"), OUTAGES)
 def test_an_outage_of_twenty_minutes_is_survived(
@@ -523,6 +531,7 @@ def test_an_outage_of_twenty_minutes_is_survived(
 LASTING = [Reply(200, body="<html>"), Reply(404), Reply(200, body="<html>", retry_after=20)]
 
 
+@pytest.mark.variants(1)
 @pytest.mark.rule("L19")
 @pytest.mark.parametrize("reply", LASTING, ids=["a web page", "404", "a web page that asks to wait"])
 @pytest.mark.parametrize(("calls", "users"), [(1, 1), (30, 1), (2_000, 2_000)])
@@ -668,6 +677,7 @@ def test_a_limit_is_of_calls_that_arrive(state: State) -> None:
     assert ([2], 1, 2) == (numbers(sandbox.accepted), delivery.delivered, delivery.rejected)
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize("limit", [0, 1, 7, 25, 30, 31])
 def test_a_limit_lets_exactly_so_many_leave(state: State, sandbox: Sandbox, limit: int) -> None:
     """`--limit` is a canary: so many calls leave and no more; the rest goes later, each call once."""
@@ -754,6 +764,7 @@ class _Threads(SilentObserver):
         self.seen.add(threading.get_ident())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("slow", "rate"), [(True, 0), (False, 0), (False, 100)])
 def test_more_connections_are_used_where_answers_take_long(
     state: State, clock: FakeClock, slow: bool, rate: int
@@ -907,6 +918,7 @@ sys.exit(delivery.error.exit_code)
 """
 
 
+@pytest.mark.variants(1)
 @pytest.mark.rule("L7")
 @pytest.mark.parametrize("rate", [0, 50], ids=["within a stretch", "at a rate"])
 def test_sigterm_ends_a_process_with_the_answers_noted(tmp_path: Path, sandbox: Sandbox, rate: int) -> None:

@@ -46,6 +46,7 @@ def test_each_event_has_its_count(bench: Bench) -> None:
     assert {} == delivered(bench, third.run)
 
 
+@pytest.mark.thorough
 def test_calls_that_an_earlier_run_left_over(bench: Bench) -> None:
     """A call that waited counts as delivered in the run in which it left, under its event."""
     bench.run(TRACK, rows(("a", 1), ("b", 1)))
@@ -58,6 +59,7 @@ def test_calls_that_an_earlier_run_left_over(bench: Bench) -> None:
     assert {"Came": 2, "Moved": 1, "Left": 1} == both
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["track", "audience"])
 def test_events_that_a_change_does_not_tell(bench: Bench, kind: str) -> None:
     """Where one change makes calls of several events, each call counts under its own."""

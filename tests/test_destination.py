@@ -94,6 +94,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
             yield made
 
 
+@pytest.mark.thorough
 def test_all_calls_arrive_in_the_order_of_their_user(place: Place) -> None:
     """A delivery brings each call once, the calls of one user in their order, and empties the outbox."""
     with memory_state() as state:
@@ -241,6 +242,7 @@ def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     assert [] == list(tmp_path.iterdir())
 
 
+@pytest.mark.thorough
 def test_a_link_and_its_file_share_a_lock(tmp_path: Path) -> None:
     """Two syncs that reach one file by two names write one after another, so that no call is lost."""
     (tmp_path / "link.ndjson").symlink_to(tmp_path / "calls.ndjson")
@@ -270,6 +272,7 @@ def retl(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest
     return runner(capsys)
 
 
+@pytest.mark.thorough
 def test_a_run_writes_its_calls_to_the_file_that_the_endpoint_names(retl: Retl, tmp_path: Path) -> None:
     """A sync with a file as endpoint needs no write key, sends only what changed, and has its own state."""
     code, out, err = retl("run", "users")
@@ -295,6 +298,7 @@ def test_a_call_is_one_line_whatever_its_json_looks_like(retl: Retl, tmp_path: P
     assert '"traits":{"email":{ "n": 1  }}' in line
 
 
+@pytest.mark.thorough
 def test_a_project_that_moves_keeps_its_file(
     retl: Retl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -310,6 +314,7 @@ def test_a_project_that_moves_keeps_its_file(
     assert "no changes" in out
 
 
+@pytest.mark.thorough
 def test_another_file_is_another_destination(retl: Retl, tmp_path: Path) -> None:
     """A sync whose file changes is stopped, with the ways on that a file has."""
     assert 0 == retl("run", "users")[0]

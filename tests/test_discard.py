@@ -68,6 +68,7 @@ def sent(sandbox: Sandbox, after: int) -> list[tuple[str, Any]]:
     return [(call["userId"], call.get("traits", call.get("properties"))) for call in sandbox.accepted[after:]]
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("L15")
 def test_refused_calls_go_again_under_their_ids(tmp_path: Path, sandbox: Sandbox) -> None:
     """What Segment refused once and takes now arrives by `retry`, as it was, and is rejected no more."""
@@ -99,6 +100,7 @@ def test_refused_calls_go_again_under_their_ids(tmp_path: Path, sandbox: Sandbox
         assert Waiting(0, 0) == waiting(state)
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("L15")
 @pytest.mark.parametrize("newer_run", [True, False])
 def test_a_refused_call_that_was_overtaken_goes_again_only_when_asked(
@@ -125,6 +127,7 @@ def test_a_refused_call_that_was_overtaken_goes_again_only_when_asked(
     assert (1, 1, 0) == (goes.run.calls.enqueued, goes.run.calls.delivered, goes.left.overtaken)
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("L16")
 def test_pending_calls_are_taken_back(tmp_path: Path, sandbox: Sandbox) -> None:
     """After `discard --pending` the next run finds the same changes anew, against what was delivered."""
@@ -153,6 +156,7 @@ def test_pending_calls_are_taken_back(tmp_path: Path, sandbox: Sandbox) -> None:
     ] == sorted(sent(sandbox, seen))
 
 
+@pytest.mark.thorough
 def test_pending_calls_are_taken_back_after_an_edit_of_the_mapping(tmp_path: Path, sandbox: Sandbox) -> None:
     """Rows are put back in the shape that the snapshot has by then."""
     Shop(tmp_path, sandbox.url, IDENTIFY).run(people(ada="pro", bob="free", eve="free"))
@@ -193,6 +197,7 @@ def test_a_change_behind_a_call_that_is_sent_again_is_taken_back(tmp_path: Path,
     assert (1, 1) == ((run := shop.run(people(bob="new", eve="pro"))).removed, run.calls.delivered)
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("L16")
 def test_a_reset_leaves_nothing_to_put_back(tmp_path: Path, sandbox: Sandbox) -> None:
     """After a reset calls of before have no rows; those of the first pass that follows are taken back."""
@@ -208,6 +213,7 @@ def test_a_reset_leaves_nothing_to_put_back(tmp_path: Path, sandbox: Sandbox) ->
         assert [] == rows(state, "SELECT key FROM state.snapshot")
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("K17")
 def test_a_call_that_is_sent_again_is_no_rest_of_a_full_run(tmp_path: Path, sandbox: Sandbox) -> None:
     """A --full that ended is not resumed because one of its calls was refused and waits once more."""
@@ -243,6 +249,7 @@ def test_a_first_pass_that_is_taken_back_is_a_first_pass_again(tmp_path: Path, s
         assert (None, None) == (state.metadata.first_pass, state.metadata.mapping)
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("L16")
 def test_one_of_two_calls_of_a_change_is_not_taken_back(tmp_path: Path, sandbox: Sandbox) -> None:
     """Where a user has left an audience and the next one has not come yet, the call for that stays."""
@@ -262,6 +269,7 @@ def test_one_of_two_calls_of_a_change_is_not_taken_back(tmp_path: Path, sandbox:
     ] == [(call["userId"], call["event"].removeprefix("Segment ")) for call in sandbox.accepted]
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("L16")
 def test_a_column_of_another_type_keeps_what_is_put_back(tmp_path: Path, sandbox: Sandbox) -> None:
     """A text that was delivered is put back as it was, though the column holds numbers by then."""
@@ -276,6 +284,7 @@ def test_a_column_of_another_type_keeps_what_is_put_back(tmp_path: Path, sandbox
         assert [("abc",)] == rows(state, "SELECT DISTINCT row.plan ->> '$' FROM state.snapshot")
 
 
+@pytest.mark.thorough
 def test_a_silent_baseline_is_none_again_only_by_a_reset(tmp_path: Path, sandbox: Sandbox) -> None:
     """After a silent baseline, changes that are taken back are changes for the next run, too."""
     shop = Shop(tmp_path, sandbox.url, AUDIENCE.replace("initial: send\n", ""))
@@ -316,6 +325,7 @@ def retl(
     return runner(capsys)
 
 
+@pytest.mark.thorough
 def test_the_commands_say_what_they_did(retl: Retl, sandbox: Sandbox) -> None:
     """`retry` and `discard` tell how many calls went where, and exit as a run would."""
     assert (0, "users: there are no calls to send again\n") == retl("retry", "users")[:2]

@@ -42,6 +42,7 @@ def example(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.thorough
 def test_the_session_on_the_first_screen_prints_what_it_says(example: Path) -> None:
     """Each command of the README's first session prints, in the example project, exactly what follows it."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

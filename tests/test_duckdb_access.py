@@ -100,6 +100,7 @@ def test_what_is_allowed_is_read(read: Read, root: Path, scheme: str, setting: s
         assert [{"place": "data"}] == found
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("setting", ["enable_external_access=false", "lock_configuration=true"])
 def test_the_database_itself_is_read(read: Read, setting: str) -> None:
     """A restricted DuckDB file is read as any other, and goes on to disk beyond its memory."""

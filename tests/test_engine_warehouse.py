@@ -223,6 +223,7 @@ def counts(record: Run) -> tuple[Any, ...]:
     return tuple(getattr(record, name) for name in COUNTS)
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("X2")
 def test_only_what_changed_leaves_the_warehouse(world: World) -> None:
     """After a first pass the snapshot is in one table of the workspace, and a run finds each change once."""
@@ -239,6 +240,7 @@ def test_only_what_changed_leaves_the_warehouse(world: World) -> None:
     assert (4, "n1") == (rows, notes), "the last known values are those of the last counted change"
 
 
+@pytest.mark.variants(1)
 @pytest.mark.rule("X2")
 def test_a_silent_first_pass_reads_no_row(world: World) -> None:
     """All rows become known where they are; those without a usable key are rejected and stay unknown."""
@@ -274,6 +276,7 @@ def test_a_run_that_is_killed_at_any_statement_loses_nothing(world: World) -> No
     assert [] == world.sandbox.duplicates
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("X3")
 def test_a_killed_run_leaves_no_table_to_the_local_engine(world: World) -> None:
     """Also where there is no snapshot yet, so that the local engine has nothing to take over."""
@@ -351,6 +354,7 @@ def test_a_guard_that_stops_a_run_leaves_no_table(world: World) -> None:
     assert 1 == world.run(Options(forced=frozenset({"removed"}))).removed
 
 
+@pytest.mark.thorough
 def test_a_plan_leaves_state_and_workspace_as_they_were(world: World) -> None:
     """What it made in the warehouse is gone when it ends."""
     world.run()
@@ -363,6 +367,7 @@ def test_a_plan_leaves_state_and_workspace_as_they_were(world: World) -> None:
     assert tables == world.tables()
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("X5")
 def test_a_copy_of_a_state_never_drops_a_table_of_the_original(world: World) -> None:
     """It reads the table that it came with, makes its own, and leaves that of the original alone."""
@@ -380,6 +385,7 @@ def test_a_copy_of_a_state_never_drops_a_table_of_the_original(world: World) -> 
     assert table not in world.tables()
 
 
+@pytest.mark.variants(1)
 @pytest.mark.rule("X7")
 @pytest.mark.parametrize(
     ("damage", "said"),
@@ -399,6 +405,7 @@ def test_a_table_that_somebody_touched_is_an_error(world: World, damage: str, sa
     assert 4 == len(world.sandbox.accepted)
 
 
+@pytest.mark.thorough
 def test_a_column_of_another_type_is_read_in_full(world: World) -> None:
     """Where a column has another type, all rows are compared by what is sent; keys stay what they are."""
     world.run()
@@ -413,6 +420,7 @@ def test_a_column_of_another_type_is_read_in_full(world: World) -> None:
     assert (3, 3, 0, 0, 0, 0) == counts(world.run())
 
 
+@pytest.mark.variants(1)
 @pytest.mark.rule("X8")
 def test_engines_take_the_snapshot_over_from_each_other(world: World) -> None:
     """A sync whose engine is another one sends what changed, and no row for the move; back again, too."""
@@ -431,6 +439,7 @@ def test_engines_take_the_snapshot_over_from_each_other(world: World) -> None:
     assert 4 == world.in_file()
 
 
+@pytest.mark.thorough
 def test_discarded_calls_are_found_again(world: World) -> None:
     """Rows whose calls were dropped count as they were before, though the table has them as they are now."""
     world.run()
@@ -444,6 +453,7 @@ def test_discarded_calls_are_found_again(world: World) -> None:
     assert 2 == world.in_file(), "the row with another note, and the one that cannot be sent"
 
 
+@pytest.mark.thorough
 def test_a_discarded_first_pass_comes_again(world: World) -> None:
     """Where nothing of a first pass was delivered, the next run is a first pass once more."""
     world.run(Options(limit=0))
@@ -593,6 +603,7 @@ def tables_of(folder: Path) -> list[str]:
     return [name for (name,) in found]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("option", [[], ["--purge"]], ids=["reset", "purge"])
 def test_a_reset_drops_the_tables_of_its_state(retl: Retl, tmp_path: Path, option: list[str]) -> None:
     """Nothing of what retl kept of the sync is left in the warehouse; the next run is a first pass."""
@@ -603,6 +614,7 @@ def test_a_reset_drops_the_tables_of_its_state(retl: Retl, tmp_path: Path, optio
     assert 4 == json.loads(retl("run", "shop", "--json")[1])["added"]
 
 
+@pytest.mark.thorough
 def test_the_last_known_row_is_told(retl: Retl, tmp_path: Path) -> None:
     """Explain shows a row as it was last sent; --offline and `retl sql` say that the warehouse has it."""
     retl("run", "shop")
@@ -619,6 +631,7 @@ def test_the_last_known_row_is_told(retl: Retl, tmp_path: Path) -> None:
     assert "" == retl("sql", "shop", "select * from calls")[2]
 
 
+@pytest.mark.thorough
 def test_a_row_in_the_warehouse_is_not_told_to_be_gone(retl: Retl, tmp_path: Path) -> None:
     """Where another row left the model, the past of a row that stayed says nothing of that."""
     retl("run", "shop")
@@ -631,6 +644,7 @@ def test_a_row_in_the_warehouse_is_not_told_to_be_gone(retl: Retl, tmp_path: Pat
     assert ["unchanged", "call"] == [event["kind"] for event in events]
 
 
+@pytest.mark.thorough
 def test_commands_that_look_write_nothing_in_the_warehouse(retl: Retl, tmp_path: Path) -> None:
     """Status, explain, history, rejected, plan and check leave its tables as they are."""
     retl("run", "shop")
@@ -657,6 +671,7 @@ def test_rehearsals_leave_the_tables_of_one_of_them(retl: Retl, tmp_path: Path) 
     assert [] == tables_of(tmp_path)
 
 
+@pytest.mark.thorough
 def test_a_state_that_is_moved_has_its_tables_still(retl: Retl, tmp_path: Path) -> None:
     """In its new place it drops what it made in the old one, once it needs that no more."""
     retl("run", "shop")
@@ -669,6 +684,7 @@ def test_a_state_that_is_moved_has_its_tables_still(retl: Retl, tmp_path: Path) 
     assert before != after
 
 
+@pytest.mark.thorough
 def test_a_reset_drops_the_table_in_the_schema_of_before(retl: Retl, tmp_path: Path) -> None:
     """Where `engine_schema` was edited, the way out that the error names leaves no table of rows behind."""
     retl("run", "shop")
@@ -680,6 +696,7 @@ def test_a_reset_drops_the_table_in_the_schema_of_before(retl: Retl, tmp_path: P
     assert 0 == retl("run", "shop")[0]
 
 
+@pytest.mark.thorough
 def test_a_state_with_another_key_has_its_tables_still(retl: Retl, tmp_path: Path) -> None:
     """What writes another file in its place, as `retl encrypt` does, lets it drop the table of before."""
     retl("run", "shop")
@@ -689,6 +706,7 @@ def test_a_state_with_another_key_has_its_tables_still(retl: Retl, tmp_path: Pat
     assert 1 == len(tables_of(tmp_path))
 
 
+@pytest.mark.thorough
 def test_the_local_engine_drops_the_table_of_a_duckdb_file(retl: Retl, tmp_path: Path) -> None:
     """By the command line, too, which opens a file for reading alone where it can."""
     retl("run", "shop")
@@ -698,6 +716,7 @@ def test_the_local_engine_drops_the_table_of_a_duckdb_file(retl: Retl, tmp_path:
     assert [] == tables_of(tmp_path)
 
 
+@pytest.mark.thorough
 def test_the_local_engine_drops_the_table_of_a_state_in_a_bucket(
     retl: Retl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,6 +59,7 @@ def kinds(row: dict[str, Any]) -> list[str]:
     return [event.get("state", event["kind"]) for event in row["past"]]
 
 
+@pytest.mark.thorough
 def test_a_row_is_told_from_its_first_call_on(retl: Retl) -> None:
     """The newest event is first: calls, and between them why a run sent nothing of this row."""
     assert 0 == run(retl, FIRST)
@@ -93,6 +94,7 @@ def test_an_id_stands_for_all_rows_of_the_user(retl: Retl) -> None:
     assert [["delivered"]] * 2 == [kinds(row) for row in found]
 
 
+@pytest.mark.thorough
 def test_a_row_that_is_gone_still_has_its_past(retl: Retl) -> None:
     """Its calls are told by key and by user, though neither the model nor the snapshot has it."""
     assert 0 == run(retl, FIRST.replace("3,bob,free,1\n", ""))
@@ -106,6 +108,7 @@ def test_a_row_that_is_gone_still_has_its_past(retl: Retl) -> None:
         )
 
 
+@pytest.mark.thorough
 def test_the_past_is_told_without_the_warehouse(retl: Retl) -> None:
     """Where the model cannot be read the past is told with a notice; with --offline it is not tried."""
     Path("users.csv").unlink()
@@ -129,6 +132,7 @@ def test_what_differs_from_the_last_call_is_shown(retl: Retl) -> None:
     assert "  next ~ changed; the next run sends:" in lines
 
 
+@pytest.mark.thorough
 def test_a_long_call_is_folded(retl: Retl) -> None:
     """A call of many characters is cut with the number of those that are left, unless all are asked for."""
     Path("users.csv").write_text(FIRST.replace("1,ada,pro,3", f"1,ada,{'x' * 2_000},3"))
@@ -138,6 +142,7 @@ def test_a_long_call_is_folded(retl: Retl) -> None:
     assert "x" * 2_000 in in_full
 
 
+@pytest.mark.thorough
 def test_a_silent_baseline_is_told(retl: Retl) -> None:
     """Of a row that was remembered and not sent, the run that did so is told."""
     track = SYNC.replace("identify:", "track:").replace("traits:", "properties:") + "initial: skip\n"
@@ -148,6 +153,7 @@ def test_a_silent_baseline_is_told(retl: Retl) -> None:
     assert ["baseline"] == kinds(json.loads(out))
 
 
+@pytest.mark.thorough
 def test_a_guard_that_would_stop_the_next_run_is_named(retl: Retl) -> None:
     """Where a guard would stop the next run, explain does not say that the run sends the call."""
     Path("users.csv").write_text(FIRST.replace("pro", "team").replace("free", "team"))
@@ -159,6 +165,7 @@ def test_a_guard_that_would_stop_the_next_run_is_named(retl: Retl) -> None:
     assert "the next run sends" not in out
 
 
+@pytest.mark.thorough
 def test_a_pending_call_is_delivered_first(retl: Retl) -> None:
     """Of a call that waits it is told that the next run delivers it first, and no other."""
     assert 0 == run(retl, f"{FIRST}4,ada,free,1\n5,ada,free,1\n", "--limit", "1")
@@ -169,6 +176,7 @@ def test_a_pending_call_is_delivered_first(retl: Retl) -> None:
     assert any(line.startswith("  next = unchanged; the next run has no other call for it") for line in lines)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("asked", ["2", "4", "bob"])
 def test_rows_that_share_a_key_would_be_rejected(retl: Retl, asked: str) -> None:
     """Of a key that several rows have now none of them is shown, whether it was sent before or is new."""
@@ -181,6 +189,7 @@ def test_rows_that_share_a_key_would_be_rejected(retl: Retl, asked: str) -> None
     )
 
 
+@pytest.mark.thorough
 def test_rows_without_a_key_would_be_rejected(retl: Retl) -> None:
     """A row without a key is found by its user, beside the other rows of that user."""
     Path("users.csv").write_text(FIRST.replace("2,ada", ",ada"))
@@ -198,6 +207,7 @@ def test_the_past_has_a_heading(retl: Retl) -> None:
     assert lines.index("Insider") < lines.index("past")
 
 
+@pytest.mark.thorough
 def test_the_run_in_which_a_row_left_the_model_is_told(retl: Retl) -> None:
     """A row left in the one run since its last call in which rows left; of several none is named."""
     without = FIRST.replace("3,bob,free,1\n", "")
@@ -211,6 +221,7 @@ def test_the_run_in_which_a_row_left_the_model_is_told(retl: Retl) -> None:
     assert ["unchanged", "delivered"] == kinds(row)
 
 
+@pytest.mark.thorough
 def test_a_rejected_row_says_why_and_what_to_do(retl: Retl) -> None:
     """The run that rejected a row is told with the reason, and with a way to send the row after all."""
     assert 1 == run(retl, FIRST.replace("1,ada,pro,3", "1,ada,pro,many"))
@@ -222,6 +233,7 @@ def test_a_rejected_row_says_why_and_what_to_do(retl: Retl) -> None:
     )
 
 
+@pytest.mark.thorough
 def test_a_run_that_fails_while_it_delivers_is_told_as_such(tmp_path: Path) -> None:
     """A run that ends at the calls of an earlier one is not said to have failed over the model's rows."""
     with Sandbox() as sandbox:
@@ -240,6 +252,7 @@ def test_a_run_that_fails_while_it_delivers_is_told_as_such(tmp_path: Path) -> N
     assert 1 == len(other.waiting)
 
 
+@pytest.mark.thorough
 def test_the_past_of_rehearsals_alone_is_pointed_to(retl: Retl) -> None:
     """Where only rehearsals sent a row, the option that tells their past is named."""
     said = "  no run has sent anything of it yet (rehearsals: --sandbox)"

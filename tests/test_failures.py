@@ -255,6 +255,7 @@ def test_an_env_file_that_is_none(retl: Retl, project: Path, text: bytes, messag
     assert (2, f"error: {message}\n") == (code, err)
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize(
     "text", [b"", b"\xef\xbb\xbfA=1", b"A", b"=", b"A=\nB='\n", b"export A=1\n\n\r\nx y z\n#\n'\"=="]
 )
@@ -354,6 +355,7 @@ def test_an_argument_that_names_nothing(retl: Retl, argument: str) -> None:
     assert err.startswith(("error: there is no sync", "error: there is no file"))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("room", [0, 200_000])
 def test_a_disk_that_is_full_is_no_bug(project: Path, room: int) -> None:
     """Where files cannot grow any more, a run ends with exit code 3 and says what to do."""

@@ -25,6 +25,7 @@ def bare(text: str) -> str:
     return re.sub(r"\s", "", text)
 
 
+@pytest.mark.thorough
 @settings(deadline=None)
 @given(st.dictionaries(st.text("abc", min_size=1, max_size=8), VALUES, max_size=6), st.integers(40, 100))
 def test_a_folded_call_fits_and_is_whole(call: dict[str, Any], width: int) -> None:

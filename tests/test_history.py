@@ -75,6 +75,7 @@ def test_a_first_pass_is_told_without_a_row_for_each_call(shop: Shop, sandbox: S
     assert {NOON.replace(tzinfo=None)} == {one["moment"] for one in found}
 
 
+@pytest.mark.thorough
 def test_a_row_that_changes_has_its_first_call_written_down(shop: Shop, sandbox: Sandbox) -> None:
     """Of a first pass only the calls of rows that change or go are written, before they do."""
     shop.run(Table(USERS))
@@ -89,6 +90,7 @@ def test_a_row_that_changes_has_its_first_call_written_down(shop: Shop, sandbox:
         ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("limit", [0, 3])
 def test_what_waits_is_no_history(shop: Shop, sandbox: Sandbox, limit: int) -> None:
     """Calls that wait are told once they are delivered, by the run that made and the one that sent them."""
@@ -104,6 +106,7 @@ def test_what_waits_is_no_history(shop: Shop, sandbox: Sandbox, limit: int) -> N
     assert expected == {one: runs.count(one) for one in runs}
 
 
+@pytest.mark.thorough
 def test_calls_that_are_rendered_early_are_told_once(shop: Shop, sandbox: Sandbox) -> None:
     """Where a part of a first pass was sent and the rest becomes text, each call is told once."""
     shop.run(Table(USERS), Options(limit=3))
@@ -125,6 +128,7 @@ def test_a_refused_call_is_no_history_and_one_ahead_of_its_turn_is(shop: Shop, s
         assert "u1" not in {user for _, user, _ in seen(state)}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("edit", ["reset", "mapping", "full"])
 def test_the_history_outlives_the_rows(
     shop: Shop,
@@ -146,6 +150,7 @@ def test_the_history_outlives_the_rows(
         assert sent(sandbox) == seen(state)
 
 
+@pytest.mark.thorough
 def test_calls_that_were_taken_back_are_no_history(shop: Shop, sandbox: Sandbox) -> None:
     """Where a part of a first pass was sent and the rest discarded, the history has what arrived."""
     shop.run(Table(USERS), Options(limit=3))
@@ -157,6 +162,7 @@ def test_calls_that_were_taken_back_are_no_history(shop: Shop, sandbox: Sandbox)
         assert sent(sandbox) == seen(state)
 
 
+@pytest.mark.thorough
 def test_rendered_calls_are_told_when_they_left(tmp_path: Path, sandbox: Sandbox) -> None:
     """Calls that waited as text are told with their own users and events, once they have left."""
     shop = Shop(tmp_path, sandbox.url, TRACK, clock=FakeClock())
@@ -200,6 +206,7 @@ def test_a_message_id_is_told_to_the_letter(message_id: str) -> None:
         assert {message_id, "m1"} == {one["message_id"] for one in told(state)}
 
 
+@pytest.mark.thorough
 def test_places_do_not_begin_anew(shop: Shop, sandbox: Sandbox) -> None:
     """An outbox that was empty goes on numbering, so that an older receipt is of no newer call."""
     shop.run(Table(USERS))
@@ -234,6 +241,7 @@ def test_a_rejected_row_is_kept_with_its_user_and_the_value_at_fault(
         )
 
 
+@pytest.mark.thorough
 def test_a_rejection_that_is_over_keeps_a_line(tmp_path: Path, sandbox: Sandbox) -> None:
     """Rows that were fixed and sent, fixed to what they were, or are gone, tell so, with since when."""
     shop = Shop(tmp_path, sandbox.url, TRACK, clock=FakeClock())
@@ -251,6 +259,7 @@ def test_a_rejection_that_is_over_keeps_a_line(tmp_path: Path, sandbox: Sandbox)
         assert [] == rows(state, "FROM state.rejected_row")
 
 
+@pytest.mark.thorough
 def test_a_refused_call_that_is_sent_later_or_discarded_keeps_a_line(
     tmp_path: Path, sandbox: Sandbox
 ) -> None:

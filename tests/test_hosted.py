@@ -76,6 +76,7 @@ def test_a_hosted_model_of_which_nothing_is_wanted(hosted: HostedWarehouse) -> N
     assert 0 == only_batch(hosted, "SELECT email FROM hosted", []).num_columns
 
 
+@pytest.mark.thorough
 def test_a_hosted_read_that_is_left(hosted: HostedWarehouse) -> None:
     """A read that is left in its midst ends, and the service can be read again."""
     reading = hosted.read(model("SELECT i FROM generate_series(1, 10000000) AS i"), batch_rows=10)

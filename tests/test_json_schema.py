@@ -336,6 +336,7 @@ def edited(draw: st.DrawFn) -> Any:
     return document
 
 
+@pytest.mark.thorough
 @given(document=edited())
 @settings(max_examples=MANY, deadline=None)
 def test_schema_and_program_agree_about_syncs(folder: Path, document: Any) -> None:

@@ -90,6 +90,7 @@ def test_what_is_older_is_forgotten_when_a_run_ends(tmp_path: Path, sandbox: San
     assert ["1 rejected calls were older than `keep` allows, and are forgotten"] == one.observer.sentences
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("P3")
 @pytest.mark.parametrize("keep", ["", "keep: off\n"])
 def test_without_keep_nothing_that_is_open_is_forgotten(tmp_path: Path, sandbox: Sandbox, keep: str) -> None:
@@ -112,6 +113,7 @@ def history(shop: Shop) -> dict[str, list[Any]]:
         }
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("P3")
 @pytest.mark.parametrize("keep", ["", "keep: 30d\n", "keep: 60d\n"])
 def test_the_history_is_forgotten_by_age(tmp_path: Path, sandbox: Sandbox, keep: str) -> None:
@@ -149,6 +151,7 @@ def test_a_first_pass_is_told_though_its_run_was_pushed_out(tmp_path: Path, sand
     assert {"calls": ["u0", "u1", "u1"], "ended": []} == history(one)
 
 
+@pytest.mark.thorough
 def test_rejected_rows_stay_while_runs_meet_them(tmp_path: Path, sandbox: Sandbox) -> None:
     """A row that is rejected in each run is known since its first; one that none met for long is not."""
     one = shop(tmp_path, sandbox)
@@ -171,6 +174,7 @@ def test_rejected_rows_stay_while_runs_meet_them(tmp_path: Path, sandbox: Sandbo
     assert [] == look(one)["rows"]
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("P4")
 def test_what_delivery_needs_stays(tmp_path: Path, sandbox: Sandbox) -> None:
     """Calls that wait, the record of their run, and the last receipt outlive any age, and are delivered."""

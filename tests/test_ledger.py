@@ -125,6 +125,7 @@ def test_nothing_stays_unwritten_for_long(state: State) -> None:
     assert ledger.is_old()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("rate", "per_batch"), [(0, 0), (10, 2)])
 def test_commits_are_few_beside_batches(rate: int, per_batch: int) -> None:
     """Without a rate there is one for each page; at a rate, where there is time, two for each batch."""

@@ -145,6 +145,7 @@ def retl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     return runner(capsys)
 
 
+@pytest.mark.thorough
 def test_a_command_writes_its_runs(retl: Retl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All runs of a command are in the file of the option or the variable, also failed ones; no rehearsal."""
     with Sandbox() as sandbox:

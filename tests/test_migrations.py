@@ -92,6 +92,7 @@ def form(state: State) -> dict[str, list[tuple[Any, ...]]]:
     }
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize("name", FILES)
 def test_a_migrated_file_has_the_form_of_a_new_one(tmp_path: Path, name: str) -> None:
     """Tables, columns in their order, types, defaults, constraints, indexes, views are as in a new file."""
@@ -139,6 +140,7 @@ def segment(sandbox: Sandbox) -> Segment:
     return Segment(source, RateLimiter(0, FakeClock()), HURRIED, 2)
 
 
+@pytest.mark.variants(1)
 @pytest.mark.rule("L3")
 @pytest.mark.parametrize("name", FILES)
 def test_calls_that_waited_leave_once(
@@ -177,6 +179,7 @@ def test_calls_that_waited_have_what_a_history_tells(tmp_path: Path, name: str) 
         assert (call["userId"], "identify", call["timestamp"]) == told
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_what_was_rejected_goes_out_again(
     tmp_path: Path, sandbox: Sandbox, in_memory: Warehouse, name: str
@@ -192,6 +195,7 @@ def test_what_was_rejected_goes_out_again(
     assert message_id == sandbox.accepted[-1]["messageId"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", FILES)
 def test_a_change_after_a_migration_is_one_change(
     tmp_path: Path, sandbox: Sandbox, in_memory: Warehouse, name: str

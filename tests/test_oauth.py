@@ -320,6 +320,7 @@ def secrets(folder: Path) -> list[str]:
     ]
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("A1")
 def test_a_run_sends_with_a_token(retl: Retl, sandbox: Sandbox, tmp_path: Path) -> None:
     """Calls leave with the token in place of the write key's header, and neither is printed nor kept."""
@@ -355,6 +356,7 @@ def test_a_refused_token_is_renewed_once(retl: Retl, sandbox: Sandbox, server: T
     assert [] == sandbox.duplicates
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("A1")
 def test_a_source_that_refuses_each_token_ends_the_run(
     retl: Retl, sandbox: Sandbox, server: TokenServer

@@ -46,6 +46,7 @@ def leave_calls(retl: Retl, project: Path, sandbox: Sandbox) -> None:
     assert retl("run", "old")[0] == 2
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("E9")
 @pytest.mark.parametrize("by", ["file", "name"])
 def test_a_renamed_sync_does_not_begin_anew_while_its_calls_wait(retl: Retl, project: Path, by: str) -> None:
@@ -102,6 +103,7 @@ def test_the_state_of_a_deleted_sync_is_named(retl: Retl, project: Path) -> None
         assert "no sync file is named `old`" in retl("status")[1]
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("E15")
 def test_other_files_in_the_folder_are_no_orphans(retl: Retl, project: Path) -> None:
     """Sources of a sync, rehearsals, files beside states, syncs elsewhere and states in use are not named."""

@@ -47,6 +47,7 @@ def planned(retl: Retl, sync: str, *arguments: str) -> dict[str, Any]:
     return plan
 
 
+@pytest.mark.thorough
 def test_a_changed_row_is_shown_with_its_values_before_and_after(retl: Retl, project: Path) -> None:
     """A plan says what differs in a changed row, by the names of fields: as it was sent, and as it is now."""
     retl("run", "users")
@@ -61,6 +62,7 @@ def test_a_changed_row_is_shown_with_its_values_before_and_after(retl: Retl, pro
     assert {"name": "plan", "before": '"free"', "after": '"pro"'} == sample["differences"][1]
 
 
+@pytest.mark.thorough
 def test_a_plan_shows_calls_of_each_kind_and_as_many_as_asked(retl: Retl, project: Path) -> None:
     """Each kind of change has its sample calls, one where nothing else is said; counts are by event name."""
     retl("run", "members")
@@ -98,6 +100,7 @@ def test_users_are_counted_once(retl: Retl, project: Path) -> None:
     assert (6, 1) == (plan["total_calls"], plan["users"])
 
 
+@pytest.mark.thorough
 def test_differences_of_rejected_rows_are_counted_apart(retl: Retl, project: Path) -> None:
     """What differs in rows that cannot be sent is not counted among what will be sent."""
     retl("run", "users")
@@ -132,6 +135,7 @@ def test_nothing_is_cut_at_the_edge_of_the_window(
     assert re.sub(r"\s", "", without_moment) in re.sub(r"\s", "", folded)
 
 
+@pytest.mark.thorough
 def test_a_guard_that_stops_is_shown_with_the_ways_on(retl: Retl, project: Path) -> None:
     """Each guard is shown with value, limit and outcome, and the one that stops with what lets it pass."""
     retl("run", "users")
@@ -148,6 +152,7 @@ def test_a_guard_that_stops_is_shown_with_the_ways_on(retl: Retl, project: Path)
     assert (0, True, False) == (code, "guard changed  forced: 6 of 6 (limit 2)" in out, "→ if" in out)
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("E4")
 def test_an_edit_is_told_with_the_command_that_repairs(retl: Retl, project: Path) -> None:
     """A plan says what an edit sends, what it does not, and which command sends that to every row."""
@@ -163,6 +168,7 @@ def test_an_edit_is_told_with_the_command_that_repairs(retl: Retl, project: Path
     assert "  → to send it to every row now: retl run syncs/users.yml --full\n" in out
 
 
+@pytest.mark.thorough
 def test_a_plan_can_wait_for_a_run(retl: Retl, project: Path, clock: Any) -> None:
     """With --wait a plan waits for a run of its sync to end, until the deadline; without, it does not."""
     retl("run", "users")
@@ -176,6 +182,7 @@ def test_a_plan_can_wait_for_a_run(retl: Retl, project: Path, clock: Any) -> Non
 EXPORTED = ["change", "key", "type", "event", "user_id", "message_id", "timestamp", "reason", "call"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["calls.parquet", "calls.csv", "calls.jsonl"])
 def test_all_calls_of_a_plan_go_to_a_file(retl: Retl, project: Path, name: str) -> None:
     """The file has a line for each call, with the ids and the texts that the run then sends."""
@@ -214,6 +221,7 @@ def json_of_call(line: str) -> str:
     return line.partition('"call":')[2].removesuffix("}")
 
 
+@pytest.mark.thorough
 def test_ids_that_will_be_others_are_not_exported(retl: Retl, project: Path) -> None:
     """Before the first run the ids are not known, as the state makes them its own; ids of the rows are."""
     retl("plan", "users", "--out", "made.csv")
@@ -242,6 +250,7 @@ def test_a_file_that_cannot_take_the_calls_is_refused(
     assert (code, True) == (ended, said in err)
 
 
+@pytest.mark.thorough
 def test_an_error_among_several_syncs_names_its_sync(retl: Retl, project: Path) -> None:
     """Of several syncs, each that cannot be planned is named with its error, and the others are planned."""
     edit(project / "syncs/members.yml", "data/users.csv", "data/members.csv")
@@ -253,6 +262,7 @@ def test_an_error_among_several_syncs_names_its_sync(retl: Retl, project: Path) 
     assert "users: 6 rows read" in out
 
 
+@pytest.mark.thorough
 def test_several_syncs_have_a_file_each(retl: Retl, project: Path) -> None:
     """`{sync}` in the name of the file stands for the name of the sync."""
     assert 0 == retl("plan", "syncs/", "--initial-backfill", "--out", "{sync}.calls.jsonl")[0]
@@ -294,6 +304,7 @@ ODD = "l|t`v *@octocat* <b>"
 """A name that Markdown would take for its own."""
 
 
+@pytest.mark.thorough
 def test_markdown_is_tables_that_hide_values(retl: Retl, project: Path) -> None:
     """Markdown has tables of rows, differences, rejections and guards, whatever names hold; no value."""
     edit(project / "syncs/users.yml", "plan: plan", json.dumps(ODD) + ": plan")
@@ -317,6 +328,7 @@ def test_markdown_is_tables_that_hide_values(retl: Retl, project: Path) -> None:
     assert "- `email: u2@x.com → secret@x.com`" in shown
 
 
+@pytest.mark.thorough
 def test_markdown_shows_guards_that_stop_and_errors(retl: Retl, project: Path) -> None:
     """A comment says what stops a sync, with the way on, and why another could not be planned."""
     retl("run", "users")

@@ -92,6 +92,7 @@ def test_role_that_may_connect_once(postgres_url: str) -> None:
 TIMED = "-c statement_timeout=600000"
 
 
+@pytest.mark.thorough
 def test_time_of_a_statement(postgres_url: str) -> None:
     """Where the server limits a statement's time, each batch has its own, and the rows are the same."""
     url = make_url(postgres_url).update_query_dict({"options": TIMED}).render_as_string(hide_password=False)
@@ -155,6 +156,7 @@ def test_a_text_that_ends_the_copy(sql: str, warehouse: Warehouse) -> None:
             rows(warehouse, sql, columns)
 
 
+@pytest.mark.thorough
 def test_pandas_is_not_loaded(postgres_url: str) -> None:
     """Reading decimals, dates, texts and JSON loads neither pandas nor ADBC's Python database API."""
     sql = "SELECT 1.50::numeric(5,2) AS a, now() AS b, current_date AS c, 'x' AS d, '{}'::jsonb AS e"

@@ -49,6 +49,7 @@ def loose(*folders: Path) -> list[str]:
     return [str(path) for path in found if stat.S_IMODE(path.stat().st_mode) & 0o077]
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("S3")
 @pytest.mark.usefixtures("open_to_all")
 def test_command_line(project: Path) -> None:

@@ -118,6 +118,7 @@ def screens(process: "Popen[bytes]", terminal: int) -> Iterator[str]:
         yield "\n".join(line.rstrip() for line in screen.display if line.strip())
 
 
+@pytest.mark.thorough
 def test_a_run_in_a_terminal(retl: Retl, tmp_path: Path) -> None:
     """In a real terminal of 80 columns a run shows why it waits, and leaves nothing but its error."""
     with Sandbox() as sandbox:
@@ -141,6 +142,7 @@ def test_a_run_in_a_terminal(retl: Retl, tmp_path: Path) -> None:
     assert 143 == run.returncode
 
 
+@pytest.mark.thorough
 def test_a_plan_in_a_terminal(retl: Retl, tmp_path: Path) -> None:
     """A plan shows how far it has got, too, and leaves nothing but itself; a log has the same turns."""
     assert ["reading", "comparing", "diffed", "enqueuing"] == [
@@ -191,6 +193,7 @@ def test_the_page_has_the_actions_of_the_program() -> None:
     assert set(LogAction) == set(ACTIONS)
 
 
+@pytest.mark.thorough
 def test_json_lines_have_the_fields_of_the_page(retl: Retl, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each line of a run is JSON, has the fields that docs/logs.md gives its action, and no others."""
     with Sandbox() as sandbox:

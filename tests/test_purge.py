@@ -84,6 +84,7 @@ def test_a_purge_leaves_nothing_of_a_sync(retl: Retl, tmp_path: Path) -> None:
     assert all(lock.stat().st_size == 0 for lock in state.rglob("*.lock"))
 
 
+@pytest.mark.thorough
 def test_a_purge_leaves_the_states_of_other_syncs(retl: Retl, tmp_path: Path) -> None:
     """Only the files of the sync that is named are deleted."""
     syncs = tmp_path / "syncs"
@@ -93,6 +94,7 @@ def test_a_purge_leaves_the_states_of_other_syncs(retl: Retl, tmp_path: Path) ->
     assert ["users.eu.duckdb"] == files(tmp_path / "state")
 
 
+@pytest.mark.thorough
 def test_after_a_purge_message_ids_do_not_repeat(retl: Retl, sandbox: Sandbox) -> None:
     """The next run is a first pass, whose calls Segment does not take for repeats."""
     retl("run", "users")
@@ -102,6 +104,7 @@ def test_after_a_purge_message_ids_do_not_repeat(retl: Retl, sandbox: Sandbox) -
     assert [] == sandbox.duplicates
 
 
+@pytest.mark.thorough
 def test_a_purge_of_rehearsals_leaves_the_state(retl: Retl, tmp_path: Path) -> None:
     """With --sandbox only the state of rehearsals is deleted."""
     retl("run", "users")
@@ -144,6 +147,7 @@ def test_pending_is_for_a_purge_alone(retl: Retl) -> None:
     assert "--pending goes with --purge" in err
 
 
+@pytest.mark.thorough
 def test_a_purge_deletes_the_target_of_a_link(retl: Retl, tmp_path: Path) -> None:
     """Where the state file is a link, what it leads to is deleted as well."""
     retl("run", "users")
@@ -163,6 +167,7 @@ def test_a_purge_deletes_no_strangers_file(retl: Retl, tmp_path: Path) -> None:
     assert ["users.duckdb"] == files(tmp_path / "state")
 
 
+@pytest.mark.thorough
 def test_a_purge_waits_for_nobody(retl: Retl, tmp_path: Path) -> None:
     """While a run holds the state, nothing is deleted."""
     retl("run", "users")

@@ -312,6 +312,7 @@ def test_a_code_says_what_was_wrong(code: str, says: str) -> None:
     assert says == meaning(code)
 
 
+@pytest.mark.thorough
 def test_one_misspelt_event_does_not_stand_for_others() -> None:
     """However many names of events there are, what is said of a misspelt one is said of it alone."""
     checker = ReceiverChecker({"insider": read_settings("insider", {})})

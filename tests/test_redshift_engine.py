@@ -107,6 +107,7 @@ PAIRS = {
 """Values that are easily taken for each other, by the name of a column."""
 
 
+@pytest.mark.thorough
 def test_no_difference_is_missed_in_redshift(workspace: Workspace) -> None:
     """Two values that are not the same are told apart without IS DISTINCT FROM; and none from itself."""
     for table, place in (("one", 0), ("other", 1)):

@@ -70,6 +70,7 @@ def listed(retl: Retl, *arguments: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.thorough
 def test_reasons_are_counted_with_their_next_step(retl: Retl) -> None:
     """The reasons come first, the most frequent on top, each with what to do; the model is not read."""
     assert retl("run", "users")[0] == 1
@@ -106,6 +107,7 @@ def offline(retl: Retl, project: Path) -> Retl:
     return retl
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("P9")
 def test_the_state_tells_user_column_and_form(offline: Retl) -> None:
     """The user, the column at fault and its value's form are shown without the warehouse; no value is."""
@@ -129,6 +131,7 @@ def test_the_state_tells_user_column_and_form(offline: Retl) -> None:
         assert not [word for word in VALUES if word in told]
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("P9")
 def test_kept_values_only_where_they_are_asked_for(offline: Retl) -> None:
     """--show-values shows the values that the state keeps, of one row without a key, too."""
@@ -154,6 +157,7 @@ def test_a_long_value_is_kept_in_part(retl: Retl, project: Path) -> None:
     assert ("{" + "z" * 199, "text, 200 characters or more") == (row["value"], row["shape"])
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("P9")
 def test_the_column_and_the_form_of_its_value(retl: Retl) -> None:
     """--inspect reads the model again, and names user, column and form of each value, but not the value."""
@@ -182,6 +186,7 @@ def test_the_column_and_the_form_of_its_value(retl: Retl) -> None:
         assert not [word for word in VALUES if word in out]
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("P9")
 def test_values_of_the_model_only_where_they_are_asked_for(retl: Retl) -> None:
     """--inspect with --show-values has the values of the model themselves, of rows without a key, too."""
@@ -194,6 +199,7 @@ def test_values_of_the_model_only_where_they_are_asked_for(retl: Retl) -> None:
     assert [{"column": "flag", "shape": "text, 7 characters", "value": "perhaps"}] == found["k10"]["values"]
 
 
+@pytest.mark.thorough
 def test_a_row_that_is_right_by_now(retl: Retl, project: Path) -> None:
     """A row that was mended since the last run has no value at fault any more."""
     retl("run", "users")
@@ -205,6 +211,7 @@ def test_a_row_that_is_right_by_now(retl: Retl, project: Path) -> None:
     assert "gone or right by now" in retl("rejected", "users", "--inspect")[1]
 
 
+@pytest.mark.thorough
 def test_one_reason_and_a_limit(retl: Retl) -> None:
     """--reason shows only that one, --limit so many rows, and what is left out is counted."""
     retl("run", "users")
@@ -218,6 +225,7 @@ def test_one_reason_and_a_limit(retl: Retl) -> None:
     assert nothing == retl("rejected", "users", "--reason", "refused")[1]
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("P9")
 def test_a_run_that_a_guard_stopped_kept_no_rows(retl: Retl, project: Path) -> None:
     """It is said that rows were rejected by such a run, and how many, as they are not in the list."""
@@ -234,6 +242,7 @@ def test_a_run_that_a_guard_stopped_kept_no_rows(retl: Retl, project: Path) -> N
     assert "(duplicate_key): k2\n" in retl("plan", "users")[1]
 
 
+@pytest.mark.thorough
 def test_a_long_key_is_cut(retl: Retl, project: Path) -> None:
     """The beginning of a key that would fill the screen is shown, and its length."""
     sync = project / "syncs/users.yml"
@@ -248,6 +257,7 @@ def test_a_long_key_is_cut(retl: Retl, project: Path) -> None:
     assert 60 <= out.count("k") < 80
 
 
+@pytest.mark.thorough
 def test_rejections_that_are_over(retl: Retl, project: Path) -> None:
     """--ended tells of rejections until when they lasted and how they ended; values only where asked for."""
     retl("run", "users")
@@ -292,6 +302,7 @@ def test_calls_whose_rejection_is_over(retl: Retl, project: Path, sandbox: Sandb
         assert 2 == retl("rejected", "users", "--ended", *option)[0]
 
 
+@pytest.mark.thorough
 def test_refused_calls_have_their_user_and_answer(retl: Retl, project: Path, sandbox: Sandbox) -> None:
     """A refused call is shown with user, message id and answer; its text where it is asked for."""
     (project / "syncs/users.yml").write_text(
@@ -310,6 +321,7 @@ def test_refused_calls_have_their_user_and_answer(retl: Retl, project: Path, san
     assert '"call"' in json.dumps(listed(retl, "--show-values"))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("form", ["csv", "parquet"])
 def test_a_file_of_all(retl: Retl, project: Path, form: str) -> None:
     """--out writes one line for each row and call, with columns and forms where the model was read."""

@@ -14,6 +14,7 @@ from retl.reporting import read_facts
 from retl.sandbox.failures import Reply
 
 
+@pytest.mark.thorough
 def test_the_facts_are_those_of_the_state(bench: Bench) -> None:
     """What was run is what the report reads: records, answers, and what is rejected and waits now."""
     sync = {"primary_key": "id", "identify": {"user_id": "id", "traits": {"n": "n"}}}
@@ -81,6 +82,7 @@ def text(retl: Retl, project: Path) -> Callable[..., str]:
     return written
 
 
+@pytest.mark.thorough
 def test_the_report_is_about_all_syncs(retl: Retl, text: Callable[..., str]) -> None:
     """Without SYNC each sync of the project has a section, also one that never ran."""
     assert retl("run", "a", "--sandbox")[0] == 0
@@ -90,6 +92,7 @@ def test_the_report_is_about_all_syncs(retl: Retl, text: Callable[..., str]) -> 
     assert "b has not run yet There is no state yet." in page
 
 
+@pytest.mark.thorough
 def test_the_command_names_the_file_and_the_runs(retl: Retl, project: Path) -> None:
     """The command prints where the report is; the file is for its owner alone to read."""
     retl("run", "a", "--sandbox")
@@ -98,6 +101,7 @@ def test_the_command_names_the_file_and_the_runs(retl: Retl, project: Path) -> N
     assert (project / "retl-report.html").is_file()
 
 
+@pytest.mark.thorough
 def test_a_running_sync_is_told_with_its_process(text: Callable[..., str], retl: Retl, project: Path) -> None:
     """A state that another process holds is no error: the report says who holds it, and shows the others."""
     retl("run", "a", "--sandbox")

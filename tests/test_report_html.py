@@ -63,6 +63,7 @@ def test_the_page_allows_no_network_and_no_other_script() -> None:
     assert "http" not in page.replace('http-equiv="Content-Security-Policy"', "")
 
 
+@pytest.mark.thorough
 def test_the_commands_that_are_named_are_about_the_same_state() -> None:
     """A report of rehearsals names commands with --sandbox, and none that rehearsals do not have."""
     known = facts([past_run(0)], **rejected("u1"))

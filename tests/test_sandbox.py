@@ -713,6 +713,7 @@ def test_json_is_read_as_python_reads_it(text: str) -> None:
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 
 
+@pytest.mark.thorough
 @settings(max_examples=100, deadline=None)
 @example(-(2**63) - 1)
 @given(

@@ -65,6 +65,7 @@ def line(process: subprocess.Popen[str]) -> dict[str, Any]:
     return read
 
 
+@pytest.mark.thorough
 def test_a_sandbox_for_some_seconds(start: Start) -> None:
     """With --seconds it ends by itself, and --json tells the beginning and the end, with the counts."""
     process = start("--port", "0", "--seconds", "0.1", "--json")
@@ -102,6 +103,7 @@ def test_a_sandbox_is_ended_by_another_command(start: Start, retl: Retl) -> None
     )
 
 
+@pytest.mark.thorough
 def test_a_second_sandbox_on_the_port_says_how_to_end_the_first(start: Start, retl: Retl) -> None:
     """Where a sandbox of the user has the port already, the error says so."""
     process = start("--port", "0", "--json")
@@ -115,6 +117,7 @@ def test_a_second_sandbox_on_the_port_says_how_to_end_the_first(start: Start, re
     process.communicate(timeout=60)
 
 
+@pytest.mark.thorough
 def test_what_a_sandbox_keeps_is_bounded(start: Start, http: urllib3.PoolManager, retl: Retl) -> None:
     """With --keep no more calls are held, and it is told how many are gone."""
     process = start("--port", "0", "--keep", "100", "--json")
@@ -143,6 +146,7 @@ def test_a_sandbox_works_where_it_cannot_be_announced(start: Start) -> None:
     folder.chmod(0o700)
 
 
+@pytest.mark.thorough
 def test_the_address_of_a_sandbox_is_a_page(start: Start, http: urllib3.PoolManager) -> None:
     """Whoever opens the address sees a page, with a view for each receiver; lists are beside it."""
     process = start("--port", "0", "--json")

@@ -74,6 +74,7 @@ def test_values_are_equal_as_json_has_them(before: Any, after: Any, differs: int
     assert differs == len(changed({"x": before}, {"x": after}))
 
 
+@pytest.mark.thorough
 @given(st.dictionaries(st.text(), JSON, max_size=5))
 def test_a_call_does_not_differ_from_itself(traits: dict[str, Any]) -> None:
     """Whatever the traits are, the same call again changes nothing."""

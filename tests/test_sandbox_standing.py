@@ -79,6 +79,7 @@ def test_a_rehearsal_in_a_sandbox_that_stays_up(project: Path, retl: Retl, http:
     assert THREE == listed(http, standing.url)
 
 
+@pytest.mark.thorough
 def test_the_next_rehearsal_goes_to_the_same_sandbox(
     project: Path, retl: Retl, http: urllib3.PoolManager
 ) -> None:
@@ -95,6 +96,7 @@ def test_the_next_rehearsal_goes_to_the_same_sandbox(
     assert "sandbox:" not in retl("run", "users", "--sandbox", "--open")[1]
 
 
+@pytest.mark.thorough
 def test_a_rehearsal_in_json_keeps_stdout_for_records(project: Path, retl: Retl) -> None:
     """With --json stdout has the record of each run, and the address is on stderr; --quiet says nothing."""
     _, out, err = retl("run", "users", "--sandbox", "--open", "--json")
@@ -143,6 +145,7 @@ def test_a_program_that_only_has_the_address_gets_no_call(project: Path, retl: R
         assert [] == other.accepted
 
 
+@pytest.mark.thorough
 def test_a_sandbox_of_another_version_is_replaced(project: Path, retl: Retl) -> None:
     """One that another version of retl started is ended, and another takes its place."""
     retl("run", "users", "--sandbox", "--open")

@@ -101,6 +101,7 @@ def test_odd_values_are_kept(store: Store, value: Any) -> None:
     assert expected == json.loads(row["odd"]) == json.loads(row["body"])["event"]
 
 
+@pytest.mark.thorough
 def test_the_oldest_calls_make_room(store: Store) -> None:
     """No more calls are held than there is room for, and the others are counted as gone."""
     for seq in range(1, 101):
@@ -123,6 +124,7 @@ def test_many_calls_at_once_make_room_too(store: Store) -> None:
     assert 18 <= len(seqs) <= 20
 
 
+@pytest.mark.thorough
 def test_large_calls_make_room_by_their_bytes() -> None:
     """The text of the calls that are held has a limit as well."""
     store = Store(keep=1_000, most_bytes=50_000)
@@ -249,6 +251,7 @@ def test_failures_say_what_they_are(text: str) -> None:
     assert text == str(Failures.parse(text))
 
 
+@pytest.mark.thorough
 def test_readers_see_whole_tables_while_calls_come() -> None:
     """Whoever reads while calls come, and others make room, sees calls one after another, each once."""
     store = Store(keep=500)
@@ -276,6 +279,7 @@ def test_readers_see_whole_tables_while_calls_come() -> None:
     store.close()
 
 
+@pytest.mark.thorough
 def test_full_parts_are_compressed() -> None:
     """Calls that were taken in take a part of their text's memory, and can be read all the same."""
     store = Store(keep=50_000)

@@ -350,6 +350,7 @@ def test_of_a_huge_answer_only_the_beginning_is_read(answer: bytes) -> None:
     assert 2 == server.connections
 
 
+@pytest.mark.thorough
 def test_a_packed_answer_is_unpacked_within_bounds() -> None:
     """A gzip bomb of 100 MB takes 64 KB, and what is broken is taken as it is."""
     bomb = gzip.compress(b"x" * 100_000_000)

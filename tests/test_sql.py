@@ -71,6 +71,7 @@ def asked(shop: Shop, select: str) -> list[tuple[Any, ...]]:
         return list(query(state, select).rows)
 
 
+@pytest.mark.thorough
 def test_the_views_are_those_of_the_page(shop: Shop) -> None:
     """Each view has the columns of its table in docs/state.md, in their order and of their types."""
     parts = re.split(r"^## `(\w+)`$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
@@ -227,6 +228,7 @@ def test_a_hint_is_given_once(retl: Retl, shop: Shop, sandbox: Sandbox) -> None:
     assert (2, 1) == (out.count(": Segment refuses the write key"), out.count("→ "))
 
 
+@pytest.mark.thorough
 def test_a_run_that_died_is_told(shop: Shop, retl: Retl) -> None:
     """A run without an end is in the history, as one that ended suddenly, with what it delivered."""
     with open_state(shop.state_path, "shop") as state, state.transaction():
@@ -255,6 +257,7 @@ def test_a_sync_without_a_state_has_no_history(
     assert (0, '{"n": 0}\n', "") == retl("sql", "shop.yml", "select count(*) as n from calls", "--json")
 
 
+@pytest.mark.thorough
 def test_after_rehearsals_alone_the_way_to_them_is_told(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,6 +111,7 @@ def test_completing_a_name_loads_no_library_but_click(words: str, answer: list[s
     assert len(modules) < 230
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
@@ -167,6 +168,7 @@ identify: {user_id: user_id, traits: {email: email, seen: seen_at}}
     return tmp_path
 
 
+@pytest.mark.thorough
 def test_status_loads_no_warehouse_and_no_destination(project: Path) -> None:
     """`retl status` loads what reads a sync and its state, and nothing that moves rows or calls."""
     loaded_by("run", "users", cwd=project)
@@ -178,6 +180,7 @@ def test_status_loads_no_warehouse_and_no_destination(project: Path) -> None:
     assert len(found) < 520
 
 
+@pytest.mark.thorough
 def test_a_run_over_duckdb_loads_no_other_warehouse(project: Path) -> None:
     """A run over DuckDB in which nothing changed loads Arrow, and neither SQLAlchemy, a parser nor checks."""
     loaded_by("run", "users", cwd=project)
@@ -189,6 +192,7 @@ def test_a_run_over_duckdb_loads_no_other_warehouse(project: Path) -> None:
     assert len(found) < 640
 
 
+@pytest.mark.thorough
 def test_a_run_loads_no_client_unless_segment_asks_to_wait(project: Path) -> None:
     """Segment's client, and all that it brings along, is loaded for a `Retry-After` that is no number."""
     with Sandbox() as sandbox:

@@ -65,6 +65,7 @@ def waiting_run(project: Path, sandbox: Sandbox) -> Iterator[subprocess.Popen[st
             process.kill()
 
 
+@pytest.mark.thorough
 def test_a_failed_run_says_why_and_what_to_do(retl: Retl, sandbox: Sandbox) -> None:
     """Status repeats the sentence and the hint of the error that ended the last run, and what is left."""
     retl("run", "users")
@@ -100,6 +101,7 @@ def test_a_retry_says_nothing_of_the_model(retl: Retl, project: Path) -> None:
     assert (1, "failed", None) == (code, found["status"], found["last_success"])
 
 
+@pytest.mark.thorough
 def test_rejected_rows_are_counted_apart_from_calls(retl: Retl, project: Path) -> None:
     """A run with rejected rows is partial, went through, and names the command that says more."""
     (project / "syncs/users.yml").write_text(IDENTIFY.replace("'u' || i", "nullif('u' || i, 'u1')"))
@@ -113,6 +115,7 @@ def test_rejected_rows_are_counted_apart_from_calls(retl: Retl, project: Path) -
     assert "1 row rejected; see: retl rejected users\n" in retl("status")[1]
 
 
+@pytest.mark.thorough
 def test_a_run_that_is_under_way(retl: Retl, project: Path, sandbox: Sandbox) -> None:
     """During a run another process sees its phase, its counts, and what was known before; then no trace."""
     retl("run", "users")
@@ -188,6 +191,7 @@ def test_a_long_error_is_folded(retl: Retl, project: Path, monkeypatch: pytest.M
     assert status(retl)["rows"] is None
 
 
+@pytest.mark.thorough
 def test_a_monitor_is_told_each_reason(retl: Retl, project: Path, sandbox: Sandbox) -> None:
     """--fail-if exits with 1 and a line for each condition that holds; without any it is 0."""
     asked = ("--fail-if", "failed,rejected,pending,older-than=2h")

@@ -176,6 +176,7 @@ def test_the_reader_sees_timestamps_that_go_back() -> None:
         check_order([second, first])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("seed", "traits"),
     [(2, set()), (1, {"engines"}), (7, {"engines", "in buckets"})],

@@ -147,6 +147,7 @@ def test_a_run_that_fails_is_a_span_that_failed(
     assert "nightly" == values(request.resource_spans[0].resource.attributes)["service.name"]
 
 
+@pytest.mark.thorough
 def test_a_run_sends_events_of_lineage(
     retl: Retl, sandbox: Sandbox, listener: Listener, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -174,6 +175,7 @@ def test_a_run_sends_events_of_lineage(
 BOTH = {"OTEL_EXPORTER_OTLP_ENDPOINT": "traces", "OPENLINEAGE_URL": "lineage"}
 
 
+@pytest.mark.variants(1)
 @pytest.mark.rule("S8")
 @pytest.mark.parametrize(
     ("variable", "fault"),

@@ -59,6 +59,7 @@ def test_a_first_pass_keeps_no_text(shop: Shop) -> None:
         assert [(1, 7)] == [(one.first_seq, one.last_seq) for one in unrendered.lanes(state.db)]
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("L18")
 def test_an_edit_of_the_sync_does_not_change_calls_that_wait(shop: Shop, sandbox: Sandbox) -> None:
     """Calls that were planned before an edit leave as they were planned, under their ids."""
@@ -94,6 +95,7 @@ def in_order_of_rows(state: State) -> bool:
     return bool(is_so)
 
 
+@pytest.mark.thorough
 def test_rows_of_a_first_pass_stand_in_the_order_of_their_places(shop: Shop) -> None:
     """However many threads take the rows in, the snapshot has them as they were read."""
     many = [f"u{n}" for n in range(300_000)]
@@ -102,6 +104,7 @@ def test_rows_of_a_first_pass_stand_in_the_order_of_their_places(shop: Shop) -> 
         assert in_order_of_rows(state)
 
 
+@pytest.mark.thorough
 def test_calls_of_rows_in_another_order_leave_in_theirs(shop: Shop) -> None:
     """Where the rows of a state are not in the order of their places, each lane gives its calls in it."""
     many = [f"u{n}" for n in range(5_000)]
@@ -118,6 +121,7 @@ def test_calls_of_rows_in_another_order_leave_in_theirs(shop: Shop) -> None:
         assert list(range(1, 5_001)) == [int(seq) for some in seqs for seq in some]
 
 
+@pytest.mark.thorough
 def test_a_reset_makes_the_text_of_calls_that_wait(
     shop: Shop, sandbox: Sandbox, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,6 +137,7 @@ def test_a_reset_makes_the_text_of_calls_that_wait(
         assert [] == rows(state, "SELECT key FROM state.snapshot")
 
 
+@pytest.mark.thorough
 def test_a_lane_begins_behind_what_was_delivered(shop: Shop, sandbox: Sandbox) -> None:
     """After a run that sends a part, the outbox holds the rest, and each call leaves once."""
     shop.run(Table(USERS), Options(limit=3))
@@ -168,6 +173,7 @@ def test_rows_without_an_id_keep_no_text_of_others(shop: Shop, sandbox: Sandbox)
     assert {"no_id": 2} == run.rejected_by
 
 
+@pytest.mark.thorough
 def test_a_lane_whose_last_rows_were_rejected_ends(shop: Shop, sandbox: Sandbox) -> None:
     """Where the last places of a lane hold no call, nothing is left of it once the others are delivered."""
     users = {"id": [f"u{n}" for n in range(4_000)], "name": ["x"] * 4_000, "plan": ["free"] * 4_000}
@@ -210,6 +216,7 @@ def test_rows_that_cannot_be_sent_may_share_an_id(shop: Shop, sandbox: Sandbox) 
         assert 1 == outbox.pending(state.db)
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("R10")
 @pytest.mark.parametrize("letter", ["x", "\x01", "é", "\U0001f600", '"'], ids=ascii)
 def test_a_row_is_rejected_by_the_size_of_its_call_whatever_its_letters(shop: Shop, letter: str) -> None:
@@ -237,6 +244,7 @@ def test_a_run_that_failed_leaves_no_rows_behind(shop: Shop) -> None:
     assert ("arriving",) not in tables
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("O1")
 def test_many_calls_stand_in_the_order_of_each_user(shop: Shop, sandbox: Sandbox) -> None:
     """However many calls there are, a user's stand in the order of time, and in one lane."""

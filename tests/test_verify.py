@@ -101,6 +101,7 @@ def verified(retl: Retl, *arguments: str) -> tuple[int, dict[str, Any]]:
     return code, json.loads(out)
 
 
+@pytest.mark.thorough
 def test_a_run_that_arrived_whole(retl: Retl, project: Path, api: PublicApi) -> None:
     """Where Segment counts what was sent, the exit code is 0, and each event has its line."""
     run_id = run(retl, project)
@@ -128,6 +129,7 @@ def test_a_run_that_arrived_whole(retl: Retl, project: Path, api: PublicApi) -> 
     assert (0, True) == (code, "Segment has what was sent." in out)
 
 
+@pytest.mark.thorough
 def test_calls_that_segment_dropped(retl: Retl, project: Path, api: PublicApi) -> None:
     """Calls that failed on ingest are told with their reasons, and the exit code is 1."""
     run(retl, project)
@@ -152,6 +154,7 @@ def test_calls_that_are_gone_without_a_trace(retl: Retl, project: Path, api: Pub
     assert (1, 1, 0) == (code, found["missing"], found["failed"])
 
 
+@pytest.mark.thorough
 def test_calls_that_the_workspace_filters(retl: Retl, project: Path, api: PublicApi) -> None:
     """Calls that the workspace's own rules filter are told, and count as received."""
     run(retl, project)
@@ -161,6 +164,7 @@ def test_calls_that_the_workspace_filters(retl: Retl, project: Path, api: Public
     assert "by the workspace's own rules: 1 unplanned_event" in retl("verify")[1]
 
 
+@pytest.mark.thorough
 def test_other_traffic_at_the_source(retl: Retl, project: Path, sandbox: Sandbox, api: PublicApi) -> None:
     """Calls of others with the same event are a surplus, which the run mark keeps out."""
     (project / "syncs/users.yml").write_text(TRACK.replace(ROWS, "('a', 'x')"))
@@ -184,6 +188,7 @@ def test_other_traffic_at_the_source(retl: Retl, project: Path, sandbox: Sandbox
     assert {run_id} == {one["filter.appVersion.0"] for one in api.asked[-3:]}
 
 
+@pytest.mark.thorough
 def test_a_run_by_its_id(retl: Retl, project: Path) -> None:
     """An earlier run is found by its id, whatever sync it was of; an unknown id is an error."""
     first = run(retl, project)
@@ -198,6 +203,7 @@ def test_a_run_by_its_id(retl: Retl, project: Path) -> None:
     assert (2, True) == (code, "no sync of this project has a run 20260301T120000-abcdef" in err)
 
 
+@pytest.mark.thorough
 def test_a_run_that_was_killed_is_known_by_event(
     retl: Retl, project: Path, sandbox: Sandbox, api: PublicApi
 ) -> None:
@@ -221,6 +227,7 @@ def test_a_run_that_was_killed_is_known_by_event(
     assert found["events"] and {one["event"] for one in found["events"]} <= {"Signed Up", "Moved"}
 
 
+@pytest.mark.thorough
 def test_calls_that_are_sent_again(retl: Retl, sandbox: Sandbox) -> None:
     """The run of a `retl retry` has the calls that it sent by event, as any other."""
     sandbox.script([Reply(status=400), Reply(status=400)])
@@ -232,6 +239,7 @@ def test_calls_that_are_sent_again(retl: Retl, sandbox: Sandbox) -> None:
     assert ["Signed Up"] == [one["event"] for one in found["events"]]
 
 
+@pytest.mark.thorough
 def test_the_last_run_that_sent(retl: Retl, project: Path) -> None:
     """Without a run's id it is the last one that delivered calls, not one that had nothing to do."""
     assert (0, "users: no run that is kept has delivered calls\n") == retl("verify")[:2]
@@ -241,6 +249,7 @@ def test_the_last_run_that_sent(retl: Retl, project: Path) -> None:
     assert sent == verified(retl)[1]["run_id"]
 
 
+@pytest.mark.thorough
 def test_counts_that_are_not_complete_yet(retl: Retl, api: PublicApi) -> None:
     """Where a run ended a moment ago and its counts differ, it is too early to tell: exit code 3."""
     retl("run", "users")
@@ -269,6 +278,7 @@ def test_calls_that_went_out_twice(retl: Retl, project: Path, sandbox: Sandbox) 
     assert (0, 3, 3) == (code, found["unsure"], found["received"])
 
 
+@pytest.mark.thorough
 def test_answers_in_pages_and_hours_of_a_run(retl: Retl, project: Path, api: PublicApi) -> None:
     """All pages of an answer are read, and a long time is asked about in pieces that Segment allows."""
     (project / "syncs/users.yml").write_text(TRACK.replace("{event: Signed Up}", "{event: {column: n}}"))
@@ -295,6 +305,7 @@ def test_identify_is_compared_by_type(retl: Retl, project: Path) -> None:
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("variable", "value", "code", "words"),
     [
@@ -322,6 +333,7 @@ def test_settings_that_are_wrong(
     assert "-token" not in (out + err).replace("SEGMENT_PUBLIC_API_TOKEN", "")
 
 
+@pytest.mark.thorough
 def test_the_source(
     retl: Retl, project: Path, sandbox: Sandbox, api: PublicApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -929,6 +929,7 @@ def test_postgres_types(i: int, typed_batch: pa.RecordBatch) -> None:
     assert [[text]] == list(texts_seen_by_duckdb(column).values())
 
 
+@pytest.mark.thorough
 @pytest.mark.rule("W5")
 def test_each_way_of_reading_postgres_gives_the_same(postgres_with_types: str) -> None:
     """Types and values are equal in each way, also where the first rows hold nothing but NULL."""
@@ -949,6 +950,7 @@ def test_each_way_of_reading_postgres_gives_the_same(postgres_with_types: str) -
         assert texts_seen_by_duckdb(by_rows) == texts_seen_by_duckdb(by_columns)
 
 
+@pytest.mark.thorough
 @in_each_way
 def test_postgres_arrays_of_several_dimensions(postgres_url: str) -> None:
     """Inside arrays of arrays values are spelled as anywhere, also where other rows have fewer dimensions."""
@@ -1199,6 +1201,7 @@ values = st.one_of(
 )
 
 
+@pytest.mark.thorough
 @settings(max_examples=30, deadline=None)
 @given(st.lists(values, min_size=1, max_size=30))
 def test_mixed_columns_spell_as_others_do(found: list[Any]) -> None:
@@ -1467,6 +1470,7 @@ def test_reads_from_another_thread(shop: Shop) -> None:
         assert 3 == len(pool.submit(rows, warehouse, "SELECT user_id FROM users").result())
 
 
+@pytest.mark.thorough
 def test_a_run_sends_what_changed(
     shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -101,6 +101,7 @@ def test_a_delta_copies_what_changed(shop: Shop) -> None:
     assert [(TOUCHED,)] == images
 
 
+@pytest.mark.thorough
 def test_the_history_of_calls_costs_only_those_that_are_not_told_otherwise(shop: Shop) -> None:
     """A first pass writes no call down; a delta the calls before it of rows that changed, and its own."""
     with opened(shop) as state:
@@ -110,6 +111,7 @@ def test_the_history_of_calls_costs_only_those_that_are_not_told_otherwise(shop:
         assert [(2 * TOUCHED,)] == state.db.execute("SELECT count(*) FROM state.delivered_call").fetchall()
 
 
+@pytest.mark.thorough
 def test_a_state_is_small(shop: Shop, tmp_path: Path) -> None:
     """The state takes a few times the Parquet of its rows; a run without changes adds little."""
     parquet.write_table(users().table, tmp_path / "users.parquet", compression="zstd")
@@ -120,6 +122,7 @@ def test_a_state_is_small(shop: Shop, tmp_path: Path) -> None:
     assert shop.state_path.stat().st_size - first <= 524_288
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("touched", "most"), [(0, 84), (TOUCHED, 116)], ids=["no changes", "a delta"])
 def test_the_statements_of_a_run_are_few(shop: Shop, touched: int, most: int) -> None:
     """However many rows there are, a run asks DuckDB about as often."""
@@ -131,6 +134,7 @@ def test_the_statements_of_a_run_are_few(shop: Shop, touched: int, most: int) ->
     assert len(statements) <= most, "\n".join(statements)
 
 
+@pytest.mark.thorough
 def test_a_page_of_calls_has_a_limit(shop: Shop) -> None:
     """However large a lane is, its text is made a page at a time."""
     wide = Table(

@@ -224,6 +224,7 @@ BOMBS = {
 }
 
 
+@pytest.mark.variants(1)
 @pytest.mark.rule("S6")
 @pytest.mark.parametrize("text", BOMBS.values(), ids=BOMBS)
 def test_a_text_that_stands_for_too_much_is_refused(tmp_path: Path, text: str) -> None:
