@@ -16,6 +16,7 @@ from harness import Bench, StillClock
 from snowflake_server import snowflake_server
 from spark_server import spark_server
 
+from retl.sandbox.server import Sandbox
 from retl.state import open_state
 from retl.warehouse import Warehouse, open_warehouse
 
@@ -75,6 +76,13 @@ def http() -> Iterator[urllib3.PoolManager]:
     """Give a client that never retries."""
     with urllib3.PoolManager(retries=False, timeout=5) as pool:
         yield pool
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    """A local Segment; tests that need one of another kind have a fixture of their own."""
+    with Sandbox() as started:
+        yield started
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """Calls that were refused go again or are forgotten; calls that wait are taken back."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +29,6 @@ audience: {user_id: user, name: VIP}
 initial: send
 guards: {removed: off, changed: off, added: off, min_rows: 0}
 """
-
-
-@pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    """Give a local Segment."""
-    with Sandbox() as started:
-        yield started
 
 
 def people(**plans: str | None) -> Table:

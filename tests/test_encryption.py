@@ -5,7 +5,6 @@ DuckDB writes encrypted files with its extension httpfs alone, which `make test-
 
 import importlib.util
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
@@ -54,13 +53,6 @@ def openssl(home: Path) -> None:
         pytest.skip("needs DuckDB's extension httpfs: make test-encryption")
     with duckdb.connect() as db:
         db.execute(f"INSTALL '{path}'")
-
-
-@pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    """A local Segment."""
-    with Sandbox() as sandbox:
-        yield sandbox
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The history of calls that a state keeps."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,6 @@ from retl.sandbox.server import Sandbox
 from retl.state import State, open_state
 
 USERS = {"id": [f"u{n}" for n in range(1, 8)], "name": list("ABCDEFG"), "plan": ["free"] * 7}
-
-
-@pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    """Give a local Segment."""
-    with Sandbox() as started:
-        yield started
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ with a 401, and its two calls wait. In `state_N_first_pass` all calls of the fir
 
 import gzip
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +50,6 @@ FIRST = (
     "('u1', 'Ada', 'pro', 1::BIGINT), ('u2', 'Bob', 'free', 2), ('u3', 'Nobody', 'free', 3), "
     "('u4', 'Dot', 'pro', NULL), ('0', 'Zero', 'pro', 5)"
 )
-
-
-@pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    """A local Segment."""
-    with Sandbox() as sandbox:
-        yield sandbox
 
 
 def file_of(name: str, folder: Path) -> Path:

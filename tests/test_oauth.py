@@ -126,13 +126,6 @@ def server() -> Iterator[TokenServer]:
         yield server
 
 
-@pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    """A local Segment."""
-    with Sandbox() as sandbox:
-        yield sandbox
-
-
 def application(server: TokenServer, pem: str = PEM) -> Application:
     """An application as a sync's settings have it."""
     return Application("the-client", "the-key", pem, server.url, "tracking_api:write", "syncs/users.yml:9")

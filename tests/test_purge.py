@@ -2,7 +2,6 @@
 
 import io
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,13 +13,6 @@ from retl.sandbox.failures import Reply
 from retl.sandbox.server import Sandbox
 
 SECRET = b"ada.lovelace@example.com"
-
-
-@pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    """A local Segment."""
-    with Sandbox() as sandbox:
-        yield sandbox
 
 
 @pytest.fixture

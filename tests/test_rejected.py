@@ -1,7 +1,6 @@
 """`retl rejected`: each reason with its next step, and the values where they are asked for."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +39,6 @@ identify:
     number: {{column: number, as: number}}
     flag: {{column: flag, as: boolean}}
 """
-
-
-@pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    """A local Segment."""
-    with Sandbox() as sandbox:
-        yield sandbox
 
 
 @pytest.fixture

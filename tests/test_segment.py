@@ -4,7 +4,6 @@ import json
 import re
 import socket
 import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from email.utils import format_datetime
 from pathlib import Path
@@ -44,13 +43,6 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in PROXIES:
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
-
-
-@pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    """Give a local Segment."""
-    with Sandbox() as started:
-        yield started
 
 
 def test_batches_are_as_large_as_the_official_clients() -> None:
