@@ -1,15 +1,14 @@
 """Runs whose state is in a bucket: killed at each step, ten at once, and one that wakes up too late."""
 
 import json
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import Popen
 
 import pytest
-from test_crash import until
+import runs
+from runs import until, write_sync
 
 from retl.bucket.lease import SECONDS
 from retl.sandbox.failures import Reply
@@ -17,15 +16,6 @@ from retl.sandbox.server import Sandbox
 from torture.bucket import BUCKET, Bucket
 
 pytestmark = pytest.mark.slow
-
-SYNC = """\
-sql: SELECT 'u' || n AS id, n FROM range(50) AS t (n)
-warehouse: "duckdb://"
-state: s3://{bucket}/retl/
-primary_key: id
-identify: {{user_id: id, traits: {{n: n}}}}
-segment: {{endpoint: "{url}", events_per_second: 0}}
-"""
 
 
 @pytest.fixture
@@ -36,32 +26,17 @@ def bucket() -> Iterator[Bucket]:
 
 
 @pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    """A local Segment."""
-    with Sandbox() as sandbox:
-        yield sandbox
-
-
-@pytest.fixture
 def project(tmp_path: Path, sandbox: Sandbox) -> Path:
     """A project with one sync of 50 users."""
-    (tmp_path / "users.yml").write_text(SYNC.format(url=sandbox.url, bucket=BUCKET))
-    return tmp_path
+    return write_sync(tmp_path, sandbox.url, f"state: s3://{BUCKET}/retl/\n")
 
 
-def start(project: Path, bucket: Bucket, *more: str) -> subprocess.Popen[str]:
-    """A run, in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "retl", "run", "users.yml", "--json", *more],
-        cwd=project,
-        env={**os.environ, **bucket.settings, "SEGMENT_WRITE_KEY": "key", "TMPDIR": str(project)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def start(project: Path, bucket: Bucket, *options: str) -> Popen[str]:
+    """A run with its state in the bucket."""
+    return runs.start(project, "--json", *options, **bucket.settings, TMPDIR=str(project))
 
 
-def calls(process: subprocess.Popen[str]) -> dict[str, int]:
+def calls(process: Popen[str]) -> dict[str, int]:
     """The counts of calls of a run that ended well."""
     told, said = process.communicate(timeout=120)
     assert 0 == process.returncode, said

@@ -19,6 +19,7 @@ from delivery import TRACK, FakeClock, Shop, Table, numbers, rows, segment, send
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
+from runs import until
 from test_properties import Picture, applied, pictures, table
 
 from retl.delivery.outbox import pending
@@ -370,9 +371,3 @@ def test_a_full_run_that_is_killed_goes_on(tmp_path: Path, dies_at: int, arrived
         assert (60 - arrived + again, True) == (record.calls.delivered, record.resumed_full)
         assert (120, 60) == (len(sandbox.accepted), record.unchanged)
         assert 60 == shop.run(everything, Options(full=True)).calls.delivered
-
-
-def until(happened: Callable[[], bool]) -> None:
-    """Come back when something has happened in another process."""
-    while not happened():
-        os.sched_yield()

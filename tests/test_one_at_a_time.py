@@ -1,54 +1,31 @@
 """One run of a sync at a time, from whatever process and by whatever path."""
 
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
+from subprocess import Popen
 
 import pytest
-from test_crash import until
+import runs
+from harness import edit
+from runs import until, write_sync
 
 from retl.sandbox.failures import Reply
 from retl.sandbox.server import Sandbox
 
 pytestmark = pytest.mark.slow
 
-SYNC = """\
-sql: SELECT 'u' || n AS id, n FROM range(50) AS t (n)
-warehouse: "duckdb://"
-primary_key: id
-identify: {{user_id: id, traits: {{n: n}}}}
-segment: {{endpoint: "{url}", events_per_second: 0}}
-"""
-
-
-@pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    """A local Segment."""
-    with Sandbox() as sandbox:
-        yield sandbox
-
 
 @pytest.fixture
 def project(tmp_path: Path, sandbox: Sandbox) -> Path:
     """A project with one sync of 50 users."""
-    (tmp_path / "users.yml").write_text(SYNC.format(url=sandbox.url))
-    return tmp_path
+    return write_sync(tmp_path, sandbox.url)
 
 
-def start(project: Path, *more: str) -> subprocess.Popen[str]:
-    """A run, in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "retl", "run", "users.yml", "--quiet", *more],
-        cwd=project,
-        env={**os.environ, "SEGMENT_WRITE_KEY": "key"},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def start(project: Path, *options: str) -> Popen[str]:
+    """A run that says only what goes wrong."""
+    return runs.start(project, "--quiet", *options)
 
 
-def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+def finish(process: Popen[str]) -> tuple[int, str]:
     """Wait for a run; its exit code, and its stderr."""
     _, said = process.communicate(timeout=120)
     return process.returncode, said
@@ -99,7 +76,7 @@ def test_one_state_by_two_paths_is_one_state(project: Path, sandbox: Sandbox, li
     else:
         folder.mkdir()
         (folder / "users.duckdb").symlink_to(project / "state/users.duckdb")
-    (project / "users.yml").write_text(SYNC.format(url=sandbox.url).replace("range(50)", "range(60)"))
+    edit(project / "users.yml", "range(50)", "range(60)")
     sandbox.script([Reply(hang=True)])
     first = start(project)
     until(lambda: len(sandbox.requests) == 2)
