@@ -8,11 +8,12 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.dialects import registry
-from test_engines_agree import COLUMNS, Database, Row, compare, sandboxes, steps
+from test_engines_agree import Database, compare, sandboxes, some_histories, steps
 from warehouses import model
+from workspaces import assert_told_apart, differences, empty_workspace
 
 from retl.errors import ConfigError, ModelError, WarehouseError
 from retl.sandbox.server import Sandbox
@@ -34,31 +35,24 @@ class RedshiftDatabase(Database):
     """A table in a Postgres that is taken for Redshift."""
 
     def __init__(self, postgres_url: str, root: Path) -> None:
-        self.url = redshift(postgres_url)
-        self.root = root
+        super().__init__(redshift(postgres_url), root)
         self.postgres_url = postgres_url
 
-    def fill(self, key: str, rows: Sequence[Row]) -> None:
-        """Make the table of these rows."""
-        kinds = {"id": key} | {name: kind for name, (kind, _) in COLUMNS.items()}
-        kinds = {name: KINDS.get(kind, kind) for name, kind in kinds.items()}
+    def kinds(self, key: str) -> dict[str, str]:
+        """The types of all columns, as Redshift has them."""
+        return {name: KINDS.get(kind, kind) for name, kind in super().kinds(key).items()}
+
+    def literal(self, kind: str, value: str | None) -> str:
+        """A value, in SQL; no infinite days, no number that is none, no year that the driver cannot read."""
+        if value in ("infinity", "12026-01-01") or (value == "'NaN'" and kind.startswith("numeric")):
+            return "NULL"
+        return super().literal(kind, value)
+
+    def execute(self, statements: Sequence[str]) -> None:
+        """Execute statements, as whoever owns the table."""
         with psycopg.connect(self.postgres_url, autocommit=True) as connection:
-            connection.execute("DROP TABLE IF EXISTS rows")
-            connection.execute(f"CREATE TABLE rows ({', '.join(map(' '.join, kinds.items()))})".encode())
-            for row in rows:
-                values = ", ".join(map(literal, kinds.values(), row))
-                connection.execute(f"INSERT INTO rows VALUES ({values})".encode())
-
-
-def literal(kind: str, value: str | None) -> str:
-    """A value, in SQL; no infinite days, no number that is none, no year that the driver cannot read."""
-    if (
-        value is None
-        or value in ("infinity", "12026-01-01")
-        or (kind.startswith("numeric") and "NaN" in value)
-    ):
-        return "NULL"
-    return f"CAST('{value.strip(chr(39))}' AS {kind})"
+            for statement in statements:
+                connection.execute(statement.encode())
 
 
 @pytest.fixture(scope="module")
@@ -70,12 +64,7 @@ def database(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Red
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "key"), [("track", "text"), ("identify", "int"), ("audience", "numeric")])
 @given(data=st.data())
-@settings(
-    max_examples=6,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-    phases=[Phase.explicit, Phase.reuse, Phase.generate],
-)
+@some_histories
 def test_both_engines_send_the_same_from_redshift(
     database: RedshiftDatabase, sandboxes: dict[str, Sandbox], kind: str, key: str, data: st.DataObject
 ) -> None:
@@ -86,9 +75,7 @@ def test_both_engines_send_the_same_from_redshift(
 @pytest.fixture
 def workspace(postgres_url: str) -> Iterator[Workspace]:
     """A schema in a Postgres that is taken for Redshift."""
-    with open_workspace(redshift(postgres_url), Path(), "retl_test") as opened:
-        opened.prepare()
-        opened.drop(opened.tables(""))
+    with empty_workspace(redshift(postgres_url)) as opened:
         yield opened
 
 
@@ -110,22 +97,8 @@ PAIRS = {
 @pytest.mark.thorough
 def test_no_difference_is_missed_in_redshift(workspace: Workspace) -> None:
     """Two values that are not the same are told apart without IS DISTINCT FROM; and none from itself."""
-    for table, place in (("one", 0), ("other", 1)):
-        listed = ", ".join(f'{pair[place]} AS "{name}"' for name, pair in PAIRS.items())
-        workspace.execute(f'CREATE TABLE "retl_test"."{table}" AS SELECT {listed}')
-    told = " + ".join(
-        "CASE WHEN "
-        + " OR ".join(
-            " IS DISTINCT FROM ".join(exact.replace("{}", f'{side}."{column.name}"') for side in "ab")
-            for exact in column.exact
-        )
-        + " THEN 1 ELSE 0 END"
-        for column in workspace.columns("one")
-    )
-    for other, differ in (("other", 1), ("one", 0)):
-        query = f'SELECT {told} FROM "retl_test"."one" AS a CROSS JOIN "retl_test"."{other}" AS b'
-        assert "DISTINCT FROM" not in workspace.spelled(query)
-        assert differ * len(PAIRS) == workspace.number(query)
+    assert_told_apart(workspace, PAIRS)
+    assert "DISTINCT FROM" not in workspace.spelled(differences(workspace, "other"))
 
 
 def test_tables_and_errors_of_a_workspace_in_redshift(workspace: Workspace) -> None:

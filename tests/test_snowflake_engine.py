@@ -13,11 +13,11 @@ from snowflake_server import PASSWORD, Refusing, in_snowflake
 from sqlalchemy.engine import make_url
 from test_engines_agree import COLUMNS, Database, Row, compare, sandboxes, steps
 from warehouses import model
+from workspaces import assert_told_apart, empty_workspace
 
 from retl.errors import ConfigError, ModelError, WarehouseError
 from retl.sandbox.server import Sandbox
 from retl.warehouse import Workspace, open_workspace
-from retl.warehouse.workspace import StoredColumn
 
 pytestmark = pytest.mark.snowflake
 
@@ -97,9 +97,7 @@ def test_both_engines_send_the_same_from_snowflake(
 @pytest.fixture(scope="module")
 def workspace(snowflake_url: str) -> Iterator[Workspace]:
     """A schema in Snowflake."""
-    with open_workspace(snowflake_url, Path(), "retl_test") as opened:
-        opened.prepare()
-        opened.drop(opened.tables(""))
+    with empty_workspace(snowflake_url) as opened:
         yield opened
 
 
@@ -127,25 +125,7 @@ PAIRS = {
 
 def test_no_difference_is_missed_in_snowflake(workspace: Workspace) -> None:
     """Two values that are not the same are told apart, whatever their type; and none from itself."""
-    for table, place in (("one", 0), ("other", 1)):
-        listed = ", ".join(f'{pair[place]} AS "{name}"' for name, pair in PAIRS.items())
-        workspace.execute(f'CREATE TABLE "retl_test"."{table}" AS SELECT {listed}')
-    columns = workspace.columns("one")
-    assert list(PAIRS) == [column.name for column in columns]
-
-    for other, differ in (("other", 1), ("one", 0)):
-        told = " + ".join(
-            f"CAST(({' OR '.join(differs(column, exact) for exact in column.exact)}) AS INT)"
-            for column in columns
-        )
-        query = f'SELECT {told} AS N FROM "retl_test"."one" AS a CROSS JOIN "retl_test"."{other}" AS b'
-        assert differ * len(PAIRS) == workspace.number(query)
-
-
-def differs(column: StoredColumn, exact: str) -> str:
-    """The condition that two rows differ in a column."""
-    one, other = (exact.replace("{}", f'{side}."{column.name}"') for side in "ab")
-    return f"{one} IS DISTINCT FROM {other}"
+    assert_told_apart(workspace, PAIRS)
 
 
 KEYS = {

@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_engines_agree import COLUMNS, Database, Row, compare, sandboxes, steps
 from warehouses import SparkStatements, model
+from workspaces import assert_told_apart, empty_workspace
 
 from retl.errors import ModelError, WarehouseError
 from retl.sandbox.server import Sandbox
-from retl.warehouse import Workspace, open_workspace
-from retl.warehouse.workspace import StoredColumn
+from retl.warehouse import Workspace
 
 pytestmark = pytest.mark.spark
 
@@ -94,9 +94,7 @@ def test_both_engines_send_the_same_from_spark(
 @pytest.fixture(scope="module")
 def workspace(spark_url: str) -> Iterator[Workspace]:
     """A schema in Spark."""
-    with open_workspace(spark_url, Path(), "retl_test") as opened:
-        opened.prepare()
-        opened.drop(opened.tables(""))
+    with empty_workspace(spark_url) as opened:
         yield opened
 
 
@@ -123,24 +121,7 @@ PAIRS = {
 
 def test_no_difference_is_missed(workspace: Workspace) -> None:
     """Two values that are not the same are told apart, whatever their type; and none from itself."""
-    for table, place in (("one", 0), ("other", 1)):
-        listed = ", ".join(f'{pair[place]} AS "{name}"' for name, pair in PAIRS.items())
-        workspace.execute(f'CREATE TABLE "retl_test"."{table}" AS SELECT {listed}')
-    columns = workspace.columns("one")
-
-    for other, differ in (("other", 1), ("one", 0)):
-        told = " + ".join(
-            f"CAST(({' OR '.join(differs(column, exact) for exact in column.exact)}) AS INT)"
-            for column in columns
-        )
-        query = f'SELECT {told} FROM "retl_test"."one" AS a CROSS JOIN "retl_test"."{other}" AS b'
-        assert differ * len(PAIRS) == workspace.number(query)
-
-
-def differs(column: StoredColumn, exact: str) -> str:
-    """The condition that two rows differ in a column."""
-    one, other = (exact.replace("{}", f'{side}."{column.name}"') for side in "ab")
-    return f"{one} IS DISTINCT FROM {other}"
+    assert_told_apart(workspace, PAIRS)
 
 
 def test_tables_of_a_workspace(workspace: Workspace) -> None:
