@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from threading import Event
+from typing import Any
 
 import pyarrow as pa
 from databricks.sql import connect
@@ -73,13 +74,18 @@ class DatabricksSession(SqlSession):
         self.address = replace(address, username=user, query={})  # as the rest is no secret
         self._operations: set[_Operation] = set()
         self._connection: Connection | None = None
+        self._retries: Any = None
         try:
             if proxy_to(address.host or "") is None:
                 socket.create_connection((address.host, address.port or PORT), _REACH_SECONDS).close()
             if "credentials_provider" in given:
                 given["credentials_provider"]()()
             self._connection = connect(**given)
-            self._retries = self._connection.session.backend.retry_policy
+            self._retries = getattr(self._connection.session.backend, "retry_policy", None)
+            if self._retries is None:
+                raise EndedError(
+                    "it is a real-time SQL warehouse, which retl does not speak to; take another"
+                )
             self._retries.read = False  # a statement whose answer is lost may have been executed
             self.execute("SET TIME ZONE 'UTC'")
         except (*self.errors, RefusedError, ImportError) as error:
@@ -147,8 +153,9 @@ class DatabricksSession(SqlSession):
 
     def close(self) -> None:
         """End the session, which a warehouse that is gone has forgotten anyway."""
-        if self._connection is not None:
+        if self._retries is not None:
             self._retries.stop_after_attempts_duration = _CLOSE_SECONDS
+        if self._connection is not None:
             with suppress(*self.errors):
                 self._connection.close()
 
