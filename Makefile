@@ -57,7 +57,7 @@ test-oldest: .venv/oldest
 
 # DuckDB encrypts with its extension httpfs, which comes from DuckDB's own server, and of some versions from PyPI.
 test-encryption: .venv/encryption
-	.venv/encryption/bin/python -m pytest -q tests/test_encryption.py
+	.venv/encryption/bin/python -m pytest -q -p no:bqemulator tests/test_encryption.py
 
 # PySpark brings Spark itself, 400 MB, so it has an environment of its own. Each process has a server of its own, too.
 # Databricks' connector is tested there as well: what it says is done by that Spark.
@@ -69,9 +69,10 @@ test-spark: .venv/spark
 test-snowflake: .venv/snowflake
 	.venv/snowflake/bin/python -m pytest -q -m snowflake tests/test_snowflake.py tests/test_snowflake_engine.py
 
-# BigQuery's driver finds the server by what is in the environment when its process starts.
-test-bigquery: .venv/bigquery
-	.venv/bigquery/bin/python tests/bigquery_server.py -q -m bigquery tests/test_bigquery.py tests/test_bigquery_engine.py
+# BigQuery's driver finds the server by what is in the environment when its process starts. The server wants one of
+# DuckDB's extensions, too, so both share what is installed.
+test-bigquery: .venv/encryption
+	.venv/encryption/bin/python tests/bigquery_server.py -q -m bigquery tests/test_bigquery.py tests/test_bigquery_engine.py
 
 lint: .venv/lint
 	$(BIN)/ruff check .
@@ -122,7 +123,7 @@ clean:
 .venv/encryption: pyproject.toml
 	rm -rf $@
 	$(PYTHON) -m venv $@
-	$@/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[test]" duckdb-extension-httpfs
+	$@/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[bigquery,test]" duckdb-extension-httpfs duckdb-extension-spatial "bqemulator>=1.4,<1.5"
 
 .venv/spark: pyproject.toml
 	rm -rf $@
@@ -133,12 +134,6 @@ clean:
 	rm -rf $@
 	$(PYTHON) -m venv $@
 	$@/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[snowflake,test]" "fakesnow[server]>=0.12,<0.13" "snowflake-connector-python<5"
-
-# The server wants DuckDB's extension spatial, which is a package of some versions alone.
-.venv/bigquery: pyproject.toml
-	rm -rf $@
-	$(PYTHON) -m venv $@
-	$@/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[bigquery,test]" "bqemulator>=1.4,<1.5" "duckdb==1.5.5" "duckdb-extension-spatial==1.5.5"
 
 .venv/lint: .venv/test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[lint]"
