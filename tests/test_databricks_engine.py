@@ -12,8 +12,9 @@ from databricks_server import TOKEN, DatabricksServer
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from test_engines_agree import Step, compare, sandboxes, steps
-from test_spark_engine import PAIRS, SparkDatabase, differs
+from test_spark_engine import PAIRS, SparkDatabase
 from warehouses import model
+from workspaces import assert_told_apart, differences, empty_workspace
 
 from retl.errors import ConfigError, ModelError, WarehouseError
 from retl.sandbox.server import Sandbox
@@ -59,49 +60,32 @@ def has_rows(history: Sequence[Step]) -> bool:
 @pytest.fixture(scope="module")
 def workspace(databricks: DatabricksServer) -> Iterator[Workspace]:
     """A schema in Databricks."""
-    with open_workspace(databricks.url(), Path(), "retl_bricks") as opened:
-        opened.prepare()
-        opened.drop(opened.tables(""))
+    with empty_workspace(databricks.url()) as opened:
         yield opened
 
 
 def test_no_difference_is_missed_in_databricks(workspace: Workspace) -> None:
     """Two values that are not the same are told apart, whatever their type; and none from itself."""
-    for table, place in (("one", 0), ("other", 1)):
-        listed = ", ".join(f'{pair[place]} AS "{name}"' for name, pair in PAIRS.items())
-        workspace.execute(f'CREATE TABLE "retl_bricks"."{table}" AS SELECT {listed}')
-    columns = workspace.columns("one")
-    assert list(PAIRS) == [column.name for column in columns]
-
-    for other, differ in (("other", 1), ("one", 0)):
-        told = " + ".join(
-            f"CAST(({' OR '.join(differs(column, exact) for exact in column.exact)}) AS INT)"
-            for column in columns
-        )
-        query = f'SELECT {told} FROM "retl_bricks"."one" AS a CROSS JOIN "retl_bricks"."{other}" AS b'
-        assert differ * len(PAIRS) == workspace.number(query)
+    assert_told_apart(workspace, PAIRS)
 
 
 def test_a_struct_of_many_fields_is_compared_whole(workspace: Workspace) -> None:
     """Where the name of a type is cut, and hides what it holds, no difference is missed all the same."""
     fields = ", ".join(f"{place} AS f{place}" for place in range(40))
-    for table, last in (("wide", "map('a', -0.0D)"), ("wider", "map('a', 0.0D)")):
-        workspace.execute(
-            f'CREATE TABLE "retl_bricks"."{table}" AS SELECT struct({fields}, {last} AS m) AS s'
-        )
-    (column,) = workspace.columns("wide")
+    workspace.drop(["one"])
+    for table, last in (("one", "map('a', -0.0D)"), ("wider", "map('a', 0.0D)")):
+        workspace.execute(f'CREATE TABLE "retl_test"."{table}" AS SELECT struct({fields}, {last} AS m) AS s')
+    (column,) = workspace.columns("one")
 
     assert "more fields>" in column.type
-    told = " OR ".join(differs(column, exact) for exact in column.exact)
-    query = f'FROM "retl_bricks"."wide" AS a CROSS JOIN "retl_bricks"."wider" AS b WHERE {told}'
-    assert 1 == workspace.number(f"SELECT count(*) {query}")
+    assert 1 == workspace.number(differences(workspace, "wider"))
 
 
 def test_tables_of_a_workspace_in_databricks(workspace: Workspace) -> None:
     """Tables are found by how their names begin, and are gone once they are dropped, or were before."""
     made = ["users__1_a", "users__1_b", "users_other"]
     for name in made:
-        workspace.execute(f'CREATE TABLE "retl_bricks"."{name}" AS SELECT 1 AS "a ""b`"')
+        workspace.execute(f'CREATE TABLE "retl_test"."{name}" AS SELECT 1 AS "a ""b`"')
 
     assert made[:2] == workspace.tables("users__1_")
     assert ['a "b`'] == [column.name for column in workspace.columns("users__1_a")]
@@ -120,11 +104,11 @@ def test_a_column_may_have_any_name_in_a_delta_table(workspace: Workspace) -> No
 def test_errors_in_a_workspace_in_databricks(workspace: Workspace) -> None:
     """An error in the model's SQL is the model's, with its line; any other is the warehouse's."""
     users = model("SELECT 1 AS a,\n nope\nFROM range(3)")
-    copy = f'CREATE TABLE "retl_bricks"."copy" AS SELECT "a" FROM {workspace.query_of(users)}'
+    copy = f'CREATE TABLE "retl_test"."copy" AS SELECT "a" FROM {workspace.query_of(users)}'
     with pytest.raises(ModelError, match="`nope` cannot be resolved") as error:
         workspace.execute(copy, users)
-    with pytest.raises(WarehouseError, match=r"failed in the schema `retl_bricks`: .*cannot be found"):
-        workspace.number('SELECT count(*) FROM "retl_bricks"."nowhere"')
+    with pytest.raises(WarehouseError, match=r"failed in the schema `retl_test`: .*cannot be found"):
+        workspace.number('SELECT count(*) FROM "retl_test"."nowhere"')
 
     assert "models/users.sql:2" == error.value.where
 
@@ -132,13 +116,11 @@ def test_errors_in_a_workspace_in_databricks(workspace: Workspace) -> None:
 def test_a_model_of_databricks_stays_as_it_is(workspace: Workspace, databricks: DatabricksServer) -> None:
     """Only what is retl's own is written as Databricks has it; the comment says who asks."""
     quoted = model('SELECT "CREATE TABLE a AS" AS a -- "d"').asking(sync="users", run="r1")
-    copy = f'CREATE TABLE "retl_bricks"."copy" AS SELECT "a" FROM {workspace.query_of(quoted)}'
+    copy = f'CREATE TABLE "retl_test"."copy" AS SELECT "a" FROM {workspace.query_of(quoted)}'
     workspace.execute(copy, quoted)
 
-    assert databricks.said[-1].startswith(
-        "/* retl sync=users run=r1 */ CREATE TABLE `retl_bricks`.`copy` TBL"
-    )
-    assert 1 == workspace.number("SELECT count(*) FROM retl_bricks.copy WHERE \"a\" = 'CREATE TABLE a AS'")
+    assert databricks.said[-1].startswith("/* retl sync=users run=r1 */ CREATE TABLE `retl_test`.`copy` TBL")
+    assert 1 == workspace.number("SELECT count(*) FROM retl_test.copy WHERE \"a\" = 'CREATE TABLE a AS'")
     workspace.drop(["copy"])
 
 
@@ -147,7 +129,7 @@ def test_a_statement_is_cancelled_in_databricks(workspace: Workspace) -> None:
     """A statement that is cancelled from another thread ends with an error, and leaves no table."""
     with ThreadPoolExecutor(1) as threads:
         endless = "SELECT count(*) AS n FROM range(100000000000) AS a JOIN range(9) AS b"
-        running = threads.submit(workspace.execute, f'CREATE TABLE "retl_bricks"."long" AS {endless}')
+        running = threads.submit(workspace.execute, f'CREATE TABLE "retl_test"."long" AS {endless}')
         while not wait([running], 0.05).done:
             workspace.cancel()
     with pytest.raises(WarehouseError, match="OPERATION_CANCELED"):

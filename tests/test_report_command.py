@@ -76,7 +76,7 @@ def text(retl: Retl, project: Path) -> Callable[..., str]:
 
     def written(*arguments: str, code: int = 0) -> str:
         assert code == retl("report", "--out", "page.html", *arguments)[0]
-        page = (project / "page.html").read_text(encoding="utf-8").partition("<body>")[2]
+        page = (project / "page.html").read_text(encoding="utf-8").partition("<body")[2].partition(">")[2]
         return " ".join(re.sub(r"<svg.*?</svg>|<[^>]*>", " ", page, flags=re.DOTALL).split())
 
     return written
