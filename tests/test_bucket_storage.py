@@ -136,6 +136,29 @@ def test_a_runner_whose_lease_was_taken_over_saves_nothing(bucket: Bucket, tmp_p
 
 
 @pytest.mark.rule("Q6")
+def test_a_runner_that_wakes_up_deletes_no_file_of_the_next(bucket: Bucket, tmp_path: Path) -> None:
+    """It fell asleep when it had moved the pointer: files that came meanwhile are those of another."""
+    late, next_one = storage(bucket, tmp_path / "a"), storage(bucket, tmp_path / "b")
+
+    def sleep(method: str, key: str) -> None:
+        if ("PUT", "retl/users.json") in bucket.requests:
+            bucket.fault = lambda method, key: None
+            bucket.age("retl/users.lock", SECONDS + 20)
+            with opened(next_one) as other:
+                other.rekey("hash", "next")
+
+    with opened(late) as state:
+        state.rekey("hash", "late")
+        bucket.requests.clear()
+        bucket.fault = sleep
+        state.save(leaving=True)
+        state.rekey("hash", "later")
+        with pytest.raises(LockedError):
+            state.save(leaving=True)
+    assert "next" == noted(storage(bucket, tmp_path / "c"))
+
+
+@pytest.mark.rule("Q6")
 def test_a_machine_that_slept_asks_before_it_goes_on(bucket: Bucket) -> None:
     """No time passed while it slept, but the time of day did: its lease is renewed, or is another's."""
 

@@ -93,13 +93,13 @@ class SavedState:
         digest, before = digest_of(file), self.pointer
         if digest == before.sha256 and leaving == before.leaving:
             return
-        name = before.file
+        name, unneeded = before.file, self._unneeded()
         if digest != before.sha256 or name is None:
             name = f"{self._name}/{token_hex(8)}{ENDING}"
             self._objects.upload(file, name)
         self._move(Pointer("", name, file.stat().st_size, digest, leaving))
         self.at_hand = name
-        self._tidy(before.file if self._is_tidy else None)
+        self._tidy(unneeded)
 
     def delete(self) -> None:
         """Have no state any more.
@@ -107,8 +107,10 @@ class SavedState:
         Raises:
             LockedError: another run has moved the pointer.
         """
+        self._is_tidy = False
+        unneeded = self._unneeded()
         self._move(NOTHING)
-        self._tidy(None)
+        self._tidy(unneeded)
 
     def shut_out(self) -> None:
         """Move the pointer without a change, so that the run whose lease was taken over cannot save any more.
@@ -146,16 +148,24 @@ class SavedState:
             return self._objects.create(name, pointer.as_bytes())
         return self._objects.replace(name, pointer.as_bytes(), self._version)
 
-    def _tidy(self, before: str | None) -> None:
-        """Delete files that no pointer names: the one before, or with None also those that killed runs left.
+    def _unneeded(self) -> list[str] | None:
+        """The files that no pointer names once it has moved: the one before, and those that killed runs left.
 
-        Only now that this run has moved the pointer, no late write of another can name them.
+        They are listed before. A file that comes after that may be of a run that took this one for dead.
         """
+        if self._is_tidy:
+            return [self.pointer.file] if self.pointer.file else []
         with suppress(RetlError):
-            for name in [before] if before else self._objects.names(f"{self._name}/"):
+            return self._objects.names(f"{self._name}/")
+        return None
+
+    def _tidy(self, names: list[str] | None) -> None:
+        """Delete files, which no late write of another run can name now; None where they are not known."""
+        with suppress(RetlError):
+            for name in names or ():
                 if name != self.pointer.file:
                     self._objects.delete(name)
-            self._is_tidy = True
+            self._is_tidy = names is not None
 
     def _download(self, name: str, path: Path) -> bool:
         """Fetch a file; False where it is not there any more, as another one counts by now."""
