@@ -12,9 +12,10 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from contextlib import contextmanager
 from pathlib import Path
 
+from retl.errors import RetlError
 from torture.life import Life
 from torture.process import ProcessLife
-from torture.promises import Broken
+from torture.promises import WRONG, Broken
 from torture.record import Record
 
 PROCESSES_EACH = 50
@@ -42,6 +43,8 @@ def live(
             life.live()
         except Broken as broken:
             life.record.broken.append((seed, broken.kind, str(broken)))
+        except RetlError as error:  # of a look at the state between two commands, which has to succeed
+            life.record.broken.append((seed, WRONG, f"the state cannot be looked at: {error}"))
         return life.record
 
 
