@@ -2,7 +2,6 @@
 
 import os
 import platform
-import re
 import shutil
 import subprocess
 import tempfile
@@ -17,6 +16,7 @@ import duckdb
 
 from bench.peer import PEERS, SLOW_SECONDS, Measured, Peer, measure, prepare
 from bench.peers.task import FIRST
+from bench.process import machine
 from bench.report import PAGE, write_all
 from bench.results import Found, Setting, load_results, medians, save_setting
 from bench.shop import DuckDBShop, Shop, running_postgres
@@ -68,20 +68,6 @@ class Wanted:
         if self.only:
             return [peer for peer in fit if peer.name in self.only]
         return [peer for peer in fit if not few or peer.bare or peer.name == "retl"]
-
-
-def machine() -> str:
-    """The machine in words."""
-    try:
-        model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
-    except OSError:
-        model = None
-    name = model[1] if model else platform.processor() or platform.machine()
-    try:
-        memory = f", {os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GB"
-    except (ValueError, OSError):
-        memory = ""
-    return f"{os.cpu_count()} cores ({name}){memory}, {platform.system()}"
 
 
 def versions_of(peers: list[Peer]) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """What a process took: wall seconds, CPU seconds of it and its children, and the most memory it held."""
 
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -15,6 +16,20 @@ CHECKOUT = str(Path(__file__).parent.parent)
 SAMPLE_SECONDS = 0.05
 CHILDREN, HELD, MOST_HELD = "/proc/{0}/task/{0}/children", r"VmRSS:\s+(\d+) kB", r"VmHWM:\s+(\d+) kB"
 TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+
+
+def machine() -> str:
+    """The machine in words."""
+    try:
+        model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+    except OSError:
+        model = None
+    name = model[1] if model else platform.processor() or platform.machine()
+    try:
+        memory = f", {os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GB"
+    except (ValueError, OSError):
+        memory = ""
+    return f"{os.cpu_count()} cores ({name}){memory}, {platform.system()}"
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterator
 
 from bench.chart import TITLES, chart
+from bench.engine_results import load as load_engines
+from bench.engine_results import section as section_of_engines
 from bench.peer import PEERS, SLOW_SECONDS, Measured, Peer
 from bench.peers.task import DELTA, FIRST, NOTHING
 from bench.results import Setting
@@ -60,6 +62,8 @@ def page(settings: list[Setting]) -> str:
         if not setting.latency_ms:
             late = [one for one in settings if one.latency_ms and one.key[:2] == setting.key[:2]]
             parts.append("\n".join(section(setting, late)) + "\n")
+    if engines := load_engines():
+        parts.append("\n".join(section_of_engines(engines)))
     ways = [f"| {peer.title} | {peer.about} |\n" for peer in PEERS]
     parts.append("## The ways\n\n| | |\n|---|---|\n" + "".join(ways))
     parts.append("Their files are in [`bench/peers`](../bench/peers).\n")
