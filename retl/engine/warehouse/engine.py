@@ -348,7 +348,8 @@ def _placed(batches: Iterator[pa.RecordBatch], before: int) -> Iterator[pa.Recor
         WarehouseError: they do not come in the order of their numbers, by which some may be left out later.
     """
     for batch in numbered((batch.rename_columns({SEQ: _THERE}) for batch in batches), before + 1):
-        if not pc.all(pc.equal(batch[SEQ], pc.add(batch[_THERE], before)), min_count=0).as_py():
+        there = batch[_THERE].cast(pa.int64())  # Snowflake counts in decimals
+        if not pc.all(pc.equal(batch[SEQ], pc.add(there, before)), min_count=0).as_py():
             raise WarehouseError(
                 "the warehouse handed over the rows in another order than it numbered them in",
                 hint="nothing was sent; run it again, or use `engine: local`",
