@@ -771,3 +771,30 @@ def test_who_was_taken_for_dead_drops_no_table_of_the_other(world: World) -> Non
         with pytest.raises(LockedError):
             drop_unneeded(state, stalled, tables, at_end=False)
     assert f"{tables.prefix}another" in world.tables()
+
+
+class Elsewhere(FileOnDisk):
+    """A storage elsewhere, whose lease this process believes to have."""
+
+    is_remote = True
+
+
+@pytest.mark.rule("X3")
+def test_who_does_not_know_that_it_was_taken_for_dead_drops_no_table_of_the_other(world: World) -> None:
+    """A machine that stood still, and its clock with it, drops only what no run needs that took over."""
+    world.run()
+    with ExitStack() as stack:
+        state = stack.enter_context(open_state(world.state_path, "shop"))
+        workspace = stack.enter_context(open_workspace(world.url, world.root, "retl"))
+        state.storage = Elsewhere(world.state_path)
+        tables = run_tables(state, workspace, keep=True)
+        generation = state.metadata.generation
+        before, of_the_other = (f"{tables.prefix}{one}_0a1b2c3da" for one in (generation - 1, generation))
+        for name in (before, of_the_other):
+            workspace.execute(f'CREATE TABLE "retl"."{name}" (n int)')
+
+        assert not drop_unneeded(state, workspace, tables, at_end=False)
+        state.storage = None
+        assert (False, True) == (before in world.tables(), of_the_other in world.tables())
+        assert drop_unneeded(state, workspace, tables, at_end=False)
+    assert of_the_other not in world.tables()

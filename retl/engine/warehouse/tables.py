@@ -6,10 +6,12 @@ state file reads the snapshot table that it came with, and draws another token f
 A token is noted with its schema for as long as tables of it may be there, whatever the sync file says then.
 
 `retl plan` looks at a state without holding it where that is in a bucket, so that its tables are not those of
-a run. Those that a killed one left are dropped two runs later, when it cannot be under way any more.
+a run. Those that a killed one left are dropped two runs later, when it cannot be under way any more. Beside a
+state in a bucket, those of a killed run are dropped when another one has come to its end.
 """
 
 import hashlib
+import math
 import re
 import secrets
 from collections.abc import Callable
@@ -140,19 +142,30 @@ def drop_unneeded(state: State, workspace: Workspace, tables: RunTables, *, at_e
     kept = snapshot_table(state)
     beginning = tables.stem if at_end and state.is_remote else tables.prefix
     found = [name for name in workspace.tables(beginning) if kept is None or name != kept.name]
-    planned = _planned(state, tables, found)
+    in_use = _in_use(state, tables, found)
     lost = state.lost()  # asked after that, so that no table is found which a process made that took over
     if lost is not None:
         raise lost
-    workspace.drop([name for name in found if name not in planned])
-    return not planned
+    workspace.drop([name for name in found if name not in in_use])
+    return not in_use
 
 
-def _planned(state: State, tables: RunTables, names: list[str]) -> set[str]:
-    """The tables among them that are of a plan which may be under way still."""
-    of_plan = re.compile(re.escape(tables.prefix) + r"(\d+)p_")
-    found = ((name, of_plan.match(name)) for name in names)
-    return {name for name, plan in found if plan and int(plan[1]) >= state.metadata.generation - 1}
+def _in_use(state: State, tables: RunTables, names: list[str]) -> set[str]:
+    """The tables among them that another process may need.
+
+    That is a plan which is under way, or, where the state is elsewhere, a run that has taken it over: by the
+    clock of a machine that stood still meanwhile, the lease has not ended. Such a run goes on from the
+    generation of this one, or from a later one.
+    """
+    generation = state.metadata.generation
+    made_in = re.compile(re.escape(tables.prefix) + r"(\d+)(p?)_")
+    found = ((name, made_in.match(name)) for name in names)
+    first = {"p": generation - 1, "": generation if state.is_remote else math.inf}
+    return {
+        name
+        for name, made in found
+        if made and int(made[1]) >= first[made[2]] and not name.startswith(tables.stem)
+    }
 
 
 def drop_left(state: State, opening: Callable[[str], Workspace], but: str | None = None) -> None:
