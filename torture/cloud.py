@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from retl.bucket.address import BucketAddress
 from retl.bucket.lease import SECONDS
 from retl.bucket.objects import Objects, Version
+from retl.bucket.pointer import read_pointer
 from retl.bucket.storage import FileInBucket
 from retl.lazy import lazy_module
 from retl.lock import LOCK_TIMEOUT_SECONDS
@@ -76,8 +77,9 @@ class Cloud:
         return settings
 
     def has_state(self) -> bool:
-        """Whether a state was ever saved."""
-        return POINTER in self._server.objects
+        """Whether there is a state; a pointer to none is left where a lease was taken over before a save."""
+        found = self._server.objects.get(POINTER)
+        return found is not None and read_pointer(found, POINTER).file is not None
 
     def content(self) -> dict[str, bytes]:
         """The objects, but for the lease."""
