@@ -40,7 +40,8 @@ def discard_pending(state: State, now: datetime) -> int:
 
     So the next run finds these changes anew, and makes calls of them by the files as they are then, under
     other message ids. A call stays where another one of its change was delivered. Where nothing was ever
-    delivered the next run is a first pass. The records of the runs that made the calls say how many were
+    delivered the next run is a first pass. Calls that a killed retry left are rejected as before: their rows
+    went on without them. The records of the runs that made the calls say how many were
     dropped, at the moment `now` (UTC).
 
     Returns:
@@ -49,6 +50,7 @@ def discard_pending(state: State, now: datetime) -> int:
     db = state.db
     with state.transaction():
         settle(db)
+        rejected.take_back_sent(db)
         outbox.list_waiting(db)
         replaced.spare_halves(db)
         complete_records(db)

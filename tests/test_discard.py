@@ -166,7 +166,10 @@ def test_pending_calls_are_taken_back_after_an_edit_of_the_mapping(tmp_path: Pat
 @pytest.mark.slow
 @pytest.mark.rule("L16")
 def test_a_change_behind_a_call_that_is_sent_again_is_taken_back(tmp_path: Path, sandbox: Sandbox) -> None:
-    """Calls of --full, and calls that were refused before, do not hide the change of a row behind them."""
+    """Calls of --full, and calls that were refused before, do not hide the change of a row behind them.
+
+    One that was refused before stays rejected.
+    """
     shop = Shop(tmp_path, sandbox.url, IDENTIFY_AND_REMOVED)
     before = people(ada="pro", bob="pro", eve="pro")
     shop.run(before)
@@ -183,10 +186,31 @@ def test_a_change_behind_a_call_that_is_sent_again_is_taken_back(tmp_path: Path,
     sandbox.reject_if, sandbox.reply_if = None, lambda _: Reply(500)
     assert 3 == shop.run(people(bob="new", eve="pro"), Options(deadline_seconds=3)).exit_code
     with opened(shop) as state:
-        assert 2 == discard_pending(state, NOON)
-        assert [("ada", True)] == rows(state, "SELECT key, stale FROM state.snapshot WHERE key = 'ada'")
+        assert (1, Waiting(0, 1)) == (discard_pending(state, NOON), waiting(state))
+        assert [("ada", False)] == rows(state, "SELECT key, stale FROM state.snapshot WHERE key = 'ada'")
     sandbox.reply_if = None
     assert (1, 1) == ((run := shop.run(people(bob="new", eve="pro"))).removed, run.calls.delivered)
+
+
+@pytest.mark.rule("L16")
+def test_a_call_that_a_killed_retry_sends_stays_rejected(tmp_path: Path, sandbox: Sandbox) -> None:
+    """To discard what waits takes it back into the rejected calls, as its row went on without it."""
+    shop = Shop(tmp_path, sandbox.url, IDENTIFY)
+    sandbox.reject_if = lambda call: call["userId"] == "ada"
+    shop.run(people(ada="pro", bob="pro"))
+    before = "SELECT * EXCLUDE (rejected_in, unsure) FROM state.rejected_call"
+    with opened(shop) as state:
+        refused = rows(state, before)
+    sent_once_more(shop)
+    with opened(shop) as state:
+        assert 0 == discard_pending(state, NOON)
+        assert refused == rows(state, before) != []
+        assert Waiting(0, 1) == waiting(state)
+    sandbox.reject_if = None
+    assert ((1, 1), 0) == (
+        (again(shop).run.calls.delivered, len(sent(sandbox, 1))),
+        again(shop).left.overtaken,
+    )
 
 
 @pytest.mark.thorough

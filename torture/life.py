@@ -182,7 +182,7 @@ class Life:
             return
         before = world.waiting()
         world.do(Command.DISCARD, replace(self._fault(Command.DISCARD), answers=()))
-        dropped = before - world.waiting()
+        dropped = before - world.waiting() - set(self._refused())  # those of a killed retry are kept again
         arrived = {call["messageId"] for call in self._accepted()}
         self._forgotten |= dropped & arrived
         self._trace(f"{len(dropped)} calls are discarded, {len(dropped & arrived)} of which had arrived")

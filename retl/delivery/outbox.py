@@ -154,6 +154,9 @@ def waiting(db: duckdb.DuckDBPyConnection) -> str:
     return "\nUNION ALL\n".join([_TEXTS, *(_unrendered(db, one) for one in unrendered.lanes(db))])
 
 
+HELD_IDS = "SELECT message_id FROM state.outbox"
+"""The SELECT of the message ids of the calls whose text is held."""
+
 _WAITING = f"state.outbox LEFT JOIN ({marks.ALL}) USING (lane) WHERE seq > coalesce(delivered, 0)"
 
 _TEXTS = f"""

@@ -201,13 +201,39 @@ def _reopen(db: duckdb.DuckDBPyConnection, calls: str) -> None:
     db.execute(f"DELETE FROM state.ended_rejection WHERE how = 'sent' AND message_id IN ({calls})")
 
 
-def put_again_back(db: duckdb.DuckDBPyConnection, run_id: str) -> int:
-    """Keep the calls of the TEMP table `failed_again` as rejected in this run; gives how many."""
+_SENT_AND_WAITING = f"""
+CREATE OR REPLACE TEMP TABLE again AS
+SELECT
+    call.run_id, call.key, call.change, call.message_id, call.body, sent.reason, sent.answer,
+    sent.first_seen AS rejected_at, sent.ended_in AS rejected_in, call.user_id, false AS overtaken,
+    call.event, call.moment, NULL::BOOLEAN AS unsure, 0 AS place
+FROM ({{waiting}}) AS call JOIN state.ended_rejection AS sent USING (run_id, key, change, message_id)
+WHERE sent.how = 'sent' AND sent.reason = {sql.text(Reason.REFUSED.value)}
+QUALIFY row_number() OVER (PARTITION BY message_id ORDER BY sent.ended_at DESC) = 1
+"""
+
+
+def take_back_sent(db: duckdb.DuckDBPyConnection) -> int:
+    """Keep the calls as rejected again that wait because a retry was killed; gives how many.
+
+    To be run in a transaction, after `settle`.
+    """
+    db.execute(_SENT_AND_WAITING.format(waiting=outbox.waiting(db)))
+    outbox.drop_again(db)
+    return put_again_back(db, None)
+
+
+def put_again_back(db: duckdb.DuckDBPyConnection, run_id: str | None) -> int:
+    """Keep the calls of the TEMP table `failed_again` as rejected in this run; gives how many.
+
+    None is the run that sent each of them again.
+    """
     _reopen(db, "SELECT message_id FROM failed_again")
     row = db.execute(
         """
         INSERT INTO state.rejected_call BY NAME
-        SELECT * EXCLUDE (place, seq) REPLACE ($run_id AS rejected_in) FROM failed_again
+        SELECT * EXCLUDE (place, seq) REPLACE (coalesce($run_id, rejected_in) AS rejected_in)
+        FROM failed_again
         """,
         {"run_id": run_id},
     ).fetchone()
@@ -285,8 +311,17 @@ def forget_before(db: duckdb.DuckDBPyConnection, moment: datetime, run_id: str) 
 
 
 def forget_ended_before(db: duckdb.DuckDBPyConnection, moment: datetime) -> None:
-    """Forget the rejections that ended before a moment, which is UTC; to be run in a transaction."""
-    db.execute("DELETE FROM state.ended_rejection WHERE ended_at < ?", [moment.replace(tzinfo=None)])
+    """Forget the rejections that ended before a moment, which is UTC; to be run in a transaction.
+
+    Those of calls that wait to be sent again are needed where the calls are discarded.
+    """
+    db.execute(
+        f"""
+        DELETE FROM state.ended_rejection
+        WHERE ended_at < ? AND (message_id IS NULL OR message_id NOT IN ({outbox.HELD_IDS}))
+        """,
+        [moment.replace(tzinfo=None)],
+    )
 
 
 def rejected_in(db: duckdb.DuckDBPyConnection, run_id: str) -> int:
