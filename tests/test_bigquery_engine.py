@@ -15,6 +15,7 @@ from sqlalchemy.engine import make_url
 from test_bigquery import URL, in_bigquery, server
 from test_engines_agree import COLUMNS, Database, Row, compare, sandboxes, steps
 from warehouses import model
+from workspaces import empty_workspace
 
 from retl.errors import ConfigError, ModelError, WarehouseError
 from retl.sandbox.server import Sandbox
@@ -100,9 +101,7 @@ def test_both_engines_send_the_same_from_bigquery(
 @pytest.fixture(scope="module")
 def workspace() -> Iterator[Workspace]:
     """A dataset in BigQuery."""
-    with open_workspace(URL, Path(), "retl_test") as opened:
-        opened.prepare()
-        opened.drop(opened.tables(""))
+    with empty_workspace(URL) as opened:
         yield opened
 
 
