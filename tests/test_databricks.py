@@ -155,7 +155,7 @@ def test_a_warehouse_of_databricks_that_is_gone(
     with open_warehouse(databricks.url(), Path()) as warehouse:
         reading = warehouse.read(model("SELECT id FROM range(100000)"))
         next(reading)
-        monkeypatch.setattr(databricks, "gone", True)
+        monkeypatch.setattr(databricks, "gone", True)  # the tests' own server, which others share
         with pytest.raises(WarehouseError, match="model users: ") as error:
             list(reading)
 
@@ -170,7 +170,7 @@ def test_a_statement_of_databricks_is_sent_once(
         workspace.prepare()
         workspace.drop(["once"])
         workspace.execute('CREATE TABLE "retl_once"."once" (n BIGINT)')
-        monkeypatch.setattr(databricks, "lost", "INSERT")
+        monkeypatch.setattr(databricks, "lost", "INSERT")  # the tests' own server, which others share
         with pytest.raises(WarehouseError, match="failed in the schema `retl_once`"):
             workspace.execute('INSERT INTO "retl_once"."once" VALUES (1)')
         assert 1 == len([one for one in databricks.said if one.startswith("INSERT INTO `retl_once`")])

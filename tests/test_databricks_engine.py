@@ -167,6 +167,7 @@ def test_a_user_of_databricks_who_may_not_is_told_the_grants(
     with open_workspace(databricks.url(), Path(), "retl_none") as workspace:
         if refusal is None:
             workspace.prepare()
+        # It is the tests' own server, which others share.
         monkeypatch.setattr(databricks, "refused", begin)
         monkeypatch.setattr(databricks, "refusal", refusal or databricks.refusal)
         made, used, granted = workspace.missing_grants()
