@@ -12,6 +12,7 @@ knows the names. Nothing else in the package loads a module by its name.
 from importlib import import_module
 from typing import Any
 
+from retl import signals
 from retl.system import unloaded
 
 
@@ -27,9 +28,11 @@ class LazyModule:
 
         Raises:
             RetlError: the module, or one that it needs, cannot be loaded.
+            Interrupted: a signal came meanwhile; what is written in C cannot be loaded by half.
         """
         try:
-            module = import_module(self._name)
+            with signals.held():
+                module = import_module(self._name)
         except (ImportError, MemoryError, OSError) as error:
             raise unloaded(error, self._extra) from error
         return getattr(module, name)

@@ -2,7 +2,9 @@
 
 import signal
 import socket
-from contextlib import suppress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from retl.errors import Interrupted, RetlError
 from retl.system import system_error
@@ -16,6 +18,9 @@ _wakeups: list[socket.socket] = []
 
 _noticed = bytearray()
 """Numbers of signals that were read from the other end."""
+
+_holds: list[int] = []
+"""One for each `held` that the main thread is in: how many signals had come before it."""
 
 
 def listen() -> None:
@@ -42,10 +47,30 @@ def check() -> None:
             raise Interrupted(number)
 
 
+@contextmanager
+def held() -> Iterator[None]:
+    """Let a first signal wait until the end of a block, in the main thread; another thread gets none.
+
+    Raises:
+        Interrupted: one came meanwhile.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _holds.append(len(_received))
+    try:
+        yield
+    finally:
+        before = _holds.pop()
+        if not _holds and len(_received) > before:
+            raise _received[-1]
+
+
 def _stop(number: int, _frame: object) -> None:
     signal.signal(number, signal.SIG_DFL)
     _received.append(Interrupted(number))
-    raise _received[-1]
+    if not _holds:
+        raise _received[-1]
 
 
 def told(error: Exception) -> RetlError:
