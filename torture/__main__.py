@@ -2,12 +2,17 @@
 
 import os
 import secrets
+from collections.abc import Callable
 
 import click
 
 from torture.cloud import has_buckets
 from torture.lives import Stop, live, live_on
+from torture.record import Record
 from torture.report import lines, write_page
+
+SECONDS_BETWEEN = 60.0
+"""The time between two lines that say how far the torture is."""
 
 
 @click.command()
@@ -28,13 +33,27 @@ def main(seed: int | None, seconds: float, faults: int, jobs: int, replay: int |
             click.echo(f"seed {seed}")
             if not has_buckets():
                 click.echo("no state is in a bucket, as moto or obstore is not installed")
-            record = live_on(seed, seconds, faults, jobs, stop)
+            record = live_on(seed, seconds, faults, jobs, stop, _telling())
     click.echo("\n".join(lines(record)))
     if record.stopped_by is not None:
         raise SystemExit(128 + record.stopped_by)
     if page and replay is None:
         write_page(record, seed or 0)
     raise SystemExit(1 if record.broken else 0)
+
+
+def _telling() -> Callable[[Record], None]:
+    """Say on stderr about once a minute what came of the lives so far."""
+    told_at = 0.0
+
+    def tell(record: Record) -> None:
+        nonlocal told_at
+        if record.seconds - told_at >= SECONDS_BETWEEN:
+            told_at = record.seconds
+            faults, lives = record.faults.total(), record.counts["lives"]
+            click.echo(f"{record.seconds / 60:,.0f} min: {faults:,} faults in {lives:,} lives", err=True)
+
+    return tell
 
 
 if __name__ == "__main__":

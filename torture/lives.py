@@ -79,7 +79,9 @@ class Stop:
         signal.signal(number, signal.SIG_DFL)
 
 
-def live_on(seed: int, seconds: float, faults: int, jobs: int, stop: Stop) -> Record:
+def live_on(
+    seed: int, seconds: float, faults: int, jobs: int, stop: Stop, tell: Callable[[Record], None]
+) -> Record:
     """Live the lives of a seed and those after it.
 
     Args:
@@ -88,6 +90,7 @@ def live_on(seed: int, seconds: float, faults: int, jobs: int, stop: Stop) -> Re
         faults: after which none begins; 0 is no limit.
         jobs: how many lives are lived at a time.
         stop: ends them before their time.
+        tell: is given what came of all lives so far, after each.
     """
     total, began = Record(), time.monotonic()
     spawn = multiprocessing.get_context("spawn")
@@ -109,7 +112,8 @@ def live_on(seed: int, seconds: float, faults: int, jobs: int, stop: Stop) -> Re
             done, under_way = wait(under_way, timeout=0.5, return_when=FIRST_COMPLETED)
             for one in done:
                 total.add(one.result())
-    total.seconds = time.monotonic() - began
+                total.seconds = time.monotonic() - began
+                tell(total)
     total.stopped_by = stop.signal
     return total
 
