@@ -14,8 +14,8 @@ import duckdb
 from retl import signals
 from retl.calls import rejection
 from retl.calls.message_id import MessageIdScope
-from retl.calls.parts import Rendering
 from retl.calls.render import find_values_at_fault, render_calls
+from retl.calls.rendering import Rendering
 from retl.damage import storage_error
 from retl.delivery import history, outbox, rejected
 from retl.delivery.address import is_local

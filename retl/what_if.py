@@ -2,8 +2,8 @@
 
 from retl import sql
 from retl.calls.message_id import MessageIdScope
-from retl.calls.parts import Rendering
 from retl.calls.render import render_calls
+from retl.calls.rendering import Rendering
 from retl.calls.template import templates
 from retl.config.sync import Change, Sync
 from retl.engine.base import Changes

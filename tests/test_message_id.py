@@ -10,8 +10,8 @@ import pytest
 
 from retl import sql
 from retl.calls.message_id import MessageIdScope
-from retl.calls.parts import Rendering
 from retl.calls.render import render_calls
+from retl.calls.rendering import Rendering
 from retl.config.sync import Sync
 from retl.engine.mapping import read_mapping
 from retl.engine.row_hash import row_hash

@@ -17,16 +17,14 @@ On its way from the row into the call, a field passes these steps:
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 
 from retl import sql
 from retl.calls.json_sql import json_object, members, object_member
-from retl.calls.message_id import MessageIdScope
+from retl.calls.rendering import Rendering
 from retl.calls.template import RANK, Image, Template
-from retl.config.sync import Change, Nulls, Sync, Value
-from retl.engine.canonical import plain_text
+from retl.config.sync import Change, Nulls, Value
 from retl.engine.cast import cast_json, moment, unreadable
-from retl.engine.mapping import Part, SyncMapping, Use, field_use
+from retl.engine.mapping import Part, Use, field_use
 from retl.forms.dotted import path
 from retl.json_values import json_constant, json_string
 from retl.reason import Reason
@@ -45,56 +43,6 @@ SHOWN_VALUE = 200
 """Characters that are kept of a value for which a row is rejected."""
 
 
-@dataclass(frozen=True)
-class Rendering:
-    """The values that the SQL of calls depends on, besides the changes.
-
-    Attributes:
-        sync: the sync.
-        mapping: its mapping, with the types of the model's columns; the row after the change.
-        old_mapping: the mapping with which the snapshot was built; the row before the change. None on a
-            first pass.
-        id_scope: the state, the sync and the generation, for message ids.
-        detected_at: the moment at which the changes were found, UTC.
-        lanes: over how many lanes the users are spread.
-        full: whether every current row is sent again.
-        silent: whether this is a silent baseline, which makes no calls.
-        promoted: the SELECT of the changes from the promoted snapshot, each with its place `seq`; None where
-            the text of all calls is wanted now.
-    """
-
-    sync: Sync
-    mapping: SyncMapping
-    old_mapping: SyncMapping | None
-    id_scope: MessageIdScope
-    detected_at: datetime
-    lanes: int = 1
-    full: bool = False
-    silent: bool = False
-    promoted: str | None = None
-
-    def type_of(self, image: Image, column: str) -> str | None:
-        """The canonical type of a column in one of the two rows; None where that row lacks it."""
-        now = self.mapping.types.get(column)
-        if image is Image.AFTER:
-            return now
-        return self.old_mapping.type_of(column, now) if self.old_mapping else None
-
-    def column(self, image: Image, column: str) -> str:
-        """SQL for a column of one of the two rows; NULL where that row lacks it."""
-        return "NULL" if self.type_of(image, column) is None else f"{image}[{sql.text(column)}]"
-
-    def old_column(self, template: Template, use: Use) -> str | None:
-        """The column that the old mapping had for a use; None where it had none."""
-        return self.old_mapping.column_of(use, template.says) if self.old_mapping else None
-
-    def source(self, template: Template, use: Use, column: str) -> str:
-        """The column for a use in a call; for a removed row the one that was mapped while it was there."""
-        if template.image is Image.BEFORE and self.type_of(Image.BEFORE, column) is None:
-            return self.old_column(template, use) or column
-        return column
-
-
 def select_parts(rendering: Rendering, template: Template, source: str = "change", more: str = "") -> str:
     """The SELECT of the parts of one template's calls.
 
@@ -111,9 +59,9 @@ def select_parts(rendering: Rendering, template: Template, source: str = "change
         the members of its JSON object but for message id and timestamp, and `most_bytes` a size that the
         finished object does not reach.
     """
-    ids = _ids(rendering, template)
+    ids = rendering.ids(template)
     user, anonymous = ids.get("user_id", "NULL::VARCHAR"), ids.get("anonymous_id", "NULL::VARCHAR")
-    own_id = _own_id(rendering, template)
+    own_id = rendering.message_id(template)
     values: list[str] = []
     head = _head(rendering, template, ids, values)
     return f"""\
@@ -122,9 +70,9 @@ def select_parts(rendering: Rendering, template: Template, source: str = "change
         {RANK[template.rank]} AS rank,
         {sql.text(template.rank)} AS counts_as,
         {sql.text(template.type)} AS type,
-        {_event(rendering, template)} AS event,
+        {rendering.event(template)} AS event,
         coalesce({user}, {anonymous}) AS user_id,
-        {_user(rendering, template.latest_image)} AS lane_of,
+        {rendering.user(template.latest_image)} AS lane_of,
         {own_id} AS own_id,
         {_timestamp(rendering, template)} AS stamp,
         {_fault(rendering, template, ids, own_id)} AS fault,
@@ -140,7 +88,7 @@ def select_parts(rendering: Rendering, template: Template, source: str = "change
             *,
             {sql.join_lines(values, indent=" " * 12)}
         FROM {source}
-        WHERE change = {sql.text(template.change)}{_moved(rendering, template)}
+        WHERE change = {sql.text(template.change)}{rendering.moved(template)}
     )"""
 
 
@@ -171,7 +119,7 @@ def _head(rendering: Rendering, template: Template, ids: Mapping[str, str], valu
     names = {"user_id": "userId", "anonymous_id": "anonymousId", "group_id": "groupId"}
     texts = {name: ids[one] for one, name in names.items() if one in ids}
     if template.event is not None:
-        texts["event"] = _event(rendering, template)
+        texts["event"] = rendering.event(template)
     body_name = "properties" if template.type == "track" else "traits"
     json_texts = {name: f"to_json({text})::VARCHAR" for name, text in texts.items()}
     parts = [sql.text(f'"type":"{template.type}"'), *members(_named(json_texts, values))]
@@ -191,44 +139,6 @@ def _named(fields: Mapping[str, str], values: list[str]) -> dict[str, str]:
         named[name] = f"value_{len(values)}"
         values.append(f"{value} AS {named[name]}")
     return named
-
-
-def _ids(rendering: Rendering, template: Template) -> dict[str, str]:
-    """The ids of a call as text, by their names in the sync's file."""
-    return {name: _id(rendering, template.image, column) for name, column in rendering.mapping.ids.items()}
-
-
-def _event(rendering: Rendering, template: Template) -> str:
-    """The name of a track call's event."""
-    event = template.event
-    if event is None or event.column is None:
-        return sql.text(event.name) if event and event.name else "NULL::VARCHAR"
-    return _id(rendering, template.image, rendering.source(template, Use(Part.EVENT), event.column))
-
-
-def _user(rendering: Rendering, image: Image) -> str:
-    """The user id of a row, else its anonymous id."""
-    ids = [column for name, column in rendering.mapping.ids.items() if name != "group_id"]
-    return f"coalesce({', '.join(_id(rendering, image, one) for one in ids)})"
-
-
-def _moved(rendering: Rendering, template: Template) -> str:
-    """The condition that the row's user is, or is not, another than before."""
-    if template.moved is None:
-        return ""
-    ids = [column for name, column in rendering.mapping.ids.items() if name != "group_id"]
-    pairs = ((_id(rendering, Image.BEFORE, one), _id(rendering, Image.AFTER, one)) for one in ids)
-    moved = " OR ".join(f"{before} IS DISTINCT FROM {after}" for before, after in pairs)
-    if not template.moved:
-        return f" AND NOT ({moved})"
-    # Nobody leaves where nobody was known.
-    somebody = f" AND {_user(rendering, Image.BEFORE)} IS NOT NULL" if template.image is Image.BEFORE else ""
-    return f" AND ({moved}){somebody}"
-
-
-def _id(rendering: Rendering, image: Image, column: str) -> str:
-    kind = rendering.type_of(image, column)
-    return "NULL::VARCHAR" if kind is None else plain_text(kind, rendering.column(image, column))
 
 
 @dataclass(frozen=True)
@@ -257,14 +167,14 @@ def select_at_fault(rendering: Rendering, template: Template, keys: str) -> str:
         A statement with the columns `key`, `at_fault`, which is the name of the column, and `value`, the
         beginning of its text.
     """
-    ids = _ids(rendering, template)
-    faults = list(_faults(rendering, template, ids, _own_id(rendering, template)))
+    ids = rendering.ids(template)
+    faults = list(_faults(rendering, template, ids, rendering.message_id(template)))
     column = _first_case(faults, lambda fault: sql.text(fault.column))
-    value = _first_case(faults, lambda fault: _id(rendering, template.image, fault.column))
+    value = _first_case(faults, lambda fault: rendering.text(template.image, fault.column))
     return f"""\
 SELECT key, {column} AS at_fault, left({value}, {SHOWN_VALUE}) AS value
 FROM change
-WHERE change = {sql.text(template.change)} AND key IN ({keys}){_moved(rendering, template)}"""
+WHERE change = {sql.text(template.change)} AND key IN ({keys}){rendering.moved(template)}"""
 
 
 def _first_case(faults: Iterable[_Fault], value: Callable[[_Fault], str]) -> str:
@@ -279,20 +189,13 @@ def _faults(
     """The faults that a row's call can have, those first that count first."""
     yield from _id_faults(rendering, ids)
     if template.event is not None and template.event.column is not None:
-        event = f"trim(coalesce({_event(rendering, template)}, '')) = ''"
+        event = f"trim(coalesce({rendering.event(template)}, '')) = ''"
         column = rendering.source(template, Use(Part.EVENT), template.event.column)
         yield _Fault(event, Reason.NO_EVENT_NAME, column)
     if template.message_id is not None and template.change is Change.CHANGED:
-        last = _id(rendering, Image.BEFORE, template.message_id)
+        last = rendering.text(Image.BEFORE, template.message_id)
         yield _Fault(f"{own_id} = {last}", Reason.DUPLICATE_MESSAGE_ID, template.message_id)
     yield from _value_faults(rendering, template)
-
-
-def _own_id(rendering: Rendering, template: Template) -> str:
-    """The message id that a row gives itself."""
-    if template.message_id is None:
-        return "NULL::VARCHAR"
-    return f"nullif({_id(rendering, template.image, template.message_id)}, '')"
 
 
 def _id_faults(rendering: Rendering, ids: Mapping[str, str]) -> Iterator[_Fault]:
