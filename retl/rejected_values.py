@@ -7,7 +7,7 @@ from typing import Any
 import duckdb
 
 from retl import sql
-from retl.calls.parts import BLOCKED_IDS, MAX_GROUP_ID, SHOWN_VALUE
+from retl.calls.fault import BLOCKED_IDS, MAX_GROUP_ID, SHOWN_VALUE
 from retl.calls.template import Template, templates
 from retl.config.sync import Sync, Value
 from retl.delivery.rejection_list import RejectedRow

@@ -8,39 +8,29 @@ On its way from the row into the call, a field passes these steps:
    and lacks it, the one that was mapped while the row was there.
 2. It is read from one version of the row, `after['plan']` or `before['plan']` (`Rendering.column`).
 3. The value becomes JSON text, cast if the field has `as` (`_json`). Where it cannot be read, the row gets a
-   reason (`_value_faults`).
+   reason (`retl.calls.fault`).
 4. If it is null, the policy decides (`_field`): `send` writes null, `omit` leaves the field out, `clear`
    writes null only where a value was sent before.
 5. The fields become nested objects by their dotted names (`retl.calls.json_sql`), and the objects become
    `head`: all of the call but its message id and timestamp.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 from retl import sql
+from retl.calls.fault import faults_before, first_fault
 from retl.calls.json_sql import json_object, members, object_member
 from retl.calls.rendering import Rendering
 from retl.calls.template import RANK, Image, Template
 from retl.config.sync import Change, Nulls, Value
-from retl.engine.cast import cast_json, moment, unreadable
+from retl.engine.cast import cast_json, moment
 from retl.engine.mapping import Part, Use, field_use
 from retl.forms.dotted import path
 from retl.json_values import json_constant, json_string
-from retl.reason import Reason
 from retl.version import __version__
 
 LIBRARY = f'{{"name":"retl","version":"{__version__}"}}'
 """`context.library` of every call, as JSON: the name and version of retl (Segment Spec, common fields)."""
-
-MAX_GROUP_ID = 500
-"""A group id's length limit in characters (Segment Unify, product limits)."""
-
-BLOCKED_IDS = ("0", "-1", "null", "undefined", "anonymous", "nan", "00000000-0000-0000-0000-000000000000")
-"""Ids that come from a bad cast and would merge profiles (Segment Unify, identity resolution settings)."""
-
-SHOWN_VALUE = 200
-"""Characters that are kept of a value for which a row is rejected."""
 
 
 def select_parts(rendering: Rendering, template: Template, source: str = "change", more: str = "") -> str:
@@ -61,7 +51,6 @@ def select_parts(rendering: Rendering, template: Template, source: str = "change
     """
     ids = rendering.ids(template)
     user, anonymous = ids.get("user_id", "NULL::VARCHAR"), ids.get("anonymous_id", "NULL::VARCHAR")
-    own_id = rendering.message_id(template)
     values: list[str] = []
     head = _head(rendering, template, ids, values)
     return f"""\
@@ -73,9 +62,9 @@ def select_parts(rendering: Rendering, template: Template, source: str = "change
         {rendering.event(template)} AS event,
         coalesce({user}, {anonymous}) AS user_id,
         {rendering.user(template.latest_image)} AS lane_of,
-        {own_id} AS own_id,
+        {rendering.message_id(template)} AS own_id,
         {_timestamp(rendering, template)} AS stamp,
-        {_fault(rendering, template, ids, own_id)} AS fault,
+        {first_fault(rendering, template)} AS fault,
         {_undated(rendering, template)} AS undated,
         hash{more},
         {_most_bytes(rendering, " ".join([*values, *head]))} AS most_bytes,
@@ -141,105 +130,6 @@ def _named(fields: Mapping[str, str], values: list[str]) -> dict[str, str]:
     return named
 
 
-@dataclass(frozen=True)
-class _Fault:
-    """A condition under which a row's call cannot be sent, the reason, and the column that is the cause."""
-
-    condition: str
-    reason: Reason
-    column: str
-
-
-def _fault(rendering: Rendering, template: Template, ids: Mapping[str, str], own_id: str) -> str:
-    """The SQL of the first reason for which a row's call cannot be sent; NULL where there is none."""
-    return _first_case(_faults(rendering, template, ids, own_id), lambda fault: sql.text(fault.reason))
-
-
-def select_at_fault(rendering: Rendering, template: Template, keys: str) -> str:
-    """The SELECT of the value for which the calls of one template cannot be sent.
-
-    Args:
-        rendering: all that the calls depend on.
-        template: the kind of change, and its call.
-        keys: a SELECT of the keys of rows that cannot be sent.
-
-    Returns:
-        A statement with the columns `key`, `at_fault`, which is the name of the column, and `value`, the
-        beginning of its text.
-    """
-    ids = rendering.ids(template)
-    faults = list(_faults(rendering, template, ids, rendering.message_id(template)))
-    column = _first_case(faults, lambda fault: sql.text(fault.column))
-    value = _first_case(faults, lambda fault: rendering.text(template.image, fault.column))
-    return f"""\
-SELECT key, {column} AS at_fault, left({value}, {SHOWN_VALUE}) AS value
-FROM change
-WHERE change = {sql.text(template.change)} AND key IN ({keys}){rendering.moved(template)}"""
-
-
-def _first_case(faults: Iterable[_Fault], value: Callable[[_Fault], str]) -> str:
-    """The SQL of a value of the first fault whose condition holds; NULL where none does."""
-    cases = [f"WHEN {fault.condition} THEN {value(fault)}" for fault in faults]
-    return f"CASE\n{' ' * 12}{sql.join_lines(cases, separator='', indent=' ' * 12)}\n{' ' * 8}END"
-
-
-def _faults(
-    rendering: Rendering, template: Template, ids: Mapping[str, str], own_id: str
-) -> Iterator[_Fault]:
-    """The faults that a row's call can have, those first that count first."""
-    yield from _id_faults(rendering, ids)
-    if template.event is not None and template.event.column is not None:
-        event = f"trim(coalesce({rendering.event(template)}, '')) = ''"
-        column = rendering.source(template, Use(Part.EVENT), template.event.column)
-        yield _Fault(event, Reason.NO_EVENT_NAME, column)
-    if template.message_id is not None and template.change is Change.CHANGED:
-        last = rendering.text(Image.BEFORE, template.message_id)
-        yield _Fault(f"{own_id} = {last}", Reason.DUPLICATE_MESSAGE_ID, template.message_id)
-    yield from _value_faults(rendering, template)
-
-
-def _id_faults(rendering: Rendering, ids: Mapping[str, str]) -> Iterator[_Fault]:
-    """The faults of an id that is missing or would merge profiles."""
-    columns = rendering.mapping.ids
-    allowed = {one.lower() for one in rendering.sync.allow_ids}
-    # The empty id cannot be allowed: Segment drops it.
-    blocked = ["", *(one for one in BLOCKED_IDS if one not in allowed)]
-    among = f"IN ({', '.join(map(sql.text, blocked))})"
-    users = [name for name in ids if name != "group_id"]
-    missing = f"coalesce({', '.join(ids[name] for name in users)}) IS NULL"
-    yield _Fault(missing, Reason.NO_ID, columns[users[0]])
-    if "group_id" in ids:
-        group = columns["group_id"]
-        yield _Fault(f"coalesce({ids['group_id']}, '') = ''", Reason.NO_GROUP_ID, group)
-        yield _Fault(f"length({ids['group_id']}) > {MAX_GROUP_ID}", Reason.GROUP_ID_TOO_LONG, group)
-    for name, one in ids.items():
-        yield _Fault(f"lower(trim({one})) {among}", Reason.BLOCKED_ID, columns[name])
-
-
-def _value_faults(rendering: Rendering, template: Template) -> Iterator[_Fault]:
-    """The faults of a timestamp or a field that cannot be read."""
-    if template.timestamp is not None:
-        column = template.timestamp.column or ""
-        yield from _unreadable(rendering, template.latest_image, template.timestamp, column)
-    values = {field_use(name): value for name, value in template.fields.items()}
-    values |= {Use(Part.CONTEXT, name): value for name, value in rendering.sync.block.context.items()}
-    values |= {Use(Part.OPTION, name): value for name, value in rendering.sync.block.options.items()}
-    for use, value in values.items():
-        if not value.is_constant:
-            column = rendering.source(template, use, value.column or "")
-            yield from _unreadable(rendering, template.image, value, column)
-
-
-def _unreadable(rendering: Rendering, image: Image, value: Value, column: str) -> Iterator[_Fault]:
-    """The fault of a column whose value is not what its field asks for, where it can have one."""
-    kind = rendering.type_of(image, column)
-    if kind is not None:
-        found = unreadable(value, kind, rendering.column(image, column), rendering.sync.timezone)
-        if found is not None:
-            condition, reason = found
-            yield _Fault(condition, reason, column)
-
-
 def _timestamp(rendering: Rendering, template: Template) -> str:
     """The instant that a column gives, NULL where the moment of detection is to be taken."""
     if template.timestamp is None:
@@ -279,7 +169,7 @@ def _body(rendering: Rendering, template: Template, values: list[str]) -> dict[s
             known_as = rendering.old_column(template, field_use(name)) or value.column
             before = _known_json(rendering, value, known_as)
             after = _json(rendering, Image.AFTER, value, value.column)
-            differs = _any(f"{before} IS DISTINCT FROM {after}", _faults_before(rendering, value, known_as))
+            differs = _any(f"{before} IS DISTINCT FROM {after}", faults_before(rendering, value, known_as))
             was[name] = f"CASE WHEN {differs} THEN coalesce({before}, 'null') END"
             names.append(f"CASE WHEN {differs} THEN {sql.text(json_string('.'.join(path(name))))} END")
         fields["previous"] = json_object(_named(was, values))
@@ -318,7 +208,7 @@ def _field(
     sent_from = rendering.old_column(template, use)
     if policy is Nulls.CLEAR and template.image is Image.AFTER and sent_from is not None:
         known = _json(rendering, Image.BEFORE, value, sent_from)
-        had = _any(f"{known} IS NOT NULL", _faults_before(rendering, value, sent_from))
+        had = _any(f"{known} IS NOT NULL", faults_before(rendering, value, sent_from))
         return f"coalesce({written}, CASE WHEN {had} THEN 'null' END)"
     return written
 
@@ -334,17 +224,9 @@ def _json(rendering: Rendering, image: Image, value: Value, column: str) -> str:
 def _known_json(rendering: Rendering, value: Value, column: str) -> str:
     """The JSON of a column before the change; NULL where it was not what its field asks for now."""
     text = _json(rendering, Image.BEFORE, value, column)
-    for condition in _faults_before(rendering, value, column):
+    for condition in faults_before(rendering, value, column):
         text = f"CASE WHEN {condition} THEN NULL ELSE {text} END"
     return text
-
-
-def _faults_before(rendering: Rendering, value: Value, column: str) -> list[str]:
-    """The condition, if any, under which a value before the change is not what its field asks for now.
-
-    It may have been sent as something else before the sync was edited.
-    """
-    return [fault.condition for fault in _unreadable(rendering, Image.BEFORE, value, column)]
 
 
 def _any(condition: str, others: list[str]) -> str:

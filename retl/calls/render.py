@@ -13,8 +13,9 @@ from collections.abc import Sequence
 import duckdb
 
 from retl import sql
+from retl.calls.fault import SHOWN_VALUE, select_at_fault
 from retl.calls.message_id import MAX_MESSAGE_ID, made_message_id
-from retl.calls.parts import SHOWN_VALUE, select_at_fault, select_parts
+from retl.calls.parts import select_parts
 from retl.calls.rendering import Rendering
 from retl.calls.template import Template, answering
 from retl.reason import Reason
