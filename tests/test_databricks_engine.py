@@ -78,7 +78,7 @@ def test_a_struct_of_many_fields_is_compared_whole(workspace: Workspace) -> None
     (column,) = workspace.columns("one")
 
     assert "more fields>" in column.type
-    assert 1 == workspace.number(differences(workspace, "wider"))
+    assert 1 == workspace.number(differences(workspace, "one", "wider"))
 
 
 def test_tables_of_a_workspace_in_databricks(workspace: Workspace) -> None:

@@ -242,6 +242,25 @@ def test_only_what_changed_leaves_the_warehouse(world: World) -> None:
 
 @pytest.mark.variants(1)
 @pytest.mark.rule("X2")
+def test_a_row_without_a_date_stays_known(world: World) -> None:
+    """A row whose date is null, and of which only what is not compared changed, is no new row afterwards."""
+    world.text = SYNC.replace("value: value}}", "value: value, day: day}}").replace(
+        "note FROM", "note, day FROM"
+    )
+    for note, owner in (("n1", "'u2'"), ("n9", "NULL")):
+        world.execute(
+            "DROP TABLE IF EXISTS shop_rows",
+            "CREATE TABLE shop_rows (id int, owner text, value text, note text, day date)",
+            f"INSERT INTO shop_rows VALUES (1, 'u1', 'a', '{note}', NULL), (2, {owner}, 'b', 'n2', NULL)",
+        )
+        record = world.run()
+    assert (2, 1, 0, 0, 0, 1) == counts(record)
+    assert (2, 1, 0, 0, 0, 1) == counts(world.run())
+    assert [("Added", 1, "a"), ("Added", 2, "b")] == world.sent()
+
+
+@pytest.mark.variants(1)
+@pytest.mark.rule("X2")
 def test_a_silent_first_pass_reads_no_row(world: World) -> None:
     """All rows become known where they are; those without a usable key are rejected and stay unknown."""
     world.text = SYNC.replace("initial: send", "initial: skip")

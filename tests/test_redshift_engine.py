@@ -98,7 +98,7 @@ PAIRS = {
 def test_no_difference_is_missed_in_redshift(workspace: Workspace) -> None:
     """Two values that are not the same are told apart without IS DISTINCT FROM; and none from itself."""
     assert_told_apart(workspace, PAIRS)
-    assert "DISTINCT FROM" not in workspace.spelled(differences(workspace, "other"))
+    assert "DISTINCT FROM" not in workspace.spelled(differences(workspace, "one", "other"))
 
 
 def test_tables_and_errors_of_a_workspace_in_redshift(workspace: Workspace) -> None:

@@ -26,17 +26,18 @@ def assert_told_apart(workspace: Workspace, pairs: Pairs) -> None:
         listed = ", ".join(f'{pair[place]} AS "{name}"' for name, pair in pairs.items())
         workspace.execute(f'CREATE TABLE "retl_test"."{table}" AS SELECT {listed}')
     assert list(pairs) == [column.name for column in workspace.columns("one")]
-    assert len(pairs) == workspace.number(differences(workspace, "other"))
-    assert 0 == workspace.number(differences(workspace, "one"))
+    assert len(pairs) == workspace.number(differences(workspace, "one", "other"))
+    for table in ("one", "other"):
+        assert 0 == workspace.number(differences(workspace, table, table))
 
 
-def differences(workspace: Workspace, other: str) -> str:
-    """The SELECT of how many columns differ between the table `one` and another one, of a row each."""
+def differences(workspace: Workspace, one: str, other: str) -> str:
+    """The SELECT of how many columns differ between two tables of a row each."""
     told = " + ".join(
         f"CASE WHEN {' OR '.join(_differs(column, exact) for exact in column.exact)} THEN 1 ELSE 0 END"
         for column in workspace.columns("one")
     )
-    return f'SELECT {told} AS n FROM "retl_test"."one" AS a CROSS JOIN "retl_test"."{other}" AS b'
+    return f'SELECT {told} AS n FROM "retl_test"."{one}" AS a CROSS JOIN "retl_test"."{other}" AS b'
 
 
 def _differs(column: StoredColumn, exact: str) -> str:

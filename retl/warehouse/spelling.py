@@ -32,5 +32,6 @@ def _without_distinct_from(node: Any) -> Any:
     if not isinstance(node, exp.NullSafeNEQ):
         return node
     one, other = node.this.sql(dialect="postgres"), node.expression.sql(dialect="postgres")
-    unequal = f"({one} <> {other} OR ({one} IS NULL) <> ({other} IS NULL))"
-    return sqlglot.parse_one(f"COALESCE({unequal}, TRUE)", dialect="postgres")
+    # Where one is NULL, or both are, so is the first comparison.
+    unequal = f"COALESCE({one} <> {other}, ({one} IS NULL) <> ({other} IS NULL))"
+    return sqlglot.parse_one(unequal, dialect="postgres")

@@ -157,8 +157,9 @@ def _doubts(sides: Sides) -> list[str]:
     """The conditions that a new row has to be looked at, whatever it was."""
     odd = [(column.odd, column) for column in sides.key]
     faults = [(column.at_fault, column) for column in sides.columns]
+    # Of a value that is NULL most conditions are NULL, which is neither true nor false to who asks later.
     return [
-        condition.replace("{}", f"new.{sql.name(column.name)}")
+        f"coalesce({condition.replace('{}', f'new.{sql.name(column.name)}')}, false)"
         for condition, column in [*odd, *faults]
         if condition is not None
     ]
