@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy
 from delivery import NOON, FakeClock, segment
 from harness import Retl, runner
+from sqlalchemy.engine import make_url
 
 from retl.address import read_address
 from retl.bucket.lease import taken_over
@@ -22,6 +23,7 @@ from retl.discard import discard_pending
 from retl.engine import snapshot
 from retl.engine.landing import SEQ
 from retl.engine.warehouse.engine import _placed
+from retl.engine.warehouse.statements import Sides
 from retl.engine.warehouse.tables import drop_unneeded, run_tables
 from retl.errors import ConfigError, LockedError, RetlError, WarehouseError
 from retl.job import Job, Options
@@ -34,6 +36,7 @@ from retl.session import find_sessions
 from retl.state import State, open_state, peek_state
 from retl.storage import FileOnDisk
 from retl.warehouse import Workspace, open_warehouse, open_workspace
+from retl.warehouse.postgres_workspace import PostgresWorkspace
 from retl.warehouse.workspace import StoredColumn
 from torture.bucket import BUCKET, Bucket
 
@@ -91,9 +94,9 @@ class Dying(Workspace):
         """As the other one."""
         return self._step().query_of(model)
 
-    def execute(self, statement: str, model: Model | None = None) -> None:
+    def execute(self, statement: str, model: Model | None = None) -> int | None:
         """As the other one."""
-        self._step().execute(statement, model)
+        return self._step().execute(statement, model)
 
     def analyze(self, table: str, columns: Sequence[str]) -> None:
         """As the other one."""
@@ -300,7 +303,7 @@ def test_a_run_that_is_killed_at_any_statement_loses_nothing(world: World) -> No
 def test_a_killed_run_leaves_no_table_to_the_local_engine(world: World) -> None:
     """Also where there is no snapshot yet, so that the local engine has nothing to take over."""
     with pytest.raises(Killed):
-        world.run(dying=6)
+        world.run(dying=5)
     assert [] != world.tables()
     world.engine = "local"
     assert 4 == world.run().added
@@ -312,7 +315,7 @@ def test_a_killed_run_leaves_no_table_to_the_local_engine(world: World) -> None:
 def test_a_killed_run_leaves_no_table_in_the_schema_of_before(world: World, engine: str) -> None:
     """A state knows in which schemas its tables are, whatever the sync says by now."""
     with pytest.raises(Killed):
-        world.run(dying=6)
+        world.run(dying=5)
     world.engine, world.text = engine, SYNC + "engine_schema: retl_2\n"
     assert 4 == world.run().added
     assert (1 if engine == "warehouse" else 0) == len(world.tables())
@@ -355,7 +358,7 @@ def test_the_tables_of_a_killed_plan_are_dropped_two_runs_later(world: World) ->
         peek_state(world.state_path, "shop") as state,
         pytest.raises(Killed),
     ):
-        make_plan(world.job(state, stack, Options(), dying=6), to.limits)
+        make_plan(world.job(state, stack, Options(), dying=5), to.limits)
     left = len(world.tables()) - 1
     assert left > 0
     assert [1 + left, 1] == [counts(world.run()) and len(world.tables()) for _ in range(2)]
@@ -817,3 +820,26 @@ def test_who_does_not_know_that_it_was_taken_for_dead_drops_no_table_of_the_othe
         assert (False, True) == (before in world.tables(), of_the_other in world.tables())
         assert drop_unneeded(state, workspace, tables, at_end=False)
     assert of_the_other not in world.tables()
+
+
+_ROWS = "SELECT i AS id, 'value ' || i AS value FROM generate_series(1, 300000) AS t (i)"
+
+
+@pytest.fixture
+def two_tables(postgres_url: str, tmp_path: Path) -> Iterator[tuple[PostgresWorkspace, Sides]]:
+    """A workspace in Postgres with two tables of 300,000 rows, which are the same."""
+    with PostgresWorkspace(make_url(postgres_url), tmp_path, "retl") as workspace:
+        workspace.execute("DROP SCHEMA IF EXISTS retl CASCADE")
+        workspace.prepare()
+        for name in ("old", "new"):
+            workspace.execute(f"CREATE TABLE retl.{name} AS {_ROWS}")
+        key, value = workspace.columns("new")
+        yield workspace, Sides("retl.new", "retl.old", (key, value), (key,), (value,))
+
+
+def test_postgres_says_how_many_rows_a_new_table_has(two_tables: tuple[PostgresWorkspace, Sides]) -> None:
+    """So they need not be counted; of a statement that makes no table, or an empty one, it says nothing."""
+    workspace, _ = two_tables
+    assert 300_000 == workspace.execute("CREATE TABLE retl.copy AS SELECT * FROM retl.new")
+    assert workspace.execute("CREATE TABLE retl.none AS SELECT * FROM retl.new WHERE false") is None
+    assert workspace.execute("DROP TABLE retl.none") is None

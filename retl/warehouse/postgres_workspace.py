@@ -197,9 +197,10 @@ class PostgresWorkspace(Workspace):
         stored = dict(self._rows(_OWN_TYPES.format(oids=", ".join(map(str, oids))))) if oids else {}
         return {name: stored.get(oid, "{}") for name, oid in zip(names, oids, strict=True)}
 
-    def execute(self, statement: str, model: Model | None = None) -> None:
+    def execute(self, statement: str, model: Model | None = None) -> int | None:
         """Execute a statement that gives no rows; see `Workspace.execute`."""
-        self._executed(statement, model)
+        made = int(self._executed(statement, model).rowcount)
+        return made if made > 0 else None  # a database that only speaks the protocol may say 0 of any table
 
     def analyze(self, table: str, columns: Sequence[str]) -> None:
         """Take a sample of the columns, without which Postgres joins a new table by one process alone."""

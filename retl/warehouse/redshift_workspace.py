@@ -127,9 +127,10 @@ class RedshiftWorkspace(PostgresWorkspace):
         """A statement in Redshift's SQL; see `Workspace.spelled`."""
         return spelled(statement, self.dialect) if "IS DISTINCT FROM" in statement else statement
 
-    def execute(self, statement: str, model: Model | None = None) -> None:
+    def execute(self, statement: str, model: Model | None = None) -> int | None:
         """Execute a statement that gives no rows; see `Workspace.execute`."""
         self._executed(statement if model else self.spelled(statement), model)
+        return None
 
     def analyze(self, table: str, columns: Sequence[str]) -> None:
         """Nothing: Redshift takes its sample as it makes a table of a SELECT."""

@@ -58,9 +58,9 @@ class WatchedWorkspace(Workspace):
         """A statement as the warehouse takes it."""
         return self._opened().spelled(statement)
 
-    def execute(self, statement: str, model: Model | None = None) -> None:
+    def execute(self, statement: str, model: Model | None = None) -> int | None:
         """Execute a statement that gives no rows."""
-        self._watched(self._opened().execute, statement, model)
+        return self._watched(self._opened().execute, statement, model)
 
     def analyze(self, table: str, columns: Sequence[str]) -> None:
         """Let the database know how a new table is joined."""

@@ -85,12 +85,15 @@ class Workspace(Protocol):
         """
         return statement
 
-    def execute(self, statement: str, model: Model | None = None) -> None:
+    def execute(self, statement: str, model: Model | None = None) -> int | None:
         """Execute a statement that gives no rows.
 
         Args:
             statement: in SQL as Postgres and DuckDB have it.
             model: whose SQL is part of it, which may then be to blame.
+
+        Returns:
+            How many rows the table has that it made; None where the warehouse does not say it.
 
         Raises:
             ModelError: the model's SQL fails, or gives what no table can hold.

@@ -168,9 +168,7 @@ class WarehouseEngine(Engine):
             )
             is_old = copied.shipment is Shipment.CANDIDATES and changes.old_mapping is not None
             exceptions = held.settle(self.db, shape, changes.mapping, changes.old_mapping if is_old else None)
-        name = self._next_table(tables, copied, exceptions)
-        rows = self.workspace.number(statements.count_rows(self._named(name)))
-        note_snapshot_table(self.state, SnapshotTable(tables.schema, name, rows))
+        note_snapshot_table(self.state, self._next_table(tables, copied, exceptions))
         return shape
 
     def close(self) -> None:
@@ -207,12 +205,11 @@ class WarehouseEngine(Engine):
         query = self.workspace.query_of(model)
         copy = self._named(tables.copy)
         is_numbered = shipment is Shipment.ALL
-        self.workspace.execute(statements.copy_model(copy, query, names, is_numbered), model)
+        rows = self._made(copy, statements.copy_model(copy, query, names, is_numbered), model)
         columns = [one for one in self.workspace.columns(tables.copy) if one.name != statements.NUMBER]
         table = snapshot_table(self.state)
         is_compared = old_mapping is not None and table is not None
         sides = _sides(copy, self._named(table.name) if is_compared and table else None, columns, mapping)
-        rows = self.workspace.number(statements.count_rows(copy))
         if shipment is not Shipment.ALL and not _can_compare(sides, old):
             numbered_copy = self._named(tables.numbered)
             self.workspace.execute(statements.number_copy(numbered_copy, copy))
@@ -304,23 +301,27 @@ class WarehouseEngine(Engine):
         """Rows of the workspace, by the reader by which all models are read."""
         return located(sync, self.warehouse.read(replace(model, sql=self.workspace.spelled(query))))
 
-    def _next_table(self, tables: RunTables, copied: Copied, exceptions: Mapping[int, bool]) -> str:
-        """Make the next snapshot table; gives its name, which is the copy's where that has all its rows."""
+    def _next_table(self, tables: RunTables, copied: Copied, exceptions: Mapping[int, bool]) -> SnapshotTable:
+        """Make the next snapshot table, which is the copy where that has all its rows."""
         is_all = copied.shipment is Shipment.ALL
         name = tables.numbered if copied.sides.new == self._named(tables.numbered) else tables.copy
         if not exceptions and not copied.kept:
-            return name
+            return SnapshotTable(tables.schema, name, copied.rows)
         excepted = self._named(tables.exceptions)
         self.workspace.execute(statements.create_exceptions(excepted))
         for statement in statements.insert_exceptions(excepted, exceptions):
             self.workspace.execute(statement)
         merged, names = self._named(tables.merged), [one.name for one in copied.sides.columns]
         if is_all:
-            self.workspace.execute(statements.leave_out(merged, copied.sides.new, excepted, names))
+            statement = statements.leave_out(merged, copied.sides.new, excepted, names)
         else:
-            candidates = self._named(tables.candidates)
-            self.workspace.execute(statements.merge(merged, candidates, excepted, copied.sides))
-        return tables.merged
+            statement = statements.merge(merged, self._named(tables.candidates), excepted, copied.sides)
+        return SnapshotTable(tables.schema, tables.merged, self._made(merged, statement))
+
+    def _made(self, table: str, statement: str, model: Model | None = None) -> int:
+        """Make a table by a statement; gives how many rows it has."""
+        rows = self.workspace.execute(statement, model)
+        return self.workspace.number(statements.count_rows(table)) if rows is None else rows
 
     def _named(self, table: str) -> str:
         """A table of the workspace, in SQL."""
