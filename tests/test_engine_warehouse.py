@@ -23,7 +23,7 @@ from retl.discard import discard_pending
 from retl.engine import snapshot
 from retl.engine.landing import SEQ
 from retl.engine.warehouse.engine import _placed
-from retl.engine.warehouse.statements import Sides
+from retl.engine.warehouse.statements import Sides, find_candidates
 from retl.engine.warehouse.tables import drop_unneeded, run_tables
 from retl.errors import ConfigError, LockedError, RetlError, WarehouseError
 from retl.job import Job, Options
@@ -835,6 +835,14 @@ def two_tables(postgres_url: str, tmp_path: Path) -> Iterator[tuple[PostgresWork
             workspace.execute(f"CREATE TABLE retl.{name} AS {_ROWS}")
         key, value = workspace.columns("new")
         yield workspace, Sides("retl.new", "retl.old", (key, value), (key,), (value,))
+
+
+def test_postgres_compares_by_several_processes(two_tables: tuple[PostgresWorkspace, Sides]) -> None:
+    """Of a join it is not known before how few rows differ, and yet one process does not do it alone."""
+    workspace, sides = two_tables
+    workspace.analyze("new", ["id"])
+    plan = workspace._rows(f"EXPLAIN {find_candidates('retl.c', sides, shared=False)}")
+    assert any("Parallel Hash Full Join" in line for (line,) in plan), plan
 
 
 def test_postgres_says_how_many_rows_a_new_table_has(two_tables: tuple[PostgresWorkspace, Sides]) -> None:

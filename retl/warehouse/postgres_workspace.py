@@ -19,6 +19,9 @@ from retl.warehouse.postgres import DIALECT, SETTINGS
 from retl.warehouse.query import one_query
 from retl.warehouse.workspace import StoredColumn, Workspace, lacking_grants
 
+_SAMPLE = 10
+"""The size of samples, of which Postgres takes 300 rows each: they tell whether keys are all others."""
+
 _NOT_ALLOWED = "42501"
 """The SQLSTATE for what the user may not do."""
 
@@ -107,6 +110,7 @@ class PostgresWorkspace(Workspace):
     session: Sequence[str] = (
         *(f"SET {name} = '{value}'" for name, value in SETTINGS.items()),
         "SET default_transaction_read_only = off",
+        f"SET default_statistics_target = {_SAMPLE}",
     )
 
     def __init__(self, url: URL, root: Path, schema: str) -> None:
@@ -203,7 +207,12 @@ class PostgresWorkspace(Workspace):
         return made if made > 0 else None  # a database that only speaks the protocol may say 0 of any table
 
     def analyze(self, table: str, columns: Sequence[str]) -> None:
-        """Take a sample of the columns, without which Postgres joins a new table by one process alone."""
+        """Take a small sample of the columns, and have several processes join them.
+
+        Without a sample Postgres joins a new table by one process alone; and so it does where it takes most
+        rows for ones that differ, which would have to be handed from one process to another.
+        """
+        self.execute("SET parallel_tuple_cost = 0")
         listed = ", ".join(map(sql.name, columns))
         self.execute(f"ANALYZE {sql.name(self.schema)}.{sql.name(table)} ({listed})")
 
