@@ -6,8 +6,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from retl.errors import ConfigError
+
+if TYPE_CHECKING:
+    import duckdb
 
 VARIABLE = "RETL_MEMORY_LIMIT"
 
@@ -44,6 +48,13 @@ def memory_limit(environ: Mapping[str, str]) -> int:
 def state_memory(limit: int) -> int:
     """The bytes of the limit that DuckDB may take for a state, of which it needs the most."""
     return max(limit // 2, limit - UNDER_WAY - warehouse_memory(limit))
+
+
+def allowed(db: "duckdb.DuckDBPyConnection") -> int:
+    """The bytes that DuckDB may take, as it is set."""
+    ((limit,),) = db.execute("SELECT current_setting('memory_limit')").fetchall()
+    number, unit = limit.split()
+    return int(float(number) * (1 << 10 * ("bytes", "KiB", "MiB", "GiB", "TiB").index(unit)))
 
 
 def warehouse_memory(limit: int) -> int:

@@ -12,10 +12,18 @@ from harness import Retl, runner
 from bench.process import bare_environment
 from bench.shop import make_project
 from bench.sink import running_sink
+from retl.delivery.outbox import enqueue
 from retl.delivery.round import MOST_PAGE_BYTES, PAGES_BYTES, pages_within
 from retl.errors import ConfigError
-from retl.memory import LEAST, MOST, available, memory_limit, state_memory, warehouse_memory
-from retl.state import new_state
+from retl.memory import (
+    LEAST,
+    MOST,
+    available,
+    memory_limit,
+    state_memory,
+    warehouse_memory,
+)
+from retl.state import new_state, open_state
 
 
 @pytest.mark.parametrize(
@@ -85,6 +93,31 @@ def test_the_state_is_held_to_its_part() -> None:
     with new_state("users", memory=100_000_000) as state:
         found = state.db.execute("SELECT current_setting('memory_limit')").fetchall()
     assert [("95.3 MiB",)] == found
+
+
+LEAVING = """
+CREATE TEMP TABLE leaving AS
+SELECT
+    i AS number, 'changed' AS change, i::VARCHAR AS key, 2 AS rank, 'track' AS type, 'Changed' AS event,
+    'u' || i AS user_id, 'id-' || i AS message_id, make_timestamp((hash(i) % 1000)::BIGINT) AS moment,
+    moment AS ordered_by, (i % 2)::INTEGER AS lane, repeat(md5(i::VARCHAR), 12) AS body, 384::BIGINT AS bytes
+FROM range(200000) AS calls (i)
+"""
+
+IN_ORDER = """
+SELECT count(*), count(DISTINCT seq), max(seq), count(*) FILTER (key <> expected)
+FROM state.outbox JOIN (
+    SELECT key AS expected, row_number() OVER (ORDER BY lane, ordered_by, rank, key) AS seq FROM leaving
+) USING (seq)
+"""
+
+
+def test_many_calls_enter_the_outbox_in_order_with_little_memory(tmp_path: Path) -> None:
+    """Their texts are sorted part by part, where sorting them at once would take more than there is."""
+    with open_state(tmp_path / "users.duckdb", "users", memory=64_000_000) as state:
+        state.db.execute(LEAVING)
+        assert 200_000 == enqueue(state.db, "run", lanes=2)
+        assert (200_000, 200_000, 200_000, 0) == state.db.execute(IN_ORDER).fetchone()
 
 
 @pytest.mark.slow

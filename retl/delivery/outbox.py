@@ -18,9 +18,13 @@ from retl.delivery import history, marks, receipts, unrendered
 from retl.delivery.batch import Batch, joined
 from retl.delivery.marks import AHEAD, Mark
 from retl.delivery.unrendered import UnrenderedLane
+from retl.memory import allowed
 
 PAGE_BYTES = 4_000_000
 """How much of a lane is read from the outbox at a time, and one call more."""
+
+SORTED_SHARE = 0.25
+"""The part of DuckDB's memory that texts may take which are sorted at once; with them come keys and ids."""
 
 CALLS_WORTH_A_LANE = 2_000
 """About two full batches."""
@@ -88,15 +92,35 @@ def enqueue(db: duckdb.DuckDBPyConnection, run_id: str, lanes: int = 1, statemen
     else:
         join_lanes(db)
     if statement is None:
-        row = db.execute(_ENQUEUE, {"is_first": is_first, "run_id": run_id}).fetchone()
-    elif is_first:
+        return _enter(db, run_id, is_first)
+    if is_first:
         entered = unrendered.enter(db, run_id, statement, lanes)
         history.begin_first_pass(db)
         return entered
-    else:
-        row = db.execute(_APPEND.format(calls=statement), {"run_id": run_id}).fetchone()
+    row = db.execute(_APPEND.format(calls=statement), {"run_id": run_id}).fetchone()
     assert row is not None
     return int(row[0])
+
+
+def _enter(db: duckdb.DuckDBPyConnection, run_id: str, is_first: bool) -> int:
+    """Put the calls of the view `leaving` into the outbox, in their order; returns how many.
+
+    Texts that are more than a part of DuckDB's memory are not sorted at once, which takes the more memory
+    the more they are. Their places are found first, and then one part after the other is sorted by them.
+    """
+    ((calls, size, first, last),) = db.execute(_SIZE).fetchall()
+    parts = 1 + size // int(allowed(db) * SORTED_SHARE)
+    given = {"run_id": run_id, "is_first": is_first}
+    if parts == 1:
+        db.execute(_ENQUEUE, given)
+        return int(calls)
+    ((before,),) = db.execute(f"SELECT {_LAST}").fetchall()
+    db.execute(_PLACED)
+    for part in range(parts):
+        begins, ends = (first + (last + 1 - first) * one // parts for one in (part, part + 1))
+        db.execute(_ENQUEUE_PART, {**given, "before": before, "begins": begins, "ends": ends})
+    db.execute("DROP TABLE placed")
+    return int(calls)
 
 
 _LAST = (
@@ -111,14 +135,32 @@ SELECT seq, lane, run_id, key, change, message_id, body, strlen(body) AS bytes, 
 FROM ({calls})
 """
 
+_SIZE = "SELECT count(*), coalesce(sum(bytes), 0)::BIGINT, min(number), max(number) FROM leaving"
+
+_ENTERING = """
+CASE WHEN $is_first THEN lane ELSE 0 END AS lane, $run_id AS run_id, key, change, message_id, body, bytes,
+    user_id, coalesce(event, type) AS event, moment
+"""
+
 _ENQUEUE = f"""
 INSERT INTO state.outbox
-SELECT
-    -- In the order of the rows below: texts are sorted once, and not for their numbers as well.
-    {_LAST} + row_number() OVER () AS seq,
-    CASE WHEN $is_first THEN lane ELSE 0 END AS lane, $run_id AS run_id, key, change, message_id, body, bytes,
-    user_id, coalesce(event, type) AS event, moment
+-- In the order of the rows below: texts are sorted once, and not for their numbers as well.
+SELECT {_LAST} + row_number() OVER () AS seq, {_ENTERING}
 FROM (SELECT * FROM leaving ORDER BY lane, ordered_by, rank, key)
+"""
+
+_PLACED = """
+CREATE OR REPLACE TEMP TABLE placed AS
+SELECT number, row_number() OVER () AS place
+FROM (SELECT number FROM leaving ORDER BY lane, ordered_by, rank, key)
+"""
+
+_ENQUEUE_PART = f"""
+INSERT INTO state.outbox
+SELECT $before + place AS seq, {_ENTERING}
+FROM leaving JOIN placed USING (number)
+WHERE number >= $begins AND number < $ends
+ORDER BY place
 """
 
 _APPEND = _INSERT.format(

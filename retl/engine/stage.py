@@ -15,6 +15,7 @@ from retl.engine.landing import SEQ, Landing, Staged, Table, fits, stored
 from retl.engine.mapping import SyncMapping
 from retl.engine.row_hash import hash_check
 from retl.errors import ModelError
+from retl.memory import allowed
 from retl.reason import Reason
 from retl.warehouse import FAULT
 
@@ -88,15 +89,13 @@ SET disabled_optimizers = ''
 """
 
 
-ROOM_FOR_ORDER = 500
-"""MiB of DuckDB's limit from which on rows are kept in order, for which threads wait with rows in hand."""
+ROOM_FOR_ORDER = 500 << 20
+"""Bytes of DuckDB's limit from which on rows are kept in order, for which threads wait with rows in hand."""
 
 
 def _has_room(db: duckdb.DuckDBPyConnection) -> bool:
     """Whether DuckDB may take enough memory to keep rows in the order in which they are read."""
-    ((limit,),) = db.execute("SELECT current_setting('memory_limit')").fetchall()
-    number, unit = limit.split()
-    return unit in {"GiB", "TiB"} or (unit == "MiB" and float(number) >= ROOM_FOR_ORDER)
+    return allowed(db) >= ROOM_FOR_ORDER
 
 
 def _table(
