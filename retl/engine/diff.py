@@ -127,9 +127,14 @@ def diff(
     return _count(db, new, old, compared, staged.rows, rows_before)
 
 
-def show_changes(db: duckdb.DuckDBPyConnection) -> None:
-    """Make the view `change` of the table `differing`, whose columns may be of other types than before."""
-    db.execute("CREATE OR REPLACE TEMP VIEW change AS SELECT * FROM differing")
+def show_changes(db: duckdb.DuckDBPyConnection, but: str = "SELECT NULL WHERE false") -> None:
+    """Make the view `change` of the table `differing`, whose columns may be of other types than before.
+
+    Args:
+        db: the state's connection.
+        but: a SELECT of the keys of rows that it is not to show.
+    """
+    db.execute(f"CREATE OR REPLACE TEMP VIEW change AS SELECT * FROM differing WHERE key NOT IN ({but})")
 
 
 _ALL_ADDED = """

@@ -301,7 +301,13 @@ def row_count(db: duckdb.DuckDBPyConnection) -> int:
     return int(row[0])
 
 
-def hold(db: duckdb.DuckDBPyConnection, held: str, old: SyncMapping, noted_types: Mapping[str, str]) -> None:
+def hold(
+    db: duckdb.DuckDBPyConnection,
+    held: str,
+    old: SyncMapping,
+    noted_types: Mapping[str, str],
+    but: str = "SELECT NULL WHERE false",
+) -> None:
     """Let the snapshot in the file have these rows and no other; to be run in the run's transaction.
 
     Args:
@@ -309,11 +315,12 @@ def hold(db: duckdb.DuckDBPyConnection, held: str, old: SyncMapping, noted_types
         held: the table with key, row, stale and hash of the rows.
         old: the mapping with the types of the rows.
         noted_types: those of the rows in the file so far.
+        but: a SELECT of the keys of rows that it is not to have.
     """
     db.execute(
         f"""
         CREATE OR REPLACE TABLE state.snapshot AS
-        SELECT key, row, stale, hash, NULL::BIGINT AS seq FROM {held};
+        SELECT key, row, stale, hash, NULL::BIGINT AS seq FROM {held} WHERE key NOT IN ({but});
 
         -- `promote` wants the numbers of rows as they are in the file from now on.
         CREATE OR REPLACE TEMP VIEW unmatched AS

@@ -147,8 +147,12 @@ class WarehouseEngine(Engine):
 
     def prepare(self, changes: Changes) -> None:
         """Put the rows that were compared into the state's snapshot; see `Engine.prepare`."""
+        assert self._copied is not None, "changes were found before"
+        is_same = changes.old_mapping == changes.mapping
+        held.find_moved(self.db, is_same and self._copied.shipment is Shipment.CANDIDATES)
         if changes.old_mapping is not None:
-            snapshot.hold(self.db, held.TABLE, changes.old_mapping, held.noted_types(self.state))
+            noted = held.noted_types(self.state)
+            snapshot.hold(self.db, held.TABLE, changes.old_mapping, noted, but=held.MOVED)
 
     def promote(self, changes: Changes) -> SyncMapping:
         """Make the next snapshot table, and move the state to it; see `Engine.promote`."""
@@ -159,6 +163,8 @@ class WarehouseEngine(Engine):
             snapshot.promote_arriving(self.db, changes.mapping)
             shape = changes.mapping
         else:
+            if changes.old_mapping is not None:
+                diff.show_changes(self.db, but=held.MOVED)
             shape = snapshot.promote(
                 self.db,
                 changes.mapping,

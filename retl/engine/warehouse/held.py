@@ -13,6 +13,7 @@ from retl.engine import replaced, snapshot
 from retl.engine.canonical import common_type, converted, json_text
 from retl.engine.mapping import SyncMapping
 from retl.engine.row_hash import row_hash
+from retl.reason import Reason
 from retl.state import State
 
 TABLE = "held"
@@ -53,6 +54,9 @@ def hold_shipped(db: duckdb.DuckDBPyConnection, old: SyncMapping, shipped: SyncM
         The mapping with the types in which both are held.
     """
     ((in_file,),) = db.execute(f"SELECT count(*) FROM ({snapshot.IN_FILE})").fetchall()
+    if not (in_file or is_overridden(db) or replaced.any_kept(db) or _share_keys(db)):
+        db.execute(_TAKE_SHIPPED)
+        return shipped
     ((read,),) = db.execute("SELECT count(*) FROM shipped").fetchall()
     types = dict(shipped.types)
     if (in_file or replaced.any_kept(db)) and old.types:
@@ -84,6 +88,22 @@ QUALIFY row_number() OVER (PARTITION BY key ORDER BY seq) = 1"""
     return shape
 
 
+# The table itself, as a copy of it would take its room once more.
+_TAKE_SHIPPED = """
+DROP TABLE IF EXISTS held;
+ALTER TABLE shipped RENAME TO held;
+ALTER TABLE held RENAME COLUMN seq TO number;
+ALTER TABLE held DROP COLUMN fault;
+ALTER TABLE held ADD COLUMN stale BOOL DEFAULT false
+"""
+
+
+def _share_keys(db: duckdb.DuckDBPyConnection) -> bool:
+    """Whether several of the rows that were staged last have one key."""
+    shared = f"SELECT 1 FROM row_fault WHERE reason = {sql.text(Reason.DUPLICATE_KEY)} LIMIT 1"
+    return db.execute(shared).fetchone() is not None
+
+
 def _row(types: dict[str, str], wider: dict[str, str]) -> str:
     """A row with values of other types, each spelled as it was."""
     if types == wider:
@@ -95,12 +115,30 @@ def _row(types: dict[str, str], wider: dict[str, str]) -> str:
     return f"struct_pack({', '.join(members)})"
 
 
+def find_moved(db: duckdb.DuckDBPyConnection, is_any: bool) -> None:
+    """Note in the TEMP table `moved` the keys of changed rows that need not stand in the state file.
+
+    They are those that can be sent, where rows have the same columns in the next snapshot table: it has
+    them as the model has them, or has them no more. Most changes are such.
+
+    Args:
+        db: the state's connection, after `rejected` was filled.
+        is_any: whether there are such rows.
+    """
+    which = "key NOT IN (SELECT key FROM rejected)" if is_any else "false"
+    db.execute(f"CREATE OR REPLACE TEMP TABLE moved AS SELECT key FROM change WHERE {which}")
+
+
+MOVED = "SELECT key FROM moved"
+"""The keys of the rows that `find_moved` found; a SELECT."""
+
+
 def settle(
     db: duckdb.DuckDBPyConnection, shape: SyncMapping, new: SyncMapping, old: SyncMapping | None
 ) -> dict[int, bool]:
     """Leave only those rows in the state file that the next snapshot table cannot hold.
 
-    To be run in the run's transaction, after the promote.
+    To be run in the run's transaction, after `find_moved` and the promote.
 
     Args:
         db: the state's connection.
@@ -128,7 +166,11 @@ def settle(
         """
     )
     left_out = db.execute(
-        "SELECT seq FROM shipped WHERE seq NOT IN (SELECT new_number FROM settled WHERE is_new)"
+        f"""
+        SELECT seq FROM shipped
+        WHERE seq NOT IN (SELECT new_number FROM settled WHERE is_new)
+            AND (key IS NULL OR key NOT IN ({MOVED}))
+        """
     ).fetchall()
     stays = db.execute("SELECT old_number FROM settled WHERE is_old AND NOT is_new").fetchall()
     snapshot.move_out(db, "SELECT key FROM settled WHERE is_new OR is_old")
