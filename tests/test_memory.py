@@ -65,7 +65,7 @@ def test_state_and_warehouse_share_the_limit(limit: int) -> None:
 
 def test_pages_of_calls_are_small_where_memory_is() -> None:
     """With little memory the workers hold less text together, but for the page of one."""
-    assert PAGES_BYTES == pages_within(None) == pages_within(state_memory(MOST))
+    assert PAGES_BYTES == pages_within(state_memory(MOST))
     assert MOST_PAGE_BYTES < pages_within(state_memory(512_000_000)) < PAGES_BYTES // 2
     assert MOST_PAGE_BYTES == pages_within(state_memory(LEAST))
 

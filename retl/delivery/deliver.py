@@ -24,6 +24,7 @@ from retl.delivery.round import Delivery, Round, Terms, pages_within, time_is_up
 from retl.delivery.stoppable import Stoppable
 from retl.delivery.worker import MOST_REFUSED, Worker
 from retl.errors import Interrupted, LockedError, StorageError
+from retl.memory import allowed
 from retl.observer import Observer
 from retl.state import State
 
@@ -76,7 +77,7 @@ def _round(
     observer.delivering(sum(lane.calls for lane in lanes))
     if state.is_remote:
         destination = Stoppable(destination, state.lost)
-    ledger, pages = Ledger(lanes, clock), pages_within(state.memory)
+    ledger, pages = Ledger(lanes, clock), pages_within(allowed(state.db))
     round_ = Round(destination, terms, clock, observer, deque(lanes), terms.limit, ledger, pages)
     round_.unsure = receipts.unsure_places(state.db)
     workers = [Worker(round_, state.db.cursor()) for _ in lanes[: destination.connections]]

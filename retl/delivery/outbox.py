@@ -416,20 +416,21 @@ def pages(
     Args:
         db: the state's connection, or a cursor of it.
         lane: the lane.
-        page_bytes: the size of the next page, about; asked for calls whose text is made. Texts come in pages
-            of `PAGE_BYTES`.
+        page_bytes: the size of the next page, about, of calls whose text is made; of others twice as much,
+            and no more than `PAGE_BYTES`.
     """
     for one in unrendered.lanes(db):
         if one.lane == lane:
             yield from one.pages(db, marks.delivered(db, lane), _ahead(db), page_bytes)
-    for first, last in db.execute(_PAGES, [lane, lane]).fetchall():
+    size = min(PAGE_BYTES, 2 * page_bytes())
+    for first, last in db.execute(_PAGES, [size, lane, lane]).fetchall():
         yield joined(lane, db.sql(_PAGE.format(lane=lane, first=first, last=last)).to_arrow_table())
 
 
 _PAGES = f"""
 SELECT min(seq), max(seq)
 FROM (
-    SELECT seq, sum(bytes) OVER (ORDER BY seq) // {PAGE_BYTES} AS page
+    SELECT seq, sum(bytes) OVER (ORDER BY seq) // ? AS page
     FROM state.outbox
     WHERE lane = ? AND seq > coalesce((SELECT delivered FROM ({marks.ALL}) WHERE lane = ?), 0)
 )

@@ -103,10 +103,8 @@ def time_is_up() -> DeadlineError:
     return DeadlineError("the time for this run is up", hint="run it again; nothing is lost")
 
 
-def pages_within(memory: int | None) -> int:
+def pages_within(memory: int) -> int:
     """The size of the pages that all workers hold together, where DuckDB may take so many bytes."""
-    if memory is None:
-        return PAGES_BYTES
     return max(MOST_PAGE_BYTES, min(PAGES_BYTES, memory // MEMORY_OF_PAGES))
 
 
