@@ -27,6 +27,12 @@ WAREHOUSE_SHARE = 0.15
 UNDER_WAY = 64_000_000
 """Bytes of the limit that are left to rows and calls on their way, which DuckDB does not count."""
 
+CANDIDATES = 64_000_000
+"""Bytes that are taken for a state where nothing is said and only candidates are read, however many."""
+
+CANDIDATES_AT_ONCE = 40_000
+"""How many candidates DuckDB has room for; it works on 2,048 at a time, in several steps at once."""
+
 _UNITS = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
 
 _GROUP_LIMITS = (
@@ -48,6 +54,26 @@ def memory_limit(environ: Mapping[str, str]) -> int:
 def state_memory(limit: int) -> int:
     """The bytes of the limit that DuckDB may take for a state, of which it needs the most."""
     return max(limit // 2, limit - UNDER_WAY - warehouse_memory(limit))
+
+
+def is_said(environ: Mapping[str, str]) -> bool:
+    """Whether the environment says how much memory DuckDB may take."""
+    return bool(environ.get(VARIABLE, "").strip())
+
+
+def hold_to_candidates(db: "duckdb.DuckDBPyConnection", most: int, row_bytes: float) -> None:
+    """Let DuckDB take little memory from now on, as it is about to look at candidates alone.
+
+    Only rows that are very wide need more. One thread does the work, as each one needs memory of its own.
+
+    Args:
+        db: the state's connection.
+        most: bytes that it may take in any case.
+        row_bytes: the width of a candidate, about.
+    """
+    wanted = max(CANDIDATES, int(row_bytes * CANDIDATES_AT_ONCE))
+    db.execute("SET memory_limit = ?", [f"{min(most, wanted)}B"])
+    db.execute("SET threads = 1")
 
 
 def allowed(db: "duckdb.DuckDBPyConnection") -> int:

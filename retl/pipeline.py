@@ -4,6 +4,7 @@ The state, the warehouse and the destination are handed in open. Each step is on
 owns it.
 """
 
+import os
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import duckdb
 
-from retl import signals
+from retl import memory, signals
 from retl.calls import rejection
 from retl.calls.message_id import MessageIdScope
 from retl.calls.render import find_values_at_fault, render_calls
@@ -172,8 +173,8 @@ def open_engine(job: Job, deadline: float, purpose: Purpose) -> Engine:
         return taken_over.TakenOverEngine(state, warehouse, opening, purpose, place)
     options, sync = job.options, job.sync
     sends = options.full or options.backfill or sync.sends_first_pass or bool(state.metadata.first_pass)
-    schema = sync.engine_schema
-    return warehouse_engine.WarehouseEngine(state, warehouse, opening, schema, purpose, place, sends)
+    schema, said = sync.engine_schema, memory.is_said(os.environ)
+    return warehouse_engine.WarehouseEngine(state, warehouse, opening, schema, purpose, place, sends, said)
 
 
 def _watched_workspace(job: Job, deadline: float, schema: str) -> "Workspace":

@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psycopg
 import pytest
 from harness import Retl, runner
 
+from bench.engine_results import FIRST, LATER
+from bench.engines import project, run
 from bench.process import bare_environment
 from bench.shop import make_project
 from bench.sink import running_sink
@@ -18,7 +21,9 @@ from retl.errors import ConfigError
 from retl.memory import (
     LEAST,
     MOST,
+    allowed,
     available,
+    hold_to_candidates,
     memory_limit,
     state_memory,
     warehouse_memory,
@@ -118,6 +123,46 @@ def test_many_calls_enter_the_outbox_in_order_with_little_memory(tmp_path: Path)
         state.db.execute(LEAVING)
         assert 200_000 == enqueue(state.db, "run", lanes=2)
         assert (200_000, 200_000, 200_000, 0) == state.db.execute(IN_ORDER).fetchone()
+
+
+@pytest.mark.rule("X10")
+def test_what_candidates_take_depends_on_their_width_alone() -> None:
+    """Rows of which each is wide get more memory, and never more than the state may take in any case."""
+    with new_state("users", memory=500_000_000) as state:
+        found = []
+        for width in (100, 5_000, 50_000):
+            hold_to_candidates(state.db, 500_000_000, width)
+            found.append(allowed(state.db) / 1e6)
+    assert [64, 200, 500] == pytest.approx(found, abs=1)
+
+
+USERS = """
+CREATE TABLE users AS
+SELECT
+    i::bigint AS id, 'user' || i AS user_id, 'mail' || i || '@example.com' AS email,
+    1.5::numeric(12, 2) AS mrr,
+    'free' AS plan, i % 50 AS seats, md5(i::text) AS token, timestamptz '2026-01-01 00:00+00' AS updated_at
+FROM generate_series(1, 300000) AS t (i)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.rule("X10")
+def test_a_hundred_thousand_changes_in_the_warehouse_take_little_memory(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    """With `engine: warehouse` no process holds more than 300 MB, as DuckDB goes on in a temporary folder."""
+    with psycopg.connect(postgres_url, autocommit=True) as db:
+        db.execute("DROP SCHEMA IF EXISTS retl CASCADE")
+        db.execute("DROP TABLE IF EXISTS users")
+        db.execute(USERS)
+        warehouse = project(tmp_path, "warehouse")
+        run(warehouse, postgres_url, FIRST)
+        db.execute("UPDATE users SET plan = plan || 'x' WHERE id % 3 = 0")
+        taken, changed = run(warehouse, postgres_url, LATER)
+        db.execute("DROP TABLE users")
+    assert 100_000 == changed
+    assert 100 < (taken.peak_mb or 0) < 300
 
 
 @pytest.mark.slow

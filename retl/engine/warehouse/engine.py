@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from retl import sql
 from retl.config.sync import Sync
@@ -39,10 +39,17 @@ from retl.engine.warehouse.tables import (
     snapshot_table,
 )
 from retl.errors import ConfigError, RetlError, WarehouseError
+from retl.lazy import lazy_module
+from retl.memory import allowed, hold_to_candidates
 from retl.model import Model
 from retl.state import State
 from retl.warehouse import Warehouse, Workspace
 from retl.warehouse.workspace import StoredColumn
+
+if TYPE_CHECKING:
+    import pyarrow.compute as pc
+else:
+    pc = lazy_module("pyarrow.compute")
 
 _THERE = "retl_there"
 """The numbers of rows in the warehouse, beside those here."""
@@ -89,6 +96,7 @@ class WarehouseEngine(Engine):
         purpose: which rows `stage` holds, and where.
         first_place: as for the local engine.
         sends: whether a first pass sends its rows.
+        is_memory_said: whether DuckDB may take the memory that it has, and not only what candidates need.
     """
 
     def __init__(
@@ -100,6 +108,7 @@ class WarehouseEngine(Engine):
         purpose: Purpose = Purpose.COMPARE,
         first_place: int = 1,
         sends: bool = True,
+        is_memory_said: bool = False,
     ) -> None:
         self.state = state
         self.db = state.db
@@ -109,6 +118,9 @@ class WarehouseEngine(Engine):
         self.purpose = purpose
         self.first_place = first_place
         self.sends = sends
+        self.is_memory_said = is_memory_said
+        self._most_memory = allowed(self.db)
+        self._widest = 0.0
         self._tables: RunTables | None = None
         self._copied: Copied | None = None
 
@@ -282,8 +294,7 @@ class WarehouseEngine(Engine):
             query = statements.select_all(copied.sides.old, old.columns)
         zone = sync.model_copy(update={"timezone": old.timezone or sync.timezone})
         batches = self._read(sync, model, query)
-        if copied.shipment is Shipment.ALL:
-            batches = numbered(batches, 1)
+        batches = numbered(batches, 1) if copied.shipment is Shipment.ALL else self._in_little_memory(batches)
         staged = stage(self.db, zone, old, batches, Landing.SHIPPED)
         return held.hold_shipped(self.db, old, staged.mapping)
 
@@ -294,7 +305,8 @@ class WarehouseEngine(Engine):
         if copied.shipment is not Shipment.ALL:
             candidates = self._named(self._tables.candidates)
             batches = self._read(sync, model, statements.select_new(candidates, copied.sides.columns, SEQ))
-            return replace(stage(self.db, sync, mapping, batches, Landing.SHIPPED), rows=copied.rows)
+            staged = stage(self.db, sync, mapping, self._in_little_memory(batches), Landing.SHIPPED)
+            return replace(staged, rows=copied.rows)
         is_first = snapshot_table(self.state) is None and self.state.metadata.mapping is None
         landing = Landing.IN_STATE if is_first and self.purpose is Purpose.PROMOTE else Landing.SHIPPED
         query = statements.select_all(copied.sides.new, names, SEQ, in_order=is_first)
@@ -306,6 +318,15 @@ class WarehouseEngine(Engine):
     def _read(self, sync: Sync, model: Model, query: str) -> Iterator[pa.RecordBatch]:
         """Rows of the workspace, by the reader by which all models are read."""
         return located(sync, self.warehouse.read(replace(model, sql=self.workspace.spelled(query))))
+
+    def _in_little_memory(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Batches of candidates, for whose width DuckDB is given memory as the first of them comes."""
+        first = next(batches)
+        if not self.is_memory_said:
+            self._widest = max(self._widest, first.nbytes / max(1, first.num_rows))
+            hold_to_candidates(self.db, self._most_memory, self._widest)
+        yield first
+        yield from batches
 
     def _next_table(self, tables: RunTables, copied: Copied, exceptions: Mapping[int, bool]) -> SnapshotTable:
         """Make the next snapshot table, which is the copy where that has all its rows."""
