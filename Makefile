@@ -6,12 +6,14 @@ CHROMIUM := $(or $(RETL_TEST_CHROMIUM),$(shell command -v chromium || command -v
 # Images of containers often set this, and then each start compiles the tests, and what pytest rewrites, anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-all test-oldest test-encryption test-spark test-snowflake test-bigquery lint bench bench-10m bench-engines bench-spark torture docs pictures clean
+.PHONY: help demo test test-all test-thorough test-servers test-oldest test-encryption test-spark test-snowflake test-bigquery lint bench bench-10m bench-engines bench-spark torture docs pictures clean
 
 help:
 	@echo "make demo             run the example's users sync against a local Segment, whose page opens"
 	@echo "make test             the tests that are quick and need no server: each promise once"
 	@echo "make test-all         the others: RETL_TEST_MYSQL_URL=mysql://user:password@host/ make test-all"
+	@echo "make test-thorough    of these, what needs no environment of its own"
+	@echo "make test-servers     of these, what has a server of its own: Spark, Snowflake, BigQuery; and encrypted states"
 	@echo "make test-oldest      whatever talks to DuckDB, with the oldest one that retl supports"
 	@echo "make test-encryption  encrypted states, with a DuckDB whose extension httpfs is a package of PyPI"
 	@echo "make test-spark       Spark, on a server of its own, and Databricks' driver; needs a Java of version 17 or newer"
@@ -40,14 +42,20 @@ demo: .venv/retl
 test: .venv/test
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not (slow or thorough or browser or spark or snowflake or bigquery)"
 
-# What `make test` leaves out: tests that show more of what a quicker one shows, processes that are killed, a longer
-# search for a sync that breaks a promise, report and sandbox in a Chromium, Spark where there is a Java, and MySQL, at a
-# URL whose user may make and drop databases and functions; .ci/run starts such a server.
-test-all: .venv/browser test-snowflake test-bigquery $(if $(JAVA),test-spark)
-	@test -n "$(JAVA)" || echo "#### Spark is NOT tested: there is no Java ####" >&2
+# What `make test` leaves out.
+test-all: test-thorough test-servers
+
+# Tests that show more of what a quicker one shows, processes that are killed, a longer search for a sync that breaks a
+# promise, report and sandbox in a Chromium, and MySQL, at a URL whose user may make and drop databases and functions;
+# .ci/run starts such a server.
+test-thorough: .venv/browser
 	@test -n "$(CHROMIUM)" || echo "#### The pages of report and sandbox are NOT tested: there is no Chromium ####" >&2
 	@test -n "$$RETL_TEST_MYSQL_URL" || echo "#### MySQL is NOT tested: set RETL_TEST_MYSQL_URL ####" >&2
 	RETL_TEST_EXAMPLES=25 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "slow or thorough or mysql$(if $(CHROMIUM), or browser)"
+
+# Each is one process, with a server and an environment of its own; `make -j 2` has two at a time. Spark takes longest.
+test-servers: $(if $(JAVA),test-spark) test-snowflake test-bigquery test-encryption
+	@test -n "$(JAVA)" || echo "#### Spark is NOT tested: there is no Java ####" >&2
 
 # Whatever talks to DuckDB, with the oldest that retl supports: each promise once, as `make test` does.
 test-oldest: .venv/oldest
