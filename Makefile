@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 JAVA := $(shell command -v java)
 CHROMIUM := $(or $(RETL_TEST_CHROMIUM),$(shell command -v chromium || command -v google-chrome))
+# Where there is room, files of tests are in memory: each commit waits for the disk, and no test cuts the power.
+IN_MEMORY := $(shell test -w /dev/shm && test "$$(df -Pk /dev/shm | awk 'END {print $$4}')" -gt 6000000 && echo TMPDIR=/dev/shm)
 # Images of containers often set this, and then each start compiles the tests, and what pytest rewrites, anew.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -40,7 +42,7 @@ demo: .venv/retl
 	RETL_STATE_DIR=$$(mktemp -d) $(BIN)/retl run syncs/users.yml --sandbox --open
 
 test: .venv/test
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not (slow or thorough or browser or spark or snowflake or bigquery)"
+	$(IN_MEMORY) $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not (slow or thorough or browser or spark or snowflake or bigquery)"
 
 # What `make test` leaves out.
 test-all: test-thorough test-servers
@@ -51,7 +53,7 @@ test-all: test-thorough test-servers
 test-thorough: .venv/browser
 	@test -n "$(CHROMIUM)" || echo "#### The pages of report and sandbox are NOT tested: there is no Chromium ####" >&2
 	@test -n "$$RETL_TEST_MYSQL_URL" || echo "#### MySQL is NOT tested: set RETL_TEST_MYSQL_URL ####" >&2
-	RETL_TEST_EXAMPLES=25 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "slow or thorough or mysql$(if $(CHROMIUM), or browser)"
+	RETL_TEST_EXAMPLES=25 $(IN_MEMORY) $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "slow or thorough or mysql$(if $(CHROMIUM), or browser)"
 
 # Each is one process, with a server and an environment of its own; `make -j 2` has two at a time. Spark takes longest.
 test-servers: $(if $(JAVA),test-spark) test-snowflake test-bigquery test-encryption
@@ -59,7 +61,7 @@ test-servers: $(if $(JAVA),test-spark) test-snowflake test-bigquery test-encrypt
 
 # Whatever talks to DuckDB, with the oldest that retl supports: each promise once, as `make test` does.
 test-oldest: .venv/oldest
-	.venv/oldest/bin/python -m pytest -q -n 2 --dist worksteal -m "not (slow or thorough)" tests/test_engine.py tests/test_stage.py \
+	$(IN_MEMORY) .venv/oldest/bin/python -m pytest -q -n 2 --dist worksteal -m "not (slow or thorough)" tests/test_engine.py tests/test_stage.py \
 		tests/test_state.py tests/test_migrations.py tests/test_keep.py tests/test_purge.py tests/test_unrendered.py tests/test_deliver.py tests/test_discard.py tests/test_cases.py \
 		tests/test_plan.py tests/test_apply.py tests/test_sandbox_store.py tests/test_sandbox_calls.py \
 		tests/test_sandbox_queries.py tests/test_sandbox_users.py tests/test_sandbox_chart.py
