@@ -354,17 +354,17 @@ def test_schema_and_program_agree_about_projects(folder: Path, document: Any) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("piece", PIECES, ids=repr)
+@pytest.mark.parametrize("nth", range(len(PIECES)), ids=lambda nth: repr(PIECES[nth]))
 @pytest.mark.parametrize("number", range(len(DOCUMENTS)))
-def test_each_value_in_each_place(folder: Path, number: int, piece: Any) -> None:
-    """Each of many values, in each place of a document, is taken by both or refused by both."""
-    for place in places(DOCUMENTS[number]):
+def test_each_value_in_places_all_over(folder: Path, number: int, nth: int) -> None:
+    """Each of many values, in a third of all places, is taken by both or refused by both."""
+    for place in list(places(DOCUMENTS[number]))[nth % 3 :: 3]:
         if place:
             document = copy.deepcopy(DOCUMENTS[number])
             around = document
             for key in place[:-1]:
                 around = around[key]
-            around[place[-1]] = piece
+            around[place[-1]] = PIECES[nth]
             compare(document, SYNC, refusal(folder, json.dumps(document)))
 
 
