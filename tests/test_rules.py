@@ -32,7 +32,7 @@ def shown() -> Mapping[str, bool]:
 
 
 def shown_by_cases() -> Iterator[tuple[str, bool]]:
-    """The rules that cases name; `make test` runs the first case of each."""
+    """The rules that cases name; `make test` runs a case of each."""
     for path in TESTS.glob("cases/*.yml"):
         for case in read_yaml(path)["cases"]:
             yield from ((rule, True) for rule in case["rules"])
