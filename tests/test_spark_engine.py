@@ -22,7 +22,7 @@ pytestmark = pytest.mark.spark
 
 __all__ = ["sandboxes"]
 
-EXAMPLES = 3
+EXAMPLES = 2
 """Histories of each kind of call; one takes ten seconds, as Spark takes half of one for each statement."""
 
 KINDS = {
