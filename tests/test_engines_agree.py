@@ -291,7 +291,7 @@ def spelled(call: dict[str, Any]) -> dict[str, Any]:
 
 
 some_histories = settings(
-    max_examples=6,
+    max_examples=3,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
