@@ -125,7 +125,7 @@ def find_moved(db: duckdb.DuckDBPyConnection, is_any: bool) -> None:
         db: the state's connection, after `rejected` was filled.
         is_any: whether there are such rows.
     """
-    which = "key NOT IN (SELECT key FROM rejected)" if is_any else "false"
+    which = "key NOT IN (SELECT key FROM rejected WHERE key IS NOT NULL)" if is_any else "false"
     db.execute(f"CREATE OR REPLACE TEMP TABLE moved AS SELECT key FROM change WHERE {which}")
 
 
