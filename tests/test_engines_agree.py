@@ -4,6 +4,7 @@ The model is a table of a real Postgres and of a real DuckDB file, and the calls
 over HTTP. Each engine has a state of its own; both have the same random id, so that message ids are alike.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -291,12 +292,15 @@ def spelled(call: dict[str, Any]) -> dict[str, Any]:
 
 
 some_histories = settings(
-    max_examples=3,
+    max_examples=int(os.environ.get("RETL_TEST_HISTORIES", "3")),
     deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
 )
-"""How many histories are searched; none is made smaller, which would take longer than the search."""
+"""How many histories are searched; none is made smaller, which would take longer than the search.
+
+`RETL_TEST_HISTORIES=100 pytest tests/test_engines_agree.py` looks longer than the suite does.
+"""
 
 
 @pytest.mark.rule("X1")

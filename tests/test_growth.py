@@ -1,5 +1,6 @@
 """A state over years: its file beside the data that is in it."""
 
+import os
 from pathlib import Path
 
 import duckdb
@@ -9,10 +10,13 @@ from delivery import IDENTIFY, FakeClock, Shop, Table
 from retl.encryption import STORAGE_VERSION
 from retl.sandbox.server import Sandbox
 
-RUNS = 240
+RUNS = int(os.environ.get("RETL_TEST_RUNS", "240"))
+"""`RETL_TEST_RUNS=1000 pytest tests/test_growth.py` goes on longer than the suite does."""
+
+DAYS_KEPT = RUNS // 60
 ROWS = 2_000
 CHANGED = 40
-RUNS_KEPT = 4 * 24
+RUNS_KEPT = DAYS_KEPT * 24
 MOST = 2.5
 """Times the size of its data that a file has at most: DuckDB writes new blocks before it frees old ones."""
 
@@ -39,7 +43,7 @@ def test_hundreds_of_runs_do_not_make_the_file_grow(tmp_path: Path) -> None:
     names = [f"name {number}" for number in range(ROWS)]
     sizes = []
     with Sandbox(keep=10) as sandbox:
-        shop = Shop(tmp_path, sandbox.url, IDENTIFY + "keep: 4d\n", clock=FakeClock())
+        shop = Shop(tmp_path, sandbox.url, IDENTIFY + f"keep: {DAYS_KEPT}d\n", clock=FakeClock())
         for number in range(RUNS):
             for one in range(CHANGED):
                 names[(number * CHANGED + one * 7) % ROWS] = f"name {one} of run {number}"
