@@ -16,7 +16,7 @@ from bench.process import bare_environment
 from bench.shop import make_project
 from bench.sink import running_sink
 from retl.delivery.outbox import enqueue
-from retl.delivery.round import MOST_PAGE_BYTES, PAGES_BYTES, pages_within
+from retl.delivery.round import MOST_PAGE_BYTES, PAGES_BYTES, pages_within, workers_within
 from retl.errors import ConfigError
 from retl.memory import (
     LEAST,
@@ -73,6 +73,13 @@ def test_pages_of_calls_are_small_where_memory_is() -> None:
     assert PAGES_BYTES == pages_within(state_memory(MOST))
     assert MOST_PAGE_BYTES < pages_within(state_memory(512_000_000)) < PAGES_BYTES // 2
     assert MOST_PAGE_BYTES == pages_within(state_memory(LEAST))
+
+
+def test_little_memory_means_fewer_workers() -> None:
+    """Each worker holds a query that makes the text of its calls, so memory bounds how many there are."""
+    assert 9 == workers_within(state_memory(MOST), 16)
+    assert 4 == workers_within(state_memory(512_000_000), 16) == workers_within(state_memory(LEAST), 16)
+    assert 1 == workers_within(state_memory(LEAST), 1)
 
 
 def test_the_option_goes_before_the_environment_and_leaves_it_as_it_was(
@@ -167,9 +174,12 @@ def test_a_hundred_thousand_changes_in_the_warehouse_take_little_memory(
 
 @pytest.mark.slow
 def test_a_backfill_of_two_million_rows_fits_into_little_memory(tmp_path: Path) -> None:
-    """With a limit of 512 MB a run that sends 2,000,000 rows never holds more than 750 MB in all."""
+    """With a limit of 512 MB a run that sends 2,000,000 rows never holds more than 750 MB in all.
+
+    Answers take long enough for all workers to be needed.
+    """
     report = tmp_path / "report.json"
-    with running_sink(in_python=True) as sink:
+    with running_sink(latency_ms=30, in_python=True) as sink:
         make_project(tmp_path, 2_000_000, sink.url, connections=16)
         done = subprocess.run(
             [sys.executable, "-m", "bench.child", "run", str(report), "0", "syncs/users.yml"],

@@ -20,7 +20,7 @@ from retl.damage import storage_error
 from retl.delivery import outbox, receipts, rejected
 from retl.delivery.destination import Destination
 from retl.delivery.ledger import Ledger
-from retl.delivery.round import Delivery, Round, Terms, pages_within, time_is_up
+from retl.delivery.round import Delivery, Round, Terms, pages_within, time_is_up, workers_within
 from retl.delivery.stoppable import Stoppable
 from retl.delivery.worker import MOST_REFUSED, Worker
 from retl.errors import Interrupted, LockedError, StorageError
@@ -77,10 +77,11 @@ def _round(
     observer.delivering(sum(lane.calls for lane in lanes))
     if state.is_remote:
         destination = Stoppable(destination, state.lost)
-    ledger, pages = Ledger(lanes, clock), pages_within(allowed(state.db))
+    ledger, memory = Ledger(lanes, clock), allowed(state.db)
+    pages, most = pages_within(memory), workers_within(memory, destination.connections)
     round_ = Round(destination, terms, clock, observer, deque(lanes), terms.limit, ledger, pages)
     round_.unsure = receipts.unsure_places(state.db)
-    workers = [Worker(round_, state.db.cursor()) for _ in lanes[: destination.connections]]
+    workers = [Worker(round_, state.db.cursor()) for _ in lanes[:most]]
     _work_off(round_, workers, partial(_save, state, round_))
     if round_.bug is not None:
         full = storage_error(round_.bug, state.path)

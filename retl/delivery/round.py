@@ -28,6 +28,13 @@ own size until it has left."""
 MOST_PAGE_BYTES = 8_000_000
 """The size of the page that one of them holds, at most."""
 
+MEMORY_OF_A_WORKER = 80_000_000
+"""Bytes of DuckDB's memory for which there is one worker: the query that makes the text of its calls holds 25
+to 35 MB until its lane has left, most of which DuckDB does not count."""
+
+FEWEST_WORKERS = 4
+"""Workers that there are however little memory there is."""
+
 GRACE_SECONDS = 5.0
 """How long a delivery waits for the answers of batches in flight, after a signal or at its deadline."""
 
@@ -106,6 +113,11 @@ def time_is_up() -> DeadlineError:
 def pages_within(memory: int) -> int:
     """The size of the pages that all workers hold together, where DuckDB may take so many bytes."""
     return max(MOST_PAGE_BYTES, min(PAGES_BYTES, memory // MEMORY_OF_PAGES))
+
+
+def workers_within(memory: int, connections: int) -> int:
+    """How many workers there are for so many connections, where DuckDB may take so many bytes."""
+    return min(connections, max(FEWEST_WORKERS, memory // MEMORY_OF_A_WORKER))
 
 
 class Closed(Exception):
