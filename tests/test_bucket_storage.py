@@ -136,6 +136,26 @@ def test_a_runner_whose_lease_was_taken_over_saves_nothing(bucket: Bucket, tmp_p
 
 
 @pytest.mark.rule("Q6")
+def test_a_runner_that_wakes_up_saves_nothing_though_it_cannot_ask_whose_the_lease_is(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    """Its first save is refused; the next is, too, where the question who has the lease failed meanwhile."""
+    late, next_one = storage(bucket, tmp_path / "a"), storage(bucket, tmp_path / "b")
+    with ExitStack() as end:
+        state = end.enter_context(opened(late))
+        bucket.age("retl/users.lock", SECONDS + 20)
+        with opened(next_one) as other:
+            other.rekey("hash", "next")
+        bucket.fault = lambda method, key: "500" if (method, key) == ("GET", "retl/users.lock") else None
+        for place in ("late", "later"):
+            state.rekey("hash", place)
+            with pytest.raises(LockedError, match="another run has taken over"):
+                state.save(leaving=True)
+        bucket.fault = lambda method, key: None
+    assert "next" == noted(storage(bucket, tmp_path / "c"))
+
+
+@pytest.mark.rule("Q6")
 def test_a_runner_that_wakes_up_deletes_no_file_of_the_next(bucket: Bucket, tmp_path: Path) -> None:
     """It fell asleep when it had moved the pointer: files that came meanwhile are those of another."""
     late, next_one = storage(bucket, tmp_path / "a"), storage(bucket, tmp_path / "b")

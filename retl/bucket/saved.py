@@ -137,10 +137,16 @@ class SavedState:
             version = self._write(pointer)
         except ConflictError:
             if self.read().write not in tried:  # else a write of before, which seemed to fail, came late
-                self.refused = taken_over(str(self._holder() or "a run that has ended"), str(self))
-                raise self.refused from None
+                raise self._refuse() from None
             version = self._write(pointer)
         self.pointer, self._version = pointer, version
+
+    def _refuse(self) -> LockedError:
+        """Save nothing from now on, and before anything else can fail; gives the error that says so."""
+        self.refused = taken_over("it is not known by whom", str(self))
+        with suppress(StorageError):
+            self.refused = taken_over(str(self._holder() or "a run that has ended"), str(self))
+        return self.refused
 
     def _write(self, pointer: Pointer) -> Version:
         name = self._name + POINTER
