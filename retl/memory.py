@@ -30,8 +30,9 @@ UNDER_WAY = 64_000_000
 CANDIDATES = 64_000_000
 """Bytes that are taken for a state where nothing is said and only candidates are read, however many."""
 
-CANDIDATES_AT_ONCE = 40_000
-"""How many candidates DuckDB has room for; it works on 2,048 at a time, in several steps at once."""
+CANDIDATES_AT_ONCE = 300_000
+"""How many candidates DuckDB has room for. It works on 2,048 at a time, but in many steps at once, each with
+a copy of its own: rows of 640 bytes need 96 MB, those of 1.4 kB 128 MB."""
 
 _UNITS = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
 
@@ -64,16 +65,22 @@ def is_said(environ: Mapping[str, str]) -> bool:
 def hold_to_candidates(db: "duckdb.DuckDBPyConnection", most: int, row_bytes: float) -> None:
     """Let DuckDB take little memory from now on, as it is about to look at candidates alone.
 
-    Only rows that are very wide need more. One thread does the work, as each one needs memory of its own.
+    Wide rows need more. One thread does the work, as each one needs memory of its own.
 
     Args:
-        db: the state's connection.
+        db: a connection to the state that is not busy.
         most: bytes that it may take in any case.
         row_bytes: the width of a candidate, about.
     """
     wanted = max(CANDIDATES, int(row_bytes * CANDIDATES_AT_ONCE))
     db.execute("SET memory_limit = ?", [f"{min(most, wanted)}B"])
     db.execute("SET threads = 1")
+
+
+def hold_to(db: "duckdb.DuckDBPyConnection", most: int) -> None:
+    """Let DuckDB take so many bytes again, and all threads."""
+    db.execute("SET memory_limit = ?", [f"{most}B"])
+    db.execute("RESET threads")
 
 
 def allowed(db: "duckdb.DuckDBPyConnection") -> int:

@@ -274,6 +274,33 @@ def test_a_silent_first_pass_reads_no_row(world: World) -> None:
     assert (5, 4, 1, 0, 0, 0) == counts(world.run())
 
 
+@pytest.mark.thorough
+@pytest.mark.rule("X10")
+@pytest.mark.parametrize(
+    ("value", "rows"),
+    [
+        ("repeat(md5(i::varchar), 20)", 8_000),
+        ("repeat(md5(i::varchar), 44)", 5_000),
+        (
+            """('{"a": ' || i || ', "b": ["x", ' || 7 * i || '], "c": {"d": "text ' || i || '"}}')::json""",
+            15_000,
+        ),
+    ],
+    ids=["640 bytes", "1.4 kB", "JSON"],
+)
+def test_changed_rows_have_the_memory_that_they_need(world: World, value: str, rows: int) -> None:
+    """Where all rows changed that are wide, or hold JSON, DuckDB takes more than where they are narrow."""
+    world.text = SYNC.replace("initial: send", "initial: skip")
+    for start in (1, 2):
+        world.execute(
+            "DROP TABLE IF EXISTS shop_rows",
+            f"CREATE TABLE shop_rows AS SELECT i - {start} AS id, 'u' || (i - {start}) AS owner, "
+            f"{value} AS value, 'n' AS note FROM generate_series({start}, {rows} + {start} - 1) AS t (i)",
+        )
+        record = world.run(Options(limit=10))
+    assert (rows, 0, 0, rows, 0, 0) == counts(record)
+
+
 @pytest.mark.slow
 @pytest.mark.rule("X4")
 def test_a_run_that_is_killed_at_any_statement_loses_nothing(world: World) -> None:

@@ -137,10 +137,10 @@ def test_what_candidates_take_depends_on_their_width_alone() -> None:
     """Rows of which each is wide get more memory, and never more than the state may take in any case."""
     with new_state("users", memory=500_000_000) as state:
         found = []
-        for width in (100, 5_000, 50_000):
+        for width in (100, 640, 50_000):
             hold_to_candidates(state.db, 500_000_000, width)
             found.append(allowed(state.db) / 1e6)
-    assert [64, 200, 500] == pytest.approx(found, abs=1)
+    assert [64, 192, 500] == pytest.approx(found, abs=1)
 
 
 USERS = """

@@ -40,7 +40,7 @@ from retl.engine.warehouse.tables import (
 )
 from retl.errors import ConfigError, RetlError, WarehouseError
 from retl.lazy import lazy_module
-from retl.memory import allowed, hold_to_candidates
+from retl.memory import allowed, hold_to, hold_to_candidates
 from retl.model import Model
 from retl.state import State
 from retl.warehouse import Warehouse, Workspace
@@ -118,7 +118,8 @@ class WarehouseEngine(Engine):
         self.purpose = purpose
         self.first_place = first_place
         self.sends = sends
-        self.is_memory_said = is_memory_said
+        # A state that has no file yet has no folder beside it, in which DuckDB could go on.
+        self._may_take_little = state.path is not None and not is_memory_said
         self._most_memory = allowed(self.db)
         self._widest = 0.0
         self._tables: RunTables | None = None
@@ -146,6 +147,8 @@ class WarehouseEngine(Engine):
         staged = self._stage(sync, model, mapping, copied)
         all_unmatched(self.db)
         mapping = staged.mapping
+        if self._widest and "JSON" in mapping.types.values():
+            hold_to(self.db, self._most_memory)  # JSON that changed is compared in memory, all of it at once
         refuse_casts(sync, mapping)
         compared = comparisons(sync, mapping, known, send_new_fields=sync.sends_new_fields)
         found = diff.diff(self.db, staged, known, compared, rows_before, full)
@@ -320,13 +323,14 @@ class WarehouseEngine(Engine):
         return located(sync, self.warehouse.read(replace(model, sql=self.workspace.spelled(query))))
 
     def _in_little_memory(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Batches of candidates, for whose width DuckDB is given memory as the first of them comes."""
-        first = next(batches)
-        if not self.is_memory_said:
-            self._widest = max(self._widest, first.nbytes / max(1, first.num_rows))
-            hold_to_candidates(self.db, self._most_memory, self._widest)
-        yield first
-        yield from batches
+        """Batches of candidates, for whose width DuckDB is given memory as they come."""
+        for batch in batches:
+            width = batch.nbytes / max(1, batch.num_rows)
+            if self._may_take_little and (width > self._widest or not self._widest):
+                self._widest = max(width, 1.0)
+                with self.db.cursor() as db:  # the other one is about to take the batch
+                    hold_to_candidates(db, self._most_memory, self._widest)
+            yield batch
 
     def _next_table(self, tables: RunTables, copied: Copied, exceptions: Mapping[int, bool]) -> SnapshotTable:
         """Make the next snapshot table, which is the copy where that has all its rows."""
