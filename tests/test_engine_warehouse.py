@@ -36,7 +36,7 @@ from retl.session import find_sessions
 from retl.state import State, open_state, peek_state
 from retl.storage import FileOnDisk
 from retl.warehouse import Workspace, open_warehouse, open_workspace
-from retl.warehouse.postgres_workspace import PostgresWorkspace
+from retl.warehouse.postgres_workspace import SEVERAL_PROCESSES, PostgresWorkspace
 from retl.warehouse.workspace import StoredColumn
 from torture.bucket import BUCKET, Bucket
 
@@ -868,7 +868,9 @@ def test_postgres_compares_by_several_processes(two_tables: tuple[PostgresWorksp
     """Of a join it is not known before how few rows differ, and yet one process does not do it alone."""
     workspace, sides = two_tables
     workspace.analyze("new", ["id"])
-    plan = workspace._rows(f"EXPLAIN {find_candidates('retl.c', sides, shared=False)}")
+    with workspace._transaction():
+        workspace._executed(SEVERAL_PROCESSES, None)
+        plan = workspace._rows(f"EXPLAIN {find_candidates('retl.c', sides, shared=False)}")
     assert any("Parallel Hash Full Join" in line for (line,) in plan), plan
 
 

@@ -1,7 +1,8 @@
 """The workspace in Postgres: a schema of retl's own."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,11 @@ from retl.warehouse.workspace import StoredColumn, Workspace, lacking_grants
 
 _SAMPLE = 10
 """The size of samples, of which Postgres takes 300 rows each: they tell whether keys are all others."""
+
+SEVERAL_PROCESSES = "SET LOCAL parallel_tuple_cost = 0"
+"""Postgres takes most rows of a join for ones that differ, which would have to be handed from one process to
+another, and would have one do it alone. It is of a transaction, as behind a pooler a setting of a session
+would be that of other clients, too."""
 
 _NOT_ALLOWED = "42501"
 """The SQLSTATE for what the user may not do."""
@@ -110,7 +116,6 @@ class PostgresWorkspace(Workspace):
     session: Sequence[str] = (
         *(f"SET {name} = '{value}'" for name, value in SETTINGS.items()),
         "SET default_transaction_read_only = off",
-        f"SET default_statistics_target = {_SAMPLE}",
     )
 
     def __init__(self, url: URL, root: Path, schema: str) -> None:
@@ -203,18 +208,31 @@ class PostgresWorkspace(Workspace):
 
     def execute(self, statement: str, model: Model | None = None) -> int | None:
         """Execute a statement that gives no rows; see `Workspace.execute`."""
-        made = int(self._executed(statement, model).rowcount)
+        if model is not None or not statement.startswith("CREATE TABLE"):
+            made = int(self._executed(statement, model).rowcount)
+        else:
+            with self._transaction():
+                self._executed(SEVERAL_PROCESSES, None)
+                made = int(self._executed(statement, None).rowcount)
         return made if made > 0 else None  # a database that only speaks the protocol may say 0 of any table
 
-    def analyze(self, table: str, columns: Sequence[str]) -> None:
-        """Take a small sample of the columns, and have several processes join them.
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._executed("BEGIN", None)
+        try:
+            yield
+        except BaseException:
+            with suppress(WarehouseError):
+                self._executed("ROLLBACK", None)
+            raise
+        self._executed("COMMIT", None)
 
-        Without a sample Postgres joins a new table by one process alone; and so it does where it takes most
-        rows for ones that differ, which would have to be handed from one process to another.
-        """
-        self.execute("SET parallel_tuple_cost = 0")
-        listed = ", ".join(map(sql.name, columns))
-        self.execute(f"ANALYZE {sql.name(self.schema)}.{sql.name(table)} ({listed})")
+    def analyze(self, table: str, columns: Sequence[str]) -> None:
+        """Take a small sample of the columns; without one Postgres joins a new table by one process alone."""
+        place, names = f"{sql.name(self.schema)}.{sql.name(table)}", list(map(sql.name, columns))
+        for name in names:
+            self.execute(f"ALTER TABLE {place} ALTER COLUMN {name} SET STATISTICS {_SAMPLE}")
+        self.execute(f"ANALYZE {place} ({', '.join(names)})")
 
     def number(self, query: str) -> int:
         """The one number that a query gives."""
