@@ -36,7 +36,8 @@ segment: {endpoint: 'file:out.ndjson'}
 """
 
 CHILD = """
-import json, resource, sys
+import json, re, resource, sys
+from pathlib import Path
 from retl.warehouse import watched
 read, seen = watched.WatchedWarehouse.read, {"rows": 0, "bytes": 0}
 def counted(self, *arguments, **options):
@@ -51,7 +52,11 @@ try:
 except SystemExit:
     pass
 used = resource.getrusage(resource.RUSAGE_SELF)
-print(json.dumps({**seen, "mb": used.ru_maxrss // 1024, "cpu": round(used.ru_utime + used.ru_stime, 1)}))
+try:  # the other figure has the memory of the process that began this one, too
+    peak = re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]
+except OSError:
+    peak = used.ru_maxrss
+print(json.dumps({**seen, "mb": int(peak) // 1024, "cpu": round(used.ru_utime + used.ru_stime, 1)}))
 """
 
 
