@@ -28,7 +28,7 @@ own size until it has left."""
 MOST_PAGE_BYTES = 8_000_000
 """The size of the page that one of them holds, at most."""
 
-MEMORY_OF_A_WORKER = 80_000_000
+MEMORY_OF_A_WORKER = 45_000_000
 """Bytes of DuckDB's memory for which there is one worker: the query that makes the text of its calls holds 25
 to 35 MB until its lane has left, most of which DuckDB does not count."""
 
