@@ -114,11 +114,11 @@ class SparkTable(UsersTable):
     packages = ("pyspark",)
 
     def __enter__(self) -> Self:
-        self._stack.callback(lambda: self._spark.stop())
         port = self._start()
         self.url = f"sc://localhost:{port}"
         builder = import_module("pyspark.sql.connect.session").SparkSession.builder
         self._spark: Any = builder.remote(self.url).getOrCreate()
+        self._stack.callback(self._spark.stop)  # before the server is ended, which it would wait for
         return self
 
     def _start(self) -> int:
