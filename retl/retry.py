@@ -30,7 +30,7 @@ class Retry:
 def retry(job: Job, destination: Destination, stale: bool) -> Retry:
     """Send the refused calls of a sync again, behind those that wait; nothing is read.
 
-    A call stays where a newer one of its user was made since, so that a late call does not undo it.
+    A call stays where a newer one of its user was delivered, or waits, so that a late call does not undo it.
 
     Args:
         job: the sync and its state.

@@ -119,6 +119,41 @@ def test_a_refused_call_that_was_overtaken_goes_again_only_when_asked(
     assert (1, 1, 0) == (goes.run.calls.enqueued, goes.run.calls.delivered, goes.left.overtaken)
 
 
+@pytest.mark.rule("L16")
+def test_a_refused_call_goes_again_once_the_newer_one_is_discarded(tmp_path: Path, sandbox: Sandbox) -> None:
+    """A call that waits keeps an older one of its user back; once it is dropped, nothing else tells of it."""
+    shop = Shop(tmp_path, sandbox.url, IDENTIFY)
+    sandbox.reject_if = lambda call: call["userId"] == "ada"
+    assert 1 == shop.run(people(ada="pro", bob="pro")).calls.rejected
+    sandbox.reject_if = lambda _: True
+    assert 3 == shop.run(people(ada="new", bob="new")).exit_code
+    assert (0, 2, 1) == (
+        (kept := again(shop)).run.calls.enqueued,
+        kept.run.calls.pending,
+        kept.left.overtaken,
+    )
+    with opened(shop) as state:
+        assert 2 == discard_pending(state, NOON)
+    sandbox.reject_if = None
+    seen = len(sandbox.accepted)
+    assert (1, 0) == ((goes := again(shop)).run.calls.delivered, goes.left.overtaken)
+    assert [("ada", {"name": "ADA", "plan": "pro"})] == sent(sandbox, seen)
+
+
+@pytest.mark.rule("L15")
+def test_a_refused_call_is_overtaken_by_a_full_pass(tmp_path: Path, sandbox: Sandbox) -> None:
+    """Calls whose text is made when they leave count as well, and a refused one of them does not."""
+    shop = Shop(tmp_path, sandbox.url, IDENTIFY)
+    sandbox.reject_if = lambda call: call["userId"] in {"ada", "bob"}
+    assert 2 == shop.run(people(ada="pro", bob="pro", eve="pro")).calls.rejected
+    sandbox.reject_if = lambda call: call["userId"] == "bob"
+    assert 2 == shop.run(people(ada="pro", bob="new", eve="pro"), Options(full=True)).calls.delivered
+    sandbox.reject_if = None
+    seen = len(sandbox.accepted)
+    assert (2, 1) == ((goes := again(shop)).run.calls.delivered, goes.left.overtaken)
+    assert ["pro", "new"] == [traits["plan"] for user, traits in sent(sandbox, seen) if user == "bob"]
+
+
 @pytest.mark.thorough
 @pytest.mark.rule("L16")
 def test_pending_calls_are_taken_back(tmp_path: Path, sandbox: Sandbox) -> None:

@@ -45,9 +45,6 @@ change nothing, and no table may stay in the warehouse that no state needs.
 - A **repeat** is a call that arrived once more under the message id that it had, as after an answer that
   got lost. Segment takes both for one; it breaks no promise. A call that arrived without an answer and was
   discarded then is made anew: nobody knows that it arrived.
-- One case is known in which a call waits for somebody: Segment refused it, a newer call of its user was
-  made, and that was taken back by `retl discard --pending`. Then `retl retry` leaves it until `--stale` asks
-  for it. A life that ends so counts as a loss; the seed 20790 leads to one.
 
 `make torture` takes two minutes; `python -m torture --seconds 0 --faults 100000` goes on up to so many.
 """

@@ -17,7 +17,7 @@ from retl.status import with_progress_file
 
 @click.command("retry")
 @ONE_SYNC
-@click.option("--stale", is_flag=True, help="Send calls, too, of users of whom a newer call was made since.")
+@click.option("--stale", is_flag=True, help="Send calls, too, that a newer call of their user has overtaken.")
 @click.option(
     "--deadline", callback=seconds, default="12h", help="Stop after this long: 45s, 30m, 12h. [default: 12h]"
 )
@@ -90,7 +90,7 @@ def _print_lines(result: Retry, flags: str) -> None:
         click.echo(f"{run.sync}: there are no calls to send again{waited}")
     if left.overtaken:
         click.echo(
-            f"  {count(left.overtaken, 'call')} not sent: a newer call of the user was made since; "
+            f"  {count(left.overtaken, 'call')} not sent: a newer call of the user was delivered, or waits; "
             f"`retl retry {run.sync}{flags} --stale` sends them all the same"
         )
     if left.unfit:

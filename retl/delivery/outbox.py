@@ -269,24 +269,42 @@ def drop_again(db: duckdb.DuckDBPyConnection) -> None:
     db.execute("DELETE FROM state.outbox WHERE seq IN (SELECT seq FROM failed_again)")
 
 
-def overtaken(db: duckdb.DuckDBPyConnection, message_ids: list[str]) -> list[str]:
-    """The calls among these that have a later call of their user in the outbox, delivered or not.
+def delivered_behind(db: duckdb.DuckDBPyConnection, refused: str) -> str:
+    """The SELECT of the refused calls behind which a call of their user was delivered, by message id.
 
-    To be asked before `settle`. A call that waits without a text is the only one of its user.
+    To be asked before `settle`, which takes out the calls that were delivered. Each of these is newer than
+    a refused call that has left the outbox before.
+
+    Args:
+        db: the state's connection.
+        refused: a SELECT of message_id, run_id and user_id of all refused calls.
     """
-    there = db.execute("SELECT 1 FROM state.outbox WHERE list_contains(?, message_id) LIMIT 1", [message_ids])
-    if there.fetchone() is None:
-        return []
-    found = db.execute(
-        """
-        SELECT DISTINCT call.message_id
-        FROM state.outbox AS call JOIN state.outbox AS later
-            ON later.user_id = call.user_id AND later.seq > call.seq
-        WHERE list_contains($ids, call.message_id)
-        """,
-        {"ids": message_ids},
-    )
-    return [message_id for (message_id,) in found.fetchall()]
+    found = [_DELIVERED_BEHIND]
+    for one in unrendered.lanes(db):
+        found.append(
+            _DELIVERED_UNRENDERED.format(
+                run=sql.text(one.run_id), calls=one.up_to(marks.delivered(db, one.lane))
+            )
+        )
+    return f"WITH refused AS ({refused})\n" + "\nUNION ALL\n".join(found)
+
+
+_DELIVERED_BEHIND = f"""
+SELECT refused.message_id
+FROM refused
+JOIN state.outbox AS later USING (user_id)
+JOIN ({marks.ALL}) AS mark ON later.lane = mark.lane AND later.seq <= mark.delivered
+LEFT JOIN state.outbox AS own ON own.message_id = refused.message_id
+WHERE later.seq > coalesce(own.seq, 0) AND later.message_id NOT IN (SELECT message_id FROM refused)
+"""
+
+# No user has two calls in such lanes, so that none of them is newer than another.
+_DELIVERED_UNRENDERED = """
+SELECT message_id
+FROM refused
+WHERE user_id IN (SELECT user_id FROM ({calls}) SEMI JOIN refused USING (user_id))
+    AND user_id NOT IN (SELECT user_id FROM refused WHERE run_id = {run} AND user_id IS NOT NULL)
+"""
 
 
 def join_lanes(db: duckdb.DuckDBPyConnection) -> None:

@@ -28,8 +28,6 @@ def record(db: duckdb.DuckDBPyConnection, run_id: str, now: datetime) -> int:
             db.execute(_END_ROWS, {"run_id": run_id, "now": moment})
         db.execute("DELETE FROM state.rejected_row")
         db.execute("INSERT INTO state.rejected_row BY NAME SELECT * FROM rejected_row_now")
-    if db.execute("SELECT 1 FROM state.rejected_call WHERE NOT overtaken LIMIT 1").fetchone():
-        db.execute(_OVERTAKE)
     row = db.execute(_CALLS, {"run_id": run_id, "now": moment}).fetchone()
     assert row is not None
     return int(row[0])
@@ -82,11 +80,6 @@ SELECT
         ELSE 'gone'
     END AS how
 FROM ({_ENDED})
-"""
-
-_OVERTAKE = """
-UPDATE state.rejected_call SET overtaken = true
-WHERE NOT overtaken AND user_id IN (SELECT user_id FROM leaving)
 """
 
 _CALLS = """
@@ -145,15 +138,21 @@ def keep_call(
 
 
 def note_overtaken(db: duckdb.DuckDBPyConnection) -> None:
-    """Note which refused calls have a later call of their user in the outbox; to be run before `settle`."""
-    refused = db.execute(
-        "SELECT message_id FROM state.rejected_call WHERE NOT overtaken AND reason = ?", [Reason.REFUSED]
-    ).fetchall()
-    if refused:
-        found = outbox.overtaken(db, [message_id for (message_id,) in refused])
-        db.execute(
-            "UPDATE state.rejected_call SET overtaken = true WHERE list_contains(?, message_id)", [found]
+    """Note of which refused calls a later one of their user was delivered; to be run before `settle`."""
+    waits = "reason = ? AND NOT overtaken"
+    any_waits = f"SELECT 1 FROM state.rejected_call WHERE {waits} LIMIT 1"
+    if db.execute(any_waits, [Reason.REFUSED.value]).fetchone():
+        later = outbox.delivered_behind(db, "SELECT message_id, run_id, user_id FROM state.rejected_call")
+        overtake = (
+            f"UPDATE state.rejected_call SET overtaken = true WHERE {waits} AND message_id IN ({later})"
         )
+        db.execute(overtake, [Reason.REFUSED.value])
+
+
+def _is_overtaken(db: duckdb.DuckDBPyConnection) -> str:
+    """The condition that a refused call is older than one of its user that was delivered, or waits."""
+    waiting = f"SELECT user_id FROM ({outbox.waiting(db)}) SEMI JOIN state.rejected_call USING (user_id)"
+    return f"(overtaken OR coalesce(user_id IN ({waiting}), false))"
 
 
 def take_again(db: duckdb.DuckDBPyConnection, stale: bool, run_id: str, now: datetime) -> int:
@@ -164,11 +163,11 @@ def take_again(db: duckdb.DuckDBPyConnection, stale: bool, run_id: str, now: dat
 
     Args:
         db: the state's connection.
-        stale: whether calls go, too, that a newer one of their user has overtaken.
+        stale: whether calls go, too, of whose user a newer one was delivered, or waits.
         run_id: the run that sends them.
         now: UTC.
     """
-    chosen = "reason = $refused AND (NOT overtaken OR $stale)"
+    chosen = f"reason = $refused AND ($stale OR NOT {_is_overtaken(db)})"
     values = {"refused": Reason.REFUSED.value, "stale": stale}
     db.execute(
         f"""
@@ -261,7 +260,7 @@ class Left:
     """The rejected calls that `retl retry` does not send.
 
     Attributes:
-        overtaken: calls of users of whom a newer call was made.
+        overtaken: calls of users of whom a newer call was delivered, or waits.
         unfit: calls that retl's own check rejected.
     """
 
@@ -272,8 +271,10 @@ class Left:
 def left(db: duckdb.DuckDBPyConnection) -> Left:
     """Count the rejected calls that cannot go again just so."""
     row = db.execute(
-        """
-        SELECT count(*) FILTER (reason = $refused AND overtaken), count(*) FILTER (reason <> $refused)
+        f"""
+        SELECT
+            count(*) FILTER (reason = $refused AND {_is_overtaken(db)}),
+            count(*) FILTER (reason <> $refused)
         FROM state.rejected_call
         """,
         {"refused": Reason.REFUSED.value},

@@ -46,6 +46,10 @@ class UnrenderedLane:
         first = max(self.first_seq, behind + 1)
         return f"SELECT * FROM ({self.statement}) WHERE seq BETWEEN {first} AND {self.last_seq}{others}"
 
+    def up_to(self, seq: int) -> str:
+        """The SELECT of its calls up to a place."""
+        return f"SELECT * FROM ({self.statement}) WHERE seq BETWEEN {self.first_seq} AND {seq}"
+
     def count(self, db: duckdb.DuckDBPyConnection, behind: int, ahead: Sequence[int]) -> int:
         """How many of its calls wait; the arguments are those of `select`."""
         row = db.execute(f"SELECT count(*) FROM ({self.select(behind, ahead)})").fetchone()
