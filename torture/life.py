@@ -171,7 +171,9 @@ class Life:
         self._repeats = self._repeats or fault.full
         self._fulls += fault.full
         result = self._world.do(command, fault)
-        is_flood = result is not None and fault.is_empty and bool(result.calls.enqueued)
+        # Where the run slept, another one has loaded the rows into the shop again.
+        is_empty = fault.is_empty and (self._world.shop is None or fault.in_cloud.sleeps_at is None)
+        is_flood = result is not None and is_empty and bool(result.calls.enqueued)
         if command is Command.RUN and is_flood:
             raise Broken(FLOOD, "calls were made of a model without rows")
 
