@@ -116,7 +116,7 @@ CREATE TABLE state.mark (
 );
 
 -- What Segment answered, a row for each batch; and one without calls for each attempt that repeated others
--- and got no answer.
+-- and got no answer, and for each call that was refused alone, until it is rejected or sent again.
 CREATE TABLE state.receipt (
     run_id      VARCHAR NOT NULL,
     lane        INTEGER NOT NULL,

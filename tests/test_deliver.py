@@ -13,7 +13,7 @@ import pytest
 from delivery import NOON, FakeClock, fill, memory_state, numbers, rows, segment, send, waiting
 
 from retl.config.settings import SegmentSettings
-from retl.delivery import marks, outbox, rejected
+from retl.delivery import marks, outbox, receipts, rejected
 from retl.delivery.deliver import WORKERS_AT_FIRST
 from retl.delivery.response import RetryPolicy
 from retl.delivery.segment import Segment
@@ -319,6 +319,37 @@ def test_a_good_call_behind_a_bad_one_has_its_retries(state: State, clock: FakeC
     with Sandbox(now=clock.now, reply_if=reply) as sandbox, segment(sandbox.url, clock) as to:
         delivery = send(state, to, clock)
     assert ([1, 2, 3], 1, None) == (numbers(sandbox.accepted), delivery.rejected, delivery.error)
+
+
+@pytest.mark.rule("O1")
+def test_a_call_that_was_refused_does_not_go_behind_a_newer_one_after_a_kill(state: State) -> None:
+    """Before the next call of its user leaves, the state says so; the run that follows sends it no more."""
+    fill(state, 3)
+    noted: list[dict[int, int]] = []
+
+    def reply(call: dict[str, Any]) -> Reply | None:
+        if call["properties"]["n"]:
+            noted.append(receipts.refused_places(state.db.cursor()))
+        return Reply(404 if call["properties"]["n"] == 0 else 401)
+
+    with Sandbox(reply_if=reply) as sandbox, segment(sandbox.url) as to:
+        assert isinstance(send(state, to).error, DestinationError)
+    assert [{1: 404}] == noted
+    assert {} == receipts.refused_places(state.db)  # 401 says that the newer one did not arrive
+
+    # As a kill leaves it while the second call is out.
+    with state.transaction():
+        outbox.start_marks(state.db)
+        marks.note(state.db, [marks.Mark(0, 3, 0)])
+        alone = next(outbox.pages(state.db, 0)).part(0, 1)
+        receipts.keep(state.db, [receipts.refused(alone, "run-1", 404, NOON.replace(tzinfo=None))])
+    with Sandbox() as sandbox, segment(sandbox.url) as to:
+        delivery = send(state, to)
+    assert ([1, 2], 2, 1) == (numbers(sandbox.accepted), delivery.delivered, delivery.rejected)
+    assert [("k0", "answered 404", True)] == rows(
+        state, "SELECT key, answer, overtaken FROM state.rejected_call"
+    )
+    assert {} == receipts.refused_places(state.db)
 
 
 @pytest.mark.rule("L15")

@@ -80,7 +80,7 @@ def _round(
     ledger, memory = Ledger(lanes, clock), allowed(state.db)
     pages, most = pages_within(memory), workers_within(memory, destination.connections)
     round_ = Round(destination, terms, clock, observer, deque(lanes), terms.limit, ledger, pages)
-    round_.unsure = receipts.unsure_places(state.db)
+    round_.unsure, round_.refused = receipts.unsure_places(state.db), receipts.refused_places(state.db)
     workers = [Worker(round_, state.db.cursor()) for _ in lanes[:most]]
     _work_off(round_, workers, partial(_save, state, round_))
     if round_.bug is not None:
@@ -172,6 +172,8 @@ def _settle(state: State, round_: Round) -> Delivery:
         with round_.ledger.writing(db):
             if rejects := round_.error is None and _calls_are_the_cause(round_, db):
                 round_.write_held(db)
+            else:
+                held.forget_first_ones(db)
             settle(db)
         if rejects:
             round_.tally = round_.tally.plus(rejected=len(held.calls))

@@ -5,7 +5,7 @@ from datetime import datetime
 
 import duckdb
 
-from retl.delivery import outbox, rejected
+from retl.delivery import marks, outbox, receipts, rejected
 from retl.delivery.batch import Batch
 from retl.delivery.destination import Destination
 from retl.errors import RetlError
@@ -68,6 +68,16 @@ class HeldCalls:
         for held in self.calls:
             call = outbox.refuse(db, held.call)
             rejected.keep_call(db, call, held.answer, run_id, now, held.unsure)
+        receipts.forget_refused(db, [held.call.first_seq for held in self.calls])
+
+    def forget_first_ones(self, db: duckdb.DuckDBPyConnection) -> None:
+        """Let those be sent again behind which no call can have arrived; to be run before `settle`."""
+        first = [
+            held.call.first_seq
+            for held in self.calls
+            if held.call.first_seq >= marks.attempted(db, held.call.lane)
+        ]
+        receipts.forget_refused(db, first)
 
     def error(self, destination: Destination) -> RetlError:
         """The error where calls are held and none is accepted: it may be the destination."""

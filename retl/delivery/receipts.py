@@ -41,6 +41,12 @@ def again(batch: Batch, run_id: str, repeated: int, attempted_at: datetime) -> R
     return Receipt(run_id, *places, 0, 0, repeated, 0, 0, attempted_at)
 
 
+def refused(batch: Batch, run_id: str, status: int, answered_at: datetime) -> Receipt:
+    """The receipt of a call that was refused alone, and is not rejected yet while its lane goes on."""
+    places = (batch.lane, batch.first_seq, batch.last_seq)
+    return Receipt(run_id, *places, 0, 0, 0, 1, status, answered_at)
+
+
 LAST_PLACE = "(SELECT coalesce(max(last_seq), 0) FROM state.receipt)"
 """The last place that a receipt names, else 0; SQL."""
 
@@ -102,6 +108,21 @@ def unsure_places(db: duckdb.DuckDBPyConnection) -> set[int]:
     """The places of single calls that went out, and no answer came; other ones a mark tells."""
     found = db.execute("SELECT first_seq FROM state.receipt WHERE attempts = 0 AND repeated = 0").fetchall()
     return {seq for (seq,) in found}
+
+
+_REFUSED = "calls = 0 AND attempts > 0"
+
+
+def refused_places(db: duckdb.DuckDBPyConnection) -> dict[int, int]:
+    """The places of calls that were refused alone and are not rejected yet, each with the status it got."""
+    found = db.execute(f"SELECT first_seq, status FROM state.receipt WHERE {_REFUSED}")
+    return dict(found.fetchall())
+
+
+def forget_refused(db: duckdb.DuckDBPyConnection, places: Sequence[int]) -> None:
+    """Forget that the calls at these places were refused alone."""
+    forgotten = f"DELETE FROM state.receipt WHERE {_REFUSED} AND list_contains(?, first_seq)"
+    db.execute(forgotten, [list(places)])
 
 
 def forget_repeat(db: duckdb.DuckDBPyConnection, batch: Batch, run_id: str) -> None:
@@ -238,7 +259,8 @@ def last_runs(db: duckdb.DuckDBPyConnection) -> list[str]:
 
 def is_there_any(db: duckdb.DuckDBPyConnection) -> bool:
     """Whether a batch from this outbox ever arrived, or may have."""
-    return db.execute("SELECT 1 FROM state.receipt LIMIT 1").fetchone() is not None
+    found = db.execute(f"SELECT 1 FROM state.receipt WHERE NOT ({_REFUSED}) LIMIT 1")
+    return found.fetchone() is not None
 
 
 def accepts(db: duckdb.DuckDBPyConnection) -> bool:

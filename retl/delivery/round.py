@@ -139,6 +139,7 @@ class Round:
         closed: whether the outbox is no longer to be touched.
         unsure: places of calls that went out alone, before their turn or before they were refused, and no
             answer came, also in earlier runs.
+        refused: places of calls that were held when a run ended, each with the status it got.
         held: calls that failed each alone.
         parked: lanes in which calls are refused and none is accepted; taken up again once a call is.
         gave_up: whether it ended as no retry could help a call, which may be the cause, or the destination.
@@ -159,6 +160,7 @@ class Round:
     stop: threading.Event = field(default_factory=threading.Event)
     closed: bool = False
     unsure: set[int] = field(default_factory=set)
+    refused: dict[int, int] = field(default_factory=dict)
     held: HeldCalls = field(default_factory=HeldCalls)
     parked: list[outbox.Lane] = field(default_factory=list)
     gave_up: bool = False
