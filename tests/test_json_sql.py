@@ -5,7 +5,7 @@ import json
 import duckdb
 import pytest
 
-from retl.calls.json_sql import json_object, members, object_member
+from retl.calls.json_sql import MOST_ASKING, json_object, members, object_member
 
 
 def made(expression: str) -> str | None:
@@ -54,6 +54,25 @@ def test_a_name_of_many_levels() -> None:
 
     assert '{"a":' * 32 + "1" + "}" * 32 == made(json_object({name: "'1'"}))
     assert "{}" == made(json_object({name: "NULL"}))
+
+
+@pytest.mark.parametrize("count", [1, 3, MOST_ASKING, MOST_ASKING + 1])
+def test_commas(count: int) -> None:
+    """Whichever members are there, a comma stands between two of them, and nowhere else."""
+    wholes = {1, count // 2, count}
+    for there in ([], [0], [count - 1], [0, count - 1], [*range(1, count)], [*range(count)]):
+        values = {number: str(number) if number in there else None for number in range(count)}
+        fields = {
+            f"m{number}": f"'{value}'" if value else "NULL::VARCHAR" for number, value in values.items()
+        }
+        nested = {
+            f"m{number}.o" if number in wholes else f"m{number}": fields[f"m{number}"] for number in values
+        }
+        told = {f"m{number}": {"o": number} if number in wholes else number for number in sorted(set(there))}
+        assert json.dumps(
+            {name: int(fields[name].strip("'")) for name in told}, separators=(",", ":")
+        ) == made(json_object(fields))
+        assert json.dumps(told, separators=(",", ":")) == made(json_object(nested))
 
 
 def test_members() -> None:

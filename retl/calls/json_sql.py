@@ -4,7 +4,7 @@ The values are never parsed and written again, which would cost digits. Function
 yield JSON text, NULL where there is nothing to say, and give SQL expressions that yield JSON text.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from retl import sql
@@ -28,12 +28,12 @@ def json_object(fields: Mapping[str, str]) -> str:
 
 def members(values: Mapping[str, str]) -> list[str]:
     """Parts for a concat: `,"name":value` for each SQL of a value, and nothing where that is NULL."""
-    return list(_members(values))
+    return list(_members(values, behind=None))
 
 
 def object_member(name: str, fields: Mapping[str, str]) -> list[str]:
     """Parts for a concat: `,"name":{…}` with an object as `json_object` makes it."""
-    return [_name(name), *_object(_tree(fields))]
+    return [sql.text(f",{json_string(name)}:"), *_object(_tree(fields))]
 
 
 def _tree(fields: Mapping[str, str]) -> dict[str, Any]:
@@ -48,25 +48,38 @@ def _tree(fields: Mapping[str, str]) -> dict[str, Any]:
     return tree
 
 
+MOST_ASKING = 12
+"""Members of an object that each ask whether one is there before it; of more, the first comma is cut off."""
+
+
 def _object(tree: Mapping[str, Any]) -> list[str]:
-    """Parts for a concat: an object in braces."""
+    """Parts for a concat: an object in braces. To cut a comma off takes another copy of its text."""
     if not tree:
         return ["'{}'"]
-    return ["'{'", f"ltrim(concat({', '.join(_members(tree))}), ',')", "'}'"]
+    if len(tree) > MOST_ASKING:
+        return ["'{'", f"ltrim(concat({', '.join(_members(tree, behind=None))}), ',')", "'}'"]
+    return ["'{'", *_members(tree, behind=()), "'}'"]
 
 
-def _members(tree: Mapping[str, Any]) -> Iterator[str]:
-    """Parts for a concat, which passes over those that are NULL: members, each behind a comma.
+def _members(tree: Mapping[str, Any], behind: Sequence[str] | None) -> Iterator[str]:
+    """Parts for a concat, which passes over those that are NULL: members, with commas between them.
 
     The name of a member is a part of its own, since each `||` would copy the value once more.
+
+    Args:
+        tree: the members.
+        behind: the values that may stand before the first member; None where there is always one.
     """
     for name, node in tree.items():
         if isinstance(node, dict):
-            is_there = f"coalesce({', '.join(_leaves(node))}) IS NOT NULL"
-            begin, content, end = _object(node)
-            yield from (_if(is_there, _name(name)), _if(is_there, begin), content, _if(is_there, end))
+            leaves = list(_leaves(node))
+            is_there = f"coalesce({', '.join(leaves)}) IS NOT NULL"
+            _, *content, _ = _object(node)
+            yield from (_name(name, is_there, behind), _if(is_there, "{"), *content, _if(is_there, "}"))
         else:
-            yield from (_if(f"{node} IS NOT NULL", _name(name)), node)
+            leaves = [node]
+            yield from (_name(name, f"{node} IS NOT NULL", behind), node)
+        behind = None if behind is None else [*behind, *leaves]
 
 
 def _leaves(tree: Mapping[str, Any]) -> Iterator[str]:
@@ -78,9 +91,17 @@ def _leaves(tree: Mapping[str, Any]) -> Iterator[str]:
             yield node
 
 
-def _name(name: str) -> str:
-    return sql.text(f",{json_string(name)}:")
+def _name(name: str, is_there: str, behind: Sequence[str] | None) -> str:
+    """The SQL of a member's name, with a comma where a value stands before it; NULL where it is not there."""
+    first, later = f"{json_string(name)}:", f",{json_string(name)}:"
+    if behind is None:
+        return _if(is_there, later)
+    if not behind:
+        return _if(is_there, first)
+    is_later = " OR ".join(f"{value} IS NOT NULL" for value in behind)
+    texts = f"WHEN {is_later} THEN {sql.text(later)} ELSE {sql.text(first)}"
+    return f"CASE WHEN NOT ({is_there}) THEN NULL {texts} END"
 
 
 def _if(condition: str, text: str) -> str:
-    return f"CASE WHEN {condition} THEN {text} END"
+    return f"CASE WHEN {condition} THEN {sql.text(text)} END"
