@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from retl.delivery import outbox, receipts, rejected
-from retl.delivery.deliver import settle
+from retl.delivery.settle import settle
 from retl.engine import replaced, snapshot
 from retl.records import complete_records, keeps_all_runs, note_discarded
 from retl.state import FirstPass, State

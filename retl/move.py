@@ -5,6 +5,7 @@ from pathlib import Path
 
 from retl.clock import Clock
 from retl.delivery import outbox
+from retl.delivery.settle import doubt
 from retl.encryption import state_key
 from retl.engine import snapshot
 from retl.engine.warehouse.tables import own_tokens, take_tokens
@@ -65,7 +66,7 @@ def move_state(session: Session, place: Path, clock: Clock) -> Moved:
             with session.open_state() as state, state.transaction():
                 take_tokens(state, tokens)
                 if source.was_cut_off:
-                    outbox.doubt(state.db)
+                    doubt(state.db)
         for _ in delete_files(source.path):
             pass
     return moved

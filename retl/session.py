@@ -26,11 +26,11 @@ from retl.config.project import (
 )
 from retl.config.sync import Sync
 from retl.damage import own_errors
-from retl.delivery import outbox
 from retl.delivery.address import is_local, shown_address
 from retl.delivery.destination import Destination, Limits
 from retl.delivery.rate_limit import RateLimiter
 from retl.delivery.response import RetryPolicy
+from retl.delivery.settle import doubt
 from retl.encryption import StateKey, rewrite, state_key
 from retl.engine.warehouse.tables import move_tokens
 from retl.errors import ConfigError, StateError, WarehouseError
@@ -149,7 +149,7 @@ class Session:
             state.storage = storage
             if storage.was_cut_off:
                 with state.transaction():
-                    outbox.doubt(state.db)
+                    doubt(state.db)
             if claim:
                 self._refuse_shared(state)
                 self.claim(state)

@@ -155,7 +155,7 @@ CREATE TABLE state.rejected_call (
     rejected_at TIMESTAMP NOT NULL,      -- UTC
     rejected_in VARCHAR NOT NULL,        -- the run that rejected it
     user_id     VARCHAR,                 -- the call's user id, else its anonymous id
-    overtaken   BOOLEAN NOT NULL,        -- a newer call of this user was made
+    overtaken   BOOLEAN NOT NULL,        -- a newer call of this user was delivered
     event       VARCHAR,                 -- its name; of an identify or group call its type
     moment      TIMESTAMP,               -- the call's timestamp, UTC
     unsure      BOOLEAN                  -- it had gone out before it was refused, and no answer had come
@@ -179,7 +179,7 @@ CREATE TABLE state.ended_rejection (
     times      BIGINT NOT NULL,          -- runs that met it
     ended_at   TIMESTAMP NOT NULL,       -- UTC
     ended_in   VARCHAR,                  -- the run that ended it; NULL where no run did
-    how        VARCHAR NOT NULL          -- 'sent', 'fixed' without a call, 'gone' or 'discarded'
+    how        VARCHAR NOT NULL          -- 'sent', 'sent stale', 'fixed' without a call, 'gone' or 'discarded'
 );
 
 -- The record of each run.

@@ -17,10 +17,11 @@ import duckdb
 
 from retl.clock import Clock
 from retl.damage import storage_error
-from retl.delivery import outbox, receipts, rejected
+from retl.delivery import outbox, receipts
 from retl.delivery.destination import Destination
 from retl.delivery.ledger import Ledger
 from retl.delivery.round import Delivery, Round, Terms, pages_within, time_is_up, workers_within
+from retl.delivery.settle import settle
 from retl.delivery.stoppable import Stoppable
 from retl.delivery.worker import MOST_REFUSED, Worker
 from retl.errors import Interrupted, LockedError, StorageError
@@ -91,15 +92,6 @@ def _round(
             raise round_.bug
         round_.end(full)
     return _settle(state, round_)
-
-
-def settle(db: duckdb.DuckDBPyConnection) -> None:
-    """Take what was delivered out of the outbox, once it is known of which rejected calls it is newer.
-
-    To be run in a transaction.
-    """
-    rejected.note_overtaken(db)
-    outbox.settle(db)
 
 
 def _save(state: State, round_: Round) -> float:

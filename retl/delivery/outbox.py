@@ -277,7 +277,7 @@ def delivered_behind(db: duckdb.DuckDBPyConnection, refused: str) -> str:
 
     Args:
         db: the state's connection.
-        refused: a SELECT of message_id, run_id and user_id of all refused calls.
+        refused: a SELECT of run_id, key, change, message_id and user_id of all refused calls.
     """
     found = [_DELIVERED_BEHIND]
     for one in unrendered.lanes(db):
@@ -292,10 +292,15 @@ def delivered_behind(db: duckdb.DuckDBPyConnection, refused: str) -> str:
 _DELIVERED_BEHIND = f"""
 SELECT refused.message_id
 FROM refused
-JOIN state.outbox AS later USING (user_id)
-JOIN ({marks.ALL}) AS mark ON later.lane = mark.lane AND later.seq <= mark.delivered
-LEFT JOIN state.outbox AS own ON own.message_id = refused.message_id
-WHERE later.seq > coalesce(own.seq, 0) AND later.message_id NOT IN (SELECT message_id FROM refused)
+JOIN (
+    SELECT user_id, max(seq) AS seq
+    FROM state.outbox JOIN ({marks.ALL}) USING (lane)
+    WHERE seq <= delivered AND user_id IN (SELECT user_id FROM refused)
+        AND (run_id, key, change, message_id) NOT IN (SELECT (run_id, key, change, message_id) FROM refused)
+    GROUP BY user_id
+) AS later USING (user_id)
+LEFT JOIN state.outbox AS own USING (run_id, key, change, message_id)
+WHERE later.seq > coalesce(own.seq, 0)
 """
 
 # No user has two calls in such lanes, so that none of them is newer than another.
@@ -403,13 +408,14 @@ def lanes(db: duckdb.DuckDBPyConnection) -> tuple[Lane, ...]:
 
 
 def doubt(db: duckdb.DuckDBPyConnection) -> None:
-    """Note of all calls that wait that they may have gone out; to be run in a transaction.
+    """Take out what was delivered, and note of all calls that wait that they may have gone out.
 
-    It is so where a state is older than the end of the run that had it.
+    To be run in a transaction.
     """
     settle(db)
     start_marks(db)
-    marks.note(db, [Mark(lane.number, lane.last, 0) for lane in lanes(db)])
+    if found := lanes(db):
+        marks.note(db, [Mark(lane.number, lane.last, 0) for lane in found])
 
 
 def pending(db: duckdb.DuckDBPyConnection) -> int:
