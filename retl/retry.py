@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from retl import signals
 from retl.damage import storage_error
 from retl.delivery import outbox, rejected
-from retl.delivery.deliver import deliver, settle
+from retl.delivery.deliver import deliver
 from retl.delivery.destination import Destination
 from retl.delivery.round import Delivery, Terms
+from retl.delivery.settle import settle
 from retl.job import Job
 from retl.pipeline import finish, refuse_other_destination
 from retl.records import open_run
@@ -45,15 +46,19 @@ def retry(job: Job, destination: Destination, stale: bool) -> Retry:
             open_run(state.db, record)
         refuse_other_destination(job, destination)
         with state.transaction():
-            settle(state.db)
-            again = rejected.take_again(state.db, stale, record.run_id, clock.now())
-            outbox.enqueue_again(state.db)
             state.rekey(destination.id, job.address)
-        record = record.with_calls(again, undated=0, refused=0)
         terms = Terms(record.run_id, began + job.options.deadline_seconds, until_undecided=True)
-        delivery = deliver(state, destination, terms, clock, job.observer)
-        delivery = _put_back(job, delivery, record.run_id)
-        record = record.with_delivery(delivery)
+        left_over = deliver(state, destination, terms, clock, job.observer)
+        record = record.with_delivery(left_over)
+        if left_over.undecided or (left_over.error is None and outbox.pending(state.db) == 0):
+            with state.transaction():
+                settle(state.db)
+                again = rejected.take_again(state.db, stale, record.run_id, clock.now())
+                outbox.enqueue_again(state.db)
+            record = record.with_calls(again, undated=0, refused=0)
+            if again:
+                delivery = deliver(state, destination, terms, clock, job.observer)
+                record = record.with_delivery(_put_back(job, delivery, record.run_id))
     except Exception as error:
         record = record.evolve(error=storage_error(error, state.path) or signals.told(error))
     left = rejected.left(state.db)
@@ -66,7 +71,6 @@ def _put_back(job: Job, delivery: Delivery, run_id: str) -> Delivery:
     with job.state.transaction():
         outbox.drop_again(db)
         refused = rejected.put_again_back(db, run_id)
-        rejected.note_still_overtaken(db)
     is_over = delivery.refused and outbox.pending(db) == 0
     error = None if is_over else delivery.error
     return replace(delivery, rejected=delivery.rejected + refused, error=error)

@@ -140,20 +140,6 @@ def test_a_refused_call_goes_again_once_the_newer_one_is_discarded(tmp_path: Pat
     assert [("ada", {"name": "ADA", "plan": "pro"})] == sent(sandbox, seen)
 
 
-@pytest.mark.rule("L15")
-def test_a_refused_call_is_overtaken_by_a_full_pass(tmp_path: Path, sandbox: Sandbox) -> None:
-    """Calls whose text is made when they leave count as well, and a refused one of them does not."""
-    shop = Shop(tmp_path, sandbox.url, IDENTIFY)
-    sandbox.reject_if = lambda call: call["userId"] in {"ada", "bob"}
-    assert 2 == shop.run(people(ada="pro", bob="pro", eve="pro")).calls.rejected
-    sandbox.reject_if = lambda call: call["userId"] == "bob"
-    assert 2 == shop.run(people(ada="pro", bob="new", eve="pro"), Options(full=True)).calls.delivered
-    sandbox.reject_if = None
-    seen = len(sandbox.accepted)
-    assert (2, 1) == ((goes := again(shop)).run.calls.delivered, goes.left.overtaken)
-    assert ["pro", "new"] == [traits["plan"] for user, traits in sent(sandbox, seen) if user == "bob"]
-
-
 @pytest.mark.thorough
 @pytest.mark.rule("L16")
 def test_pending_calls_are_taken_back(tmp_path: Path, sandbox: Sandbox) -> None:

@@ -27,7 +27,8 @@ class EndedRejection:
         times: how many runs met it, one after another.
         ended_at: until when it was rejected.
         ended_in: the run that ended it; None where none did.
-        how: "sent", "fixed" without a call, "gone" from the model, or "discarded".
+        how: "sent"; "sent stale", where a newer call of its user had overtaken it; "fixed" without a call;
+            "gone" from the model; or "discarded".
     """
 
     key: str | None

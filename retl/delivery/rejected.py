@@ -110,14 +110,17 @@ def keep_call(
         now: UTC.
         unsure: whether the call had gone out before, and no answer had come.
     """
-    _reopen(db, sql.text(call.message_id))
     db.execute(
-        """
+        f"""
         INSERT INTO state.rejected_call BY NAME
         SELECT
             $made_in AS run_id, $key AS key, $change AS change, $message_id AS message_id, $body AS body,
             $reason AS reason, $answer AS answer, $now AS rejected_at, $run_id AS rejected_in,
-            $user_id AS user_id, false AS overtaken, $event AS event, $moment AS moment, $unsure AS unsure
+            $user_id AS user_id, $event AS event, $moment AS moment, $unsure AS unsure,
+            EXISTS (
+                SELECT 1 FROM state.ended_rejection
+                WHERE how = {sql.text(_SENT_STALE)} AND message_id = $message_id
+            ) AS overtaken
         """,
         {
             "made_in": call.run_id,
@@ -135,6 +138,7 @@ def keep_call(
             "run_id": run_id,
         },
     )
+    _reopen(db, sql.text(call.message_id))
 
 
 def note_overtaken(db: duckdb.DuckDBPyConnection) -> None:
@@ -142,7 +146,7 @@ def note_overtaken(db: duckdb.DuckDBPyConnection) -> None:
     waits = "reason = ? AND NOT overtaken"
     any_waits = f"SELECT 1 FROM state.rejected_call WHERE {waits} LIMIT 1"
     if db.execute(any_waits, [Reason.REFUSED.value]).fetchone():
-        later = outbox.delivered_behind(db, "SELECT message_id, run_id, user_id FROM state.rejected_call")
+        later = outbox.delivered_behind(db, "SELECT * FROM state.rejected_call")
         overtake = (
             f"UPDATE state.rejected_call SET overtaken = true WHERE {waits} AND message_id IN ({later})"
         )
@@ -172,7 +176,9 @@ def take_again(db: duckdb.DuckDBPyConnection, stale: bool, run_id: str, now: dat
     db.execute(
         f"""
         CREATE OR REPLACE TEMP TABLE again AS
-        SELECT *, row_number() OVER (ORDER BY rejected_at, rowid) AS place
+        SELECT
+            * REPLACE ({_is_overtaken(db)} AS overtaken),
+            row_number() OVER (ORDER BY rowid) AS place  -- of a user, as they were made
         FROM state.rejected_call
         WHERE {chosen}
         """,
@@ -180,8 +186,9 @@ def take_again(db: duckdb.DuckDBPyConnection, stale: bool, run_id: str, now: dat
     )
     taken = db.execute(f"DELETE FROM state.rejected_call WHERE {chosen}", values).fetchone()
     assert taken is not None
-    ended = {"now": now.replace(tzinfo=None), "run_id": run_id, "how": "sent"}
-    db.execute(_END_CALLS.format(calls="again"), ended)
+    how = f"CASE WHEN overtaken THEN {sql.text(_SENT_STALE)} ELSE {sql.text(_SENT)} END"
+    ended = {"now": now.replace(tzinfo=None), "run_id": run_id}
+    db.execute(_END_CALLS.format(calls="again", how=how), ended)
     return int(taken[0])
 
 
@@ -190,24 +197,30 @@ INSERT INTO state.ended_rejection BY NAME
 SELECT
     key, change, message_id, user_id, event, moment, reason, answer, run_id,
     rejected_at AS first_seen, rejected_at AS last_seen, 1 AS times,
-    $now AS ended_at, $run_id AS ended_in, $how AS how
+    $now AS ended_at, $run_id AS ended_in, {how} AS how
 FROM {calls}
 """
 
 
+_SENT, _SENT_STALE = "sent", "sent stale"
+
+_IS_SENT = f"how IN ({sql.text(_SENT)}, {sql.text(_SENT_STALE)})"
+
+
 def _reopen(db: duckdb.DuckDBPyConnection, calls: str) -> None:
     """Take back that the rejections of these calls, a SELECT of message ids, were ended by a retry."""
-    db.execute(f"DELETE FROM state.ended_rejection WHERE how = 'sent' AND message_id IN ({calls})")
+    db.execute(f"DELETE FROM state.ended_rejection WHERE {_IS_SENT} AND message_id IN ({calls})")
 
 
 _SENT_AND_WAITING = f"""
 CREATE OR REPLACE TEMP TABLE again AS
 SELECT
     call.run_id, call.key, call.change, call.message_id, call.body, sent.reason, sent.answer,
-    sent.first_seen AS rejected_at, sent.ended_in AS rejected_in, call.user_id, false AS overtaken,
-    call.event, call.moment, NULL::BOOLEAN AS unsure, 0 AS place
+    sent.first_seen AS rejected_at, sent.ended_in AS rejected_in, call.user_id,
+    sent.how = {sql.text(_SENT_STALE)} AS overtaken, call.event, call.moment, NULL::BOOLEAN AS unsure,
+    0 AS place
 FROM ({{waiting}}) AS call JOIN state.ended_rejection AS sent USING (run_id, key, change, message_id)
-WHERE sent.how = 'sent' AND sent.reason = {sql.text(Reason.REFUSED.value)}
+WHERE {_IS_SENT} AND sent.reason = {sql.text(Reason.REFUSED.value)}
 QUALIFY row_number() OVER (PARTITION BY message_id ORDER BY sent.ended_at DESC) = 1
 """
 
@@ -233,21 +246,12 @@ def put_again_back(db: duckdb.DuckDBPyConnection, run_id: str | None) -> int:
         INSERT INTO state.rejected_call BY NAME
         SELECT * EXCLUDE (place, seq) REPLACE (coalesce($run_id, rejected_in) AS rejected_in)
         FROM failed_again
+        ORDER BY seq
         """,
         {"run_id": run_id},
     ).fetchone()
     assert row is not None
     return int(row[0])
-
-
-def note_still_overtaken(db: duckdb.DuckDBPyConnection) -> None:
-    """Let calls of the TEMP table `again` that are rejected once more stay overtaken, where they were."""
-    db.execute(
-        """
-        UPDATE state.rejected_call SET overtaken = true
-        WHERE message_id IN (SELECT message_id FROM again WHERE overtaken)
-        """
-    )
 
 
 def overtake_all(db: duckdb.DuckDBPyConnection) -> None:
@@ -288,8 +292,8 @@ def discard(db: duckdb.DuckDBPyConnection, now: datetime) -> int:
 
     To be run in a transaction; `now` is UTC.
     """
-    ended = {"now": now.replace(tzinfo=None), "run_id": None, "how": "discarded"}
-    db.execute(_END_CALLS.format(calls="state.rejected_call"), ended)
+    ended = {"now": now.replace(tzinfo=None), "run_id": None}
+    db.execute(_END_CALLS.format(calls="state.rejected_call", how="'discarded'"), ended)
     row = db.execute("DELETE FROM state.rejected_call").fetchone()
     assert row is not None
     return int(row[0])
