@@ -121,8 +121,9 @@ def refused_places(db: duckdb.DuckDBPyConnection) -> dict[int, int]:
 
 def forget_refused(db: duckdb.DuckDBPyConnection, places: Sequence[int]) -> None:
     """Forget that the calls at these places were refused alone."""
-    forgotten = f"DELETE FROM state.receipt WHERE {_REFUSED} AND list_contains(?, first_seq)"
-    db.execute(forgotten, [list(places)])
+    if places:
+        forgotten = f"DELETE FROM state.receipt WHERE {_REFUSED} AND list_contains(?, first_seq)"
+        db.execute(forgotten, [list(places)])
 
 
 def forget_repeat(db: duckdb.DuckDBPyConnection, batch: Batch, run_id: str) -> None:

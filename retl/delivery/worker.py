@@ -114,9 +114,9 @@ class Worker:
         return max(1, held)
 
     def _reach(self, page: Batch, calls: int) -> int:
-        """How many calls may leave within a second after so many, and no more than a page has."""
-        in_a_second = self.round.destination.rate_limiter.allowance or page.calls
-        more = max(0, min(in_a_second, page.calls) - calls)
+        """How many calls may leave within a second after so many, and no more than a page can have."""
+        most = max(1, page.calls * outbox.PAGE_BYTES // max(1, len(page.text)))
+        more = max(0, min(self.round.destination.rate_limiter.allowance or most, most) - calls)
         return more if self.round.left is None else min(more, self.round.left)
 
     def _deliver(self, whole: Batch, tries: Tries) -> bool:
