@@ -145,4 +145,4 @@ def test_a_page_of_calls_has_a_limit(shop: Shop) -> None:
         sizes = [len(page.text) for page in outbox.pages(state.db, 0)]
     assert 39_000_000 < sum(sizes)
     assert max(sizes[1:]) < 1.1 * PAGE_BYTES
-    assert sizes[0] < 1_000 * 21_000
+    assert sizes[0] < 250 * 21_000

@@ -81,19 +81,24 @@ class UnrenderedLane:
     def _in_stretches(
         self, db: duckdb.DuckDBPyConnection, ahead: Sequence[int], page_bytes: Callable[[], int]
     ) -> Iterator[Batch]:
-        """Pages of calls whose rows stand in their order: each query but the first makes those of many."""
-        places = reach = FIRST_PAGE
-        seq = self.first_seq
+        """Pages of calls whose rows stand in their order: a query makes those of many.
+
+        It is begun anew where calls are so large that too many of them are made at once.
+        """
+        seq, at_once = self.first_seq, AT_ONCE
         with db.cursor() as cursor:  # the other one writes meanwhile
             while seq <= self.last_seq:
-                until = min(seq + places - 1, self.last_seq)
+                until = min(seq + STRETCH - 1, self.last_seq)
                 stretch = replace(self, first_seq=seq, last_seq=until)
-                batches = sql.stream(cursor, stretch._texts(ahead), reach)
-                for calls in _tables(batches, page_bytes):
-                    page = joined(self.lane, calls)
-                    yield page
-                    reach = max(1, min(FIRST_PAGE, page.calls * page_bytes() // len(page.text) // 4))
-                seq, places = until + 1, STRETCH
+                seq = until + 1
+                with sql.stream(cursor, stretch._texts(ahead), at_once) as batches:
+                    for calls in _tables(batches, page_bytes):
+                        page = joined(self.lane, calls)
+                        yield page
+                        fitting = max(1, min(AT_ONCE, page.calls * page_bytes() // len(page.text) // 4))
+                        if at_once > 4 * fitting:
+                            seq, at_once = page.last_seq + 1, fitting
+                            break
 
     def _one_by_one(
         self, db: duckdb.DuckDBPyConnection, ahead: Sequence[int], page_bytes: Callable[[], int]
@@ -142,8 +147,11 @@ STRETCH = 1 << 18
 """Places whose calls one query makes. To begin a query takes some milliseconds; and while one is under way
 DuckDB keeps what others replace."""
 
+AT_ONCE = 250
+"""Calls that Arrow gets in a piece, of which pages are put together: the fewer, the fuller is a page."""
+
 FIRST_PAGE = 1_000
-"""Calls that are asked for at once; pages are as large as the bytes of these suggest."""
+"""Calls of the first page where each page has a query; the others are as large as its bytes suggest."""
 
 
 def enter(db: duckdb.DuckDBPyConnection, run_id: str, statement: str, lane_count: int) -> int:
