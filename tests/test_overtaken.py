@@ -56,6 +56,16 @@ def test_a_call_that_was_sent_stale_stays_overtaken(
     assert (1, ["two"]) == (again(shop).left.overtaken, plans(sandbox))
 
 
+def test_a_refused_call_that_may_have_arrived_overtakes(tmp_path: Path, sandbox: Sandbox) -> None:
+    """Segment may drop the newer one as a repeat: the older one, sent before it, would be the last."""
+    shop = refused_one(tmp_path, sandbox)
+    answers = iter([Reply(lost=True)])
+    sandbox.reply_if = lambda call: next(answers, Reply(400)) if call["userId"] == "ada" else None
+    assert 1 == shop.run(people(ada="two", bob="y")).calls.rejected
+    sandbox.reply_if = None
+    assert (1, ["two"]) == (again(shop).left.overtaken, plans(sandbox))
+
+
 @pytest.mark.parametrize("discards", [False, True])
 def test_a_killed_retry_leaves_a_stale_call_overtaken(
     tmp_path: Path, sandbox: Sandbox, discards: bool

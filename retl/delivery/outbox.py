@@ -273,11 +273,12 @@ def delivered_behind(db: duckdb.DuckDBPyConnection, refused: str) -> str:
     """The SELECT of the refused calls behind which a call of their user was delivered, by message id.
 
     To be asked before `settle`, which takes out the calls that were delivered. Each of these is newer than
-    a refused call that has left the outbox before.
+    a refused call that has left the outbox before. One that was refused counts, too, where it had gone out
+    before and no answer had come.
 
     Args:
         db: the state's connection.
-        refused: a SELECT of run_id, key, change, message_id and user_id of all refused calls.
+        refused: a SELECT of run_id, key, change, message_id, user_id and unsure of all refused calls.
     """
     found = [_DELIVERED_BEHIND]
     for one in unrendered.lanes(db):
@@ -286,7 +287,8 @@ def delivered_behind(db: duckdb.DuckDBPyConnection, refused: str) -> str:
                 run=sql.text(one.run_id), calls=one.up_to(marks.delivered(db, one.lane))
             )
         )
-    return f"WITH refused AS ({refused})\n" + "\nUNION ALL\n".join(found)
+    surely = "SELECT * FROM refused WHERE NOT coalesce(unsure, false)"
+    return f"WITH refused AS ({refused}), surely_refused AS ({surely})\n" + "\nUNION ALL\n".join(found)
 
 
 _DELIVERED_BEHIND = f"""
@@ -296,7 +298,8 @@ JOIN (
     SELECT user_id, max(seq) AS seq
     FROM state.outbox JOIN ({marks.ALL}) USING (lane)
     WHERE seq <= delivered AND user_id IN (SELECT user_id FROM refused)
-        AND (run_id, key, change, message_id) NOT IN (SELECT (run_id, key, change, message_id) FROM refused)
+        AND (run_id, key, change, message_id)
+            NOT IN (SELECT (run_id, key, change, message_id) FROM surely_refused)
     GROUP BY user_id
 ) AS later USING (user_id)
 LEFT JOIN state.outbox AS own USING (run_id, key, change, message_id)
@@ -307,8 +310,9 @@ WHERE later.seq > coalesce(own.seq, 0)
 _DELIVERED_UNRENDERED = """
 SELECT message_id
 FROM refused
-WHERE user_id IN (SELECT user_id FROM ({calls}) SEMI JOIN refused USING (user_id))
-    AND user_id NOT IN (SELECT user_id FROM refused WHERE run_id = {run} AND user_id IS NOT NULL)
+WHERE run_id <> {run}
+    AND user_id IN (SELECT user_id FROM ({calls}) SEMI JOIN refused USING (user_id))
+    AND user_id NOT IN (SELECT user_id FROM surely_refused WHERE run_id = {run} AND user_id IS NOT NULL)
 """
 
 
