@@ -253,7 +253,7 @@ class Life:
             raise Broken(LEFT, f"in the warehouse are {sorted(found)}, and the states need {sorted(needed)}")
 
     def _accepted(self) -> list[dict[str, Any]]:
-        return [*self._before, *self._world.sandbox.accepted]
+        return [*self._before, *self._world.accepted()]
 
     def _count(self) -> None:
         """Count the calls that arrived, and those that came again, and see that none is left."""

@@ -37,7 +37,8 @@ change nothing, and no table may stay in the warehouse that no state needs.
   503, get lost, or take so long that the lease cannot be counted on any more. The lease of a killed run has
   run out by the next command, or is waited for, or keeps that out.
 - There, **two runners** work at a time: one stands still at any step, and wakes up after another has taken
-  its lease over, found what changed, and sent it, or was killed at that.
+  its lease over, found what changed, and sent it, or was killed at that. A batch that was about to leave
+  when it stood still counts as sent then, as nothing can call it back.
 - One life of fifty is of real **processes** that get a real `kill -9`, SIGTERM or SIGINT, are not allowed
   to let a file grow, or run two at a time.
 - The local Segment **answers** as it does on a bad day; the table says how. `retl sandbox --faults` gives

@@ -12,11 +12,13 @@ from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import duckdb
 
 from retl.config.project import Project
 from retl.delivery import history, outbox
+from retl.delivery.settle import doubt
 from retl.discard import discard_pending
 from retl.errors import RetlError
 from retl.job import Job, Options
@@ -76,6 +78,8 @@ class World:
         poisoned: users whose calls Segment refuses.
         answers: of Segment that were lined up so far, by name.
         steps: that a run takes, about.
+        woken: of each run that was taken for dead, how many calls were accepted when it fell asleep, when it
+            woke up, and when it ended.
     """
 
     def __init__(
@@ -103,6 +107,7 @@ class World:
         self.poisoned: set[str] = set()
         self.answers: list[str] = []
         self.steps = 60
+        self.woken: list[tuple[int, int, int]] = []
         self.sandbox = Sandbox(now=self.turns.now, reject_if=lambda call: call.get("userId") in self.poisoned)
         self._batch_calls = 500 if is_large else random.randint(1, 3)
         self._batch_rows = 1_000 if is_large else random.randint(1, 4)
@@ -111,6 +116,7 @@ class World:
         self._machine: Machine | None = None
         self._random = random
         self._another_ended_at = 0.0
+        self._awake_since: tuple[int, int] | None = None
         self._project = Project(folder, ENVIRONMENT)
         self.folder.mkdir()
 
@@ -177,6 +183,20 @@ class World:
         with self._looked_at() as db:
             found = db.execute(f"SELECT message_id FROM ({outbox.waiting(db)})").fetchall()
         return {message_id for (message_id,) in found}
+
+    def accepted(self) -> list[dict[str, Any]]:
+        """The calls that Segment accepted.
+
+        Batches that were about to leave when their runner fell asleep, one of each connection, stand where
+        they would have arrived then: nothing can call them back.
+        """
+        calls = list(self.sandbox.accepted)
+        for asleep, awake, ended in self.woken:
+            late = calls[awake:ended]
+            if len(late) <= self._batch_calls * self._connections:
+                calls[awake:ended] = []
+                calls[asleep:asleep] = late
+        return calls
 
     def told(self) -> list[str]:
         """The message ids of the history of calls."""
@@ -259,6 +279,9 @@ class World:
             raise
         except Exception as error:
             raise Broken(WRONG, f"a bug in {fuse.phase}: {error!r}") from error
+        if self._awake_since is not None:
+            self.woken.append((*self._awake_since, len(self.sandbox.accepted)))
+            self._awake_since = None
         self.turns.seconds = max(self.turns.seconds, self._another_ended_at)
         self._note(command, fault, fuse, result)
         return result
@@ -271,6 +294,7 @@ class World:
         """Stand still at a step, while another runner does a whole run on its own machine."""
         assert self.cloud is not None
         self.record.faults[f"asleep while another runs: {step}"] += 1
+        asleep = len(self.sandbox.accepted)
         if self._random.random() < 0.5:
             self.history.change(self._random, max(3, len(self.history.keys) // 10))
         other = copy.copy(self)
@@ -287,6 +311,8 @@ class World:
         if not fault.clock_stands:
             self.turns.seconds = other.turns.seconds
         self.cloud.answers, self.cloud.turns = answers, self.turns
+        if fault.is_taken_for_dead:
+            self._awake_since = asleep, len(self.sandbox.accepted)
         self.trace("awake again")
 
     @contextmanager
@@ -315,7 +341,7 @@ class World:
                 opened.storage = storage
                 if storage.was_cut_off:
                     with opened.transaction():
-                        outbox.doubt(opened.db)
+                        doubt(opened.db)
                 yield opened
         finally:
             self.record.faults.update(f"bucket: {answer}" for answer in self.cloud.given[before:])
