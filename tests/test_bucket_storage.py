@@ -300,3 +300,32 @@ def test_a_write_that_comes_late_is_its_own(bucket: Bucket, tmp_path: Path) -> N
         state.save(leaving=True)
     assert before != late
     assert "nowhere" == noted(storage(bucket, tmp_path / "b"))
+
+
+@pytest.mark.rule("Q7")
+@pytest.mark.parametrize(("times", "is_saved"), [(1, True), (3, True), (99, False)])
+def test_a_write_that_is_refused_though_nobody_else_wrote_is_tried_again(
+    bucket: Bucket, tmp_path: Path, times: int, is_saved: bool
+) -> None:
+    """A bucket that goes on so ends the run by an error, and no other runner is blamed."""
+    left = [times]
+
+    def refuse(method: str, name: str) -> str | None:
+        if (method, name) != ("PUT", "retl/users.json") or not left[0]:
+            return None
+        left[0] -= 1
+        return "409"
+
+    with opened(storage(bucket, tmp_path / "a")) as state:
+        state.save(leaving=True)
+        bucket.fault = refuse
+        state.rekey("hash", "elsewhere")
+        if is_saved:
+            state.save(leaving=True)
+            assert (None, 0) == (state.lost(), left[0])
+        else:
+            with pytest.raises(StorageError, match="though nobody else wrote it"):
+                state.save(leaving=True)
+        bucket.fault = lambda method, name: None
+        state.save(leaving=False)
+    assert "elsewhere" == noted(storage(bucket, tmp_path / "b"))

@@ -19,7 +19,7 @@ ENDING = ".duckdb"
 """Ending of a state file's name."""
 
 TRIES = 5
-"""How often a state is looked for that is replaced while it is fetched."""
+"""How often a state is fetched or written that is replaced, or seems to be, meanwhile."""
 
 
 class SavedState:
@@ -133,13 +133,20 @@ class SavedState:
             raise self.refused
         pointer = pointer.anew()
         tried, self._tried = self._tried, {*self._tried, pointer.write}
-        try:
-            version = self._write(pointer)
-        except ConflictError:
-            if self.read().write not in tried:  # else a write of before, which seemed to fail, came late
-                raise self._refuse() from None
-            version = self._write(pointer)
-        self.pointer, self._version = pointer, version
+        for _ in range(TRIES):
+            try:
+                version = self._write(pointer)
+            except ConflictError:
+                if self.read().write not in tried:  # else a write of before, which seemed to fail, came late
+                    raise self._refuse() from None
+                continue
+            self.pointer, self._version = pointer, version
+            return
+        raise StorageError(
+            "the bucket refuses to write the state, though nobody else wrote it",
+            where=str(self),
+            hint="run it again; nothing is lost",
+        )
 
     def _refuse(self) -> LockedError:
         """Save nothing from now on, and before anything else can fail; gives the error that says so."""
