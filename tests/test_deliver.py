@@ -352,6 +352,26 @@ def test_a_call_that_was_refused_does_not_go_behind_a_newer_one_after_a_kill(sta
     assert {} == receipts.refused_places(state.db)
 
 
+@pytest.mark.rule("L5")
+@pytest.mark.parametrize("status", [404, 500])
+def test_calls_that_failed_alone_are_tried_again_by_the_next_run(
+    state: State, clock: FakeClock, status: int
+) -> None:
+    """Also where the answer to both got lost before: none went out behind the other one after that."""
+    fill(state, 2)
+    answers = iter([LOST])
+    with (
+        Sandbox(now=clock.now, reply_if=lambda call: next(answers, Reply(status))) as sandbox,
+        segment(sandbox.url, clock) as to,
+    ):
+        delivery = send(state, to, clock, until_undecided=True)
+        assert (0, 0, True) == (delivery.delivered, delivery.rejected, delivery.error is not None)
+    assert {} == receipts.refused_places(state.db)
+    with Sandbox(now=clock.now) as sandbox, segment(sandbox.url, clock) as to:
+        delivery = send(state, to, clock)
+    assert ([0, 1], 2, 0) == (numbers(sandbox.accepted), delivery.delivered, delivery.rejected)
+
+
 @pytest.mark.rule("L15")
 def test_a_rejected_call_knows_that_a_newer_one_of_its_user_left(state: State) -> None:
     """That holds where the newer one left before its turn, and never for the calls of another user."""

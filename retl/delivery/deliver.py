@@ -165,7 +165,7 @@ def _settle(state: State, round_: Round) -> Delivery:
             if rejects := round_.error is None and _calls_are_the_cause(round_, db):
                 round_.write_held(db)
             else:
-                held.forget_first_ones(db)
+                held.forget_first(db)
             settle(db)
         if rejects:
             round_.tally = round_.tally.plus(rejected=len(held.calls))

@@ -5,7 +5,7 @@ from datetime import datetime
 
 import duckdb
 
-from retl.delivery import marks, outbox, receipts, rejected
+from retl.delivery import outbox, receipts, rejected
 from retl.delivery.batch import Batch
 from retl.delivery.destination import Destination
 from retl.errors import RetlError
@@ -38,16 +38,24 @@ class HeldCalls:
         calls: the calls. They are rejected once the destination has accepted another call: only then is it
             certain that it takes calls at all.
         failed_alone: places of the calls that failed alone since a call was accepted, refused or not.
+        passed: places of the calls behind which another one of their lane went out, and may have arrived.
     """
 
     calls: list[Held] = field(default_factory=list)
     failed_alone: set[int] = field(default_factory=set)
+    passed: set[int] = field(default_factory=set)
 
     def add(self, held: Held) -> int:
         """Hold a call; gives how many of its lane are held."""
         self.calls.append(held)
         self.failed_alone.add(held.call.first_seq)
         return self.of_lane(held.call.lane)
+
+    def let_pass(self, lane: int) -> set[int]:
+        """Note that a call goes out behind the held ones of its lane; gives those that none had passed."""
+        passed = {held.call.first_seq for held in self.calls if held.call.lane == lane} - self.passed
+        self.passed |= passed
+        return passed
 
     def of_lane(self, lane: int) -> int:
         """How many calls of a lane are held."""
@@ -70,14 +78,10 @@ class HeldCalls:
             rejected.keep_call(db, call, held.answer, run_id, now, held.unsure)
         receipts.forget_refused(db, [held.call.first_seq for held in self.calls])
 
-    def forget_first_ones(self, db: duckdb.DuckDBPyConnection) -> None:
-        """Let those be sent again behind which no call can have arrived; to be run before `settle`."""
-        first = [
-            held.call.first_seq
-            for held in self.calls
-            if held.call.first_seq >= marks.attempted(db, held.call.lane)
-        ]
-        receipts.forget_refused(db, first)
+    def forget_first(self, db: duckdb.DuckDBPyConnection) -> None:
+        """Let those be sent again that no call has passed; to be run in a transaction."""
+        places = [held.call.first_seq for held in self.calls]
+        receipts.forget_refused(db, [place for place in places if place not in self.passed])
 
     def error(self, destination: Destination) -> RetlError:
         """The error where calls are held and none is accepted: it may be the destination."""

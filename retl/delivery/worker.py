@@ -169,9 +169,14 @@ class Worker:
                 with round_.ledger.writing(self.db):
                     if repeated:
                         receipts.keep(self.db, [receipts.again(batch, run_id, repeated, round_.now())])
+            passed = set()
             if not is_ahead:
                 round_.ledger.leave(batch)
+                passed = round_.held.let_pass(batch.lane)
         decision = self._send(batch, tries)
+        if passed and not decision.unsure:
+            with round_.noting():
+                round_.held.passed -= passed
         if repeated and decision.may_have_arrived:
             round_.count(unsure=repeated)
         elif repeated:
@@ -255,6 +260,9 @@ class Worker:
         is_refused = 400 <= status < 500
         action = Action.SPLIT if is_refused else Action.GIVE_UP
         reason = f"answered {status}" if status else "no answer"
+        with self.round.noting():
+            if self.round.ledger.attempted(batch.lane) > batch.first_seq:
+                self.round.held.passed.add(batch.first_seq)
         return self._hold(batch, Decision(action, reason, may_pass=not is_refused, status=status))
 
     def _note_refused(self, call: Batch, decision: Decision) -> None:
