@@ -10,7 +10,7 @@ from typing import Any
 
 import duckdb
 import pytest
-from delivery import NOON, FakeClock, fill, memory_state, numbers, rows, segment, send, waiting
+from delivery import NOON, Counted, FakeClock, fill, memory_state, numbers, rows, segment, send, waiting
 
 from retl.config.settings import SegmentSettings
 from retl.delivery import marks, outbox, receipts, rejected
@@ -321,6 +321,56 @@ def test_a_good_call_behind_a_bad_one_has_its_retries(state: State, clock: FakeC
     assert ([1, 2, 3], 1, None) == (numbers(sandbox.accepted), delivery.rejected, delivery.error)
 
 
+def killed_behind_first(state: State, attempted: int) -> None:
+    """Leave a state as a kill does after the first call was refused alone, with 404."""
+    with state.transaction():
+        outbox.start_marks(state.db)
+        marks.note(state.db, [marks.Mark(0, attempted, 0)])
+        alone = next(outbox.pages(state.db, 0)).part(0, 1)
+        receipts.keep(state.db, [receipts.refused(alone, "run-1", 404, NOON.replace(tzinfo=None))])
+
+
+@pytest.mark.rule("L5")
+@pytest.mark.parametrize(("calls", "users", "attempted"), [(1, 1, 1), (2, 1, 1), (2, 2, 2)])
+def test_a_refused_call_that_none_of_its_user_passed_is_tried_again(
+    state: State, calls: int, users: int, attempted: int
+) -> None:
+    """A kill alone, or a call of another user that went out behind it, is no reason to reject it."""
+    fill(state, calls, users=users)
+    killed_behind_first(state, attempted)
+    with Sandbox() as sandbox, segment(sandbox.url) as to:
+        delivery = send(state, to)
+    assert (list(range(calls)), 0) == (numbers(sandbox.accepted), delivery.rejected)
+    assert {} == receipts.refused_places(state.db)
+
+
+class FullOnce(Counted):
+    """A state's connection on whose disk there is no room for the first rejected call."""
+
+    def execute(self, query: str, parameters: object = None) -> duckdb.DuckDBPyConnection:
+        """Execute, but for that."""
+        if "INSERT INTO state.rejected_call" in query and not self._statements:
+            self._statements.append(query)
+            raise duckdb.IOException("Could not write file: No space left on device")
+        return self._db.execute(query, parameters)
+
+    def cursor(self) -> "FullOnce":
+        """A further connection to the same disk."""
+        return FullOnce(self._db.cursor(), self._statements)
+
+
+@pytest.mark.rule("L5")
+def test_a_call_is_rejected_though_that_could_not_be_written_at_once(state: State) -> None:
+    """The call behind it was accepted, and both are told together, or neither is."""
+    fill(state, 2)
+    full: list[str] = []
+    with refusing(0) as sandbox, segment(sandbox.url) as to:
+        delivery = send(State(FullOnce(state.db, full), None), to)  # type: ignore[arg-type]
+    assert (1, True, [1]) == (len(full), isinstance(delivery.error, StorageError), numbers(sandbox.accepted))
+    assert ([], 1) == (waiting(state), delivery.rejected)
+    assert [("k0",)] == rows(state, "SELECT key FROM state.rejected_call")
+
+
 @pytest.mark.rule("O1")
 def test_a_call_that_was_refused_does_not_go_behind_a_newer_one_after_a_kill(state: State) -> None:
     """Before the next call of its user leaves, the state says so; the run that follows sends it no more."""
@@ -337,12 +387,7 @@ def test_a_call_that_was_refused_does_not_go_behind_a_newer_one_after_a_kill(sta
     assert [{1: 404}] == noted
     assert {} == receipts.refused_places(state.db)  # 401 says that the newer one did not arrive
 
-    # As a kill leaves it while the second call is out.
-    with state.transaction():
-        outbox.start_marks(state.db)
-        marks.note(state.db, [marks.Mark(0, 3, 0)])
-        alone = next(outbox.pages(state.db, 0)).part(0, 1)
-        receipts.keep(state.db, [receipts.refused(alone, "run-1", 404, NOON.replace(tzinfo=None))])
+    killed_behind_first(state, attempted=3)
     with Sandbox() as sandbox, segment(sandbox.url) as to:
         delivery = send(state, to)
     assert ([1, 2], 2, 1) == (numbers(sandbox.accepted), delivery.delivered, delivery.rejected)

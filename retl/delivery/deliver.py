@@ -17,7 +17,7 @@ import duckdb
 
 from retl.clock import Clock
 from retl.damage import storage_error
-from retl.delivery import outbox, receipts
+from retl.delivery import held, outbox, receipts
 from retl.delivery.destination import Destination
 from retl.delivery.ledger import Ledger
 from retl.delivery.round import Delivery, Round, Terms, pages_within, time_is_up, workers_within
@@ -71,9 +71,10 @@ def _round(
     with state.transaction():
         settle(state.db)
         outbox.start_marks(state.db)
+        passed = held.reject_passed(state.db, terms.run_id, clock.now())
     lanes = outbox.lanes(state.db)
     if not lanes:
-        return Delivery()
+        return Delivery(rejected=passed)
     state.save(leaving=True)
     observer.delivering(sum(lane.calls for lane in lanes))
     if state.is_remote:
@@ -81,14 +82,15 @@ def _round(
     ledger, memory = Ledger(lanes, clock), allowed(state.db)
     pages, most = pages_within(memory), workers_within(memory, destination.connections)
     round_ = Round(destination, terms, clock, observer, deque(lanes), terms.limit, ledger, pages)
-    round_.unsure, round_.refused = receipts.unsure_places(state.db), receipts.refused_places(state.db)
+    round_.unsure = receipts.unsure_places(state.db)
+    round_.count(rejected=passed)
     workers = [Worker(round_, state.db.cursor()) for _ in lanes[:most]]
     _work_off(round_, workers, partial(_save, state, round_))
     if round_.bug is not None:
         full = storage_error(round_.bug, state.path)
         if full is None:
-            with suppress(duckdb.Error):
-                round_.ledger.write(state.db)
+            with suppress(duckdb.Error), round_.ledger.writing(state.db):
+                round_.reject(state.db, round_.passed)
             raise round_.bug
         round_.end(full)
     return _settle(state, round_)
@@ -159,29 +161,29 @@ def _wait_for(worker: Worker, round_: Round, save: Callable[[], float]) -> None:
 
 def _settle(state: State, round_: Round) -> Delivery:
     """Write and tell the result of a round whose threads are done."""
-    db, held = state.db, round_.held
+    db, calls = state.db, round_.held.calls
     try:
         with round_.ledger.writing(db):
-            if rejects := round_.error is None and _calls_are_the_cause(round_, db):
-                round_.write_held(db)
-            else:
-                held.forget_first(db)
+            are_the_cause = round_.error is None and _calls_are_the_cause(round_, db)
+            rejects = calls[:] if are_the_cause else round_.passed
+            round_.reject(db, rejects)
+            first = [one.call.first_seq for one in calls if not round_.ledger.is_out_behind(one.call)]
+            receipts.forget_refused(db, first)
             settle(db)
-        if rejects:
-            round_.tally = round_.tally.plus(rejected=len(held.calls))
-            held.calls.clear()
+        round_.tally = round_.tally.plus(rejected=len(rejects))
+        calls[:] = [one for one in calls if one not in rejects]
     except duckdb.Error as error:  # the next delivery settles
         lost = round_.ledger.unwritten
         round_.tally = round_.tally.plus(delivered=-lost.calls, batches=-lost.batches, bytes=-lost.bytes)
         round_.error = round_.error or storage_error(error, state.path)
         if round_.error is None:
             raise
-    if held.calls and round_.error is None:
-        doubt = held.error(round_.destination)
+    if calls and round_.error is None:
+        doubt = round_.held.error(round_.destination)
         tally = replace(round_.tally, error=doubt, undecided=True)
-        return replace(tally, refused=held.are_refused, may_pass=held.may_pass)
+        return replace(tally, refused=round_.held.are_refused, may_pass=round_.held.may_pass)
     waiting = outbox.pending(db) if round_.gave_up else 0
-    undecided = 0 < waiting <= MOST_UNDECIDED and len(held.failed_alone) >= min(waiting, MOST_REFUSED)
+    undecided = 0 < waiting <= MOST_UNDECIDED and len(round_.held.failed_alone) >= min(waiting, MOST_REFUSED)
     return replace(round_.tally, error=round_.error, undecided=undecided, may_pass=round_.may_pass)
 
 
@@ -191,7 +193,7 @@ def _calls_are_the_cause(round_: Round, db: duckdb.DuckDBPyConnection) -> bool:
     They are where they were refused, are few, and calls were accepted just before; and a single call is where
     the destination took all others up to now.
     """
-    held = round_.held
-    if round_.parked or len(held.calls) >= MOST_REFUSED or not held.are_refused:
+    found = round_.held
+    if round_.parked or len(found.calls) >= MOST_REFUSED or not found.are_refused:
         return False
-    return round_.tally.delivered > 0 or (len(held.failed_alone) == 1 and receipts.accepts(db))
+    return round_.tally.delivered > 0 or (len(found.failed_alone) == 1 and receipts.accepts(db))

@@ -1,5 +1,6 @@
 """Held calls: calls that failed alone, until it is known whether they or their destination are the cause."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -38,24 +39,16 @@ class HeldCalls:
         calls: the calls. They are rejected once the destination has accepted another call: only then is it
             certain that it takes calls at all.
         failed_alone: places of the calls that failed alone since a call was accepted, refused or not.
-        passed: places of the calls behind which another one of their lane went out, and may have arrived.
     """
 
     calls: list[Held] = field(default_factory=list)
     failed_alone: set[int] = field(default_factory=set)
-    passed: set[int] = field(default_factory=set)
 
     def add(self, held: Held) -> int:
         """Hold a call; gives how many of its lane are held."""
         self.calls.append(held)
         self.failed_alone.add(held.call.first_seq)
         return self.of_lane(held.call.lane)
-
-    def let_pass(self, lane: int) -> set[int]:
-        """Note that a call goes out behind the held ones of its lane; gives those that none had passed."""
-        passed = {held.call.first_seq for held in self.calls if held.call.lane == lane} - self.passed
-        self.passed |= passed
-        return passed
 
     def of_lane(self, lane: int) -> int:
         """How many calls of a lane are held."""
@@ -71,18 +64,6 @@ class HeldCalls:
         """Whether the failure of one of them may pass by itself."""
         return any(held.may_pass for held in self.calls)
 
-    def reject(self, db: duckdb.DuckDBPyConnection, run_id: str, now: datetime) -> None:
-        """Write that they are rejected; to be run in a transaction."""
-        for held in self.calls:
-            call = outbox.refuse(db, held.call)
-            rejected.keep_call(db, call, held.answer, run_id, now, held.unsure)
-        receipts.forget_refused(db, [held.call.first_seq for held in self.calls])
-
-    def forget_first(self, db: duckdb.DuckDBPyConnection) -> None:
-        """Let those be sent again that no call has passed; to be run in a transaction."""
-        places = [held.call.first_seq for held in self.calls]
-        receipts.forget_refused(db, [place for place in places if place not in self.passed])
-
     def error(self, destination: Destination) -> RetlError:
         """The error where calls are held and none is accepted: it may be the destination."""
         last = self.calls[-1]
@@ -92,3 +73,27 @@ class HeldCalls:
             "check the endpoint; the next run tries them again beside newer calls; retl discard SYNC "
             "--pending takes them back",
         )
+
+
+def reject(db: duckdb.DuckDBPyConnection, calls: Sequence[Held], run_id: str, now: datetime) -> None:
+    """Write that calls are rejected; to be run in a transaction."""
+    for held in calls:
+        call = outbox.refuse(db, held.call)
+        rejected.keep_call(db, call, held.answer, run_id, now, held.unsure)
+    receipts.forget_refused(db, [held.call.first_seq for held in calls])
+
+
+def reject_passed(db: duckdb.DuckDBPyConnection, run_id: str, now: datetime) -> int:
+    """Reject calls that were held when a run was killed, where a later one of their user may have arrived.
+
+    To send one of them now would undo that one. To be run in a transaction; gives how many they are.
+    """
+    refused = receipts.refused_places(db)
+    if not refused:
+        return 0
+    passed = outbox.take_passed(db, list(refused))
+    for place, call in passed.items():
+        answer = f"answered {refused[place]}" if refused[place] else "no answer"
+        rejected.keep_call(db, call, answer, run_id, now)
+    receipts.forget_refused(db, list(refused))
+    return len(passed)

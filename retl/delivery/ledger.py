@@ -71,6 +71,14 @@ class Ledger:
         """The place in a lane up to which calls went out without a known answer."""
         return self._progress[lane].attempted
 
+    def delivered(self, lane: int) -> int:
+        """The place in a lane up to which calls were accepted in this round, written or not."""
+        return self._progress[lane].delivered
+
+    def is_out_behind(self, call: Batch) -> bool:
+        """Whether a batch behind a call of its lane is out, or its answer came too late to be noted."""
+        return self._progress[call.lane].leaving > call.last_seq
+
     def may_leave(self, batch: Batch, reach: int) -> bool:
         """Whether the file says that a batch may be out; else that is to be written before it leaves.
 

@@ -521,6 +521,28 @@ def refuse(db: duckdb.DuckDBPyConnection, batch: Batch) -> RefusedCall:
     return RefusedCall(*row)
 
 
+def take_passed(db: duckdb.DuckDBPyConnection, places: list[int]) -> dict[int, RefusedCall]:
+    """Take those calls at these places out behind which one of their user went out; gives them by place.
+
+    To be run in a transaction, after `settle`. Of calls that wait without a text no user has two.
+    """
+    found = db.execute(_PASSED, [places]).fetchall()
+    db.execute("DELETE FROM state.outbox WHERE list_contains(?, seq)", [[place for place, *_ in found]])
+    return {place: RefusedCall(*call) for place, *call in found}
+
+
+_PASSED = f"""
+SELECT seq, run_id, key, change, message_id, user_id, event, moment, body
+FROM state.outbox AS call JOIN ({marks.ALL}) USING (lane)
+WHERE list_contains(?, seq) AND seq > delivered AND EXISTS (
+    SELECT 1 FROM state.outbox AS later
+    WHERE later.lane = call.lane AND later.user_id = call.user_id AND later.seq > call.seq
+        AND later.seq <= attempted
+)
+ORDER BY seq
+"""
+
+
 def may_have_arrived(db: duckdb.DuckDBPyConnection) -> bool:
     """Whether a call of this outbox was accepted, or went out without an answer."""
     return marks.is_any_unsure(db) or receipts.is_there_any(db)

@@ -249,9 +249,9 @@ def is_there_any_up_to(db: duckdb.DuckDBPyConnection, seq: int) -> bool:
 def last_runs(db: duckdb.DuckDBPyConnection) -> list[str]:
     """The run of the last receipt, and that of the last accepted batch: they tell that calls ever arrived."""
     found = db.execute(
-        """
+        f"""
         SELECT DISTINCT run_id FROM state.receipt
-        WHERE rowid = (SELECT max(rowid) FROM state.receipt)
+        WHERE rowid = (SELECT max(rowid) FROM state.receipt WHERE NOT ({_REFUSED}))
             OR rowid = (SELECT max(rowid) FROM state.receipt WHERE calls > 0)
         """
     )

@@ -168,11 +168,11 @@ def take_again(db: duckdb.DuckDBPyConnection, stale: bool, run_id: str, now: dat
     Args:
         db: the state's connection.
         stale: whether calls go, too, of whose user a newer one was delivered, or waits.
-        run_id: the run that sends them.
+        run_id: the run that sends them; calls that it was refused just now stay.
         now: UTC.
     """
-    chosen = f"reason = $refused AND ($stale OR NOT {_is_overtaken(db)})"
-    values = {"refused": Reason.REFUSED.value, "stale": stale}
+    chosen = f"reason = $refused AND rejected_in <> $run_id AND ($stale OR NOT {_is_overtaken(db)})"
+    values = {"refused": Reason.REFUSED.value, "stale": stale, "run_id": run_id}
     db.execute(
         f"""
         CREATE OR REPLACE TEMP TABLE again AS

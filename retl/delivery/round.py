@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -10,10 +10,10 @@ from datetime import datetime
 import duckdb
 
 from retl.clock import Clock
-from retl.delivery import outbox
+from retl.delivery import held, outbox
 from retl.delivery.batch import Batch
 from retl.delivery.destination import Action, Decision, Destination
-from retl.delivery.held import HeldCalls
+from retl.delivery.held import Held, HeldCalls
 from retl.delivery.ledger import Ledger
 from retl.errors import DeadlineError, RetlError
 from retl.observer import Observer
@@ -139,7 +139,6 @@ class Round:
         closed: whether the outbox is no longer to be touched.
         unsure: places of calls that went out alone, before their turn or before they were refused, and no
             answer came, also in earlier runs.
-        refused: places of calls that were held when a run ended, each with the status it got.
         held: calls that failed each alone.
         parked: lanes in which calls are refused and none is accepted; taken up again once a call is.
         gave_up: whether it ended as no retry could help a call, which may be the cause, or the destination.
@@ -160,7 +159,6 @@ class Round:
     stop: threading.Event = field(default_factory=threading.Event)
     closed: bool = False
     unsure: set[int] = field(default_factory=set)
-    refused: dict[int, int] = field(default_factory=dict)
     held: HeldCalls = field(default_factory=HeldCalls)
     parked: list[outbox.Lane] = field(default_factory=list)
     gave_up: bool = False
@@ -242,7 +240,17 @@ class Round:
 
     def write_held(self, db: duckdb.DuckDBPyConnection) -> None:
         """Write that the calls that are held are rejected; to be run in a transaction."""
-        self.held.reject(db, self.terms.run_id, self.clock.now())
+        self.reject(db, self.held.calls)
+
+    def reject(self, db: duckdb.DuckDBPyConnection, calls: Sequence[Held]) -> None:
+        """Write that some of the calls that are held are rejected; to be run in a transaction."""
+        held.reject(db, calls, self.terms.run_id, self.clock.now())
+
+    @property
+    def passed(self) -> list[Held]:
+        """The held calls behind which one of their lane was accepted, which could not be written."""
+        ledger = self.ledger
+        return [one for one in self.held.calls if ledger.delivered(one.call.lane) >= one.call.first_seq]
 
     def forget_held(self) -> None:
         """Count the calls that were held as rejected, once that is written."""

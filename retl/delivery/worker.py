@@ -99,19 +99,12 @@ class Worker:
             for start, stop in cut(page.ends, limits.bytes, limits.calls):
                 while start < stop:
                     in_a_second = self.round.destination.rate_limiter.allowance or stop
-                    calls = self._apart(page, start, min(stop - start, in_a_second))
-                    calls = self.round.allow(calls)
+                    calls = self.round.allow(min(stop - start, in_a_second))
                     if not calls:
                         return
                     self.reach = self._reach(page, calls)
                     yield page.part(start, start + calls)
                     start += calls
-
-    def _apart(self, page: Batch, start: int, calls: int) -> int:
-        """Of so many calls of a page, how many come before one that is held; such a call is by itself."""
-        places = page.seqs[start : start + calls].tolist() if self.round.refused else ()
-        held = next((number for number, place in enumerate(places) if place in self.round.refused), calls)
-        return max(1, held)
 
     def _reach(self, page: Batch, calls: int) -> int:
         """How many calls may leave within a second after so many, and no more than a page can have."""
@@ -125,8 +118,6 @@ class Worker:
         self.round.give_back(whole.calls - (batch.calls if batch else 0))
         if batch is None:
             return True
-        if batch.first_seq in self.round.refused:
-            return self._hold_again(batch)
         while self._wait_for_turn(batch):
             decision = self._attempt(batch, tries)
             tries = tries.after(decision)
@@ -169,14 +160,9 @@ class Worker:
                 with round_.ledger.writing(self.db):
                     if repeated:
                         receipts.keep(self.db, [receipts.again(batch, run_id, repeated, round_.now())])
-            passed = set()
             if not is_ahead:
                 round_.ledger.leave(batch)
-                passed = round_.held.let_pass(batch.lane)
         decision = self._send(batch, tries)
-        if passed and not decision.unsure:
-            with round_.noting():
-                round_.held.passed -= passed
         if repeated and decision.may_have_arrived:
             round_.count(unsure=repeated)
         elif repeated:
@@ -254,24 +240,12 @@ class Worker:
         self.round.end(error, decision.may_pass)
         return False
 
-    def _hold_again(self, batch: Batch) -> bool:
-        """Hold a call that was held when a run ended: a later one of its user may have arrived since."""
-        status = self.round.refused[batch.first_seq]
-        is_refused = 400 <= status < 500
-        action = Action.SPLIT if is_refused else Action.GIVE_UP
-        reason = f"answered {status}" if status else "no answer"
-        with self.round.noting():
-            if self.round.ledger.attempted(batch.lane) > batch.first_seq:
-                self.round.held.passed.add(batch.first_seq)
-        return self._hold(batch, Decision(action, reason, may_pass=not is_refused, status=status))
-
     def _note_refused(self, call: Batch, decision: Decision) -> None:
-        """Note that a call was refused alone, before another one of its user goes out."""
+        """Note that a call was refused alone, before the next one of its lane goes out."""
         round_ = self.round
-        if call.first_seq not in round_.refused:
-            receipt = receipts.refused(call, round_.terms.run_id, decision.status, round_.now())
-            with round_.noting(), round_.ledger.writing(self.db):
-                receipts.keep(self.db, [receipt])
+        receipt = receipts.refused(call, round_.terms.run_id, decision.status, round_.now())
+        with round_.noting(), round_.ledger.writing(self.db):
+            receipts.keep(self.db, [receipt])
 
     def _add_held(self, held: Held) -> int:
         """Hold a call; gives how many of its lane are held."""
