@@ -21,10 +21,12 @@ class Retry:
 
     Attributes:
         run: the record of the delivery; its `enqueued` calls are those that went out again.
+        waited: calls that had waited, and were delivered first.
         left: the rejected calls that could not go again just so.
     """
 
     run: Run
+    waited: int
     left: rejected.Left
 
 
@@ -41,6 +43,7 @@ def retry(job: Job, destination: Destination, stale: bool) -> Retry:
     state, clock = job.state, job.clock
     began = clock.monotonic()
     record = begin_run(job.sync.name, clock.now(), marked=job.sync.segment.marks).evolve(retry=True)
+    waited = 0
     try:
         with state.transaction():
             open_run(state.db, record)
@@ -49,7 +52,7 @@ def retry(job: Job, destination: Destination, stale: bool) -> Retry:
             state.rekey(destination.id, job.address)
         terms = Terms(record.run_id, began + job.options.deadline_seconds, until_undecided=True)
         left_over = deliver(state, destination, terms, clock, job.observer)
-        record = record.with_delivery(left_over)
+        record, waited = record.with_delivery(left_over), left_over.delivered
         if left_over.undecided or (left_over.error is None and outbox.pending(state.db) == 0):
             with state.transaction():
                 settle(state.db)
@@ -62,7 +65,7 @@ def retry(job: Job, destination: Destination, stale: bool) -> Retry:
     except Exception as error:
         record = record.evolve(error=storage_error(error, state.path) or signals.told(error))
     left = rejected.left(state.db)
-    return Retry(finish(job, record, clock.monotonic() - began), left)
+    return Retry(finish(job, record, clock.monotonic() - began), waited, left)
 
 
 def _put_back(job: Job, delivery: Delivery, run_id: str) -> Delivery:

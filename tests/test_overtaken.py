@@ -167,3 +167,18 @@ def test_a_first_pass_overtakes(tmp_path: Path, sandbox: Sandbox) -> None:
     assert (1, 3) == ((run := shop.run(people(ada="new", bob="z"))).calls.rejected, run.calls.delivered)
     sandbox.reject_if = None
     assert (2, ["new"]) == (again(shop).left.overtaken, plans(sandbox))
+
+
+def test_a_retry_sends_nothing_that_it_was_refused_itself(tmp_path: Path, sandbox: Sandbox) -> None:
+    """Of calls that waited, one that is refused stays for the next retry, and is counted once."""
+    shop = refused_one(tmp_path, sandbox)
+    sandbox.reject_if = lambda _: True
+    assert 3 == shop.run(people(ada="one", bob="y", cat="z", dan="w")).exit_code
+    sandbox.reject_if = lambda call: call["userId"] == "cat"
+    goes = again(shop)
+    assert (1, 1, 2, 3) == (
+        goes.run.calls.enqueued,
+        goes.run.calls.rejected,
+        goes.waited,
+        goes.run.calls.delivered,
+    )

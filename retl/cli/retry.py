@@ -81,13 +81,13 @@ def _print(printer: Printer, result: Retry) -> None:
 def _print_lines(result: Retry, flags: str) -> None:
     run, left = result.run, result.left
     again = run.calls.enqueued or 0
-    delivered = f"{count(run.calls.delivered or 0, 'call')} delivered"
+    waited = f", {count(result.waited, 'call')} delivered that waited" if result.waited else ""
+    rejected = f", {run.calls.rejected:,} rejected" if run.calls.rejected else ""
     if again:
-        rejected = f", {run.calls.rejected:,} rejected again" if run.calls.rejected else ""
-        click.echo(f"{run.sync}: {count(again, 'call')} sent again → {delivered}{rejected}")
+        delivered = f"{count((run.calls.delivered or 0) - result.waited, 'call')} delivered"
+        click.echo(f"{run.sync}: {count(again, 'call')} sent again → {delivered}{rejected}{waited}")
     elif run.error is None:
-        waited = f", {delivered} that waited" if run.calls.delivered else ""
-        click.echo(f"{run.sync}: there are no calls to send again{waited}")
+        click.echo(f"{run.sync}: there are no calls to send again{waited}{rejected}")
     if left.overtaken:
         click.echo(
             f"  {count(left.overtaken, 'call')} not sent: a newer call of the user was delivered, or waits; "
