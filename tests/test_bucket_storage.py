@@ -304,11 +304,14 @@ def test_a_write_that_comes_late_is_its_own(bucket: Bucket, tmp_path: Path) -> N
 
 @pytest.mark.rule("Q7")
 @pytest.mark.parametrize(("times", "is_saved"), [(1, True), (3, True), (99, False)])
+@pytest.mark.parametrize("is_first", [True, False])
 def test_a_write_that_is_refused_though_nobody_else_wrote_is_tried_again(
-    bucket: Bucket, tmp_path: Path, times: int, is_saved: bool
+    bucket: Bucket, tmp_path: Path, times: int, is_saved: bool, is_first: bool
 ) -> None:
     """A bucket that goes on so ends the run by an error, and no other runner is blamed."""
     left = [times]
+    with opened(storage(bucket, tmp_path / "a")) as state:
+        state.save(leaving=False)
 
     def refuse(method: str, name: str) -> str | None:
         if (method, name) != ("PUT", "retl/users.json") or not left[0]:
@@ -317,7 +320,8 @@ def test_a_write_that_is_refused_though_nobody_else_wrote_is_tried_again(
         return "409"
 
     with opened(storage(bucket, tmp_path / "a")) as state:
-        state.save(leaving=True)
+        if not is_first:
+            state.save(leaving=True)
         bucket.fault = refuse
         state.rekey("hash", "elsewhere")
         if is_saved:

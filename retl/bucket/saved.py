@@ -132,7 +132,7 @@ class SavedState:
         if self.refused is not None:
             raise self.refused
         pointer = pointer.anew()
-        tried, self._tried = self._tried, {*self._tried, pointer.write}
+        tried, self._tried = {*self._tried, self.pointer.write}, {*self._tried, pointer.write}
         for _ in range(TRIES):
             try:
                 version = self._write(pointer)
