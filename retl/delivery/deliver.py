@@ -171,7 +171,8 @@ def _settle(state: State, round_: Round) -> Delivery:
             receipts.forget_refused(db, first)
             settle(db)
         round_.tally = round_.tally.plus(rejected=len(rejects))
-        calls[:] = [one for one in calls if one not in rejects]
+        places = {one.call.first_seq for one in rejects}
+        calls[:] = [one for one in calls if one.call.first_seq not in places]
     except duckdb.Error as error:  # the next delivery settles
         lost = round_.ledger.unwritten
         round_.tally = round_.tally.plus(delivered=-lost.calls, batches=-lost.batches, bytes=-lost.bytes)
