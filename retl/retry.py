@@ -57,7 +57,8 @@ def retry(job: Job, destination: Destination, stale: bool) -> Retry:
             with state.transaction():
                 settle(state.db)
                 again = rejected.take_again(state.db, stale, record.run_id, clock.now())
-                outbox.enqueue_again(state.db)
+                if again:
+                    outbox.enqueue_again(state.db)
             record = record.with_calls(again, undated=0, refused=0)
             if again:
                 delivery = deliver(state, destination, terms, clock, job.observer)
