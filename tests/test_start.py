@@ -202,3 +202,23 @@ def test_a_run_loads_no_client_unless_segment_asks_to_wait(project: Path) -> Non
     assert {"jsonschema_rs"} == heavy(sends) - heavy(sends_nothing)
     assert {"ssl", "urllib3"} == heavy(sends_nothing) - {*NEEDED, "numpy", "pyarrow"}
     assert len(sends_nothing) < 680
+
+
+def test_a_command_hardly_looks_for_garbage(project: Path) -> None:
+    """Python looks through the objects of a command for garbage a few times at most, and not at its exit."""
+    program = """
+import atexit, gc, sys
+looks = []
+gc.callbacks.append(lambda phase, info: looks.append(phase))
+atexit.register(lambda: print(looks.count("start"), gc.get_freeze_count(), file=sys.stderr))
+from retl.__main__ import main
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, "check", "users"], cwd=project, capture_output=True, text=True
+    )
+
+    looks, frozen = map(int, done.stderr.splitlines()[-1].split())
+
+    assert looks < 10
+    assert frozen > 50_000
