@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from retl.cli.main import main as command_line
+from retl.__main__ import main as command_line
 from retl.engine.mapping import read_mapping
 from retl.session import find_sessions
 
