@@ -14,8 +14,9 @@ import pyarrow as pa
 
 from retl.clock import Clock, SystemClock
 from retl.config.project import Project, load_model, load_sync
+from retl.delivery import outbox
+from retl.delivery.batch import Batch
 from retl.delivery.deliver import deliver
-from retl.delivery.outbox import pending
 from retl.delivery.rate_limit import RateLimiter
 from retl.delivery.response import RetryPolicy
 from retl.delivery.round import Delivery, Terms
@@ -141,6 +142,11 @@ def send(
     return deliver(state, to, terms, clock, observer or SilentObserver())
 
 
+def pages(state: State, lane: int = 0) -> Iterator[Batch]:
+    """The calls of a lane, a page at a time."""
+    return outbox.pages(state.db, outbox.Lane(lane, calls=0, attempted=0, last=0))
+
+
 def numbers(calls: Sequence[Mapping[str, Any]], user: str | None = None) -> list[int]:
     """The `n` of the calls that `fill` made, of one user or of all."""
     return [call["properties"]["n"] for call in calls if user in (None, call["userId"])]
@@ -148,7 +154,7 @@ def numbers(calls: Sequence[Mapping[str, Any]], user: str | None = None) -> list
 
 def waiting(state: State) -> list[int]:
     """The `n` of the calls that `fill` made and that still wait, in order."""
-    assert pending(state.db) == len(rows(state, "SELECT 1 FROM state.outbox"))
+    assert outbox.pending(state.db) == len(rows(state, "SELECT 1 FROM state.outbox"))
     return [int(key[1:]) for (key,) in rows(state, "SELECT key FROM state.outbox ORDER BY seq")]
 
 
@@ -172,6 +178,12 @@ class Counted:
     def cursor(self) -> "Counted":
         """A further connection that notes, too."""
         return Counted(self._db.cursor(), self._statements)
+
+    def __enter__(self) -> "Counted":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._db.close()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._db, name)

@@ -10,7 +10,19 @@ from typing import Any
 
 import duckdb
 import pytest
-from delivery import NOON, Counted, FakeClock, fill, memory_state, numbers, rows, segment, send, waiting
+from delivery import (
+    NOON,
+    Counted,
+    FakeClock,
+    fill,
+    memory_state,
+    numbers,
+    pages,
+    rows,
+    segment,
+    send,
+    waiting,
+)
 
 from retl.config.settings import SegmentSettings
 from retl.delivery import marks, outbox, receipts, rejected
@@ -119,10 +131,10 @@ def test_a_page_holds_a_few_megabytes_even_where_sizes_differ(state: State) -> N
     fill(state, 20_000)
     state.db.execute("UPDATE state.outbox SET body = body || repeat(' ', 30000) WHERE seq > 19000")
     state.db.execute("UPDATE state.outbox SET bytes = strlen(body)")
-    pages = list(outbox.pages(state.db, 0))
-    assert list(range(1, 20_001)) == [seq for page in pages for seq in page.seqs]
-    assert all(len(page.text) <= outbox.PAGE_BYTES + 32_768 for page in pages)
-    assert len(pages) < 12
+    found = list(pages(state))
+    assert list(range(1, 20_001)) == [seq for page in found for seq in page.seqs]
+    assert all(len(page.text) <= outbox.PAGE_BYTES + 32_768 for page in found)
+    assert len(found) < 12
 
 
 def test_a_batch_is_no_larger_than_a_second(state: State, sandbox: Sandbox, clock: FakeClock) -> None:
@@ -326,7 +338,7 @@ def killed_behind_first(state: State, attempted: int) -> None:
     with state.transaction():
         outbox.start_marks(state.db)
         marks.note(state.db, [marks.Mark(0, attempted, 0)])
-        alone = next(outbox.pages(state.db, 0)).part(0, 1)
+        alone = next(pages(state)).part(0, 1)
         receipts.keep(state.db, [receipts.refused(alone, "run-1", 404, NOON.replace(tzinfo=None))])
 
 
@@ -817,7 +829,7 @@ def test_pending_is_right_before_delivered_calls_are_taken_out(state: State) -> 
     """Right after a crash, when only the marks tell, delivered calls do not count as pending."""
     fill(state, 30, users=3, lanes=3)
     outbox.start_marks(state.db)
-    (first, *_) = outbox.pages(state.db, 1)
+    (first, *_) = pages(state, 1)
     marks.note(state.db, [marks.Mark(1, 16, first.part(0, 4).last_seq)])
     assert 26 == outbox.pending(state.db)
     outbox.settle(state.db)

@@ -2,7 +2,7 @@ from collections.abc import Iterator
 
 import duckdb
 import pytest
-from delivery import Counted, FakeClock, fill, memory_state, rows, segment, send
+from delivery import Counted, FakeClock, fill, memory_state, pages, rows, segment, send
 
 from retl.delivery import outbox, receipts
 from retl.delivery.batch import Batch
@@ -23,7 +23,7 @@ def state() -> Iterator[State]:
 @pytest.fixture
 def page(state: State) -> Batch:
     """Give these calls as one batch."""
-    (page,) = outbox.pages(state.db, 0)
+    (page,) = pages(state)
     return page
 
 
@@ -66,7 +66,7 @@ def test_one_transaction_notes_the_next_stretch_of_every_lane(state: State) -> N
     fill(state, 90, users=3, lanes=3)
     outbox.start_marks(state.db)
     ledger = ledger_of(state)
-    calls = [page for lane in range(3) for page in outbox.pages(state.db, lane)]
+    calls = [page for lane in range(3) for page in pages(state, lane)]
     for page in calls[:2]:
         assert not ledger.may_leave(page.part(0, 5), 10)
         ledger.write(state.db)
@@ -134,11 +134,11 @@ def test_commits_are_few_beside_batches(rate: int, per_batch: int) -> None:
     with memory_state() as state, Sandbox(now=clock.now) as sandbox:
         fill(state, 300, pad=30_000)
         counted = State(Counted(state.db, statements), None)  # type: ignore[arg-type]
-        pages = len(list(outbox.pages(state.db, 0)))
+        page_count = len(list(pages(state)))
         with segment(sandbox.url, clock, rate=rate) as to:
             delivery = send(counted, to, clock)
     assert 300 == delivery.delivered
     begin_and_end = 2
-    most = begin_and_end + (per_batch * delivery.batches or pages)
-    assert pages < statements.count("COMMIT") <= most
+    most = begin_and_end + (per_batch * delivery.batches or page_count)
+    assert page_count < statements.count("COMMIT") <= most
     assert len(statements) <= 4 * most + 22

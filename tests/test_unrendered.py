@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from delivery import IDENTIFY, TRACK, Shop, Table, rows, segment, send
+from delivery import IDENTIFY, TRACK, Shop, Table, pages, rows, segment, send
 from harness import Retl, runner
 
 from retl.calls.render import MAX_CALL_BYTES
@@ -45,7 +45,7 @@ def waiting(state: State) -> list[str]:
     return [
         bytes(page.part(number, number + 1).text).decode()
         for lane in outbox.lanes(state.db)
-        for page in outbox.pages(state.db, lane.number)
+        for page in outbox.pages(state.db, lane)
         for number in range(page.calls)
     ]
 
@@ -117,7 +117,7 @@ def test_calls_of_rows_in_another_order_leave_in_theirs(shop: Shop) -> None:
         assert not in_order_of_rows(state)
 
         assert planned == waiting(state)
-        seqs = [page.seqs for lane in outbox.lanes(state.db) for page in outbox.pages(state.db, lane.number)]
+        seqs = [page.seqs for lane in outbox.lanes(state.db) for page in outbox.pages(state.db, lane)]
         assert list(range(1, 5_001)) == [int(seq) for some in seqs for seq in some]
 
 
@@ -191,7 +191,7 @@ def test_a_lane_whose_last_call_left_ahead_ends(shop: Shop, sandbox: Sandbox) ->
         (lane,) = unrendered.lanes(state.db)
         with state.transaction():
             outbox.start_marks(state.db)
-            (page,) = outbox.pages(state.db, lane.lane)
+            (page,) = pages(state, lane.lane)
             outbox.note_delivered_ahead(state.db, page.part(6, 7))
         assert 6 == send(state, to).delivered
         assert outbox.is_empty(state.db)

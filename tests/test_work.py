@@ -134,6 +134,18 @@ def test_the_statements_of_a_run_are_few(shop: Shop, touched: int, most: int) ->
     assert len(statements) <= most, "\n".join(statements)
 
 
+def test_the_calls_of_a_first_pass_are_asked_for_lane_by_lane_only_to_send_them(shop: Shop) -> None:
+    """To plan their SELECT takes DuckDB milliseconds: one for all lanes counts them, whatever it is for."""
+    lanes, statements = 10, list[str]()
+    with opened(shop) as state, segment(shop.url, connections=lanes) as to:
+        counted = State(Counted(state.db, statements), state.path)  # type: ignore[arg-type]
+        assert shop.run_with(counted, users(), to, None).error is None
+    of_calls = [statement for statement in statements if "AS message_id" in statement]
+    counts = [statement for statement in of_calls if "histogram" in statement]
+    assert len(counts) == 2
+    assert len(of_calls) < 2 * lanes
+
+
 @pytest.mark.thorough
 def test_a_page_of_calls_has_a_limit(shop: Shop) -> None:
     """However large a lane is, its text is made a page at a time."""
@@ -142,7 +154,8 @@ def test_a_page_of_calls_has_a_limit(shop: Shop) -> None:
     )
     with opened(shop) as state:
         run(shop, state, wide, Options(limit=1))
-        sizes = [len(page.text) for page in outbox.pages(state.db, 0)]
+        (lane,) = outbox.lanes(state.db)
+        sizes = [len(page.text) for page in outbox.pages(state.db, lane)]
     assert 39_000_000 < sum(sizes)
     assert max(sizes[1:]) < 1.1 * PAGE_BYTES
     assert sizes[0] < 250 * 21_000

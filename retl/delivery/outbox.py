@@ -39,12 +39,14 @@ class Lane:
         calls: how many.
         attempted: the place up to which calls went out earlier without a known answer.
         last: the place of its last call.
+        in_order: whether calls of which no text is made yet are found by their places.
     """
 
     number: int
     calls: int
     attempted: int
     last: int
+    in_order: bool = False
 
 
 def lane_count(calls: int, connections: int) -> int:
@@ -178,9 +180,9 @@ def _unrendered(db: duckdb.DuckDBPyConnection, one: UnrenderedLane) -> str:
     return f"SELECT seq, {lane}, key, change, message_id, user_id, event, moment, body FROM ({calls})"
 
 
-def _count_unrendered(db: duckdb.DuckDBPyConnection, one: UnrenderedLane) -> int:
-    """How many calls of a lane wait without a text."""
-    return one.count(db, marks.delivered(db, one.lane), _ahead(db))
+def _count_unrendered(db: duckdb.DuckDBPyConnection, later: Sequence[UnrenderedLane]) -> dict[int, int]:
+    """How many calls of these lanes wait without a text, by lane."""
+    return unrendered.count(db, later, marks.delivered_by_lane(db), _ahead(db)) if later else {}
 
 
 def _ahead(db: duckdb.DuckDBPyConnection) -> list[int]:
@@ -239,7 +241,7 @@ def drop(db: duckdb.DuckDBPyConnection) -> int:
     row = db.execute(texts, [AHEAD]).fetchone()
     assert row is not None
     later = unrendered.lanes(db)
-    calls = sum(_count_unrendered(db, one) for one in later)
+    calls = sum(_count_unrendered(db, later).values())
     if later:
         # No change of theirs has another call, so that all of them are in `dropped`.
         _end(db, later)
@@ -406,9 +408,13 @@ def lanes(db: duckdb.DuckDBPyConnection) -> tuple[Lane, ...]:
         """,
         [AHEAD],
     ).fetchall()
-    for one in unrendered.lanes(db):
-        rows.append((one.lane, _count_unrendered(db, one), marks.attempted(db, one.lane), one.last_seq))
-    return tuple(Lane(*row) for row in rows)
+    found = [Lane(*row) for row in rows]
+    later = unrendered.lanes(db)
+    calls, in_order = _count_unrendered(db, later), unrendered.are_in_order(db, later)
+    for one in later:
+        attempted = marks.attempted(db, one.lane)
+        found.append(Lane(one.lane, calls[one.lane], attempted, one.last_seq, in_order))
+    return tuple(found)
 
 
 def doubt(db: duckdb.DuckDBPyConnection) -> None:
@@ -426,7 +432,7 @@ def pending(db: duckdb.DuckDBPyConnection) -> int:
     """How many calls wait."""
     row = db.execute(f"SELECT count(*) FROM {_WAITING}").fetchone()
     assert row is not None
-    return int(row[0]) + sum(_count_unrendered(db, one) for one in unrendered.lanes(db))
+    return int(row[0]) + sum(_count_unrendered(db, unrendered.lanes(db)).values())
 
 
 def run_ids(db: duckdb.DuckDBPyConnection) -> list[str]:
@@ -437,22 +443,23 @@ def run_ids(db: duckdb.DuckDBPyConnection) -> list[str]:
 
 
 def pages(
-    db: duckdb.DuckDBPyConnection, lane: int, page_bytes: Callable[[], int] = lambda: PAGE_BYTES
+    db: duckdb.DuckDBPyConnection, lane: Lane, page_bytes: Callable[[], int] = lambda: PAGE_BYTES
 ) -> Iterator[Batch]:
     """All calls of a lane in order, a page at a time, each as one large batch.
 
     Args:
         db: the state's connection, or a cursor of it.
-        lane: the lane.
+        lane: as `lanes` gives it.
         page_bytes: the size of the next page, about, of calls whose text is made; of others twice as much,
             and no more than `PAGE_BYTES`.
     """
+    number = lane.number
     for one in unrendered.lanes(db):
-        if one.lane == lane:
-            yield from one.pages(db, marks.delivered(db, lane), _ahead(db), page_bytes)
+        if one.lane == number:
+            yield from one.pages(db, marks.delivered(db, number), _ahead(db), page_bytes, lane.in_order)
     size = min(PAGE_BYTES, 2 * page_bytes())
-    for first, last in db.execute(_PAGES, [size, lane, lane]).fetchall():
-        yield joined(lane, db.sql(_PAGE.format(lane=lane, first=first, last=last)).to_arrow_table())
+    for first, last in db.execute(_PAGES, [size, number, number]).fetchall():
+        yield joined(number, db.sql(_PAGE.format(lane=number, first=first, last=last)).to_arrow_table())
 
 
 _PAGES = f"""

@@ -50,33 +50,26 @@ class UnrenderedLane:
         """The SELECT of its calls up to a place."""
         return f"SELECT * FROM ({self.statement}) WHERE seq BETWEEN {self.first_seq} AND {seq}"
 
-    def count(self, db: duckdb.DuckDBPyConnection, behind: int, ahead: Sequence[int]) -> int:
-        """How many of its calls wait; the arguments are those of `select`."""
-        row = db.execute(f"SELECT count(*) FROM ({self.select(behind, ahead)})").fetchone()
-        assert row is not None
-        return int(row[0])
-
-    def is_there_any(self, db: duckdb.DuckDBPyConnection, behind: int, ahead: Sequence[int]) -> bool:
-        """Whether any of its calls waits; the arguments are those of `select`."""
-        if behind >= self.last_seq:
-            return False
-        return db.execute(f"SELECT seq FROM ({self.select(behind, ahead)}) LIMIT 1").fetchone() is not None
-
     def pages(
         self,
         db: duckdb.DuckDBPyConnection,
         behind: int,
         ahead: Sequence[int],
         page_bytes: Callable[[], int],
+        in_order: bool,
     ) -> Iterator[Batch]:
-        """Its calls in order, each page as one large batch of about so many bytes."""
-        waiting = replace(self, first_seq=max(self.first_seq, behind + 1))
-        make = waiting._in_stretches if waiting._is_in_order(db) else waiting._one_by_one
-        yield from make(db, ahead, page_bytes)
+        """Its calls in order, each page as one large batch of about so many bytes.
 
-    def _is_in_order(self, db: duckdb.DuckDBPyConnection) -> bool:
-        """Whether the statement yields the calls by their places, as DuckDB keeps the order of rows."""
-        return not db.execute(_OUT_OF_ORDER.format(calls=self.select(0, ()))).fetchall()
+        Args:
+            db: the state's connection, or a cursor of it.
+            behind: as of `select`.
+            ahead: as of `select`.
+            page_bytes: gives the size of the next page.
+            in_order: whether the statement yields the calls in order; see `are_in_order`.
+        """
+        waiting = replace(self, first_seq=max(self.first_seq, behind + 1))
+        make = waiting._in_stretches if in_order else waiting._one_by_one
+        yield from make(db, ahead, page_bytes)
 
     def _in_stretches(
         self, db: duckdb.DuckDBPyConnection, ahead: Sequence[int], page_bytes: Callable[[], int]
@@ -136,13 +129,6 @@ def _tables(batches: "Iterable[pa.RecordBatch]", page_bytes: Callable[[], int]) 
         yield pa.Table.from_batches(read)
 
 
-_OUT_OF_ORDER = """
-SELECT 1
-FROM (SELECT seq, lag(seq) OVER () AS before FROM ({calls}))
-WHERE seq <= before
-LIMIT 1
-"""
-
 STRETCH = 1 << 18
 """Places whose calls one query makes. To begin a query takes some milliseconds; and while one is under way
 DuckDB keeps what others replace."""
@@ -177,6 +163,49 @@ def lanes(db: duckdb.DuckDBPyConnection) -> tuple[UnrenderedLane, ...]:
     return tuple(UnrenderedLane(*row) for row in found.fetchall())
 
 
+def count(
+    db: duckdb.DuckDBPyConnection,
+    lanes: Sequence[UnrenderedLane],
+    delivered: Mapping[int, int],
+    ahead: Sequence[int],
+) -> dict[int, int]:
+    """How many calls wait, by lane: of all lanes by one query, since to plan it takes longer than to count.
+
+    Args:
+        db: the state's connection.
+        lanes: that count; they have one statement.
+        delivered: the place up to which a lane was delivered, by lane.
+        ahead: the places of calls that were delivered ahead of their turn.
+    """
+    behind = {one.lane: max(one.first_seq - 1, delivered.get(one.lane, 0)) for one in lanes}
+    left = [one for one in lanes if behind[one.lane] < one.last_seq]
+    if not left:
+        return dict.fromkeys(behind, 0)
+    # Each bound ends a bin, which begins behind the bound before it.
+    bounds = sorted({place for one in left for place in (behind[one.lane], one.last_seq)})
+    calls = replace(left[0], first_seq=bounds[0] + 1, last_seq=bounds[-1]).select(0, ahead)
+    ((bins,),) = db.execute(f"SELECT histogram(seq, ?::BIGINT[]) FROM ({calls})", [bounds]).fetchall()
+    counts = {one.lane: (bins or {}).get(one.last_seq, 0) for one in left}
+    return dict.fromkeys(behind, 0) | counts
+
+
+def are_in_order(db: duckdb.DuckDBPyConnection, lanes: Sequence[UnrenderedLane]) -> bool:
+    """Whether the statement of these lanes yields calls by their places; DuckDB keeps the order of rows."""
+    if not lanes:
+        return True
+    first, last = min(one.first_seq for one in lanes), max(one.last_seq for one in lanes)
+    calls = replace(lanes[0], first_seq=first, last_seq=last).select(0, ())
+    return not db.execute(_OUT_OF_ORDER.format(calls=calls)).fetchall()
+
+
+_OUT_OF_ORDER = """
+SELECT 1
+FROM (SELECT seq, lag(seq) OVER () AS before FROM ({calls}))
+WHERE seq <= before
+LIMIT 1
+"""
+
+
 def one_call(db: duckdb.DuckDBPyConnection, lane: int, seq: int) -> tuple[Any, ...] | None:
     """The call of a lane at a place: its run's id, and the columns of the statement from `key` on.
 
@@ -207,8 +236,7 @@ def settle(
     if not found:
         return False
     # The last places of a lane may have no call, or one that was delivered ahead.
-    others = ahead()
-    done = [one.lane for one in found if not one.is_there_any(db, delivered.get(one.lane, 0), others)]
+    done = [lane for lane, calls in count(db, found, delivered, ahead()).items() if calls == 0]
     for one in found:
         if one.first_seq <= delivered.get(one.lane, 0) < one.last_seq:
             begin = "UPDATE state.unrendered SET first_seq = ? WHERE lane = ?"

@@ -92,7 +92,7 @@ class Worker:
 
     def _batches(self, lane: outbox.Lane) -> Iterator[Batch]:
         limits = self.round.destination.limits
-        for read in outbox.pages(self.db, lane.number, lambda: self.round.page_bytes):
+        for read in outbox.pages(self.db, lane, lambda: self.round.page_bytes):
             page = self.others.without_done(read)
             if page is None:
                 continue
