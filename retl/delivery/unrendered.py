@@ -119,12 +119,16 @@ class UnrenderedLane:
 def _tables(batches: "Iterable[pa.RecordBatch]", page_bytes: Callable[[], int]) -> "Iterator[pa.Table]":
     """Batches in tables of so many bytes at most, but for a batch that has more by itself."""
     read: list[pa.RecordBatch] = []
+    size = 0
     for batch in batches:
-        if read and sum(one.nbytes for one in read) + batch.nbytes > page_bytes():
+        if not batch.num_rows:
+            continue
+        more = batch.nbytes
+        if read and size + more > page_bytes():
             yield pa.Table.from_batches(read)
-            read = []
-        if batch.num_rows:
-            read.append(batch)
+            read, size = [], 0
+        read.append(batch)
+        size += more
     if read:
         yield pa.Table.from_batches(read)
 
