@@ -25,8 +25,9 @@ MOST_HELD = 1_000
 MOST_PASSED = 100
 """Calls of a lane that fail one by one, with no others to try, after which it is the destination."""
 
-MOSTLY = 0.5
-"""The part of its time that a worker waits for answers where one more could send batches meanwhile."""
+MOSTLY = 0.75
+"""The part of its time that a worker waits for answers where one more could send batches meanwhile; where it
+is less, it may be a processor that it waits for, and one more worker brings none."""
 
 
 class Worker:
