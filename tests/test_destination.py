@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from delivery import KEY, FakeClock, fill, memory_state, numbers, rows, send, waiting
+from delivery import KEY, FakeClock, fill, memory_state, numbers, pages, rows, send, waiting
 from harness import Retl, runner
 
 from retl.clock import SystemClock
 from retl.delivery.address import is_local, shown_address
 from retl.delivery.destination import Action, Attempt, Destination
 from retl.delivery.file import NdjsonFile
-from retl.delivery.outbox import pages
 from retl.delivery.rate_limit import RateLimiter
 from retl.delivery.response import RetryPolicy
 from retl.delivery.segment import Segment, Source
@@ -140,7 +139,7 @@ def test_a_batch_that_is_sent_again_is_taken_again(place: Place) -> None:
     """Sending never remembers: the same batch is delivered twice, under the same message ids."""
     with memory_state() as state:
         fill(state, 3)
-        (batch,) = pages(state.db, 0)
+        (batch,) = pages(state)
         attempts = (Attempt(number, number, SystemClock().now()) for number in range(2))
         decisions = [place.destination.send(batch, attempt) for attempt in attempts]
 
