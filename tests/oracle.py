@@ -783,15 +783,36 @@ def remember(
                 yield one.key, memory.rows[one.key]
         elif one.kind == "unchanged":
             assert one.before is not None and one.after is not None
-            unsent = {use for use in sync.uses if use[0] == "field" and use[1] != "removed"}
-            unsent = unsent if sync.sends_new_columns else set()
-            learned = {use: cell for use, cell in one.after.items() if use not in unsent}
+            learned = dict(learn(sync, one.before, one.after, memory.sync))
             kept = {use: cell for use, cell in one.before.items() if use in sync.uses}
             of_now = [use for use, source in sync.uses.items() if source.column in compared]
             current = {use: one.after[use] for use in of_now}
             yield one.key, one.after if full else learned | kept | current
         elif one.after is not None:
             yield one.key, one.after
+
+
+def learn(sync: Sync, before: Version, after: Version, last: Sync | None) -> Iterator[tuple[Use, Cell]]:
+    """What an unchanged row is known to be.
+
+    Of a new field that is to be sent, and under `compare` is not yet, nothing is known; but where its column
+    feeds something else, too, it is known as the column is.
+    """
+    assert last is not None
+    columns, last_columns = by_column(before), {source.column for source in last.uses.values()}
+    for use, cell in after.items():
+        if use[0] != "field" or use[1] == "removed" or not sync.sends_new_columns:
+            yield use, cell
+        elif not feeds_new_fields_alone(sync, last, cell.column):
+            known = columns.get(cell.column) if cell.column in last_columns else cell
+            if known is not None:
+                yield use, known
+
+
+def feeds_new_fields_alone(sync: Sync, last: Sync, column: str | None) -> bool:
+    """Whether a column feeds nothing but fields of current rows that the last mapping did not have."""
+    fed = [use for use, one in sync.uses.items() if one.column == column and use[0] != "compare"]
+    return all(use[0] == "field" and use[1] != "removed" and use not in last.uses for use in fed)
 
 
 # --- Calls -------------------------------------------------------------------------------------------------
