@@ -1,9 +1,11 @@
 import base64
+import gc
 import gzip
 import json
 import re
 import socket
 import threading
+import weakref
 from datetime import UTC, datetime, timedelta, timezone
 from email.utils import format_datetime
 from pathlib import Path
@@ -293,6 +295,22 @@ def test_a_name_without_address_is_not_unsure() -> None:
     with segment("http://segment.invalid") as to:
         answer = to.post(batch(CALL), NOON, 0)
     assert (None, False) == (answer.status, answer.unsure)
+
+
+def test_a_request_without_an_answer_lets_go_of_its_body(sandbox: Sandbox) -> None:
+    """Nothing keeps the calls in memory until Python looks for objects that hold each other."""
+    sandbox.script([Reply(lost=True)])
+    http, calls = Http(sandbox.url, 1), memoryview(b'{"batch": []}')
+    kept = weakref.ref(calls)
+    gc.disable()
+    try:
+        with pytest.raises(NoAnswer):
+            http.request("POST", f"{sandbox.url}/v1/batch", {}, (calls,))
+        del calls
+        assert kept() is None
+    finally:
+        gc.enable()
+        http.close()
 
 
 @pytest.mark.parametrize("answer", [Reply(lost=True), Reply(refused=True)], ids=["lost", "refused"])

@@ -78,7 +78,6 @@ def sandbox_command(
         _stop(port, as_json)
         return 0
     gc.freeze()  # what is loaded stays
-    gc.set_threshold(100_000)  # calls come and go by the thousand, and hold no circles
     announcement, forwarded = Announcement(), Webhooks()
     project, rehearsal = project_receivers()
     routes = (

@@ -9,6 +9,7 @@ import socket
 import ssl
 import threading
 import time
+import traceback
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -139,6 +140,8 @@ class Http:
                 if limit.is_over:
                     raise ProtocolError("the answer took too long")
             except HTTPError as error:
+                # What urllib3's frames and the error hold of each other holds the body, too.
+                traceback.clear_frames(error.__traceback__)
                 raise NoAnswer(_words(error), limit.was_connected, _is_lasting(error)) from error
         if len(answer) > self._most_bytes:
             response.close()  # the rest is not wanted
