@@ -6,8 +6,8 @@ import os
 import signal
 import sys
 
-# Most objects of a short run belong to modules and stay to its end. Python would look through them for garbage
-# again and again, and once more at its exit: that took a tenth of a run without changes, or more.
+# Most objects of a short run belong to modules, and stay to its end. Python looks through them for garbage
+# again and again, and once more at its exit, which took a tenth of a run without changes, or more.
 gc.set_threshold(100_000)
 atexit.register(gc.freeze)
 
