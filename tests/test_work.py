@@ -134,8 +134,8 @@ def test_the_statements_of_a_run_are_few(shop: Shop, touched: int, most: int) ->
     assert len(statements) <= most, "\n".join(statements)
 
 
-def test_the_calls_of_a_first_pass_are_asked_for_lane_by_lane_only_to_send_them(shop: Shop) -> None:
-    """To plan their SELECT takes DuckDB milliseconds: one for all lanes counts them, whatever it is for."""
+def test_one_query_counts_the_calls_of_all_lanes(shop: Shop) -> None:
+    """To plan their SELECT takes DuckDB milliseconds; only to send them it is asked once a lane."""
     lanes, statements = 10, list[str]()
     with opened(shop) as state, segment(shop.url, connections=lanes) as to:
         counted = State(Counted(state.db, statements), state.path)  # type: ignore[arg-type]

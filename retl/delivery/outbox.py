@@ -39,7 +39,8 @@ class Lane:
         calls: how many.
         attempted: the place up to which calls went out earlier without a known answer.
         last: the place of its last call.
-        in_order: whether calls of which no text is made yet are found by their places.
+        in_order: whether the rows of which its calls are yet to be made stand in the order of their places;
+            False is always safe, and slower.
     """
 
     number: int
@@ -449,7 +450,7 @@ def pages(
 
     Args:
         db: the state's connection, or a cursor of it.
-        lane: as `lanes` gives it.
+        lane: one that `lanes` gave in this round.
         page_bytes: the size of the next page, about, of calls whose text is made; of others twice as much,
             and no more than `PAGE_BYTES`.
     """

@@ -96,7 +96,7 @@ class UnrenderedLane:
     def _one_by_one(
         self, db: duckdb.DuckDBPyConnection, ahead: Sequence[int], page_bytes: Callable[[], int]
     ) -> Iterator[Batch]:
-        """Pages of calls whose rows are nearly in order, as an older retl left them: each has its query.
+        """Pages of calls whose rows may be in another order, as an older retl left them: each has its query.
 
         A larger page costs memory, a smaller one looks through the same rows more often.
         """
@@ -169,23 +169,23 @@ def lanes(db: duckdb.DuckDBPyConnection) -> tuple[UnrenderedLane, ...]:
 
 def count(
     db: duckdb.DuckDBPyConnection,
-    lanes: Sequence[UnrenderedLane],
+    found: Sequence[UnrenderedLane],
     delivered: Mapping[int, int],
     ahead: Sequence[int],
 ) -> dict[int, int]:
-    """How many calls wait, by lane: of all lanes by one query, since to plan it takes longer than to count.
+    """How many calls of each lane wait. One query counts all: to plan it takes longer than to count.
 
     Args:
         db: the state's connection.
-        lanes: that count; they have one statement.
+        found: the lanes; all have one statement.
         delivered: the place up to which a lane was delivered, by lane.
         ahead: the places of calls that were delivered ahead of their turn.
     """
-    behind = {one.lane: max(one.first_seq - 1, delivered.get(one.lane, 0)) for one in lanes}
-    left = [one for one in lanes if behind[one.lane] < one.last_seq]
+    behind = {one.lane: max(one.first_seq - 1, delivered.get(one.lane, 0)) for one in found}
+    left = [one for one in found if behind[one.lane] < one.last_seq]
     if not left:
         return dict.fromkeys(behind, 0)
-    # Each bound ends a bin, which begins behind the bound before it.
+    # Lanes do not overlap: what waits in one lies behind one of these bounds, and up to the next.
     bounds = sorted({place for one in left for place in (behind[one.lane], one.last_seq)})
     calls = replace(left[0], first_seq=bounds[0] + 1, last_seq=bounds[-1]).select(0, ahead)
     ((bins,),) = db.execute(f"SELECT histogram(seq, ?::BIGINT[]) FROM ({calls})", [bounds]).fetchall()
@@ -193,12 +193,15 @@ def count(
     return dict.fromkeys(behind, 0) | counts
 
 
-def are_in_order(db: duckdb.DuckDBPyConnection, lanes: Sequence[UnrenderedLane]) -> bool:
-    """Whether the statement of these lanes yields calls by their places; DuckDB keeps the order of rows."""
-    if not lanes:
+def are_in_order(db: duckdb.DuckDBPyConnection, found: Sequence[UnrenderedLane]) -> bool:
+    """Whether the rows of lanes, which have one statement, all stand in the order of their calls' places.
+
+    DuckDB yields rows as they stand, and they do not move while calls wait.
+    """
+    if not found:
         return True
-    first, last = min(one.first_seq for one in lanes), max(one.last_seq for one in lanes)
-    calls = replace(lanes[0], first_seq=first, last_seq=last).select(0, ())
+    first, last = min(one.first_seq for one in found), max(one.last_seq for one in found)
+    calls = replace(found[0], first_seq=first, last_seq=last).select(0, ())
     return not db.execute(_OUT_OF_ORDER.format(calls=calls)).fetchall()
 
 
