@@ -48,14 +48,15 @@ def storage_error(error: BaseException, path: Path | None = None) -> RetlError |
     Returns:
         None for errors that have other causes.
     """
-    if not isinstance(error, duckdb.Error):
+    is_full = is_out_of_memory(error)
+    if not isinstance(error, duckdb.Error) and not is_full:
         return None
     text = str(error)
     if _ENCRYPTED.search(text):
         return _damaged_file(error, path)
     if isinstance(error, _OF_A_QUERY):
         return None
-    if not _OUTSIDE.search(text) and not isinstance(error, duckdb.OutOfMemoryException):
+    if not _OUTSIDE.search(text) and not is_full:
         if _LOG.search(text):
             return _damaged_log(error, path)
         if _FOREIGN.search(text):
@@ -66,7 +67,7 @@ def storage_error(error: BaseException, path: Path | None = None) -> RetlError |
         if not cannot_write and not isinstance(error, duckdb.IOException):
             return None
     # DuckDB runs out of memory, too, where it cannot go on in its temporary folder.
-    way = "raise RETL_MEMORY_LIMIT, or " if isinstance(error, duckdb.OutOfMemoryException) else ""
+    way = "raise RETL_MEMORY_LIMIT, or " if is_full else ""
     return StorageError(
         f"the state cannot be written ({_first_line(error)})",
         where=str(path) if path else None,
@@ -74,18 +75,25 @@ def storage_error(error: BaseException, path: Path | None = None) -> RetlError |
     )
 
 
-def not_readable(error: duckdb.Error, path: Path | None) -> StateError:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether DuckDB has used up its memory; where Arrow reads its rows, the error is Arrow's."""
+    if isinstance(error, OSError):
+        return str(error).startswith("Out of Memory Error")
+    return isinstance(error, duckdb.OutOfMemoryException)
+
+
+def not_readable(error: BaseException, path: Path | None) -> StateError:
     """The error where DuckDB does not take a file for its own."""
     return _unusable("this is not a state file that retl can read", error, path, "move it away")
 
 
-def _damaged_file(error: duckdb.Error, path: Path | None) -> StateError:
+def _damaged_file(error: BaseException, path: Path | None) -> StateError:
     # A reset needs no row of the snapshot, and keeps calls that wait and the source of message ids.
     way = "try `retl reset`, which keeps the calls that wait; if that fails too, move it away"
     return _unusable("the state file is damaged", error, path, way)
 
 
-def _unusable(sentence: str, error: duckdb.Error, path: Path | None, way: str) -> StateError:
+def _unusable(sentence: str, error: BaseException, path: Path | None, way: str) -> StateError:
     return StateError(
         f"{sentence} ({_first_line(error)})",
         where=str(path) if path else None,
@@ -94,7 +102,7 @@ def _unusable(sentence: str, error: duckdb.Error, path: Path | None, way: str) -
     )
 
 
-def _damaged_log(error: duckdb.Error, path: Path | None) -> StateError:
+def _damaged_log(error: BaseException, path: Path | None) -> StateError:
     log = f"{path}.wal" if path else "the log"
     return StateError(
         f"the log beside the state is damaged, or is that of another file ({_first_line(error)})",
@@ -104,7 +112,7 @@ def _damaged_log(error: duckdb.Error, path: Path | None) -> StateError:
     )
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return str(error).splitlines()[0]
 
 
