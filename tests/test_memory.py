@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import duckdb
 import psycopg
 import pytest
 from harness import Retl, runner
@@ -192,3 +193,29 @@ def test_a_backfill_of_two_million_rows_fits_into_little_memory(tmp_path: Path) 
         arrived = sink.counts().calls
     assert (0, 2_000_000) == (done.returncode, arrived), done.stdout
     assert 100 < json.loads(report.read_text())["peak_mb"] < 750
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wide", ["true", "i > 30000"], ids=["all", "behind others"])
+def test_a_backfill_of_wide_rows_fits_into_the_memory_of_a_small_machine(tmp_path: Path, wide: str) -> None:
+    """With 1 GB, which is the most by default, calls of 25 kB leave as well, wherever they are."""
+    with running_sink(in_python=True) as sink:
+        make_project(tmp_path, 1_000, sink.url, connections=16)
+        with duckdb.connect(tmp_path / "shop.duckdb") as db:
+            name = f"CASE WHEN {wide} THEN repeat('x', 25000) END AS name"
+            of_users = "SELECT * EXCLUDE (user_id, name) FROM users_v1 LIMIT 1"
+            rows = "range(10000)" if wide == "true" else "range(40000)"
+            db.execute(
+                f"CREATE OR REPLACE TABLE users_v1 AS SELECT 'u' || i AS user_id, {name}, * EXCLUDE i "
+                f"FROM {rows} AS t (i), ({of_users})"
+            )
+            ((expected,),) = db.execute("SELECT count(*) FROM users").fetchall()
+        done = subprocess.run(
+            [sys.executable, "-m", "retl", "run", "syncs/users.yml"],
+            cwd=tmp_path,
+            env={**bare_environment(), "SEGMENT_WRITE_KEY": "key", "RETL_MEMORY_LIMIT": "1GB"},
+            capture_output=True,
+            timeout=300,
+        )
+        arrived = sink.counts().calls
+    assert (0, expected) == (done.returncode, arrived), done.stderr

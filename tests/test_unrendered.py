@@ -124,6 +124,17 @@ def test_calls_of_rows_in_another_order_leave_in_theirs(shop: Shop, moved: str) 
 
 
 @pytest.mark.thorough
+def test_calls_of_any_size_leave_once_and_in_order(shop: Shop) -> None:
+    """However large calls are, before and behind others, each lane gives each of its calls, in order."""
+    widths = [n // 700 % 3 * 3_300 + n * 7919 % 1_100 for n in range(12_000)]  # about the size of a large one
+    many = [f"u{n}" for n in range(12_000)]
+    shop.run(Table({"id": many, "name": ["x" * width for width in widths], "plan": many}), NOT_NOW)
+    with open_state(shop.state_path, "shop") as state:
+        pages = [page for lane in outbox.lanes(state.db) for page in outbox.pages(state.db, lane)]
+    assert list(range(1, 12_001)) == [int(seq) for page in pages for seq in page.seqs]
+
+
+@pytest.mark.thorough
 def test_a_reset_makes_the_text_of_calls_that_wait(
     shop: Shop, sandbox: Sandbox, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,15 +39,15 @@ class Lane:
         calls: how many.
         attempted: the place up to which calls went out earlier without a known answer.
         last: the place of its last call.
-        in_order: whether the rows of which its calls are yet to be made stand in the order of their places;
-            False is always safe, and slower.
+        call_bytes: the size of a call, about, where its calls are yet to be made, of rows that stand in the
+            order of their places; None is always safe, and slower.
     """
 
     number: int
     calls: int
     attempted: int
     last: int
-    in_order: bool = False
+    call_bytes: int | None = None
 
 
 def lane_count(calls: int, connections: int) -> int:
@@ -411,10 +411,10 @@ def lanes(db: duckdb.DuckDBPyConnection) -> tuple[Lane, ...]:
     ).fetchall()
     found = [Lane(*row) for row in rows]
     later = unrendered.lanes(db)
-    calls, in_order = _count_unrendered(db, later), unrendered.are_in_order(db, later)
+    calls, call_bytes = _count_unrendered(db, later), unrendered.call_bytes(db, later)
     for one in later:
         attempted = marks.attempted(db, one.lane)
-        found.append(Lane(one.lane, calls[one.lane], attempted, one.last_seq, in_order))
+        found.append(Lane(one.lane, calls[one.lane], attempted, one.last_seq, call_bytes))
     return tuple(found)
 
 
@@ -457,7 +457,7 @@ def pages(
     number = lane.number
     for one in unrendered.lanes(db):
         if one.lane == number:
-            yield from one.pages(db, marks.delivered(db, number), _ahead(db), page_bytes, lane.in_order)
+            yield from one.pages(db, marks.delivered(db, number), _ahead(db), page_bytes, lane.call_bytes)
     size = min(PAGE_BYTES, 2 * page_bytes())
     for first, last in db.execute(_PAGES, [size, number, number]).fetchall():
         yield joined(number, db.sql(_PAGE.format(lane=number, first=first, last=last)).to_arrow_table())

@@ -6,6 +6,7 @@ rows that it reads have to stay as they are until the calls have left; before th
 all calls is made.
 """
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 
 from retl import sql
+from retl.damage import is_out_of_memory
 from retl.delivery.batch import Batch, joined
 from retl.lazy import lazy_module
 
@@ -56,7 +58,7 @@ class UnrenderedLane:
         behind: int,
         ahead: Sequence[int],
         page_bytes: Callable[[], int],
-        in_order: bool,
+        call_bytes: int | None,
     ) -> Iterator[Batch]:
         """Its calls in order, each page as one large batch of about so many bytes.
 
@@ -65,33 +67,75 @@ class UnrenderedLane:
             behind: as of `select`.
             ahead: as of `select`.
             page_bytes: gives the size of the next page.
-            in_order: whether the statement yields the calls in order; see `are_in_order`.
+            call_bytes: the size of a call, about; None where the statement does not yield calls in order.
         """
         waiting = replace(self, first_seq=max(self.first_seq, behind + 1))
-        make = waiting._in_stretches if in_order else waiting._one_by_one
-        yield from make(db, ahead, page_bytes)
+        if call_bytes is None:
+            yield from waiting._one_by_one(db, ahead, page_bytes)
+        else:
+            yield from waiting._in_stretches(db, ahead, page_bytes, call_bytes)
 
     def _in_stretches(
-        self, db: duckdb.DuckDBPyConnection, ahead: Sequence[int], page_bytes: Callable[[], int]
+        self,
+        db: duckdb.DuckDBPyConnection,
+        ahead: Sequence[int],
+        page_bytes: Callable[[], int],
+        call_bytes: int,
     ) -> Iterator[Batch]:
-        """Pages of calls whose rows stand in their order: a query makes those of many.
+        """Pages of calls whose rows stand in their order: a query makes many calls, or a few large ones.
 
-        It is begun anew where calls are so large that too many of them are made at once.
+        Where DuckDB has no memory for it, others have it that make calls as well, and are done with it soon.
         """
-        seq, at_once = self.first_seq, AT_ONCE
+        seq, size, tries = self.first_seq, call_bytes, 0
         with db.cursor() as cursor:  # the other one writes meanwhile
             while seq <= self.last_seq:
-                until = min(seq + STRETCH - 1, self.last_seq)
+                were_large = _are_large(size)
+                places = AT_ONCE_BYTES // size if were_large else STRETCH
+                until = min(seq + places - 1, self.last_seq)
                 stretch = replace(self, first_seq=seq, last_seq=until)
-                seq = until + 1
-                with sql.stream(cursor, stretch._texts(ahead), at_once) as batches:
-                    for calls in _tables(batches, page_bytes):
+                make = stretch._made_alone if were_large else stretch._made_while_read
+                try:
+                    for calls in make(cursor, ahead, page_bytes, max(1, page_bytes() // (4 * size))):
+                        size, tries = _size_of(calls), 0
                         page = joined(self.lane, calls)
+                        seq = page.last_seq + 1
                         yield page
-                        fitting = max(1, min(AT_ONCE, page.calls * page_bytes() // len(page.text) // 4))
-                        if at_once > 4 * fitting:
-                            seq, at_once = page.last_seq + 1, fitting
-                            break
+                    if were_large or not _are_large(size):  # else large ones have ended the query
+                        seq = until + 1
+                except (duckdb.Error, OSError) as error:
+                    if tries == MOST_TRIES or not is_out_of_memory(error):
+                        raise
+                    size, tries = max(size, LARGEST), tries + 1
+                    threading.Event().wait(SECONDS_BETWEEN_TRIES)
+
+    def _made_while_read(
+        self,
+        cursor: duckdb.DuckDBPyConnection,
+        ahead: Sequence[int],
+        page_bytes: Callable[[], int],
+        at_once: int,
+    ) -> Iterator["pa.Table"]:
+        """Its calls in tables, up to the first table of large ones, with which the query ends."""
+        with sql.stream(cursor, self._texts(ahead), min(at_once, AT_ONCE)) as batches:
+            for calls in _tables(batches, page_bytes):
+                if _are_large(_size_of(calls)):
+                    break
+                yield calls
+            else:
+                return
+        yield calls
+
+    def _made_alone(
+        self,
+        cursor: duckdb.DuckDBPyConnection,
+        ahead: Sequence[int],
+        page_bytes: Callable[[], int],
+        at_once: int,
+    ) -> Iterator["pa.Table"]:
+        """Its calls in tables, all of them made before the first is handed over."""
+        with _LARGE, sql.stream(cursor, self._texts(ahead), min(at_once, AT_ONCE)) as batches:
+            tables = list(_tables(batches, page_bytes))
+        yield from tables
 
     def _one_by_one(
         self, db: duckdb.DuckDBPyConnection, ahead: Sequence[int], page_bytes: Callable[[], int]
@@ -116,6 +160,16 @@ class UnrenderedLane:
         return f"SELECT seq, body || ',' AS text FROM ({self.select(0, ahead)})"
 
 
+def _size_of(calls: "pa.Table") -> int:
+    """The size of a call of a table, on average."""
+    return max(1, int(calls.nbytes) // len(calls))
+
+
+def _are_large(size: int) -> bool:
+    """Whether calls of that size are too large to be made of all rows that DuckDB takes at once."""
+    return size * VECTOR_ROWS > AT_ONCE_BYTES
+
+
 def _tables(batches: "Iterable[pa.RecordBatch]", page_bytes: Callable[[], int]) -> "Iterator[pa.Table]":
     """Batches in tables of so many bytes at most, but for a batch that has more by itself."""
     read: list[pa.RecordBatch] = []
@@ -136,6 +190,26 @@ def _tables(batches: "Iterable[pa.RecordBatch]", page_bytes: Callable[[], int]) 
 STRETCH = 1 << 18
 """Places whose calls one query makes. To begin a query takes some milliseconds; and while one is under way
 DuckDB keeps what others replace."""
+
+VECTOR_ROWS = 2_048
+"""The rows that DuckDB reads at once, and makes calls of, unless a query has fewer."""
+
+AT_ONCE_BYTES = 8_000_000
+"""The size of the calls that are made at once. They are in memory several times over until Arrow has them,
+and so are the rows that DuckDB reads for them, however few it makes calls of."""
+
+LARGEST = 32_768
+"""The size of a call where it is not known why there is no memory."""
+
+FIRST_CALLS = 64
+"""The calls of which one tells the size of the others, before the first is made."""
+
+MOST_TRIES = 200
+SECONDS_BETWEEN_TRIES = 0.05
+"""Tries to make calls where others, which are being made, have all the memory."""
+
+_LARGE = threading.Lock()
+"""Held while large calls are made, so that their rows are in memory once."""
 
 AT_ONCE = 250
 """Calls that Arrow gets in a piece, of which pages are put together: the fewer, the fuller is a page."""
@@ -193,16 +267,21 @@ def count(
     return dict.fromkeys(behind, 0) | counts
 
 
-def are_in_order(db: duckdb.DuckDBPyConnection, found: Sequence[UnrenderedLane]) -> bool:
-    """Whether the rows of lanes, which have one statement, all stand in the order of their calls' places.
+def call_bytes(db: duckdb.DuckDBPyConnection, found: Sequence[UnrenderedLane]) -> int | None:
+    """The size of a call of these lanes, which have one statement, by the largest of the first few.
 
-    DuckDB yields rows as they stand, and they do not move while calls wait.
+    None where rows do not stand in the order of their calls' places. DuckDB yields rows as they stand, and
+    they do not move while calls wait.
     """
     if not found:
-        return True
+        return None
     first, last = min(one.first_seq for one in found), max(one.last_seq for one in found)
-    calls = replace(found[0], first_seq=first, last_seq=last).select(0, ())
-    return not db.execute(_OUT_OF_ORDER.format(calls=calls)).fetchall()
+    calls = replace(found[0], first_seq=first, last_seq=last)
+    if db.execute(_OUT_OF_ORDER.format(calls=calls.select(0, ()))).fetchall():
+        return None
+    few = replace(calls, last_seq=min(last, first + FIRST_CALLS - 1)).select(0, ())
+    ((size,),) = db.execute(f"SELECT max(strlen(body)) FROM ({few})").fetchall()
+    return size or 1
 
 
 _OUT_OF_ORDER = """
