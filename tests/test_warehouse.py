@@ -253,6 +253,17 @@ def test_empty_result_has_a_schema(shop: Shop) -> None:
     assert (0, ["user_id", "email"]) == (batch.num_rows, batch.schema.names)
 
 
+@pytest.mark.parametrize(
+    "kind", ["UUID[]", "STRUCT(a JSON)", "MAP(VARCHAR, UUID)", "UNION(a INTEGER, b VARCHAR)"]
+)
+def test_an_empty_result_has_a_schema_whatever_its_types(tmp_path: Path, kind: str) -> None:
+    """Also where Arrow has types of its own inside of others, as only DuckDB hands them over."""
+    with open_warehouse("duckdb://", tmp_path) as warehouse:
+        (batch,) = warehouse.read(model(f"SELECT NULL::{kind} AS value WHERE false"))
+
+    assert (0, ["value"]) == (batch.num_rows, batch.schema.names)
+
+
 def test_columns(shop: Shop) -> None:
     """The columns come in the model's order, each with the database's word for its type."""
     with shop.open() as warehouse:

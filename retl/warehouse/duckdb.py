@@ -16,6 +16,7 @@ from retl.errors import ModelError, WarehouseError
 from retl.memory import Room
 from retl.model import Model
 from retl.sql import stream
+from retl.warehouse.arrow import without_rows
 from retl.warehouse.base import (
     BATCH_ROWS,
     Column,
@@ -326,7 +327,7 @@ def _at_least_one(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
     for batch in reader:
         yield batch_of(batch.schema.names, [_parsed(column) for column in batch.columns])
     if batch is None:
-        yield pa.RecordBatch.from_pylist([], schema=reader.schema)
+        yield without_rows(reader.schema)
 
 
 def _parsed(column: pa.Array) -> Parsed:
