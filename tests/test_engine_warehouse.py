@@ -645,6 +645,22 @@ def retl(
         yield runner(capsys)
 
 
+@pytest.mark.rule("X9")
+@pytest.mark.parametrize("kind", ["VARIANT", "VARIANT[]"])
+def test_a_type_whose_values_cannot_be_compared_is_refused(retl: Retl, tmp_path: Path, kind: str) -> None:
+    """Nothing is sent of a column that DuckDB would hand over in a form of its own."""
+    with duckdb.connect(str(tmp_path / "shop.duckdb")) as db:
+        db.execute(f"ALTER TABLE shop_rows ADD COLUMN document {kind}")
+    sync = tmp_path / "syncs/shop.yml"
+    text = sync.read_text().replace("value, note FROM", "value, note, document FROM")
+    sync.write_text(text.replace("value: value}", "value: value, document: document}"))
+
+    code, _, error = retl("run", "shop")
+
+    assert (2, True) == (code, f"the column `document` has the type {kind}" in error), error
+    assert [] == tables_of(tmp_path)
+
+
 def tables_of(folder: Path) -> list[str]:
     """The tables in the workspace of a project's DuckDB file."""
     with duckdb.connect(str(folder / "shop.duckdb")) as db:

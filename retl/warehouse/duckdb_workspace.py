@@ -8,7 +8,7 @@ import duckdb
 
 from retl import sql
 from retl.address import Address, shown, without_secrets
-from retl.errors import WarehouseError
+from retl.errors import ConfigError, WarehouseError
 from retl.memory import Room
 from retl.model import Model
 from retl.warehouse.dialect import as_subquery
@@ -33,6 +33,8 @@ _SAME = re.compile(r"BOOLEAN|U?(TINY|SMALL|BIG|HUGE)INT|U?INTEGER|UUID|BLOB|ENUM
 _INSTANT = re.compile(r"DATE|TIMESTAMP(_S|_MS)?|TIMESTAMP WITH TIME ZONE")
 
 _NUMBER = re.compile(r"DECIMAL\(.*\)")
+
+_VARIANT = re.compile(r"\bVARIANT\b")
 
 
 class DuckDBWorkspace(Workspace):
@@ -74,9 +76,13 @@ class DuckDBWorkspace(Workspace):
         return [name for (name,) in found.fetchall()]
 
     def columns(self, table: str) -> tuple[StoredColumn, ...]:
-        """The columns of a table, in its order."""
+        """The columns of a table, in its order.
+
+        Raises:
+            ConfigError: one has a type whose values cannot be compared.
+        """
         found = self._executed(_COLUMNS, None, {"schema": self.schema, "table": table})
-        return tuple(_stored(name, kind) for name, kind in found.fetchall())
+        return tuple(_stored(name, kind, self._url) for name, kind in found.fetchall())
 
     def query_of(self, model: Model) -> str:
         """The model's SQL in brackets."""
@@ -129,8 +135,18 @@ class DuckDBWorkspace(Workspace):
         return without_secrets(str(error), self._url).strip().split("\n", 1)[0]
 
 
-def _stored(name: str, kind: str) -> StoredColumn:
-    """How a column of that type is compared."""
+def _stored(name: str, kind: str, url: Address) -> StoredColumn:
+    """How a column of that type is compared.
+
+    Raises:
+        ConfigError: its values are handed over in a form of DuckDB's own.
+    """
+    if _VARIANT.search(kind):
+        raise ConfigError(
+            f"the column `{name}` has the type {kind}, whose values `engine: warehouse` cannot compare",
+            where=shown(url),
+            hint=f"cast it in the model: {sql.name(name)}::JSON; or use `engine: local`",
+        )
     if kind == "TIMESTAMP_NS":  # whose keys are cut to microseconds; it has no year of five digits
         return StoredColumn(name, kind, None, ("{}",))
     if _INSTANT.fullmatch(kind):
