@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import psycopg
 import pyarrow as pa
 import pytest
 import sqlalchemy
@@ -25,7 +27,7 @@ from retl.engine.landing import SEQ
 from retl.engine.warehouse.engine import _placed
 from retl.engine.warehouse.statements import Sides, find_candidates
 from retl.engine.warehouse.tables import drop_unneeded, run_tables
-from retl.errors import ConfigError, LockedError, RetlError, WarehouseError
+from retl.errors import ConfigError, Interrupted, LockedError, RetlError, WarehouseError
 from retl.job import Job, Options
 from retl.model import Model
 from retl.pipeline import run
@@ -123,6 +125,15 @@ class Dying(Workspace):
         self.alive.close()
 
 
+class Stopped(Dying):
+    """A workspace of a process that gets a SIGTERM where it drops tables."""
+
+    def drop(self, tables: Sequence[str]) -> None:
+        """Be interrupted in the midst of it."""
+        if tables:
+            raise Interrupted(signal.SIGTERM)
+
+
 class World:
     """A warehouse with one table of rows, a local Segment, and states of one sync."""
 
@@ -132,6 +143,7 @@ class World:
         self.sandbox = sandbox
         self.engine = "warehouse"
         self.text = SYNC
+        self.is_stopped = False
         self.state_path = root / "state" / "shop.duckdb"
         self.is_duckdb = read_address(url).backend == "duckdb"
         if self.is_duckdb:
@@ -180,6 +192,8 @@ class World:
 
         def opened(schema: str) -> Workspace:
             workspace = open_workspace(self.url, self.root, schema)
+            if self.is_stopped:
+                return Stopped(workspace, 1_000)
             return workspace if dying is None else Dying(workspace, dying)
 
         model = load_model(sync, project)
@@ -241,6 +255,40 @@ def test_only_what_changed_leaves_the_warehouse(world: World) -> None:
         f"SELECT count(*), min(CASE WHEN id = 1 THEN note END) FROM retl.{world.tables()[0]}"
     )
     assert (4, "n1") == (rows, notes), "the last known values are those of the last counted change"
+
+
+@pytest.mark.rule("X2")
+def test_a_signal_while_tables_are_dropped_stops_the_run(world: World) -> None:
+    """No call leaves after it, though the run has come to its commit; the next one sends them."""
+    assert (4, 0, 4, 0, 0, 0) == counts(world.run())
+    world.fill(AFTER)
+    world.is_stopped = True
+
+    record = world.run()
+
+    assert (143, 0, 3) == (record.exit_code, record.calls.delivered, record.calls.pending)
+    world.is_stopped = False
+    assert 3 == world.run().calls.delivered
+    assert 1 == len(world.tables())
+
+
+@pytest.mark.thorough
+@pytest.mark.rule("X2")
+def test_who_reads_a_snapshot_keeps_no_run_from_delivering(postgres_url: str, tmp_path: Path) -> None:
+    """A table that is in use is dropped by a later run, and is waited for only for a moment."""
+    with Sandbox() as sandbox:
+        world = World(postgres_url, tmp_path, sandbox)
+        world.execute("DROP SCHEMA IF EXISTS retl CASCADE")
+        world.fill(BEFORE)
+        world.run()
+        with psycopg.connect(postgres_url) as reader:
+            reader.execute(f"SELECT * FROM retl.{world.tables()[0]}")
+            world.fill(AFTER)
+            assert 3 == world.run().calls.delivered
+            assert 0 == world.run().calls.delivered
+            assert 2 == len(world.tables())
+        assert 0 == world.run().calls.delivered
+        assert 1 == len(world.tables())
 
 
 @pytest.mark.variants(1)

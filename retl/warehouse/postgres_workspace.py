@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from retl import sql
 from retl.address import shown, without_secrets
-from retl.errors import ConfigError, ModelError, WarehouseError
+from retl.errors import ConfigError, ModelError, RetlError, WarehouseError
 from retl.model import Model
 from retl.warehouse.base import line_in, sentence_in
 from retl.warehouse.dialect import SUBQUERY_END, as_subquery
@@ -30,6 +30,9 @@ would be that of other clients, too."""
 
 _NOT_ALLOWED = "42501"
 """The SQLSTATE for what the user may not do."""
+
+_IN_USE = "55P03"
+"""The SQLSTATE where somebody else has a table in use for too long."""
 
 _COLUMNS = """
 SELECT
@@ -108,6 +111,8 @@ class PostgresWorkspace(Workspace):
     Attributes:
         kind: the dialect by which the database is reached and its errors are read.
         session: statements that begin a session.
+        patience: sets how long a transaction waits for others that have a table in use; None where it cannot
+            be set.
     """
 
     dialect = "postgres"
@@ -117,6 +122,7 @@ class PostgresWorkspace(Workspace):
         *(f"SET {name} = '{value}'" for name, value in SETTINGS.items()),
         "SET default_transaction_read_only = off",
     )
+    patience: str | None = "SET LOCAL lock_timeout = '2s'"
 
     def __init__(self, url: URL, root: Path, schema: str) -> None:
         """Connect.
@@ -240,9 +246,23 @@ class PostgresWorkspace(Workspace):
         return int(number)
 
     def drop(self, tables: Sequence[str]) -> None:
-        """Drop tables, of which some may be gone."""
+        """Drop tables, of which some may be gone, and all that can be dropped where one cannot.
+
+        Raises:
+            ConfigError: another user made one of them.
+            WarehouseError: another session has one in use.
+        """
+        failed: RetlError | None = None
         for table in tables:
-            self.execute(f"DROP TABLE IF EXISTS {sql.name(self.schema)}.{sql.name(table)}")
+            try:
+                with self._transaction():
+                    if self.patience:
+                        self._executed(self.patience, None)
+                    self._executed(f"DROP TABLE IF EXISTS {sql.name(self.schema)}.{sql.name(table)}", None)
+            except (ConfigError, WarehouseError) as error:
+                failed = error
+        if failed is not None:
+            raise failed
 
     def cancel(self) -> None:
         """Stop what is executed."""
@@ -270,7 +290,14 @@ class PostgresWorkspace(Workspace):
         told = error if isinstance(error, DBAPIError) else None
         message = without_secrets(self.kind.message(told) if told else str(error), self._url)
         said = sentence_in(message)
-        if told and getattr(told.orig, "sqlstate", getattr(told.orig, "pgcode", None)) == _NOT_ALLOWED:
+        state = getattr(told.orig, "sqlstate", getattr(told.orig, "pgcode", None)) if told else None
+        if state == _IN_USE:
+            return WarehouseError(
+                f"another session has a table of the schema `{self.schema}` in use: {said}",
+                where=shown(self._url),
+                hint="see in pg_stat_activity who it is, and run it again once that has ended",
+            )
+        if state == _NOT_ALLOWED:
             return ConfigError(
                 f"the warehouse's user may not do what `engine: warehouse` needs: {said}",
                 where=shown(self._url),

@@ -9,7 +9,6 @@ stand rows that are neither as the model has them nor as the last table had them
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -33,12 +32,13 @@ from retl.engine.warehouse.tables import (
     SnapshotTable,
     drop_left,
     drop_unneeded,
+    left_for_later,
     lost,
     note_snapshot_table,
     run_tables,
     snapshot_table,
 )
-from retl.errors import ConfigError, RetlError, WarehouseError
+from retl.errors import ConfigError, WarehouseError
 from retl.lazy import lazy_module
 from retl.memory import allowed, hold_to, hold_to_candidates
 from retl.model import Model
@@ -195,7 +195,7 @@ class WarehouseEngine(Engine):
     def close(self) -> None:
         """Drop the tables that nothing needs any more, which the next run does else; see `Engine.close`."""
         try:
-            with suppress(RetlError):
+            with left_for_later():
                 if self._tables is not None and self.purpose is Purpose.PROMOTE:
                     drop_unneeded(self.state, self.workspace, self._tables, at_end=True)
                 elif self._tables is not None:

@@ -14,15 +14,15 @@ import hashlib
 import math
 import re
 import secrets
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import duckdb
 
 from retl import sql
-from retl.errors import RetlError, StateError
+from retl.errors import ConfigError, Interrupted, RetlError, StateError, WarehouseError
 from retl.state import State
 from retl.warehouse.workspace import Workspace
 
@@ -133,6 +133,8 @@ def drop_unneeded(state: State, workspace: Workspace, tables: RunTables, *, at_e
     At the end of a run, a state that is kept elsewhere may not be saved yet: until then the state there needs
     the table of before, which the next run drops.
 
+    Where that cannot be done now, a later run does it.
+
     Returns:
         Whether no table but that of the snapshot is left.
 
@@ -146,8 +148,22 @@ def drop_unneeded(state: State, workspace: Workspace, tables: RunTables, *, at_e
     lost = state.lost()  # asked after that, so that no table is found which a process made that took over
     if lost is not None:
         raise lost
-    workspace.drop([name for name in found if name not in in_use])
+    try:
+        workspace.drop([name for name in found if name not in in_use])
+    except (ConfigError, WarehouseError):  # as where somebody reads one of them, or another user made it
+        return False
     return not in_use
+
+
+@contextmanager
+def left_for_later() -> Iterator[None]:
+    """Leave it to a later run to clean up where that cannot be done now; but a signal ends this run."""
+    try:
+        yield
+    except Interrupted:
+        raise
+    except (RetlError, duckdb.Error):
+        return
 
 
 def _in_use(state: State, tables: RunTables, names: list[str]) -> set[str]:
@@ -179,7 +195,7 @@ def drop_left(state: State, opening: Callable[[str], Workspace], but: str | None
     for schema in sorted(makers(state)):
         if schema == but:
             continue
-        with suppress(RetlError, duckdb.Error), opening(schema) as workspace:
+        with left_for_later(), opening(schema) as workspace:
             own = run_tables(state, workspace, keep=True)
             is_empty = drop_unneeded(state, workspace, own, at_end=False)
             kept = snapshot_table(state)

@@ -5,10 +5,8 @@ anything in the warehouse.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import replace
 
-import duckdb
 import pyarrow as pa
 
 from retl import sql
@@ -23,11 +21,12 @@ from retl.engine.warehouse import held, statements
 from retl.engine.warehouse.tables import (
     SnapshotTable,
     drop_left,
+    left_for_later,
     lost,
     note_snapshot_table,
     snapshot_table,
 )
-from retl.errors import ModelError, RetlError
+from retl.errors import ModelError
 from retl.model import Model
 from retl.state import State
 from retl.warehouse import Warehouse, Workspace
@@ -97,6 +96,6 @@ class TakenOverEngine(LocalEngine):
             return
         if self.state.is_remote and snapshot_table(self.state) is not None:
             return
-        with suppress(RetlError, duckdb.Error):
+        with left_for_later():
             self.state.save(leaving=False)  # or the state in a bucket would need the table still
             drop_left(self.state, self.opening)
