@@ -24,10 +24,10 @@ from retl.config.project import Project, load_model, load_sync
 from retl.discard import discard_pending
 from retl.engine import snapshot
 from retl.engine.landing import SEQ
-from retl.engine.warehouse.engine import _placed
-from retl.engine.warehouse.statements import Sides, find_candidates
+from retl.engine.warehouse.engine import _THERE, _placed
+from retl.engine.warehouse.statements import NUMBER, Sides, find_candidates
 from retl.engine.warehouse.tables import drop_unneeded, run_tables
-from retl.errors import ConfigError, Interrupted, LockedError, RetlError, WarehouseError
+from retl.errors import ConfigError, Interrupted, LockedError, RetlError, StateError, WarehouseError
 from retl.job import Job, Options
 from retl.model import Model
 from retl.pipeline import run
@@ -289,6 +289,22 @@ def test_who_reads_a_snapshot_keeps_no_run_from_delivering(postgres_url: str, tm
             assert 2 == len(world.tables())
         assert 0 == world.run().calls.delivered
         assert 1 == len(world.tables())
+
+
+@pytest.mark.variants(1)
+@pytest.mark.rule("X9")
+def test_a_snapshot_that_lacks_a_column_is_not_the_models_fault(world: World) -> None:
+    """The error names the table and the column, whose name somebody changed, and sends nothing."""
+    world.run()
+    world.execute(f"ALTER TABLE retl.{world.tables()[0]} RENAME COLUMN note TO notes")
+
+    record = world.run()
+
+    assert isinstance(record.error, StateError)
+    assert f"`retl.{world.tables()[0]}`, which holds the snapshot, lacks the column `note`" in str(
+        record.error
+    )
+    assert (2, 4) == (record.exit_code, len(world.sent()))
 
 
 @pytest.mark.variants(1)
@@ -691,6 +707,19 @@ def retl(
             + f"segment: {{endpoint: '{sandbox.url}', events_per_second: 0}}\n"
         )
         yield runner(capsys)
+
+
+@pytest.mark.parametrize("column", ["RETL_SEQ", SEQ, NUMBER, _THERE])
+def test_a_column_with_a_name_of_retls_own_is_refused(retl: Retl, tmp_path: Path, column: str) -> None:
+    """Check and run name it, with either engine, before a row is read."""
+    sync = tmp_path / "syncs/shop.yml"
+    text = sync.read_text().replace("note FROM", f"note, 1 AS {column} FROM")
+    text = text.replace("value: value}", f"value: value, number: {column}}}")
+    for engine in ("warehouse", "local"):
+        sync.write_text(text.replace("engine: warehouse", f"engine: {engine}"))
+        for command in ("check", "run"):
+            code, _, error = retl(command, "shop")
+            assert (2, True) == (code, f"the column `{column}` has a name that retl uses itself" in error)
 
 
 @pytest.mark.rule("X9")

@@ -176,8 +176,16 @@ def _uses(written: list[dict[str, Any]]) -> dict[Use, str]:
     }
 
 
+OWN_COLUMNS = frozenset({"retl_seq", "retl_number", "retl_there"})
+"""Columns that retl puts beside those of a model, where rows are read and compared."""
+
+
 def read_mapping(sync: Sync) -> SyncMapping:
-    """The mapping as a sync file has it, with no types yet."""
+    """The mapping as a sync file has it, with no types yet.
+
+    Raises:
+        ConfigError: a column has a name that retl uses itself.
+    """
     block = sync.block
     named = {"user_id": block.user_id, "anonymous_id": block.anonymous_id}
     if isinstance(block, Group):
@@ -192,6 +200,13 @@ def read_mapping(sync: Sync) -> SyncMapping:
         compared = {Use(Part.COLUMN, column): column for column in sync.compare}
     elsewhere = [*sync.primary_key, *sorted(block.placed)]
     columns = [*elsewhere, *ids.values(), *fields.values(), *compared.values(), *carried.values()]
+    for column in columns:
+        if column.lower() in OWN_COLUMNS:
+            raise ConfigError(
+                f"the column `{column}` has a name that retl uses itself",
+                where=sync.where_used(column),
+                hint="give it another name in the model: … AS another_name",
+            )
     as_json = [value.column for value in block.values if value.column and value.as_ == "json"]
     otherwise = {value.column for value in block.values if value.as_ != "json"}.union(elsewhere)
     return SyncMapping(

@@ -111,8 +111,8 @@ class PostgresWorkspace(Workspace):
     Attributes:
         kind: the dialect by which the database is reached and its errors are read.
         session: statements that begin a session.
-        patience: sets how long a transaction waits for others that have a table in use; None where it cannot
-            be set.
+        lock_timeout: sets how long a transaction waits for others that have a table in use; None where there
+            is no such setting.
     """
 
     dialect = "postgres"
@@ -122,7 +122,7 @@ class PostgresWorkspace(Workspace):
         *(f"SET {name} = '{value}'" for name, value in SETTINGS.items()),
         "SET default_transaction_read_only = off",
     )
-    patience: str | None = "SET LOCAL lock_timeout = '2s'"
+    lock_timeout: str | None = "SET LOCAL lock_timeout = '2s'"
 
     def __init__(self, url: URL, root: Path, schema: str) -> None:
         """Connect.
@@ -256,8 +256,8 @@ class PostgresWorkspace(Workspace):
         for table in tables:
             try:
                 with self._transaction():
-                    if self.patience:
-                        self._executed(self.patience, None)
+                    if self.lock_timeout:
+                        self._executed(self.lock_timeout, None)
                     self._executed(f"DROP TABLE IF EXISTS {sql.name(self.schema)}.{sql.name(table)}", None)
             except (ConfigError, WarehouseError) as error:
                 failed = error
@@ -301,7 +301,8 @@ class PostgresWorkspace(Workspace):
             return ConfigError(
                 f"the warehouse's user may not do what `engine: warehouse` needs: {said}",
                 where=shown(self._url),
-                hint="retl check --connect says which grants are missing",
+                hint="retl check --connect says which grants are missing; where another user made the table, "
+                "grant the role of that user to this one",
             )
         if model is not None:
             is_models = told and not told.connection_invalidated and self.kind.is_model_fault(told)

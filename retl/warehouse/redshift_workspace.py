@@ -70,7 +70,7 @@ class RedshiftWorkspace(PostgresWorkspace):
     longest_name = 127
     kind = dialect_of(make_url("redshift://"))
     session = ()
-    patience = None
+    lock_timeout = None
 
     def __init__(self, url: URL, root: Path, schema: str) -> None:
         """Connect; see `PostgresWorkspace`.

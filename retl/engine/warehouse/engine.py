@@ -215,7 +215,7 @@ class WarehouseEngine(Engine):
     ) -> Copied:
         """Run the model into a table of the workspace, and find the candidates."""
         assert self._tables is not None
-        tables, old = self._tables, self._old_columns()
+        tables, old = self._tables, self._old_columns(old_mapping)
         alike = old_mapping is not None and mapping.is_alike(old_mapping)
         needs_all = self.purpose is Purpose.LOOK_UP or (
             full or not alike or old is None or held.is_overridden(self.db)
@@ -256,12 +256,12 @@ class WarehouseEngine(Engine):
             return self.workspace.number(queries["kept"])
         return counts["kept"]
 
-    def _old_columns(self) -> Mapping[str, str] | None:
+    def _old_columns(self, old_mapping: SyncMapping | None) -> Mapping[str, str] | None:
         """The types of the columns of the snapshot table; None where there is none.
 
         Raises:
             ConfigError: it is in another schema.
-            StateError: it is gone, or has other rows than it had.
+            StateError: it is gone, lacks a column, or has other rows than it had.
         """
         table = snapshot_table(self.state)
         if table is None:
@@ -275,6 +275,10 @@ class WarehouseEngine(Engine):
         columns = {one.name: one.type for one in self.workspace.columns(table.name)}
         if not columns:
             raise lost(table, self.state.metadata.sync, "is not in the warehouse (any more)")
+        there = {name.lower() for name in columns}
+        for name in old_mapping.columns if old_mapping else ():
+            if name.lower() not in there:
+                raise lost(table, self.state.metadata.sync, f"lacks the column `{name}`")
         rows = self.workspace.number(statements.count_rows(self._named(table.name)))
         if rows != table.rows:
             raise lost(table, self.state.metadata.sync, f"had {table.rows:,} rows and has {rows:,} now")
