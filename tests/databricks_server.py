@@ -256,9 +256,11 @@ class Operation:
         self.ended.set()
 
     def cancel(self) -> None:
-        """Have Spark stop it."""
+        """Have Spark stop it: again, where its client was between two requests of the statement."""
         self.cancelled = True
         self._session.interrupt(self._tag)
+        while not self.ended.wait(0.1):
+            self._session.interrupt(self._tag)
 
     def take(self, rows: int) -> list[pa.RecordBatch]:
         """The next rows; a result of none is one batch of none."""
