@@ -1,12 +1,18 @@
 """Columns of Arrow, from whatever driver hands them over, as retl reads them."""
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from retl.lazy import lazy_module
 from retl.warehouse import parse
 from retl.warehouse.base import Parsed, batch_of
+
+if TYPE_CHECKING:
+    import pyarrow.compute as pc
+else:
+    pc = lazy_module("pyarrow.compute")
 
 
 def passed_on(values: pa.Array) -> Parsed:
