@@ -9,6 +9,7 @@ all calls is made.
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -93,9 +94,10 @@ class UnrenderedLane:
                 places = AT_ONCE_BYTES // size if were_large else STRETCH
                 until = min(seq + places - 1, self.last_seq)
                 stretch = replace(self, first_seq=seq, last_seq=until)
-                make = stretch._made_alone if were_large else stretch._made_while_read
+                at_once = max(1, min(AT_ONCE, page_bytes() // (4 * size)))
+                opening = partial(sql.stream, cursor, stretch._texts(ahead), at_once)
                 try:
-                    for calls in make(cursor, ahead, page_bytes, max(1, page_bytes() // (4 * size))):
+                    for calls in (_made_alone if were_large else _made_while_read)(opening, page_bytes):
                         size, tries = _size_of(calls), 0
                         page = joined(self.lane, calls)
                         seq = page.last_seq + 1
@@ -107,35 +109,6 @@ class UnrenderedLane:
                         raise
                     size, tries = max(size, LARGEST), tries + 1
                     threading.Event().wait(SECONDS_BETWEEN_TRIES)
-
-    def _made_while_read(
-        self,
-        cursor: duckdb.DuckDBPyConnection,
-        ahead: Sequence[int],
-        page_bytes: Callable[[], int],
-        at_once: int,
-    ) -> Iterator["pa.Table"]:
-        """Its calls in tables, up to the first table of large ones, with which the query ends."""
-        with sql.stream(cursor, self._texts(ahead), min(at_once, AT_ONCE)) as batches:
-            for calls in _tables(batches, page_bytes):
-                if _are_large(_size_of(calls)):
-                    break
-                yield calls
-            else:
-                return
-        yield calls
-
-    def _made_alone(
-        self,
-        cursor: duckdb.DuckDBPyConnection,
-        ahead: Sequence[int],
-        page_bytes: Callable[[], int],
-        at_once: int,
-    ) -> Iterator["pa.Table"]:
-        """Its calls in tables, all of them made before the first is handed over."""
-        with _LARGE, sql.stream(cursor, self._texts(ahead), min(at_once, AT_ONCE)) as batches:
-            tables = list(_tables(batches, page_bytes))
-        yield from tables
 
     def _one_by_one(
         self, db: duckdb.DuckDBPyConnection, ahead: Sequence[int], page_bytes: Callable[[], int]
@@ -158,6 +131,29 @@ class UnrenderedLane:
     def _texts(self, ahead: Sequence[int]) -> str:
         """The SELECT of its calls as `joined` takes them, in the order of the rows: a sort costs too much."""
         return f"SELECT seq, body || ',' AS text FROM ({self.select(0, ahead)})"
+
+
+def _made_while_read(
+    opening: "Callable[[], pa.RecordBatchReader]", page_bytes: Callable[[], int]
+) -> "Iterator[pa.Table]":
+    """Calls in tables, up to the first table of large ones, with which the query ends."""
+    with opening() as batches:
+        for calls in _tables(batches, page_bytes):
+            if _are_large(_size_of(calls)):
+                break
+            yield calls
+        else:
+            return
+    yield calls
+
+
+def _made_alone(
+    opening: "Callable[[], pa.RecordBatchReader]", page_bytes: Callable[[], int]
+) -> "Iterator[pa.Table]":
+    """Calls in tables, all of them made before the first is handed over."""
+    with _LARGE, opening() as batches:
+        tables = list(_tables(batches, page_bytes))
+    yield from tables
 
 
 def _size_of(calls: "pa.Table") -> int:
