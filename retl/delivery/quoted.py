@@ -26,8 +26,11 @@ _PLAIN = re.compile(r"[a-z]{1,20}|[A-Z][a-z]{0,20}|[A-Z]{1,20}|\d{1,7}")
 """A word that is not in a code such as base64 or hexadecimal digits."""
 
 
-def without_quotes(answer: str, batch: Batch) -> str:
-    """The beginning of an answer; an ellipsis stands for each word that may be of the calls' values."""
+def without_quotes(answer: str, batch: Batch, status: int | None) -> str:
+    """The beginning of an answer; an ellipsis stands for each word that may be of the calls' values.
+
+    The answer's status is told anyway, and stays.
+    """
     try:
         calls = json.loads(b"[" + bytes(batch.text) + b"]", parse_int=str, parse_float=str)
         values = list(_values(calls))
@@ -39,7 +42,7 @@ def without_quotes(answer: str, batch: Batch) -> str:
 
     def shown(match: re.Match[str]) -> str:
         word = match[0].lower()
-        if word in ORDINARY.split() or match[0] in names:
+        if word in {*ORDINARY.split(), str(status)} or match[0] in names:
             return match[0]
         is_strange = not _PLAIN.fullmatch(match[0])
         is_quoted = len(word) > 1 and (word in together or any(part in word for part in parts))

@@ -194,7 +194,7 @@ class Segment:
         except DestinationError as error:
             return Decision(Action.REFUSED, error.message, error=error)
         if response.body and not response.is_success:
-            response = replace(response, shown=without_quotes(response.body, batch))
+            response = replace(response, shown=without_quotes(response.body, batch, response.status))
         decision = decide(response, attempt.retries, self.retry_policy, random.random())
         decision = replace(decision, status=response.status or 0, unsure=response.unsure)
         if decision.action is Action.REFUSED:
