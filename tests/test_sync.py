@@ -303,6 +303,10 @@ BAD = [
         ":5 engine_schema: must be a name of ASCII letters, digits and _, of at most 63 characters",
     ),
     (
+        identify("engine_schema: PG_catalog"),
+        ":5 engine_schema: must not be a schema of the database's own",
+    ),
+    (
         identify("timezone: localtime"),
         ":5 timezone: `localtime` is not a time zone; write one such as `Europe/Berlin`",
     ),
