@@ -120,6 +120,16 @@ def test_a_missing_state_is_told_from_a_missing_bucket(
     assert [] == segment.requests
 
 
+@pytest.mark.parametrize("command", [("status",), ("check", "--connect")], ids=["status", "check"])
+def test_a_bucket_out_of_reach_is_told_once(
+    bucket: Bucket, project: Path, retl: Retl, command: tuple[str, ...]
+) -> None:
+    """Where a sync's state could not be read, the search for states of other syncs does not say so again."""
+    edit(project / "retl.yml", "acme", "acmee")
+    code, _, said = retl(*command)
+    assert (2, 1) == (code, said.count("there is no such bucket")), said
+
+
 def test_a_check_tries_the_bucket_where_it_may(bucket: Bucket, project: Path, retl: Retl) -> None:
     """`--connect` says whether a state can be kept there, and leaves nothing; without it nobody is asked."""
     assert (0, []) == (retl("check")[0], bucket.requests)

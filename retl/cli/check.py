@@ -13,7 +13,7 @@ from retl.checks.static_check import Finding
 from retl.checks.tracking_plan import CHECKER as PLAN
 from retl.checks.tracking_plan import TrackingPlan, read_tracking_plan
 from retl.cli.console import Printer, Ragged, as_json_line, console, count
-from retl.cli.errors import print_failure
+from retl.cli.errors import print_failure, unless_printed
 from retl.cli.log import notice
 from retl.cli.options import AS_JSON, MOST, RECEIVERS, sync_files
 from retl.cli.receivers import EFFECT_COLORS
@@ -67,6 +67,7 @@ def check_command(
     Example: retl check syncs/orders.yml --receiver insider,miso
     """
     codes = [0]
+    failures = []
     sessions = []
     names = chosen_receivers(receivers)
     plan = read_tracking_plan(plan_file) if plan_file else None
@@ -82,7 +83,7 @@ def check_command(
             checked = _check_calls(session, names, plan, sample) if looks_at_calls else None
         except Exception as error:
             found = print_failure(Printer(as_json, several=len(paths) > 1), path.stem, error)
-            codes.append(found.exit_code)
+            failures.append(found)
             if isinstance(found, Interrupted):
                 break
             continue
@@ -98,10 +99,11 @@ def check_command(
     own = {session.sync.name: session.state_path for session in sessions}
     at_hand = [session for session in sessions if connect or session.bucket is None]
     for session in {str(session.folder): session for session in at_hand}.values():
-        orphans = find_orphans(session.project, session.folder, session.path.parent, own)
-        if orphans:
-            notice("state", orphans_sentence(orphans))
-    return max(codes)
+        with unless_printed(failures):
+            orphans = find_orphans(session.project, session.folder, session.path.parent, own)
+            if orphans:
+                notice("state", orphans_sentence(orphans))
+    return max([*codes, *(failure.exit_code for failure in failures)])
 
 
 def _check_calls(

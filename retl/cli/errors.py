@@ -3,6 +3,8 @@
 import logging
 import sys
 import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from retl import signals
@@ -19,6 +21,16 @@ def print_failure(printer: Printer, sync: str, error: Exception) -> RetlError:
     found = to_report(error)
     printer.failed(sync, found)
     return found
+
+
+@contextmanager
+def unless_printed(failures: Iterable[RetlError]) -> Iterator[None]:
+    """Let no error through that is the same as one that was printed."""
+    try:
+        yield
+    except RetlError as error:
+        if str(error) not in map(str, failures):
+            raise
 
 
 def to_report(error: BaseException) -> RetlError:

@@ -12,12 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from retl.cli.console import Printer, Ragged, as_json_line, console, count, with_flags
-from retl.cli.errors import print_failure
+from retl.cli.errors import print_failure, unless_printed
 from retl.cli.fold import fold_words
 from retl.cli.options import AS_JSON, REHEARSAL, STATE_DIR, files_if_any
 from retl.clock import SystemClock
 from retl.config.project import find_project
-from retl.errors import Interrupted
+from retl.errors import Interrupted, RetlError
 from retl.monitor import CONDITIONS, FAILED, FailCondition, age, read_conditions, reasons, since
 from retl.orphans import Orphan, find_orphans
 from retl.session import Session, load_session
@@ -69,7 +69,7 @@ def status_command(
     """
     found = []
     own: dict[str, Path] = {}
-    codes = [0]
+    failures: list[RetlError] = []
     paths, none = files_if_any(syncs)
     for path in paths:
         try:
@@ -77,11 +77,12 @@ def status_command(
             own[session.sync.name] = session.state_path
             found.append(_with_rehearsals(session))
         except Exception as error:
-            failed = print_failure(Printer(as_json, several=len(paths) > 1), path.stem, error)
-            codes.append(failed.exit_code)
-            if isinstance(failed, Interrupted):
+            failures.append(print_failure(Printer(as_json, several=len(paths) > 1), path.stem, error))
+            if isinstance(failures[-1], Interrupted):
                 break
-    orphans = [] if syncs or rehearsal else _orphans_around(state_dir, own)
+    orphans: list[Orphan] = []
+    with unless_printed(failures):
+        orphans = [] if syncs or rehearsal else _orphans_around(state_dir, own)
     if none is not None and not orphans:
         raise none
     found += [orphan.status for orphan in orphans]
@@ -96,7 +97,8 @@ def status_command(
     for one, sentences in failing:
         for condition, sentence in sentences.items():
             console(stderr=True).print(Text(f"{condition}: {one.sync}: {sentence}", "red"))
-    return max(*codes, int(any(sentences for _, sentences in failing)))
+    is_failing = any(sentences for _, sentences in failing)
+    return max([int(is_failing), *(failure.exit_code for failure in failures)])
 
 
 def _print(found: Sequence[SyncStatus], orphans: Sequence[Orphan], now: datetime, printer: Printer) -> None:
