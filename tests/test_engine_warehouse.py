@@ -756,9 +756,22 @@ def test_a_reset_drops_the_tables_of_its_state(retl: Retl, tmp_path: Path, optio
     assert 4 == json.loads(retl("run", "shop", "--json")[1])["added"]
 
 
+def test_a_file_that_others_read_cannot_be_compared_in(retl: Retl, tmp_path: Path) -> None:
+    """DuckDB opens no file for writing beside a reader, and the hint says that this engine has to write."""
+    with duckdb.connect(str(tmp_path / "shop.duckdb"), read_only=True):
+        code, _, said = retl("run", "shop")
+    assert (3, True) == (code, "`engine: warehouse` has to write in it" in " ".join(said.split())), said
+
+
 @pytest.mark.thorough
 def test_the_last_known_row_is_told(retl: Retl, tmp_path: Path) -> None:
-    """Explain shows a row as it was last sent; --offline and `retl sql` say that the warehouse has it."""
+    """Explain shows a row as it was last sent; --offline and `retl sql` say that the warehouse has it.
+
+    A row that the state has, since its call is there with it, is shown without a word on the warehouse.
+    """
+    retl("run", "shop")
+    _, told, noted = retl("explain", "shop", "2", "--offline")
+    assert (True, "") == ("value: b" in told, noted)
     retl("run", "shop")
     with duckdb.connect(str(tmp_path / "shop.duckdb")) as db:
         db.execute("UPDATE shop_rows SET value = 'x' WHERE id = 2; DELETE FROM shop_rows WHERE id = 3")

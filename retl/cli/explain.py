@@ -71,7 +71,7 @@ def explain_command(
             is_elsewhere = state.metadata.snapshot_table is not None
         if not past and (ahead is None or not (ahead.calls or ahead.rejected)):
             raise nothing_found(job, key)
-        if ahead is None and is_elsewhere:
+        if ahead is None and is_elsewhere and any(one.row is None for one in past.values()):
             note = "rows as they were last sent are in the warehouse (engine: warehouse), and not shown"
             console(stderr=True).print(Text(note, "dim"))
         for one in _by_row(key, past, ahead):

@@ -139,7 +139,7 @@ class DuckDBWarehouse(Warehouse):
         self._access = access_of(url, root)
         self._file = None if in_memory else path.resolve()
         settings = _settings(url, room)  # the access mode of a URL would win over `read_only`
-        read_only = self._file is not None and not writable
+        self._read_only = read_only = self._file is not None and not writable
         with ExitStack() as failing:
             is_first = True
             if self._file is not None:
@@ -248,10 +248,11 @@ class DuckDBWarehouse(Warehouse):
         return ModelError(f"model {model.name}: {sentence}", where=where, hint=hint)
 
     def _out_of_reach(self, error: Exception) -> WarehouseError:
+        use = " for writing?" if self._read_only else "? `engine: warehouse` has to write in it."
         return WarehouseError(
             f"DuckDB cannot open its file: {without_secrets(str(error), self._url)}",
             where=self._shown,
-            hint="Is it a DuckDB file, and does no other process have it open for writing?",
+            hint=f"Is it a DuckDB file, and does no other process have it open{use}",
         )
 
 
