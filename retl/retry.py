@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from retl import signals
 from retl.damage import storage_error
-from retl.delivery import outbox, rejected
+from retl.delivery import outbox, rejected, rendered
 from retl.delivery.deliver import deliver
 from retl.delivery.destination import Destination
 from retl.delivery.round import Delivery, Terms
@@ -73,7 +73,7 @@ def _put_back(job: Job, delivery: Delivery, run_id: str) -> Delivery:
     """Keep the calls rejected that did not arrive: the outbox is for changes that were never answered."""
     db = job.state.db
     with job.state.transaction():
-        outbox.drop_again(db)
+        rendered.drop_again(db)
         refused = rejected.put_again_back(db, run_id)
     is_over = delivery.refused and outbox.pending(db) == 0
     error = None if is_over else delivery.error

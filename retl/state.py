@@ -35,7 +35,7 @@ OWNERS = {
     "replaced": "retl.engine.replaced",
     "overridden": "retl.engine.snapshot",
     "table_maker": "retl.engine.warehouse.tables",
-    "outbox": "retl.delivery.outbox",
+    "outbox": "retl.delivery.rendered",
     "unrendered": "retl.delivery.unrendered",
     "first_pass": "retl.delivery.history",
     "delivered_call": "retl.delivery.history",

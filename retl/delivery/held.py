@@ -6,7 +6,7 @@ from datetime import datetime
 
 import duckdb
 
-from retl.delivery import outbox, receipts, rejected
+from retl.delivery import outbox, receipts, rejected, rendered
 from retl.delivery.batch import Batch
 from retl.delivery.destination import Destination
 from retl.errors import RetlError
@@ -91,7 +91,7 @@ def reject_passed(db: duckdb.DuckDBPyConnection, run_id: str, now: datetime) -> 
     refused = receipts.refused_places(db)
     if not refused:
         return 0
-    passed = outbox.take_passed(db, list(refused))
+    passed = rendered.take_passed(db, list(refused))
     for place, call in passed.items():
         answer = f"answered {refused[place]}" if refused[place] else "no answer"
         rejected.keep_call(db, call, answer, run_id, now)

@@ -7,9 +7,9 @@ from datetime import datetime
 import duckdb
 
 from retl import sql
-from retl.delivery import outbox
-from retl.delivery.outbox import RefusedCall
+from retl.delivery import outbox, rendered
 from retl.delivery.rejection_list import ReasonCount, RejectedCall, RejectedRow, RejectedText
+from retl.delivery.rendered import RefusedCall
 from retl.reason import Reason
 
 REASONS = {reason.value: reason.meaning for reason in Reason}
@@ -231,7 +231,7 @@ def take_back_sent(db: duckdb.DuckDBPyConnection) -> int:
     To be run in a transaction, after `settle`.
     """
     db.execute(_SENT_AND_WAITING.format(waiting=outbox.waiting(db)))
-    outbox.drop_again(db)
+    rendered.drop_again(db)
     return put_again_back(db, None)
 
 
@@ -323,7 +323,7 @@ def forget_ended_before(db: duckdb.DuckDBPyConnection, moment: datetime) -> None
     db.execute(
         f"""
         DELETE FROM state.ended_rejection
-        WHERE ended_at < ? AND (message_id IS NULL OR message_id NOT IN ({outbox.HELD_IDS}))
+        WHERE ended_at < ? AND (message_id IS NULL OR message_id NOT IN ({rendered.MESSAGE_IDS}))
         """,
         [moment.replace(tzinfo=None)],
     )
