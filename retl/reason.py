@@ -8,7 +8,7 @@ class Reason(StrEnum):
     """A reason code of retl's own; it stands in the state, in run records and in `retl rejected`.
 
     Beside these, rules of receivers are codes, such as `insider_I6` (docs/receivers.md). The order is that of
-    the table in docs/promises/silent-200.md.
+    the table in docs/promises/silent-200.md: of several reasons against a row, the first one is told.
 
     Attributes:
         meaning: the reason in a few words, as reports print it.
@@ -41,11 +41,6 @@ class Reason(StrEnum):
         "user id and anonymous id are both null",
         "leave such rows out in the model, or map an `anonymous_id`, too",
     )
-    BLOCKED_ID = (
-        "blocked_id",
-        "an id that comes from a bad cast and would merge profiles; see `allow_ids`",
-        "correct the cast in the model; if it is somebody's id, list it in `allow_ids`",
-    )
     NO_GROUP_ID = (
         "no_group_id",
         "the group id is null or empty",
@@ -55,6 +50,11 @@ class Reason(StrEnum):
         "group_id_too_long",
         "the group id is longer than 500 characters",
         "take a shorter id",
+    )
+    BLOCKED_ID = (
+        "blocked_id",
+        "an id that comes from a bad cast and would merge profiles; see `allow_ids`",
+        "correct the cast in the model; if it is somebody's id, list it in `allow_ids`",
     )
     NO_EVENT_NAME = (
         "no_event_name",
@@ -86,15 +86,15 @@ class Reason(StrEnum):
         "a text is not valid Unicode",
         "correct the text in the warehouse, or decode it in the model",
     )
-    TOO_LARGE = (
-        "too_large",
-        "the call is larger than 32,768 bytes",
-        "shorten the largest columns in the model, or map fewer",
-    )
     MESSAGE_ID_TOO_LONG = (
         "message_id_too_long",
         "the message id is longer than 100 characters",
         "take a shorter id, or leave `message_id` out: retl makes ids",
+    )
+    TOO_LARGE = (
+        "too_large",
+        "the call is larger than 32,768 bytes",
+        "shorten the largest columns in the model, or map fewer",
     )
     DUPLICATE_MESSAGE_ID = (
         "duplicate_message_id",

@@ -607,7 +607,10 @@ def run(
         return Outcome(exit_code=4, tripped=tripped), memory
 
     calls = [] if silent else reject_shared_ids(list(make_calls(sync, changes, now, full)))
-    rejected = {call.key: call.reason for call in calls if call.reason and call.keeps_row_back}
+    rejected: dict[str, str] = {}
+    for call in calls:
+        if call.reason and call.keeps_row_back:
+            rejected[call.key] = first_of(call.reason, rejected.get(call.key, call.reason))
     lost = Counter(
         call.reason for call in calls if call.reason and not call.keeps_row_back and call.key not in rejected
     )
@@ -912,10 +915,31 @@ def make_call(sync: Sync, change: Change, kind: str, now: datetime, *, own_id: b
         mapped if isinstance(mapped, datetime) and not stale else now,
         message_id,
         body,
-        reasons[0] if reasons else None,
+        first_of(*reasons) if reasons else None,
         undated=mapped is None and template.timestamp is not None,
         keeps_row_back=change.after is not None,
     )
+
+
+REASONS = [
+    "no_id",
+    "no_group_id",
+    "blocked_id",
+    "no_event_name",
+    "bad_timestamp",
+    "bad_json",
+    "bad_number",
+    "bad_boolean",
+    "bad_text",
+    "message_id_too_long",
+    "duplicate_message_id",
+]
+"""The reasons of docs/promises/silent-200.md that a history can give to calls."""
+
+
+def first_of(*reasons: str) -> str:
+    """The one of several reasons that is told."""
+    return min(reasons, key=REASONS.index)
 
 
 def event_name(sync: Sync, template: Template, kind: str, row: Version) -> str | None:

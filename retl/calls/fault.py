@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from retl import sql
+from retl.calls.message_id import MAX_MESSAGE_ID
 from retl.calls.rendering import Rendering
 from retl.calls.template import Image, Template
 from retl.config.sync import Change, Value
@@ -32,7 +33,7 @@ class _Fault:
 
 def first_fault(rendering: Rendering, template: Template) -> str:
     """The SQL of the first reason for which a row's call cannot be sent; NULL where there is none."""
-    return _first_case(_faults(rendering, template), lambda fault: sql.text(fault.reason))
+    return _first_case(_in_order(rendering, template), lambda fault: sql.text(fault.reason))
 
 
 def select_at_fault(rendering: Rendering, template: Template, keys: str) -> str:
@@ -44,14 +45,15 @@ def select_at_fault(rendering: Rendering, template: Template, keys: str) -> str:
         keys: a SELECT of the keys of rows that cannot be sent.
 
     Returns:
-        A statement with the columns `key`, `at_fault`, which is the name of the column, and `value`, the
-        beginning of its text.
+        A statement with the columns `key`, `reason`, `at_fault`, which is the name of the column, and
+        `value`, the beginning of its text.
     """
-    faults = list(_faults(rendering, template))
+    faults = _in_order(rendering, template)
+    reason = _first_case(faults, lambda fault: sql.text(fault.reason))
     column = _first_case(faults, lambda fault: sql.text(fault.column))
     value = _first_case(faults, lambda fault: rendering.text(template.image, fault.column))
     return f"""\
-SELECT key, {column} AS at_fault, left({value}, {SHOWN_VALUE}) AS value
+SELECT key, {reason} AS reason, {column} AS at_fault, left({value}, {SHOWN_VALUE}) AS value
 FROM change
 WHERE change = {sql.text(template.change)} AND key IN ({keys}){rendering.moved(template)}"""
 
@@ -62,18 +64,27 @@ def _first_case(faults: Iterable[_Fault], value: Callable[[_Fault], str]) -> str
     return f"CASE\n{' ' * 12}{sql.join_lines(cases, separator='', indent=' ' * 12)}\n{' ' * 8}END"
 
 
+def _in_order(rendering: Rendering, template: Template) -> list[_Fault]:
+    """The faults that a row's call can have, in the order of their reasons, and then of the sync file."""
+    order = list(Reason)
+    return sorted(_faults(rendering, template), key=lambda fault: order.index(fault.reason))
+
+
 def _faults(rendering: Rendering, template: Template) -> Iterator[_Fault]:
-    """The faults that a row's call can have, those first that count first."""
+    """The faults that a row's call can have, but for its size."""
     yield from _id_faults(rendering, rendering.ids(template))
     if template.event is not None and template.event.column is not None:
         event = f"trim(coalesce({rendering.event(template)}, '')) = ''"
         column = rendering.source(template, Use(Part.EVENT), template.event.column)
         yield _Fault(event, Reason.NO_EVENT_NAME, column)
-    if template.message_id is not None and template.change is Change.CHANGED:
-        last = rendering.text(Image.BEFORE, template.message_id)
-        is_same = f"{rendering.message_id(template)} = {last}"
-        yield _Fault(is_same, Reason.DUPLICATE_MESSAGE_ID, template.message_id)
     yield from _value_faults(rendering, template)
+    if template.message_id is not None:
+        message_id = rendering.message_id(template)
+        is_long = f"length({message_id}) > {MAX_MESSAGE_ID}"
+        yield _Fault(is_long, Reason.MESSAGE_ID_TOO_LONG, template.message_id)
+        if template.change is Change.CHANGED:
+            is_same = f"{message_id} = {rendering.text(Image.BEFORE, template.message_id)}"
+            yield _Fault(is_same, Reason.DUPLICATE_MESSAGE_ID, template.message_id)
 
 
 def _id_faults(rendering: Rendering, ids: Mapping[str, str]) -> Iterator[_Fault]:

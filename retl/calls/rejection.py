@@ -22,7 +22,7 @@ def collect(db: duckdb.DuckDBPyConnection) -> None:
     # Asked first, as DuckDB would make the values of all calls before it looks at this.
     long_ones = f"SELECT 1 FROM call WHERE most_bytes > {MAX_CALL_BYTES} LIMIT 1"
     is_any_long = db.execute(long_ones).fetchone() is not None
-    db.execute(_REJECTED.format(too_large=_TOO_LARGE if is_any_long else ""))
+    db.execute(_REJECTED.format(first=_FIRST_REASON, too_large=_TOO_LARGE if is_any_long else ""))
     db.execute(_LEAVING)
 
 
@@ -30,7 +30,7 @@ _REJECTED = """
 CREATE OR REPLACE TEMP TABLE rejected AS
 SELECT key, reason, rows FROM row_fault WHERE key IS NOT NULL
 UNION ALL
-SELECT key, min(reason), 1
+SELECT key, {first}, 1
 FROM (
     SELECT key, reason FROM call WHERE reason IS NOT NULL AND change <> 'removed' AND rank > 0
 {too_large}
@@ -39,6 +39,15 @@ GROUP BY key;
 
 CREATE OR REPLACE TEMP TABLE value_at_fault (key VARCHAR, at_fault VARCHAR, value VARCHAR)
 """
+
+_ORDER = ", ".join(map(sql.text, Reason))
+
+_FIRST_REASON = f"""
+min(struct_pack(
+    place := coalesce(list_position([{_ORDER}], reason), {len(Reason)}),
+    reason := reason
+)).reason AS reason"""
+"""The first of several reasons: retl's own in their order, and before those of receivers."""
 
 _TOO_LARGE = f"""
     UNION ALL

@@ -14,7 +14,7 @@ import duckdb
 
 from retl import sql
 from retl.calls.fault import SHOWN_VALUE, select_at_fault
-from retl.calls.message_id import MAX_MESSAGE_ID, made_message_id
+from retl.calls.message_id import made_message_id
 from retl.calls.parts import select_parts
 from retl.calls.rendering import Rendering
 from retl.calls.template import Template, answering
@@ -64,8 +64,13 @@ def find_values_at_fault(db: duckdb.DuckDBPyConnection, rendering: Rendering) ->
         for template in answering(rendering.sync, rendering.full, first_pass, sends=True)
     )
     if found:
-        at_fault = f"SELECT DISTINCT ON (key) * FROM ({found}) WHERE at_fault IS NOT NULL ORDER BY key"
-        db.execute(f"INSERT INTO value_at_fault {at_fault}")
+        db.execute(
+            f"""
+            INSERT INTO value_at_fault
+            SELECT DISTINCT ON (key) key, at_fault, value FROM ({found}) JOIN rejected USING (key, reason)
+            ORDER BY key
+            """
+        )
     db.execute(
         f"""
         INSERT INTO value_at_fault
@@ -145,9 +150,9 @@ SELECT
     change, key, rank, type, event, user_id, message_id, moment, {_ordered_by(rendering)} AS ordered_by,
     (hash(lane_of) % {rendering.lanes})::INTEGER AS lane, body, strlen(body) AS bytes, undated,
     CASE
-        WHEN fault IS NOT NULL THEN fault
-        WHEN length(message_id) > {MAX_MESSAGE_ID} THEN {sql.text(Reason.MESSAGE_ID_TOO_LONG)}
+        WHEN fault <> {sql.text(Reason.DUPLICATE_MESSAGE_ID)} THEN fault
         WHEN strlen(body) > {MAX_CALL_BYTES} THEN {sql.text(Reason.TOO_LARGE)}
+        ELSE fault
     END AS reason
 FROM ({_finished(rendering, parts)})"""
 
