@@ -60,13 +60,18 @@ class Bad:
 
 @dataclass(frozen=True)
 class Cell:
-    """A column's value in a row, and how the mapping reads it."""
+    """A column's value in a row, and how the mapping reads it.
+
+    Local times inside of an array or a struct stay in the `zone` in which they were read, if the row is gone
+    in the run in which it is edited, or they are not the same any more.
+    """
 
     column: str
     type: Type
     value: Any
     read_as: str | None = None
     unit: str | None = None
+    zone: str | None = None
 
 
 MOST_EXACT = 2**53 - 1
@@ -114,6 +119,16 @@ def plain(kind: Type, value: Any, zone: str) -> Any:
             return parsed(value)
     assert kind.startswith("DECIMAL"), kind
     return value
+
+
+def holds_local_times(kind: Type) -> bool:
+    """Whether an array or a struct has local times in it."""
+    match kind:
+        case ListOf(item):
+            return item == "TIMESTAMP" or holds_local_times(item)
+        case StructOf(fields):
+            return any(inner == "TIMESTAMP" or holds_local_times(inner) for _, inner in fields)
+    return False
 
 
 def parsed(text: str) -> Any:
@@ -270,10 +285,12 @@ class Source:
     unit: str | None = None
     nulls: str = "omit"
 
-    def cell(self, table: "Table", row: Mapping[str, Any]) -> Cell:
+    def cell(self, table: "Table", row: Mapping[str, Any], zone: str) -> Cell:
         """The value in a row."""
         assert self.column is not None
-        return Cell(self.column, table.columns[self.column], row[self.column], self.read_as, self.unit)
+        kind = table.columns[self.column]
+        read_in = zone if holds_local_times(kind) else None
+        return Cell(self.column, kind, row[self.column], self.read_as, self.unit, read_in)
 
 
 @dataclass(frozen=True)
@@ -599,12 +616,13 @@ def run(
     silent = first and not (sync.sends_first_pass or backfill or full)
 
     rows, faults, shared = by_key(sync, table)
+    last, memory = memory, read_anew(sync, rows, memory)
     changes = list(diff(sync, rows, shared, memory))
     found = Counter(one.kind for one in changes)
     tripped = frozenset(tripped_guards(sync, found, len(rows), len(memory.rows), first, silent))
     tripped |= frozenset(tripped_by_faults(sync, faults.total(), len(table.rows)))
     if tripped - forced:
-        return Outcome(exit_code=4, tripped=tripped), memory
+        return Outcome(exit_code=4, tripped=tripped), last
 
     calls = [] if silent else reject_shared_ids(list(make_calls(sync, changes, now, full)))
     rejected: dict[str, str] = {}
@@ -645,15 +663,41 @@ def by_key(sync: Sync, table: Table) -> tuple[dict[str, Version], Counter[str], 
     keyed: dict[str, list[Version]] = {}
     faults: Counter[str] = Counter()
     for row in table.rows:
-        parts = [text_of(Source(column).cell(table, row), sync.zone) for column in sync.primary_key]
+        parts = [
+            text_of(Source(column).cell(table, row, sync.zone), sync.zone) for column in sync.primary_key
+        ]
         if None in parts:
             faults["null_key"] += 1
             continue
         key = parts[0] if len(parts) == 1 else json.dumps(parts, separators=(",", ":"), ensure_ascii=False)
-        keyed.setdefault(key, []).append({use: one.cell(table, row) for use, one in sync.uses.items()})
+        keyed.setdefault(key, []).append(
+            {use: one.cell(table, row, sync.zone) for use, one in sync.uses.items()}
+        )
     shared = {key for key, rows in keyed.items() if len(rows) > 1}
     faults["duplicate_key"] += sum(len(keyed[key]) for key in shared)
     return {key: rows[0] for key, rows in keyed.items() if key not in shared}, +faults, shared
+
+
+def read_anew(sync: Sync, rows: Mapping[str, Version], memory: Memory) -> Memory:
+    """What is known, with local times read in the zone of now where it was edited and they are the same."""
+    if memory.sync is None or memory.sync.zone == sync.zone:
+        return memory
+    known = dict(memory.rows)
+    for key in known.keys() & rows.keys():
+        now = {cell.column: replace(cell, zone=memory.sync.zone) for cell in rows[key].values() if cell.zone}
+        known[key] = {
+            use: replace(was, zone=sync.zone)
+            if was.zone and was.column in now and spelled(was) == spelled(now[was.column])
+            else was
+            for use, was in known[key].items()
+        }
+    return replace(memory, rows=known)
+
+
+def spelled(cell: Cell) -> str:
+    """An array or a struct with local times, as it was read."""
+    assert cell.zone is not None
+    return repr(plain(cell.type, cell.value, cell.zone))
 
 
 def diff(sync: Sync, rows: Mapping[str, Version], shared: set[str], memory: Memory) -> Iterator[Change]:
@@ -714,10 +758,10 @@ def value_of(sync: Sync, version: Version, use: Use, source: Source) -> Any:
     if cell is None:
         return None
     if use[0] in ("id", "message_id"):
-        return text_of(cell, sync.zone)
+        return text_of(cell, cell.zone or sync.zone)
     if cell.column == source.column:
         cell = replace(cell, read_as=source.read_as, unit=source.unit)
-    return as_json(cell, sync.zone)
+    return as_json(cell, cell.zone or sync.zone)
 
 
 def differs(sync: Sync, before: Version, after: Version, use: Use) -> bool:
@@ -730,7 +774,7 @@ def differs(sync: Sync, before: Version, after: Version, use: Use) -> bool:
     if canonical(was) == canonical(now):
         return False
     cells = before.get(use), after.get(use)
-    was, now = (plain(cell.type, cell.value, sync.zone) if cell else None for cell in cells)
+    was, now = (plain(cell.type, cell.value, cell.zone or sync.zone) if cell else None for cell in cells)
     return canonical(was) != canonical(now)
 
 

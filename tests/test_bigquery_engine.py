@@ -48,6 +48,7 @@ class BigQueryDatabase(Database):
     """A table in BigQuery, which is filled anew before each run."""
 
     table = "crm.shop_rows"
+    times = "seen"
 
     def __init__(self, root: Path) -> None:
         self.url = URL

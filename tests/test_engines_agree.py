@@ -61,7 +61,7 @@ track:
   added: {event: Added, timestamp: moment}
   changed: {event: Changed, previous: true}
   removed: {event: Removed, properties: {last: plan, when: born}}
-  properties: {plan: plan, money: money, price: price, share: share, extra: extra}
+  properties: {plan: plan, money: money, price: price, share: share, extra: extra, times: times}
   context: {traits.seen: seen}
 """,
     "edited": """
@@ -70,12 +70,12 @@ track:
   added: {event: Added, timestamp: moment}
   changed: {event: Changed, previous: true}
   removed: {event: Removed, properties: {last: plan, when: born}}
-  properties: {plan: plan, money: price, born: born, extra: {column: extra, as: json}, seen: seen}
+  properties: {plan: plan, money: price, born: born, extra: {column: extra, as: json}, seen: seen, at: times}
 """,
     "identify": """
 identify:
   user_id: owner
-  traits: {plan: plan, money: money, extra: extra, seen: seen}
+  traits: {plan: plan, money: money, extra: extra, seen: seen, times: times}
   context: {born: born}
   removed: {traits: {left: born, plan: plan}}
 """,
@@ -162,10 +162,12 @@ class Database:
 
     Attributes:
         table: its name.
+        times: SQL of one more column: a local time, inside of an array where there are arrays of them.
         tells_types: whether the types of its columns are told, and not found by the rows that are read.
     """
 
     table = "rows"
+    times = "ARRAY[seen]"
     tells_types = True
 
     def __init__(self, url: str, root: Path) -> None:
@@ -249,7 +251,7 @@ class Side:
         folder = self.database.root
         path = folder / "shop.yml"
         path.write_text(
-            f"sql: SELECT * FROM {self.database.table}\nprimary_key: id\n"
+            f"sql: SELECT *, {self.database.times} AS times FROM {self.database.table}\nprimary_key: id\n"
             f"engine: {self.engine}\ntimezone: {step.timezone}\n"
             "guards: {removed: off, changed: off, added: off, rejected: off, min_rows: 0}\n" + text
         )

@@ -34,6 +34,7 @@ def redshift(postgres_url: str) -> str:
 class RedshiftDatabase(Database):
     """A table in a Postgres that is taken for Redshift."""
 
+    times = "seen"
     tells_types = False
 
     def __init__(self, postgres_url: str, root: Path) -> None:

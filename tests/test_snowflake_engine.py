@@ -45,6 +45,7 @@ class SnowflakeDatabase(Database):
     """A table in Snowflake, which is filled anew before each run."""
 
     table = "SHOP_ROWS"
+    times = '"seen"'
 
     def __init__(self, url: str, root: Path) -> None:
         self.url = url

@@ -46,6 +46,8 @@ NESTED = {"share": "array(share, 0.0D)", "price": "map(coalesce(plan, ''), price
 class SparkDatabase(Database):
     """A view in Spark, which is made anew before each run."""
 
+    times = "array(seen)"
+
     def __init__(self, url: str, root: Path) -> None:
         self.url = url
         self.root = root

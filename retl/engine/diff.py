@@ -16,7 +16,7 @@ from retl import sql
 from retl.engine.canonical import json_text, plain_text, valid_json
 from retl.engine.cast import cast_json, unreadable
 from retl.engine.landing import Landing, Staged
-from retl.engine.mapping import Comparison, SyncMapping, nested_columns
+from retl.engine.mapping import Comparison, SyncMapping
 
 SMALL_SNAPSHOT = 100
 """The rows below which a snapshot is too small for percentages to mean much."""
@@ -121,7 +121,6 @@ def diff(
     show_changes(db)
     if old is not None:
         _ignore_json_spelling(db, new, old, compared, full)
-        _take_as_before(db, old, dict.fromkeys(nested_columns(new, old), "true"))
         if old == new and any(one.cast for one in compared):
             db.execute(_RESPELLED_FOR_CASTS)
     return _count(db, new, old, compared, staged.rows, rows_before)

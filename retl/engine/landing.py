@@ -66,6 +66,8 @@ class Table:
         types: canonical type of each column, as the table has it.
         compares: whether rows are looked for in the snapshot, which has the same types.
         turn: how many statements have compared rows with it.
+        read_twice: columns of nested values that `stage` has as they would be in the timezone of before, too,
+            where it was edited: as text, in `as_before`.
     """
 
     landing: Landing
@@ -73,6 +75,7 @@ class Table:
     types: dict[str, str]
     compares: bool = False
     turn: int = 0
+    read_twice: tuple[str, ...] = ()
 
     @property
     def leaves_out_known(self) -> bool:
@@ -87,6 +90,8 @@ class Table:
         """Make the table, empty."""
         row = ", ".join(f"{sql.name(column)} {stored(self.types[column])}" for column in self.mapping.columns)
         image = f"key VARCHAR, row STRUCT({row})"
+        if self.read_twice:
+            image += f", as_before STRUCT({', '.join(f'{sql.name(one)} VARCHAR' for one in self.read_twice)})"
         columns = {
             Landing.ASIDE: f"{image}, hash UBIGINT, fault VARCHAR",
             # The columns of the snapshot, and one that goes before it becomes that.
@@ -99,19 +104,25 @@ class Table:
         }
         db.execute(f"CREATE OR REPLACE {self._temp}TABLE {self.landing} ({columns[self.landing]})")
 
-    def insert(self, columns: Mapping[str, Canonical], key: str, fault: str) -> tuple[str, "Table"]:
+    def insert(
+        self, columns: Mapping[str, Canonical], key: str, fault: str, as_before: Mapping[str, Canonical]
+    ) -> tuple[str, "Table"]:
         """The statement that takes the rows of `incoming`, and the table after it.
 
         Args:
             columns: each column of the row.
             key: SQL of the key.
             fault: SQL of the reason to reject the row, NULL where it is sound.
+            as_before: each column as it would be in the timezone of before, where some are read twice.
         """
         members = (
             f"{sql.name(column)} := {converted(value.type, self.types[column], value.expression)}"
             for column, value in columns.items()
         )
         image = f"{key} AS key, struct_pack({', '.join(members)}) AS row, {fault} AS fault"
+        if self.read_twice:
+            texts = (f"{sql.name(one)} := ({as_before[one].expression})::VARCHAR" for one in self.read_twice)
+            image += f", struct_pack({', '.join(texts)}) AS as_before"
         if self.landing in (Landing.IN_STATE, Landing.SHIPPED):
             image += f", {sql.name(SEQ)} AS seq"
         hashed = f"SELECT *, {row_hash(self.mapping, 'row')} AS hash FROM (SELECT {image} FROM incoming)"
@@ -151,7 +162,10 @@ class Table:
 
     def show(self, db: duckdb.DuckDBPyConnection) -> None:
         """Make the TEMP view `stage` of the rows."""
-        source = _IMAGES if self.leaves_out_known else f"SELECT key, row, fault, hash FROM {self.landing}"
+        more = ", as_before" if self.read_twice else ""
+        source = (
+            _IMAGES if self.leaves_out_known else f"SELECT key, row, fault, hash{more} FROM {self.landing}"
+        )
         db.execute(f"CREATE OR REPLACE TEMP VIEW stage AS {source}")
 
 

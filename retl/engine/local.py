@@ -57,7 +57,7 @@ class LocalEngine(Engine):
         if staged.landing is Landing.UNLESS_KNOWN:
             find_unmatched(self.db, staged.turn)
         else:
-            all_unmatched(self.db)
+            all_unmatched(self.db, staged.mapping, old_mapping)
         mapping = staged.mapping
         refuse_casts(sync, mapping)
         compared = comparisons(sync, mapping, old_mapping, send_new_fields=sync.sends_new_fields)

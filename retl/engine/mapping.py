@@ -357,9 +357,6 @@ def comparisons(
        and the snapshot has it: it is compared with itself.
     5. Else it is learnt: the snapshot takes its values, and no row changes by them.
 
-    Nested values that hold instants without a zone are learnt too, where the zone in which they are read was
-    edited: all of them would differ.
-
     Args:
         sync: gives the casts that fields ask for.
         new: the mapping, with the types of the model's columns.
@@ -367,7 +364,6 @@ def comparisons(
         send_new_fields: whether a field that the snapshot did not compare makes rows changed.
     """
     found = []
-    learnt = nested_columns(new, old) if old else set()
     values = dict(_fields(sync.block))
     for use, after in new.compared.items():
         if old is None:
@@ -383,8 +379,6 @@ def comparisons(
         ):
             before = after
         else:
-            continue
-        if after in learnt and before == after:
             continue
         is_json_text = after in new.json_columns
         types = {new.types.get(after), old.types.get(before) if old and before else None}
@@ -402,12 +396,11 @@ def moved_columns(new: SyncMapping, old: SyncMapping) -> set[str]:
     return {column for column in old.zoneless if old.types[column] == "TIMESTAMP"}
 
 
-def nested_columns(new: SyncMapping, old: SyncMapping) -> set[str]:
-    """Columns of nested values in which instants moved with the timezone; it is not known where in them."""
+def nested_columns(new: SyncMapping, old: SyncMapping) -> tuple[str, ...]:
+    """The snapshot's columns of nested values with such instants in them, where the zone was edited."""
     if not _is_moved(new, old):
-        return set()
-    both = set(new.zoneless) & set(old.zoneless)
-    return {column for column in both if new.types[column] == old.types[column] == "JSON"}
+        return ()
+    return tuple(one for one in old.zoneless if old.types[one] != "TIMESTAMP" and one in new.columns)
 
 
 def _is_moved(new: SyncMapping, old: SyncMapping) -> bool:

@@ -12,7 +12,7 @@ from retl import sql
 from retl.config.sync import Sync
 from retl.engine.canonical import NOTHING, Canonical, as_json_text, canonical, plain_text
 from retl.engine.landing import SEQ, Landing, Staged, Table, fits, stored
-from retl.engine.mapping import SyncMapping
+from retl.engine.mapping import SyncMapping, nested_columns
 from retl.engine.row_hash import hash_check
 from retl.errors import ModelError
 from retl.memory import allowed
@@ -49,7 +49,7 @@ def stage(
     db.execute(_AS_READ if landing is Landing.IN_STATE and _has_room(db) else _AS_WRITTEN)
     try:
         for schema, group in groupby(stream, key=lambda batch: batch.schema):
-            columns = _canonical_columns(db, sync, mapping, schema)
+            columns = _canonical_columns(db, sync, mapping, schema, sync.timezone)
             types = {column: value.type for column, value in columns.items()}
             if table is None:
                 table = _table(landing, mapping, columns, old)
@@ -57,7 +57,10 @@ def stage(
             table = table.widened(db, types)
             zoneless |= {column for column, value in columns.items() if value.zoneless}
             fault = sql.name(FAULT) if FAULT in schema.names else "NULL::VARCHAR"
-            statement, table = table.insert(columns, _key(columns, mapping), fault)
+            as_before = {}
+            if table.read_twice and old is not None and old.timezone is not None:
+                as_before = _canonical_columns(db, sync, mapping, schema, old.timezone)
+            statement, table = table.insert(columns, _key(columns, mapping), fault, as_before)
             stream.insert(db, statement, pa.RecordBatchReader.from_batches(schema, group))
     finally:
         db.execute(_AS_USUAL)
@@ -106,7 +109,8 @@ def _table(
         if old is not None and fits(columns, old.types):
             return Table(landing, mapping, {column: old.types[column] for column in columns}, compares=True)
         landing = Landing.ASIDE
-    return Table(landing, mapping, {column: value.type for column, value in columns.items()})
+    types = {column: value.type for column, value in columns.items()}
+    return Table(landing, mapping, types, read_twice=nested_columns(mapping, old) if old else ())
 
 
 class _Stream:
@@ -178,7 +182,7 @@ HAVING count(*) = 1
 
 
 def _canonical_columns(
-    db: duckdb.DuckDBPyConnection, sync: Sync, mapping: SyncMapping, schema: pa.Schema
+    db: duckdb.DuckDBPyConnection, sync: Sync, mapping: SyncMapping, schema: pa.Schema, timezone: str
 ) -> dict[str, Canonical]:
     relation = db.from_arrow(pa.RecordBatchReader.from_batches(schema, []))
     sources = dict(zip(relation.columns, relation.types, strict=True))
@@ -186,7 +190,7 @@ def _canonical_columns(
     for column in mapping.columns:
         # DuckDB 1.4 takes a column of Arrow's type null for one of integers.
         is_null = pa.types.is_null(schema.field(column).type)
-        value = NOTHING if is_null else canonical(sources[column], sql.name(column), sync.timezone)
+        value = NOTHING if is_null else canonical(sources[column], sql.name(column), timezone)
         if value is None:
             raise ModelError(
                 f"the column `{column}` has the type {sources[column]}, which has no JSON spelling",

@@ -7,12 +7,30 @@ the snapshot's side, too, before the two are compared.
 import duckdb
 
 from retl import sql
+from retl.engine.mapping import SyncMapping, nested_columns
+from retl.engine.shape import nested_anew
 from retl.reason import Reason
 
 
-def all_unmatched(db: duckdb.DuckDBPyConnection) -> None:
-    """Make the view of all rows of the snapshot, as `stage` holds every row."""
-    db.execute("CREATE OR REPLACE TEMP VIEW unmatched AS SELECT * FROM numbered")
+def all_unmatched(db: duckdb.DuckDBPyConnection, new: SyncMapping, old: SyncMapping | None) -> None:
+    """Make the view of all rows of the snapshot, as `stage` holds every row.
+
+    Where the timezone was edited, nested values are read anew, in the view `known` as well. It is not known
+    where in their JSON a moment stands. So `stage` has them as they would be in the zone of before, too, and
+    a value that is the same in that one is the same in the other.
+
+    Args:
+        db: the state's connection, with `numbered`, `stage` and `row_fault`.
+        new: the mapping of this run, with the types of the model's columns.
+        old: the mapping with which the snapshot was built; None on a first pass.
+    """
+    rows = "SELECT * FROM numbered"
+    if old is not None and nested_columns(new, old):
+        db.execute(f"CREATE OR REPLACE TEMP TABLE read_anew AS {nested_anew(new, old)}")
+        row = "coalesce(read_anew.row, numbered.row) AS row"
+        rows = f"SELECT numbered.* REPLACE ({row}) FROM numbered LEFT JOIN read_anew USING (number)"
+        db.execute(f"CREATE OR REPLACE TEMP VIEW known AS SELECT key, row, stale, hash FROM ({rows})")
+    db.execute(f"CREATE OR REPLACE TEMP VIEW unmatched AS {rows}")
 
 
 def find_unmatched(db: duckdb.DuckDBPyConnection, turn: int) -> None:

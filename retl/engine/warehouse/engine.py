@@ -144,8 +144,8 @@ class WarehouseEngine(Engine):
         copied = self._copied = self._copy(model, names, mapping, old_mapping, full)
         known = self._hold(sync, model, old_mapping, copied)
         snapshot.make_known(self.db, mapping, known, held.TABLE)
-        staged = self._stage(sync, model, mapping, copied)
-        all_unmatched(self.db)
+        staged = self._stage(sync, model, mapping, known, copied)
+        all_unmatched(self.db, staged.mapping, known)
         mapping = staged.mapping
         if self._widest and "JSON" in mapping.types.values():
             hold_to(self.db, self._most_memory)  # JSON that changed is compared in memory, all of it at once
@@ -305,14 +305,16 @@ class WarehouseEngine(Engine):
         staged = stage(self.db, zone, old, batches, Landing.SHIPPED)
         return held.hold_shipped(self.db, old, staged.mapping)
 
-    def _stage(self, sync: Sync, model: Model, mapping: SyncMapping, copied: Copied) -> Staged:
+    def _stage(
+        self, sync: Sync, model: Model, mapping: SyncMapping, known: SyncMapping | None, copied: Copied
+    ) -> Staged:
         """Read the new rows into `stage`."""
         assert self._tables is not None
         names = [column.name for column in copied.sides.columns]
         if copied.shipment is not Shipment.ALL:
             candidates = self._named(self._tables.candidates)
             batches = self._read(sync, model, statements.select_new(candidates, copied.sides.columns, SEQ))
-            staged = stage(self.db, sync, mapping, self._in_little_memory(batches), Landing.SHIPPED)
+            staged = stage(self.db, sync, mapping, self._in_little_memory(batches), Landing.SHIPPED, known)
             return replace(staged, rows=copied.rows)
         is_first = snapshot_table(self.state) is None and self.state.metadata.mapping is None
         landing = Landing.IN_STATE if is_first and self.purpose is Purpose.PROMOTE else Landing.SHIPPED
@@ -320,7 +322,7 @@ class WarehouseEngine(Engine):
         batches = self._read(sync, model, query)
         if landing is Landing.IN_STATE:
             batches = _placed(batches, self.first_place - 1)
-        return stage(self.db, sync, mapping, batches, landing)
+        return stage(self.db, sync, mapping, batches, landing, known)
 
     def _read(self, sync: Sync, model: Model, query: str) -> Iterator[pa.RecordBatch]:
         """Rows of the workspace, by the reader by which all models are read."""
