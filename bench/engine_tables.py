@@ -128,6 +128,7 @@ class SparkTable(UsersTable):
         settings = {
             "spark.connect.grpc.binding.address": "127.0.0.1",
             "spark.connect.grpc.binding.port": 0,
+            "spark.driver.maxResultSize": 0,  # ten million rows are more than the 1 GB that it lets out else
             "spark.sql.shuffle.partitions": 8,
             "spark.sql.warehouse.dir": self._folder / "warehouse",
             "spark.ui.enabled": "false",

@@ -73,8 +73,10 @@ def run(folder: Path, url: str, step: str) -> tuple[Taken, int]:
     began = time.monotonic()
     words = [sys.executable, "-c", CHILD, "run", "syncs/users.yml", "--json", "--quiet"]
     env = {**os.environ, "RETL_WAREHOUSE_URL": url, "PYTHONPATH": CHECKOUT}
-    done = subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, check=True)
+    done = subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True)
     seconds = time.monotonic() - began
+    if done.returncode:
+        raise click.ClickException(f"{done.stdout}\n{done.stderr}")
     record, used = map(json.loads, done.stdout.splitlines()[-2:])
     assert record["error"] is None, record["error"]
     way = f"`engine: {folder.name}`"
