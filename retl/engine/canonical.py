@@ -122,7 +122,12 @@ def as_json_text(value: Canonical) -> Canonical:
     if value.type == "NULL":
         return value
     text = value.expression if value.type == "VARCHAR" else json_text(value.type, value.expression)
-    return Canonical("VARCHAR", f"nullif({trimmed(text)}, 'null')", zoneless=value.zoneless)
+    return Canonical("VARCHAR", bare_json(text), zoneless=value.zoneless)
+
+
+def bare_json(text: str) -> str:
+    """The text of JSON without blanks around it; NULL for a JSON null."""
+    return f"nullif({trimmed(text)}, 'null')"
 
 
 def _nested(source: "DuckDBPyType", expression: str, timezone: str, depth: int = 0) -> str | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import duckdb
 
 from retl import sql
-from retl.engine.canonical import json_text, plain_text, valid_json
+from retl.engine.canonical import bare_json, json_text, plain_text, valid_json
 from retl.engine.cast import cast_json, unreadable
 from retl.engine.landing import Landing, Staged
 from retl.engine.mapping import Comparison, SyncMapping
@@ -121,6 +121,7 @@ def diff(
     show_changes(db)
     if old is not None:
         _ignore_json_spelling(db, new, old, compared, full)
+        _take_as_before(db, old, _same_without_json(new, old))
         if old == new and any(one.cast for one in compared):
             db.execute(_RESPELLED_FOR_CASTS)
     return _count(db, new, old, compared, staged.rows, rows_before)
@@ -193,7 +194,7 @@ def differs(
     if old is None or one.before is None or before_type is None:
         return f"{after} IS NOT NULL"
     before = f"{before_row}[{sql.text(one.before)}]"
-    if old.types[one.before] == after_type:
+    if old.types[one.before] == after_type and not one.is_json_anew:
         unequal = f"{before} IS DISTINCT FROM {after}"
     else:
         unequal = f"{_spelled(one, before_type, before)} IS DISTINCT FROM {_spelled(one, after_type, after)}"
@@ -214,6 +215,8 @@ def _spelled(one: Comparison, kind: str, value: str) -> str:
     """The text by which values of different types are compared."""
     if one.is_id:
         return plain_text(kind, value)
+    if one.is_json_anew and kind == "VARCHAR":
+        return bare_json(value)
     if one.is_json_text and kind == "VARCHAR":
         return value
     return json_text(kind, value)
@@ -251,8 +254,7 @@ def _ignore_json_spelling(
         and (new.types[column] == "JSON" or column in new.json_columns)
     ]
     pairs += [
-        (f"before[{sql.text(column)}]::VARCHAR", f"after[{sql.text(column)}]::VARCHAR")
-        for column in same_columns
+        (_json_in("before", column, new, old), _json_in("after", column, new, old)) for column in same_columns
     ]
     if not pairs or not _find_json_forms(db, pairs):
         return
@@ -271,6 +273,23 @@ def _ignore_json_spelling(
     else:
         db.execute(f"DELETE FROM differing WHERE {is_respelled}")
     _take_as_before(db, old, dict(zip(same_columns, same[len(doubtful) :], strict=True)))
+
+
+def _same_without_json(new: SyncMapping, old: SyncMapping) -> dict[str, str]:
+    """The condition, by column, that the text is the same of what is not read as JSON any more."""
+    found = {}
+    for column in set(old.json_columns) & set(new.columns) - set(new.json_columns):
+        if new.types[column] == old.types[column]:
+            before, after = (_json_in(row, column, new, old) for row in ("before", "after"))
+            found[column] = f"{before} IS NOT DISTINCT FROM {after}"
+    return found
+
+
+def _json_in(row: str, column: str, new: SyncMapping, old: SyncMapping) -> str:
+    """The JSON text of a column before or after, in the view `change`."""
+    text = f"{row}[{sql.text(column)}]::VARCHAR"
+    is_anew = (column in new.json_columns) != (column in old.json_columns)
+    return bare_json(text) if is_anew else text
 
 
 def _texts(one: Comparison, new: SyncMapping, old: SyncMapping) -> tuple[str, str]:

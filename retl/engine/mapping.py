@@ -330,6 +330,8 @@ class Comparison:
         is_json_text: whether text in it holds JSON.
         is_json: whether it may hold JSON on either side, where key order and spaces do not count.
         cast: the field, where it asks for another type than the column's.
+        is_json_anew: whether it begins, or ceases, to be read as JSON. On the one side a JSON null is NULL
+            then, and a text has no blanks around it; on the other they are as they came.
     """
 
     use: Use
@@ -339,6 +341,7 @@ class Comparison:
     is_json_text: bool
     is_json: bool
     cast: Value | None = None
+    is_json_anew: bool = False
 
 
 def comparisons(
@@ -385,7 +388,9 @@ def comparisons(
         is_json = is_json_text or "JSON" in types
         value = values.get(use)
         cast = value if value and value.as_ not in (None, "json") else None
-        found.append(Comparison(use, before, after, use.part is Part.ID, is_json_text, is_json, cast))
+        is_anew = old is not None and before is not None and is_json_text != (before in old.json_columns)
+        is_id = use.part is Part.ID
+        found.append(Comparison(use, before, after, is_id, is_json_text, is_json, cast, is_anew))
     return tuple(found)
 
 
