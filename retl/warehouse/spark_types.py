@@ -20,7 +20,12 @@ _SPELLED = {
 _SAME = {"boolean", "tinyint", "smallint", "int", "bigint", "decimal", "binary"}
 """Types of which what is equal is the same."""
 
-_INSTANTS = {"date", "timestamp", "timestamp_ntz"}
+_INSTANTS = {
+    "date": ("DATE '0001-01-01'", "DATE '9999-12-31'"),
+    "timestamp": ("TIMESTAMP '0001-01-01 00:00:00Z'", "TIMESTAMP '9999-12-31 23:59:59.999999Z'"),
+    "timestamp_ntz": ("TIMESTAMP_NTZ '0001-01-01 00:00:00'", "TIMESTAMP_NTZ '9999-12-31 23:59:59.999999'"),
+}
+"""The first value and the last that can be sent, of types of instants."""
 
 _MICROSECONDS = "yyyy-MM-dd HH:mm:ss.SSSSSS"
 
@@ -54,7 +59,7 @@ def stored(name: str, kind: str) -> StoredColumn:
         no_number = "CAST({} AS STRING) IN ('NaN', 'Infinity', '-Infinity')"
         return StoredColumn(name, kind, "{}", ("CAST({} AS STRING)",), no_number)
     if outer in _INSTANTS:
-        outside = "year({}) NOT BETWEEN 1 AND 9999"
+        outside = "{{}} NOT BETWEEN {} AND {}".format(*_INSTANTS[outer])
         return StoredColumn(name, kind, "{}", ("{}",), outside, outside)
     if outer == "variant":
         return StoredColumn(name, kind, None, ("to_json({})",))
@@ -62,7 +67,7 @@ def stored(name: str, kind: str) -> StoredColumn:
         return StoredColumn(name, kind, None, ("CAST({} AS STRING)",))
     # What is equal may be spelled in two ways, as 0.0 and -0.0; and a MAP is equal to nothing.
     exact = (_JSON, "CAST({} AS STRING)" if _may_hold(kind, {"map", "variant"}) else "{}")
-    at_fault = "{} IS NOT NULL" if _may_hold(kind, _INSTANTS) else "NOT is_valid_utf8(CAST({} AS STRING))"
+    at_fault = "{} IS NOT NULL" if _may_hold(kind, {*_INSTANTS}) else "NOT is_valid_utf8(CAST({} AS STRING))"
     return StoredColumn(name, kind, None, exact, at_fault=at_fault)
 
 
