@@ -17,6 +17,7 @@ HEAD = """\
 there (`engine: warehouse`) and here (`engine: local`), beside the same by hand in SQL alone: a copy of the
 table, and a join of it with the copy before. The calls go to a file. *rows read* and *MB read*, as Arrow, are
 what left the warehouse. Steps alternate; a figure is the median of several, or the only one of a first pass.
+Spark's driver has 8 GB, and lets out results of any size.
 """
 
 

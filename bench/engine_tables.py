@@ -128,7 +128,7 @@ class SparkTable(UsersTable):
         settings = {
             "spark.connect.grpc.binding.address": "127.0.0.1",
             "spark.connect.grpc.binding.port": 0,
-            "spark.driver.maxResultSize": 0,  # ten million rows are more than the 1 GB that it lets out else
+            "spark.driver.maxResultSize": 0,  # or it would let out 1 GB, and ten million rows are more
             "spark.sql.shuffle.partitions": 8,
             "spark.sql.warehouse.dir": self._folder / "warehouse",
             "spark.ui.enabled": "false",
@@ -136,7 +136,7 @@ class SparkTable(UsersTable):
         command = [
             str(Path(spark.origin).parent / "bin/spark-submit"),
             *("--class", "org.apache.spark.sql.connect.service.SparkConnectServer"),
-            *("--master", "local[2]", "--driver-memory", "4g"),
+            *("--master", "local[2]", "--driver-memory", "8g"),
             *(part for name, value in settings.items() for part in ("--conf", f"{name}={value}")),
         ]
         env = {**os.environ, "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_LOCAL_DIRS": str(self._folder)}
