@@ -610,7 +610,7 @@ def play(bench: Bench, history: Sequence[Step]) -> None:
     """Hold run after run against the oracle."""
     memory, own_ids = oracle.Memory(), []
     for number, step in enumerate(history, start=1):
-        if turned_twice(step, memory) or read_otherwise(step, memory):
+        if turned_twice(step, memory) or read_otherwise(step, memory) or read_again(step, memory):
             return
         known = memory
         flags = {"backfill": step.backfill, "full": step.full, "forced": step.forced}
@@ -647,6 +647,19 @@ def read_otherwise(step: Step, memory: oracle.Memory) -> bool:
         for sync in (oracle.read_sync(step.sync, step.table.columns), memory.sync)
     )
     return any(one in types and types[one] != step.table.columns.get(one) for one in now ^ was)
+
+
+def read_again(step: Step, memory: oracle.Memory) -> bool:
+    """Whether a column is read that fed something before the last run, and nothing in it.
+
+    A row that did not change since has its value as that of the column that feeds the same now.
+    """
+    if memory.sync is None:
+        return False
+    sync = oracle.read_sync(step.sync, step.table.columns)
+    now, last = ({source.column for source in one.uses.values()} for one in (sync, memory.sync))
+    known = {cell.column for version in memory.rows.values() for cell in version.values()}
+    return bool(known & now - last)
 
 
 def kept_back_by_edit(was: oracle.Memory, now: oracle.Memory) -> bool:
