@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from retl import sql
-from retl.engine.canonical import common_type, converted, local_instant
+from retl.engine.canonical import bare_json, common_type, converted, json_text, local_instant
 from retl.engine.mapping import SyncMapping, moved_columns, nested_columns
 
 
@@ -47,9 +47,10 @@ def with_room(new: SyncMapping, old: SyncMapping, is_any_kept: bool) -> SyncMapp
         sources = [] if column in new.compared.values() else [new.last_known_of(column, old)]
         sources += [new.source_of(column, old)] if is_any_kept else []
         for source in filter(None, sources):
-            if column in new.json_columns and old.types[source] == "JSON":
-                continue  # it is the text of JSON now, which a JSON value is as it is written
-            types[column] = common_type(types[column], old.types[source])
+            if column in new.json_columns:
+                types[column] = "VARCHAR"  # the text of JSON, which a value of any type has
+            else:
+                types[column] = common_type(types[column], old.types[source])
     return replace(new, types=types)
 
 
@@ -97,13 +98,15 @@ def _value_before(column: str, source: str, shape: SyncMapping, old: SyncMapping
     if shape.types[column] == "JSON" and source in old.json_columns:
         text = f"old.row[{sql.text(source)}]"
         return f"{sql.name(column)} := coalesce(try_cast({text} AS JSON), to_json({text}))"
+    if column in shape.json_columns and source not in old.json_columns and old.types[source] == "VARCHAR":
+        return f"{sql.name(column)} := {bare_json(f'old.row[{sql.text(source)}]')}"
     return _value(column, old.types[source], shape, "old.row", source)
 
 
 def _value(column: str, kind: str, shape: SyncMapping, row: str, source: str) -> str:
     """A member of a snapshot's row, taken from a column of another row."""
-    if kind == "JSON" and shape.types[column] == "VARCHAR" and column in shape.json_columns:
-        return f"{sql.name(column)} := {row}[{sql.text(source)}]::VARCHAR"
+    if kind not in ("VARCHAR", "NULL") and column in shape.json_columns:
+        return f"{sql.name(column)} := {json_text(kind, f'{row}[{sql.text(source)}]')}"
     return f"{sql.name(column)} := {converted(kind, shape.types[column], f'{row}[{sql.text(source)}]')}"
 
 
