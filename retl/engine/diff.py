@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 import duckdb
 
 from retl import sql
-from retl.engine.canonical import bare_json, json_text, plain_text, valid_json
+from retl.engine.canonical import bare_json, json_text, plain_text
 from retl.engine.cast import cast_json, unreadable
+from retl.engine.json_form import find_forms, form
 from retl.engine.landing import Landing, Staged
 from retl.engine.mapping import Comparison, SyncMapping
 
@@ -256,9 +257,9 @@ def _ignore_json_spelling(
     pairs += [
         (_json_in("before", column, new, old), _json_in("after", column, new, old)) for column in same_columns
     ]
-    if not pairs or not _find_json_forms(db, pairs):
+    if not pairs or not find_forms(db, "change WHERE change = 'changed'", pairs):
         return
-    same = [f"{_form(before)} IS NOT DISTINCT FROM {_form(after)}" for before, after in pairs]
+    same = [f"{form(before)} IS NOT DISTINCT FROM {form(after)}" for before, after in pairs]
     alike = [
         f"({equal} OR NOT {differs(one, new, old, 'before', 'after')})" if one.cast else equal
         for one, equal in zip(doubtful, same, strict=False)
@@ -300,12 +301,6 @@ def _texts(one: Comparison, new: SyncMapping, old: SyncMapping) -> tuple[str, st
     return before, _spelled(one, new.types[one.after], f"after[{sql.text(one.after)}]")
 
 
-def _find_json_forms(db: duckdb.DuckDBPyConnection, pairs: Sequence[tuple[str, str]]) -> bool:
-    """Fill the table `json_form` for pairs of JSON texts that differ; returns whether there are any."""
-    db.execute(_create_json_forms(pairs))
-    return db.execute("SELECT count(*) FROM json_form").fetchone() != (0,)
-
-
 def _take_as_before(db: duckdb.DuckDBPyConnection, old: SyncMapping, same: dict[str, str]) -> None:
     """Let changed rows have had the JSON that they have now, where it means the same."""
     if not same:
@@ -320,54 +315,6 @@ def _take_as_before(db: duckdb.DuckDBPyConnection, old: SyncMapping, same: dict[
         )
         members.append(f"{sql.name(column)} := {value}")
     db.execute(f"UPDATE differing SET before = struct_pack({', '.join(members)}) WHERE change = 'changed'")
-
-
-def _form(text: str) -> str:
-    """A JSON text in the form by which it is compared; a text that is not JSON stays as it is."""
-    return f"coalesce((SELECT form FROM json_form WHERE text = {text}), {text})"
-
-
-_TOKENS = r'"(?:[^"\\]|\\.)*"|[-+0-9.eE]+|[a-z]+|[{}\[\]:,]'
-
-
-def _create_json_forms(pairs: Sequence[tuple[str, str]]) -> str:
-    """The statement that makes the table `json_form` of each JSON text that differs in a changed row."""
-    texts = (
-        f"SELECT {side} AS text FROM change WHERE change = 'changed' AND {before} IS DISTINCT FROM {after}"
-        for before, after in pairs
-        for side in (before, after)
-    )
-    found = "\n    UNION\n    ".join(texts)
-    return f"""\
-CREATE OR REPLACE TEMP TABLE json_form AS
-WITH found AS (
-    {found}
-),
--- Numbers become marked text before JSON is parsed, because parsing costs digits.
-marked AS (
-    SELECT
-        text,
-        array_to_string(
-            list_transform(
-                regexp_extract_all(text, {sql.text(_TOKENS)}),
-                lambda token: CASE
-                    WHEN token[1] = '"' THEN '"text ' || token[2:]
-                    WHEN regexp_matches(token, '^-?[0-9]+\\.[0-9]+$')
-                        THEN '"number ' || rtrim(rtrim(token, '0'), '.') || '"'
-                    WHEN regexp_matches(token, '^[-0-9]') THEN '"number ' || token || '"'
-                    ELSE token
-                END
-            ),
-            ''
-        ) AS marked
-    FROM found
-    WHERE text IS NOT NULL AND {valid_json("text")}
-)
-SELECT
-    text,
-    string_agg(fullkey || ' ' || type || ' ' || coalesce(atom::VARCHAR, ''), chr(10) ORDER BY fullkey) AS form
-FROM marked, LATERAL (SELECT fullkey, type, atom FROM json_tree(marked.marked))
-GROUP BY text"""
 
 
 def _count_added(db: duckdb.DuckDBPyConnection, rows_read: int) -> Diff:
