@@ -616,7 +616,7 @@ def run(
     silent = first and not (sync.sends_first_pass or backfill or full)
 
     rows, faults, shared = by_key(sync, table)
-    last, memory = memory, read_anew(sync, rows, memory)
+    last, memory = memory, read_anew(sync, table, memory)
     changes = list(diff(sync, rows, shared, memory))
     found = Counter(one.kind for one in changes)
     tripped = frozenset(tripped_guards(sync, found, len(rows), len(memory.rows), first, silent))
@@ -660,44 +660,50 @@ def run(
 
 def by_key(sync: Sync, table: Table) -> tuple[dict[str, Version], Counter[str], set[str]]:
     """The rows by their keys; how many have a key at fault, by reason; the keys that several rows share."""
-    keyed: dict[str, list[Version]] = {}
-    faults: Counter[str] = Counter()
-    for row in table.rows:
-        parts = [
-            text_of(Source(column).cell(table, row, sync.zone), sync.zone) for column in sync.primary_key
-        ]
-        if None in parts:
-            faults["null_key"] += 1
-            continue
-        key = parts[0] if len(parts) == 1 else json.dumps(parts, separators=(",", ":"), ensure_ascii=False)
-        keyed.setdefault(key, []).append(
-            {use: one.cell(table, row, sync.zone) for use, one in sync.uses.items()}
-        )
+    keyed, without = all_by_key(sync, table)
     shared = {key for key, rows in keyed.items() if len(rows) > 1}
-    faults["duplicate_key"] += sum(len(keyed[key]) for key in shared)
+    faults = Counter(null_key=without, duplicate_key=sum(len(keyed[key]) for key in shared))
     return {key: rows[0] for key, rows in keyed.items() if key not in shared}, +faults, shared
 
 
-def read_anew(sync: Sync, rows: Mapping[str, Version], memory: Memory) -> Memory:
+def all_by_key(sync: Sync, table: Table) -> tuple[dict[str, list[Version]], int]:
+    """All rows by their keys, and how many have none."""
+    keyed: dict[str, list[Version]] = {}
+    for row in table.rows:
+        cells = [Source(column).cell(table, row, sync.zone) for column in sync.primary_key]
+        parts = [text_of(cell, sync.zone) for cell in cells]
+        if None not in parts:
+            several = json.dumps(parts, separators=(",", ":"), ensure_ascii=False)
+            version = {use: one.cell(table, row, sync.zone) for use, one in sync.uses.items()}
+            keyed.setdefault(several if len(parts) > 1 else str(parts[0]), []).append(version)
+    return keyed, len(table.rows) - sum(map(len, keyed.values()))
+
+
+def read_anew(sync: Sync, table: Table, memory: Memory) -> Memory:
     """What is known, with local times read in the zone of now where it was edited and they are the same."""
     if memory.sync is None or memory.sync.zone == sync.zone:
         return memory
     known = dict(memory.rows)
-    for key in known.keys() & rows.keys():
-        now = {cell.column: replace(cell, zone=memory.sync.zone) for cell in rows[key].values() if cell.zone}
-        known[key] = {
-            use: replace(was, zone=sync.zone)
-            if was.zone and was.column in now and spelled(was) == spelled(now[was.column])
-            else was
-            for use, was in known[key].items()
-        }
+    keyed, _ = all_by_key(sync, table)
+    for key in known.keys() & keyed.keys():
+        for row in keyed[key]:
+            known[key] = {
+                use: replace(was, zone=sync.zone)
+                if any(
+                    is_same(was, now, memory.sync.zone)
+                    for now in (row.get(use), by_column(row).get(was.column))
+                )
+                else was
+                for use, was in known[key].items()
+            }
     return replace(memory, rows=known)
 
 
-def spelled(cell: Cell) -> str:
-    """An array or a struct with local times, as it was read."""
-    assert cell.zone is not None
-    return repr(plain(cell.type, cell.value, cell.zone))
+def is_same(was: Cell, now: Cell | None, zone: str) -> bool:
+    """Whether local times in an array or a struct are the same, had the zone not been edited."""
+    if now is None or was.zone is None or now.zone is None:
+        return False
+    return canonical(plain(was.type, was.value, was.zone)) == canonical(plain(now.type, now.value, zone))
 
 
 def diff(sync: Sync, rows: Mapping[str, Version], shared: set[str], memory: Memory) -> Iterator[Change]:

@@ -125,6 +125,11 @@ def as_json_text(value: Canonical) -> Canonical:
     return Canonical("VARCHAR", bare_json(text), zoneless=value.zoneless)
 
 
+def as_json(kind: str, value: str, holds_json: bool) -> str:
+    """The JSON text of a value of a canonical type, where a text is JSON already or is none."""
+    return value if kind == "NULL" or (kind == "VARCHAR" and holds_json) else json_text(kind, value)
+
+
 def bare_json(text: str) -> str:
     """The text of JSON without blanks around it; NULL for a JSON null."""
     return f"nullif({trimmed(text)}, 'null')"

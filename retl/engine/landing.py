@@ -66,8 +66,8 @@ class Table:
         types: canonical type of each column, as the table has it.
         compares: whether rows are looked for in the snapshot, which has the same types.
         turn: how many statements have compared rows with it.
-        read_twice: columns of nested values that `stage` has as they would be in the timezone of before, too,
-            where it was edited: as text, in `as_before`.
+        read_twice: columns whose JSON `stage` has as it would be in the timezone of before, too, in
+            `as_before`: that was edited.
     """
 
     landing: Landing
@@ -105,7 +105,7 @@ class Table:
         db.execute(f"CREATE OR REPLACE {self._temp}TABLE {self.landing} ({columns[self.landing]})")
 
     def insert(
-        self, columns: Mapping[str, Canonical], key: str, fault: str, as_before: Mapping[str, Canonical]
+        self, columns: Mapping[str, Canonical], key: str, fault: str, as_before: Mapping[str, str]
     ) -> tuple[str, "Table"]:
         """The statement that takes the rows of `incoming`, and the table after it.
 
@@ -113,7 +113,7 @@ class Table:
             columns: each column of the row.
             key: SQL of the key.
             fault: SQL of the reason to reject the row, NULL where it is sound.
-            as_before: each column as it would be in the timezone of before, where some are read twice.
+            as_before: SQL of the JSON of the columns that are read twice.
         """
         members = (
             f"{sql.name(column)} := {converted(value.type, self.types[column], value.expression)}"
@@ -121,7 +121,7 @@ class Table:
         )
         image = f"{key} AS key, struct_pack({', '.join(members)}) AS row, {fault} AS fault"
         if self.read_twice:
-            texts = (f"{sql.name(one)} := ({as_before[one].expression})::VARCHAR" for one in self.read_twice)
+            texts = (f"{sql.name(one)} := {as_before[one]}" for one in self.read_twice)
             image += f", struct_pack({', '.join(texts)}) AS as_before"
         if self.landing in (Landing.IN_STATE, Landing.SHIPPED):
             image += f", {sql.name(SEQ)} AS seq"

@@ -401,11 +401,16 @@ def moved_columns(new: SyncMapping, old: SyncMapping) -> set[str]:
     return {column for column in old.zoneless if old.types[column] == "TIMESTAMP"}
 
 
-def nested_columns(new: SyncMapping, old: SyncMapping) -> tuple[str, ...]:
-    """The snapshot's columns of nested values with such instants in them, where the zone was edited."""
+def nested_columns(new: SyncMapping, old: SyncMapping) -> dict[str, str]:
+    """Columns whose JSON holds instants without a zone, where the zone in which they are read was edited.
+
+    Each has the snapshot's column that fed the same, in whose JSON they are.
+    """
     if not _is_moved(new, old):
-        return ()
-    return tuple(one for one in old.zoneless if old.types[one] != "TIMESTAMP" and one in new.columns)
+        return {}
+    found = {column: new.source_of(column, old) for column in new.columns}
+    nested = {column for column in old.zoneless if old.types[column] != "TIMESTAMP"}
+    return {column: source for column, source in found.items() if source is not None and source in nested}
 
 
 def _is_moved(new: SyncMapping, old: SyncMapping) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from retl import sql
 from retl.engine.canonical import bare_json, common_type, converted, json_text, local_instant
-from retl.engine.mapping import SyncMapping, moved_columns, nested_columns
+from retl.engine.mapping import SyncMapping, moved_columns
 
 
 def as_compared(new: SyncMapping, old: SyncMapping | None) -> str:
@@ -14,24 +14,6 @@ def as_compared(new: SyncMapping, old: SyncMapping | None) -> str:
         return "row"
     members = (f"{sql.name(column)} := {_read_anew(column, new, old)}" for column in old.columns)
     return f"struct_pack({', '.join(members)}) AS row"
-
-
-def nested_anew(new: SyncMapping, old: SyncMapping) -> str:
-    """The SELECT of the numbers of the snapshot's rows, with nested values as they are read today.
-
-    It joins the views `numbered` and `stage`, which has nested values as they were read before, too.
-    """
-    nested = [one for one in nested_columns(new, old) if new.types[one] == old.types[one]]
-    members = []
-    for column in old.columns:
-        was, name = f"numbered.row[{sql.text(column)}]", sql.text(column)
-        same = f"{was}::VARCHAR IS NOT DISTINCT FROM stage.as_before[{name}]"
-        anew = f"CASE WHEN {same} THEN stage.row[{name}] ELSE {was} END" if column in nested else was
-        members.append(f"{sql.name(column)} := {anew}")
-    return f"""\
-SELECT number, struct_pack({", ".join(members)}) AS row
-FROM numbered JOIN stage USING (key)
-WHERE key NOT IN (SELECT key FROM row_fault WHERE key IS NOT NULL)"""
 
 
 def with_room(new: SyncMapping, old: SyncMapping, is_any_kept: bool) -> SyncMapping:

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from retl import sql
 from retl.config.sync import Sync
-from retl.engine.canonical import NOTHING, Canonical, as_json_text, canonical, plain_text
+from retl.engine.canonical import NOTHING, Canonical, as_json, as_json_text, canonical, plain_text
 from retl.engine.landing import SEQ, Landing, Staged, Table, fits, stored
 from retl.engine.mapping import SyncMapping, nested_columns
 from retl.engine.row_hash import hash_check
@@ -57,9 +57,7 @@ def stage(
             table = table.widened(db, types)
             zoneless |= {column for column, value in columns.items() if value.zoneless}
             fault = sql.name(FAULT) if FAULT in schema.names else "NULL::VARCHAR"
-            as_before = {}
-            if table.read_twice and old is not None and old.timezone is not None:
-                as_before = _canonical_columns(db, sync, mapping, schema, old.timezone)
+            as_before = _as_before(db, sync, mapping, schema, old) if table.read_twice and old else {}
             statement, table = table.insert(columns, _key(columns, mapping), fault, as_before)
             stream.insert(db, statement, pa.RecordBatchReader.from_batches(schema, group))
     finally:
@@ -110,7 +108,7 @@ def _table(
             return Table(landing, mapping, {column: old.types[column] for column in columns}, compares=True)
         landing = Landing.ASIDE
     types = {column: value.type for column, value in columns.items()}
-    return Table(landing, mapping, types, read_twice=nested_columns(mapping, old) if old else ())
+    return Table(landing, mapping, types, read_twice=tuple(nested_columns(mapping, old)) if old else ())
 
 
 class _Stream:
@@ -199,6 +197,18 @@ def _canonical_columns(
             )
         found[column] = as_json_text(value) if column in mapping.json_columns else value
     return found
+
+
+def _as_before(
+    db: duckdb.DuckDBPyConnection, sync: Sync, mapping: SyncMapping, schema: pa.Schema, old: SyncMapping
+) -> dict[str, str]:
+    """SQL of the JSON of columns that are read twice, as it would be in the timezone of before."""
+    assert old.timezone is not None, "a timezone was edited that is known"
+    columns = _canonical_columns(db, sync, mapping, schema, old.timezone)
+    return {
+        column: as_json(columns[column].type, columns[column].expression, column in mapping.json_columns)
+        for column in nested_columns(mapping, old)
+    }
 
 
 def _key(columns: dict[str, Canonical], mapping: SyncMapping) -> str:

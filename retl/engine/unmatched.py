@@ -7,8 +7,9 @@ the snapshot's side, too, before the two are compared.
 import duckdb
 
 from retl import sql
+from retl.engine.canonical import as_json
+from retl.engine.json_form import find_forms, form
 from retl.engine.mapping import SyncMapping, nested_columns
-from retl.engine.shape import nested_anew
 from retl.reason import Reason
 
 
@@ -26,11 +27,54 @@ def all_unmatched(db: duckdb.DuckDBPyConnection, new: SyncMapping, old: SyncMapp
     """
     rows = "SELECT * FROM numbered"
     if old is not None and nested_columns(new, old):
-        db.execute(f"CREATE OR REPLACE TEMP TABLE read_anew AS {nested_anew(new, old)}")
+        _read_anew(db, new, old)
         row = "coalesce(read_anew.row, numbered.row) AS row"
         rows = f"SELECT numbered.* REPLACE ({row}) FROM numbered LEFT JOIN read_anew USING (number)"
         db.execute(f"CREATE OR REPLACE TEMP VIEW known AS SELECT key, row, stale, hash FROM ({rows})")
     db.execute(f"CREATE OR REPLACE TEMP VIEW unmatched AS {rows}")
+
+
+def _read_anew(db: duckdb.DuckDBPyConnection, new: SyncMapping, old: SyncMapping) -> None:
+    """Make the TEMP table `read_anew` (number, row) of the snapshot's rows with JSON as it is read today.
+
+    Where several rows share a key, a value is read anew that is the same in any of them.
+    """
+    pairs = _texts_of_before(new, old)
+    find_forms(db, "numbered JOIN stage USING (key) WHERE true", list(pairs.values()))
+    of_one, of_several = [], []
+    for column in old.columns:
+        was = f"numbered.row[{sql.text(column)}]"
+        one, several = was, f"any_value({was})"
+        for now in (now for now, source in nested_columns(new, old).items() if source == column):
+            text = as_json(new.types[now], f"stage.row[{sql.text(now)}]", now in new.json_columns)
+            anew = f"({text})::{old.types[column]}"
+            is_same = " IS NOT DISTINCT FROM ".join(map(form, pairs[now]))
+            one = f"CASE WHEN {is_same} THEN {anew} ELSE {one} END"
+            several = f"coalesce(any_value({anew}) FILTER ({is_same}), {several})"
+        of_one.append(f"{sql.name(column)} := {one}")
+        of_several.append(f"{sql.name(column)} := {several}")
+    faults = "SELECT key FROM row_fault WHERE key IS NOT NULL"
+    db.execute(
+        f"""
+        CREATE OR REPLACE TEMP TABLE read_anew AS
+        SELECT number, struct_pack({", ".join(of_one)}) AS row
+        FROM numbered JOIN stage USING (key)
+        WHERE key NOT IN ({faults})
+        UNION ALL
+        SELECT number, struct_pack({", ".join(of_several)})
+        FROM numbered JOIN stage USING (key)
+        WHERE key IN ({faults})
+        GROUP BY number
+        """
+    )
+
+
+def _texts_of_before(new: SyncMapping, old: SyncMapping) -> dict[str, tuple[str, str]]:
+    """SQL of the JSON of the snapshot, and of the model as it was read before, by the model's column."""
+    return {
+        column: (f"numbered.row[{sql.text(source)}]::VARCHAR", f"stage.as_before[{sql.text(column)}]")
+        for column, source in nested_columns(new, old).items()
+    }
 
 
 def find_unmatched(db: duckdb.DuckDBPyConnection, turn: int) -> None:
