@@ -756,6 +756,24 @@ def test_a_reset_drops_the_tables_of_its_state(retl: Retl, tmp_path: Path, optio
     assert 4 == json.loads(retl("run", "shop", "--json")[1])["added"]
 
 
+@pytest.mark.rule("E6")
+@pytest.mark.parametrize("engine", ["local", "warehouse"])
+def test_discarded_calls_leave_local_times_as_they_were(world: World, engine: str) -> None:
+    """A timezone that was edited while calls waited is no change once these are discarded."""
+    world.engine = engine
+    world.text = SYNC.replace("note FROM", "note, TIMESTAMP '2026-01-02' AS at FROM").replace(
+        "id: id", "at: at"
+    )
+    world.run()
+    world.text += "timezone: America/New_York\n"
+    world.fill([(1, "u1", "x", "n1"), *BEFORE[1:]])
+    assert 1 == world.run(Options(limit=0)).changed
+    with open_state(world.state_path, "shop") as state:
+        assert 1 == discard_pending(state, NOON)
+    assert 1 == world.run().changed
+    assert ["value"] == world.sandbox.accepted[-1]["properties"]["changed"]
+
+
 def test_a_file_that_others_read_cannot_be_compared_in(retl: Retl, tmp_path: Path) -> None:
     """DuckDB opens no file for writing beside a reader, and the hint says that this engine has to write."""
     with duckdb.connect(str(tmp_path / "shop.duckdb"), read_only=True):

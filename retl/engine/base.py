@@ -79,6 +79,7 @@ class Engine(Protocol):
     def prepare(self, changes: Changes) -> None:
         """Let the state file have all rows that were compared, in the types of the old mapping.
 
+        Rows before changes whose calls wait are then read in the timezone of now, as those that are compared.
         To be run in the run's transaction, before the snapshot is touched.
         """
 

@@ -77,7 +77,8 @@ class LocalEngine(Engine):
         return snapshot.moving(self.db, changes.mapping, before) if before is not None else None
 
     def prepare(self, changes: Changes) -> None:
-        """Leave the snapshot as it is: it is the one that was compared."""
+        """Leave the snapshot as it is: it is the one that was compared; see `Engine.prepare`."""
+        snapshot.read_replaced_anew(self.db, changes.mapping, changes.old_mapping)
 
     def promote(self, changes: Changes) -> SyncMapping:
         """Move the snapshot in the state file; see `Engine.promote`."""

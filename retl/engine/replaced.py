@@ -88,22 +88,35 @@ DELETE FROM state.replaced WHERE (run_id, key) IN (SELECT (run_id, key) FROM dro
 """
 
 
-def rebuild(db: duckdb.DuckDBPyConnection, kept: str, stale: str, row: str) -> None:
+def rebuild(db: duckdb.DuckDBPyConnection, kept: str, stale: str) -> None:
     """Give the rows another shape; to be run in the run's transaction.
 
     Args:
         db: the state's connection.
         kept: the members of a row in the new shape, taken from `old.row`.
         stale: the condition that a row is stale from now on.
-        row: a row as it is compared.
     """
     db.execute(
         f"""
         CREATE OR REPLACE TABLE state.replaced AS
         SELECT old.run_id, old.key, struct_pack({kept}) AS row, {stale} AS stale, old.calls
-        FROM (SELECT run_id, key, {row}, stale, calls FROM state.replaced) AS old
+        FROM state.replaced AS old
         """
     )
+
+
+def read_anew(db: duckdb.DuckDBPyConnection, row: str) -> None:
+    """Have the instants of the rows as those that are compared, whose timezone may have been edited.
+
+    To be run in the run's transaction, before `keep`, whose rows are compared ones.
+
+    Args:
+        db: the state's connection.
+        row: a row as it is compared, SQL with the name `row`.
+    """
+    if row != "row" and any_kept(db):
+        rows = f"SELECT run_id, key, {row}, stale, calls FROM state.replaced"
+        db.execute(f"CREATE OR REPLACE TABLE state.replaced AS {rows}")
 
 
 def hold(db: duckdb.DuckDBPyConnection, held: str, old: SyncMapping, noted_types: Mapping[str, str]) -> None:

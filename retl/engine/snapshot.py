@@ -101,8 +101,13 @@ def promote(
         SELECT key, row, stale, {row_hash(shape, "row")} AS hash, NULL::BIGINT AS seq FROM ({rows})
         """
     )
-    replaced.rebuild(db, kept, stale, as_compared(new, old))
+    replaced.rebuild(db, kept, stale)
     return shape
+
+
+def read_replaced_anew(db: duckdb.DuckDBPyConnection, new: SyncMapping, old: SyncMapping | None) -> None:
+    """Read rows before changes whose calls wait as `known` is read; to be run in the run's transaction."""
+    replaced.read_anew(db, as_compared(new, old))
 
 
 def moving(db: duckdb.DuckDBPyConnection, new: SyncMapping, old: SyncMapping) -> str | None:
@@ -124,7 +129,7 @@ def promote_arriving(db: duckdb.DuckDBPyConnection, mapping: SyncMapping) -> Non
     """
     db.execute(_BECOME_SNAPSHOT)
     db.execute(_LEAVE_OUT)  # last, as DuckDB 1.4 alters no table whose rows the transaction deleted
-    replaced.rebuild(db, kept_members(mapping, None), "old.stale", "row")
+    replaced.rebuild(db, kept_members(mapping, None), "old.stale")
 
 
 PROMOTED = "SELECT 'added' AS change, key, row AS after, hash, seq FROM state.snapshot WHERE seq IS NOT NULL"

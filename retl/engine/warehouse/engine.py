@@ -168,6 +168,7 @@ class WarehouseEngine(Engine):
         if changes.old_mapping is not None:
             noted = held.noted_types(self.state)
             snapshot.hold(self.db, held.TABLE, changes.old_mapping, noted, but=held.MOVED)
+            snapshot.read_replaced_anew(self.db, changes.mapping, changes.old_mapping)
 
     def promote(self, changes: Changes) -> SyncMapping:
         """Make the next snapshot table, and move the state to it; see `Engine.promote`."""

@@ -83,6 +83,7 @@ class TakenOverEngine(LocalEngine):
         """Put the rows that were read into the state's snapshot."""
         if changes.old_mapping is not None and snapshot_table(self.state) is not None:
             snapshot.hold(self.db, held.TABLE, changes.old_mapping, held.noted_types(self.state))
+        super().prepare(changes)
 
     def promote(self, changes: Changes) -> SyncMapping:
         """Move the snapshot in the state file, which from now on has all of it."""
