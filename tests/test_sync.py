@@ -303,7 +303,7 @@ BAD = [
         ":5 engine_schema: must be a name of ASCII letters, digits and _, of at most 63 characters",
     ),
     (
-        identify("engine_schema: PG_catalog"),
+        identify("engine_schema: pg_catalog"),
         ":5 engine_schema: must not be a schema of the database's own",
     ),
     (

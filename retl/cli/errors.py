@@ -25,7 +25,7 @@ def print_failure(printer: Printer, sync: str, error: Exception) -> RetlError:
 
 @contextmanager
 def unless_printed(failures: Iterable[RetlError]) -> Iterator[None]:
-    """Let no error through that is the same as one that was printed."""
+    """Swallow an error that says the same as one that was printed."""
     try:
         yield
     except RetlError as error:

@@ -105,7 +105,7 @@ _IN_QUOTES = (r'"(?:[^"\p{C}\p{Z}]| |"")+"', r"`(?:[^`\p{C}\p{Z}]| )+`", r"\[(?:
 _TABLE_PART = rf"""(?:[^\p{{C}}\p{{Z}}"`\[\]'.,;:()\/\\]+|{"|".join(_IN_QUOTES)})"""
 TABLE = matching(rf"^{_TABLE_PART}(?:\.{_TABLE_PART}){{0,{table.MOST_PARTS - 1}}}$", table.LONGEST)
 
-SCHEMA_NAME = matching(r"^[A-Za-z_][A-Za-z0-9_]{0,62}$")
+SCHEMA_NAME = matching(r"^(?!(information_schema|pg_catalog)$)[A-Za-z_][A-Za-z0-9_]{0,62}$")
 
 _LABEL = r"[A-Za-z0-9_-]{1,63}"
 _HOST = rf"(?:\[[0-9A-Fa-f:.]+\]|(?=[A-Za-z0-9_.-]{{1,253}}(?:[:\/]|$)){_LABEL}(?:\.{_LABEL})*\.?)"

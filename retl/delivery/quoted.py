@@ -37,12 +37,13 @@ def without_quotes(answer: str, batch: Batch, status: int | None) -> str:
         names = set(_names(calls))
     except RecursionError:  # nested too deeply to be looked through
         return "…"
+    plain = {*ORDINARY.split(), str(status)}
     together = "\n".join(re.sub(r"[\W_]+", "", value) for value in values)
     parts = {part for value in values for part in re.findall(_WORD, value) if len(part) > 3}
 
     def shown(match: re.Match[str]) -> str:
         word = match[0].lower()
-        if word in {*ORDINARY.split(), str(status)} or match[0] in names:
+        if word in plain or match[0] in names:
             return match[0]
         is_strange = not _PLAIN.fullmatch(match[0])
         is_quoted = len(word) > 1 and (word in together or any(part in word for part in parts))

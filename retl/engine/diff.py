@@ -277,9 +277,12 @@ def _ignore_json_spelling(
 
 
 def _same_without_json(new: SyncMapping, old: SyncMapping) -> dict[str, str]:
-    """The condition, by column, that the text is the same of what is not read as JSON any more."""
+    """The condition, by column, that the text is the same of what is not read as JSON any more.
+
+    The snapshot has NULL for a JSON null, too, so that NULL and the text `null` count as the same here.
+    """
     found = {}
-    for column in set(old.json_columns) & set(new.columns) - set(new.json_columns):
+    for column in set(old.json_columns) & (set(new.columns) - set(new.json_columns)):
         if new.types[column] == old.types[column]:
             before, after = (_json_in(row, column, new, old) for row in ("before", "after"))
             found[column] = f"{before} IS NOT DISTINCT FROM {after}"
