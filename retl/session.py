@@ -1,7 +1,7 @@
 """Session: a sync with all that a command needs for it, found in the project's files and opened."""
 
 import os
-from collections.abc import Collection, Iterator, MutableMapping, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,7 +33,7 @@ from retl.delivery.response import RetryPolicy
 from retl.delivery.settle import doubt
 from retl.encryption import StateKey, rewrite, state_key
 from retl.engine.warehouse.tables import move_tokens
-from retl.errors import ConfigError, StateError, WarehouseError
+from retl.errors import ConfigError, StateError
 from retl.lazy import lazy_module
 from retl.lock import LOCK_TIMEOUT_SECONDS, TRY_LATER, WAREHOUSE_SPILL
 from retl.memory import Room, memory_limit, state_memory, warehouse_memory
@@ -42,10 +42,10 @@ from retl.state import State, open_state, peek_state, place_on_disk
 from retl.state_folder import state_folders
 from retl.storage import Folder, FolderOnDisk, Storage
 from retl.system import expanded
-from retl.warehouse import BATCH_ROWS, Column, Warehouse, Workspace, open_warehouse, open_workspace
+from retl.warehouse import Warehouse, Workspace, open_warehouse, open_workspace
+from retl.warehouse.opened_to_read import OpenedToRead
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from urllib3 import exceptions as http_errors
 
     from retl.delivery import file as ndjson
@@ -262,7 +262,7 @@ class Session:
     @property
     def warehouse(self) -> Warehouse:
         """The sync's warehouse, opened only when it is read."""
-        return _OpenedToRead(self)
+        return OpenedToRead(self.open_warehouse)
 
     @property
     def _state_memory(self) -> int:
@@ -416,44 +416,3 @@ def load_session(path: Path, state_dir: Path | None, rehearsal: bool) -> Session
     sync = load_sync(path, project)
     refuse_namesake(sync, path, project)
     return Session(project, sync, rehearsal, *state_folders(project, state_dir, sync))
-
-
-class _OpenedToRead(Warehouse):
-    """A warehouse that is opened when it is read, so that calls can be delivered while it is out of reach."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._open: set[Warehouse] = set()
-        self._is_cancelled = False
-
-    def columns(self, model: Model) -> tuple[Column, ...]:
-        """The columns of a model."""
-        with self._opened() as warehouse:
-            return warehouse.columns(model)
-
-    def read(
-        self, model: Model, columns: Collection[str] | None = None, batch_rows: int = BATCH_ROWS
-    ) -> "Iterator[pa.RecordBatch]":
-        """The rows of a model."""
-        with self._opened() as warehouse:
-            yield from warehouse.read(model, columns, batch_rows)
-
-    def cancel(self) -> None:
-        """Stop what is being read; a warehouse that is just being opened is not read any more."""
-        self._is_cancelled = True
-        for warehouse in list(self._open):
-            warehouse.cancel()
-
-    def close(self) -> None:
-        """Nothing is left open."""
-
-    @contextmanager
-    def _opened(self) -> Iterator[Warehouse]:
-        with self._session.open_warehouse() as warehouse:
-            self._open.add(warehouse)
-            try:
-                if self._is_cancelled:
-                    raise WarehouseError("the read was given up")
-                yield warehouse
-            finally:
-                self._open.discard(warehouse)
